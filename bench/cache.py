@@ -1,0 +1,34 @@
+"""The folder outside the repository where decoded datasets and trained guides are kept and shared by all runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+
+def cache_folder() -> Path:
+    """$LOCALITY_BENCH_CACHE, else locality-bench/ in the user's cache folder ($XDG_CACHE_HOME, else ~/.cache)."""
+    if chosen := os.environ.get("LOCALITY_BENCH_CACHE"):
+        return Path(chosen).expanduser().absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "locality-bench"
+
+
+@contextmanager
+def locked(folder: Path, waiting_for: str) -> Iterator[None]:
+    """Hold the lock that belongs to a cache folder; says what it waits for when another process holds it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{folder}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"waiting for {waiting_for}, which another process is making", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,213 @@
+"""Augmentation of a whole batch on the device, each sample with numbers of its own.
+
+`draw` makes the numbers of an epoch on the host; `BatchTransform` applies them. Crop and resize are two batched matrix
+products with one weight matrix a sample, which is what Pillow's antialiased resize computes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.draws import Stream, generator
+from bench.recipes import Augment
+
+ATTEMPTS = 10  # boxes that torchvision's crop and timm's erasing try before they give up
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random numbers of an epoch, a row a position in the global sample order.
+
+    boxes: [positions, 4] float32, top, left, height, width of the crop in px of the (padded) native image.
+    flips: [positions] bool.
+    erased: [positions, 4] int64, top, left, height, width in px of the input; height 0 erases nothing.
+    noise: [positions, 2] int64, where in the noise bank the filling begins.
+    """
+
+    boxes: Tensor
+    flips: Tensor
+    erased: Tensor
+    noise: Tensor
+
+    def to(self, device: torch.device) -> Draws:
+        return Draws(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
+
+    def __getitem__(self, rows: slice | Tensor) -> Draws:
+        return Draws(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+
+def draw(augment: Augment, native: tuple[int, int], size: int, count: int, seed: int, epoch: int) -> Draws:
+    """The numbers for `count` positions of one epoch.
+
+    Args:
+        native: height and width of the stored images, px.
+        size: side of the network's input, px.
+    """
+    crop = generator(seed, Stream.CROP, epoch)
+    if augment.crop == "random_resized":
+        boxes = _random_boxes(crop, count, native, augment.crop_area, augment.crop_ratio)
+    elif augment.crop == "padded":
+        corner = crop.integers(0, 2 * augment.padding, size=(count, 2), endpoint=True)
+        boxes = np.concatenate([corner, np.broadcast_to(native, (count, 2))], axis=1)
+    else:
+        boxes = np.broadcast_to(np.array([0, 0, *native]), (count, 4))
+    flips = generator(seed, Stream.FLIP, epoch).random(count) < augment.flip
+    erase = generator(seed, Stream.ERASE, epoch)
+    chosen = erase.random(count) < augment.erase
+    # timm's RandomErasing: area 2 % to 33 %, aspect 0.3 to 1/0.3, strictly smaller than the image, else nothing
+    erased = _random_boxes(erase, count, (size, size), (0.02, 1 / 3), (0.3, 1 / 0.3), erasing=True)
+    erased = np.where(chosen[:, None], erased, 0)
+    noise = generator(seed, Stream.NOISE, epoch).integers(0, size, size=(count, 2), endpoint=True)
+    return Draws(
+        torch.from_numpy(np.array(boxes, dtype=np.float32)),
+        torch.from_numpy(flips),
+        torch.from_numpy(erased),
+        torch.from_numpy(noise),
+    )
+
+
+def _random_boxes(
+    random: np.random.Generator,
+    count: int,
+    image: tuple[int, int],
+    area: tuple[float, float],
+    ratio: tuple[float, float],
+    erasing: bool = False,
+) -> np.ndarray:
+    """[count, 4] int64 boxes by rejection: an area share drawn uniformly and an aspect ratio drawn uniformly in its
+    logarithm, the first of ten attempts that fits. With none: the central crop of torchvision, or, `erasing`, no box.
+
+    torchvision's ratio is width / height and its box may fill the image; timm's erasing has height / width and may not.
+    """
+    height, width = image
+    share = random.uniform(*area, size=(count, ATTEMPTS)) * (height * width)
+    aspect = np.exp(random.uniform(*np.log(ratio), size=(count, ATTEMPTS)))
+    if erasing:
+        aspect = 1 / aspect
+    box_width = np.rint(np.sqrt(share * aspect)).astype(np.int64)
+    box_height = np.rint(np.sqrt(share / aspect)).astype(np.int64)
+    if erasing:
+        fits = (box_width < width) & (box_height < height)
+    else:
+        fits = (box_width <= width) & (box_height <= height)
+    first = np.arange(count), fits.argmax(1)
+    box_width, box_height, found = box_width[first], box_height[first], fits.any(1)
+    fallback_height, fallback_width = 0, 0
+    if not erasing:
+        fallback_width = min(width, round(height * ratio[1])) if width / height > ratio[1] else width
+        fallback_height = min(height, round(width / ratio[0])) if width / height < ratio[0] else height
+    box_width = np.where(found, box_width, fallback_width)
+    box_height = np.where(found, box_height, fallback_height)
+    where = random.random(size=(2, count))
+    top = np.where(found, (where[0] * (height - box_height + 1)).astype(np.int64), (height - fallback_height) // 2)
+    left = np.where(found, (where[1] * (width - box_width + 1)).astype(np.int64), (width - fallback_width) // 2)
+    return np.stack([top, left, box_height, box_width], axis=1)
+
+
+def _cubic(x: Tensor) -> Tensor:
+    """Keys' cubic kernel with a = -0.5, Pillow's BICUBIC."""
+    x = x.abs()
+    inner = (1.5 * x - 2.5) * x * x + 1
+    outer = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return torch.where(x < 1, inner, torch.where(x < 2, outer, 0.0))
+
+
+def _triangle(x: Tensor) -> Tensor:
+    """Pillow's BILINEAR."""
+    return (1 - x.abs()).clamp(min=0)
+
+
+def resize_weights(
+    start: Tensor, length: Tensor, size: int, native: int, kernel: Literal["bicubic", "bilinear"]
+) -> Tensor:
+    """Weights of Pillow's antialiased resize of the crop [start, start + length) to `size`, along one axis.
+
+    Args:
+        start, length: [batch] float, px.
+        native: length of the stored axis, px.
+
+    Returns:
+        [batch, size, native] float32; rows sum to one and are zero outside the crop.
+    """
+    scale = (length / size)[:, None, None]
+    stretch = scale.clamp(min=1)  # the kernel widens when the image shrinks
+    centre = (torch.arange(size, device=start.device) + 0.5)[None, :, None] * scale
+    pixel = torch.arange(native, device=start.device)[None, None, :] - start[:, None, None]
+    function = _cubic if kernel == "bicubic" else _triangle
+    weights = function((pixel + 0.5 - centre) / stretch)
+    weights = weights * ((pixel >= 0) & (pixel < length[:, None, None]))
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def crop_and_resize(
+    pixels: Tensor, boxes: Tensor, size: int, kernel: Literal["bicubic", "bilinear"], flips: Tensor | None = None
+) -> Tensor:
+    """Crop each image to its box and resize it to `size`, as Pillow does: horizontally first, rounding to whole grey
+    levels after each pass.
+
+    Args:
+        pixels: [batch, height, width, 3] uint8.
+        boxes: [batch, 4] float, top, left, height, width in px; or [1, 4], the same for all.
+        flips: [batch] bool, mirror the result left to right.
+
+    Returns:
+        [batch, 3, size, size] float32, whole numbers from 0 to 255.
+    """
+    batch, height, width, _ = pixels.shape
+    top, left, box_height, box_width = boxes.float().unbind(1)
+    across = resize_weights(left, box_width, size, width, kernel)
+    down = resize_weights(top, box_height, size, height, kernel)
+    if flips is not None:
+        across = torch.where(flips[:, None, None], across.flip(1), across)
+    rows = pixels.permute(0, 1, 3, 2).reshape(batch, height * 3, width).float()
+    rows = _grey_levels(torch.matmul(rows, across.transpose(1, 2)))
+    image = _grey_levels(torch.matmul(down, rows.view(batch, height, 3 * size)))
+    return image.view(batch, size, 3, size).permute(0, 2, 1, 3)
+
+
+def _grey_levels(x: Tensor) -> Tensor:
+    return x.add_(0.5).floor_().clamp_(0, 255)  # Pillow rounds halves up
+
+
+class BatchTransform:
+    """The transforms of a recipe, for batches on one device.
+
+    Args:
+        size: side of the network's input, px.
+        seed: of the noise that fills erased boxes.
+    """
+
+    def __init__(self, augment: Augment, size: int, seed: int, device: torch.device) -> None:
+        self._augment, self._size = augment, size
+        mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (augment.mean, augment.std))
+        self._scale, self._shift = 1 / (255 * std), -mean / std
+        bank = generator(seed, Stream.NOISE, 2**32 - 1).standard_normal((3, 2 * size, 2 * size), np.float32)
+        self._bank = torch.from_numpy(bank).to(device)
+
+    def train(self, pixels: Tensor, draws: Draws) -> Tensor:
+        """[batch, height, width, 3] uint8 and its rows of the epoch's draws to [batch, 3, size, size] float32."""
+        if padding := self._augment.padding:
+            pixels = torch.nn.functional.pad(pixels, (0, 0, padding, padding, padding, padding))
+        images = crop_and_resize(pixels, draws.boxes, self._size, "bicubic", draws.flips)
+        images = images.mul(self._scale).add_(self._shift)
+        return self._erase(images, draws) if self._augment.erase else images
+
+    def test(self, pixels: Tensor) -> Tensor:
+        """[batch, height, width, 3] uint8 to [batch, 3, size, size] float32: Pillow's bilinear resize, no crop."""
+        whole = torch.tensor([[0, 0, *pixels.shape[1:3]]], device=pixels.device)
+        return crop_and_resize(pixels, whole, self._size, "bilinear").mul(self._scale).add_(self._shift)
+
+    def _erase(self, images: Tensor, draws: Draws) -> Tensor:
+        along = torch.arange(self._size, device=images.device)
+        top, left, height, width = (side[:, None] for side in draws.erased.unbind(1))
+        rows = (along >= top) & (along < top + height)
+        columns = (along >= left) & (along < left + width)
+        inside = rows[:, None, :, None] & columns[:, None, None, :]
+        from_row, from_column = (draws.noise[:, i, None] + along for i in range(2))
+        noise = self._bank[:, from_row[:, :, None], from_column[:, None, :]].transpose(0, 1)
+        return torch.where(inside, noise, images)

@@ -1,0 +1,23 @@
+"""Write train.parquet and test.parquet from scikit-learn's copy of the UCI digits: `python bench/data/digits/make.py`.
+
+1,797 images of 8x8 px with 17 grey levels, scaled to 0..255, as PNG in the hub's image schema; a fifth of every class is
+the test set. Source: Alpaydin and Kaynak (1998), Optical Recognition of Handwritten Digits, UCI Machine Learning Repository,
+https://doi.org/10.24432/C50P49, CC BY 4.0.
+"""
+
+from pathlib import Path
+
+import datasets
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+if __name__ == "__main__":
+    digits = load_digits()
+    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    train, test = train_test_split(np.arange(len(pixels)), test_size=360, stratify=digits.target, random_state=0)
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(num_classes=10))
+    for split, rows in (("train", train), ("test", test)):
+        columns = {"image": [Image.fromarray(pixels[i]) for i in rows], "label": digits.target[rows].tolist()}
+        datasets.Dataset.from_dict(columns, features=features).to_parquet(Path(__file__).with_name(f"{split}.parquet"))

@@ -1,0 +1,49 @@
+"""Trained guides in the cache: each trained once for its recipe, seed and dataset, then shared by all runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from bench.cache import cache_folder
+from bench.recipes import Recipe
+from bench.records import RunFolder, replacing, write_json
+
+
+class KeptGuide:
+    """A trained guide's place in the cache.
+
+    The key is the guide's recipe hash, its seed and the fingerprint of the decoded dataset: two copies of a dataset that
+    differ in one pixel never share a guide.
+    """
+
+    def __init__(self, recipe: Recipe, fingerprint: str) -> None:
+        key = hashlib.sha256(f"{recipe.hash} {recipe.seed} {fingerprint}".encode()).hexdigest()[:16]
+        self.recipe = recipe
+        self.folder = cache_folder() / "guides" / f"{recipe.model.name}-{recipe.data.name}-{key}"
+
+    @property
+    def key(self) -> str:
+        """What guided records name their guide by."""
+        return self.folder.name
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "model.safetensors"
+
+    def exists(self) -> bool:
+        """Whether the guide is trained; its record is written last."""
+        return (self.folder / "record.json").is_file() and self.weights.is_file()
+
+    def record(self) -> dict[str, Any]:
+        """The record of the guide's own training."""
+        return json.loads((self.folder / "record.json").read_text(encoding="utf-8"))
+
+    def keep(self, run: RunFolder) -> None:
+        """Copy a finished training run of this guide into the cache."""
+        with replacing(self.weights) as temporary:
+            shutil.copyfile(run.weights, temporary)
+        write_json(self.folder / "record.json", run.record(self.recipe))

@@ -1,0 +1,32 @@
+"""Networks: one file a family, each with `build(model, classes)`; `create` finds it by the recipe's `model.builder`."""
+
+from __future__ import annotations
+
+import importlib
+
+import torch
+
+from bench.draws import Stream, torch_seed
+from bench.models.tapped import Tapped
+from bench.recipes import Model
+
+
+def create(model: Model, classes: int, seed: int, *, taps: bool = True) -> Tapped:
+    """The network of a recipe with its initial weights, on the CPU.
+
+    The weights depend on the seed alone, not on the device, the guidance or what ran before.
+
+    Args:
+        model: what to build.
+        classes: outputs of its head.
+        seed: of the initial weights.
+        taps: whether its forward returns the maps of `model.taps`.
+
+    Raises:
+        RecipeError: the architecture does not take this size, or a tap does not exist or gives no map.
+    """
+    family = importlib.import_module(f"bench.models.{model.builder}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch_seed(seed, Stream.STUDENT))
+        network = family.build(model, classes)
+    return Tapped(network, model, taps=taps)

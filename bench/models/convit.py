@@ -1,0 +1,29 @@
+"""ConViT: soft convolutional inductive biases (d'Ascoli et al., ICML 2021, arXiv 2103.10697), built by timm."""
+
+from __future__ import annotations
+
+import timm
+from torch import nn
+
+from bench.recipes import Model, RecipeError
+
+
+def build(model: Model, classes: int) -> nn.Module:
+    """A ConVit of `model.timm` at any input size that its patches divide. Its class token enters after the gated
+    positional blocks, so earlier taps have none.
+
+    Raises:
+        RecipeError: patches do not divide the image, or a size was given that the architecture fixes.
+    """
+    patch = model.patch_size or 16
+    if model.image_size % patch:
+        raise RecipeError(f"model.image_size: {model.image_size} px is no multiple of model.patch_size, {patch} px")
+    if any(size is not None for size in (model.width, model.depth, model.heads)):
+        raise RecipeError(f"model.width, depth and heads: {model.timm} fixes them")
+    return timm.create_model(
+        model.timm,
+        num_classes=classes,
+        img_size=model.image_size,
+        patch_size=patch,
+        drop_path_rate=model.drop_path_rate,
+    )

@@ -1,0 +1,43 @@
+"""PiT: pooling-based vision transformer (Heo et al., ICCV 2021, arXiv 2103.16302), built by timm."""
+
+from __future__ import annotations
+
+import timm
+from timm.layers import DropPath
+from torch import nn
+
+from bench.recipes import Model, RecipeError
+
+
+def build(model: Model, classes: int) -> nn.Module:
+    """A PoolingVisionTransformer of `model.timm`. Its patches overlap: the stride is half of `model.patch_size`.
+
+    Raises:
+        RecipeError: the image is smaller than a patch, or a size was given that PiT fixes.
+    """
+    patch = model.patch_size or 16
+    if patch % 2:
+        raise RecipeError(f"model.patch_size: {patch} px is odd, and PiT's stride is half of it")
+    if any(size is not None for size in (model.width, model.depth, model.heads)):
+        raise RecipeError(f"model.width, depth and heads: {model.timm} fixes them for each stage")
+    if model.image_size < patch:
+        raise RecipeError(f"model.image_size: {model.image_size} px is less than model.patch_size, {patch} px")
+    network = timm.create_model(
+        model.timm,
+        num_classes=classes,
+        img_size=model.image_size,
+        patch_size=patch,
+        stride=patch // 2,
+        drop_path_rate=model.drop_path_rate,
+    )
+    _set_drop_path(network, model.drop_path_rate)
+    return network
+
+
+def _set_drop_path(network: nn.Module, rate: float) -> None:
+    """rate * i / blocks for block i, as released; timm raises the rate by stage and up to `rate` itself."""
+    blocks = [block for stage in network.transformers for block in stage.blocks]
+    for i, block in enumerate(blocks):
+        own = rate * i / len(blocks)
+        for name in ("drop_path1", "drop_path2"):
+            setattr(block, name, DropPath(own) if own else nn.Identity())

@@ -1,0 +1,116 @@
+"""What a run leaves behind, and where: record.json, history.csv, status.json in a folder named by recipe, hash and seed.
+
+A finished run is one whose folder holds a record. Every file appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import time
+import urllib.parse
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bench.recipes import Recipe
+
+SCHEMA = 1
+HISTORY_COLUMNS = ("epoch", "lr", "train_loss", "guidance_loss", "test_accuracy", "images_per_second")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place, synced to disk, when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file at once; readers see the old or the new text, never a part."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """`content` as readable JSON; a number that JSON has no word for (NaN) is refused with ValueError."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+class RunFolder:
+    """`<results>/runs/<recipe id>/<first 8 of the hash>-seed<k>/`, with each part of the id percent-encoded so that no id
+    reaches outside the results folder."""
+
+    def __init__(self, results: str | Path, recipe: Recipe) -> None:
+        parts = [urllib.parse.quote(part, safe="").replace(".", "%2E") for part in recipe.id.split("/")]
+        self.path = Path(results, "runs", *parts, f"{recipe.hash[:8]}-seed{recipe.seed}")
+
+    @property
+    def weights(self) -> Path:
+        """The trained network under its own parameter names."""
+        return self.path / "model.safetensors"
+
+    @property
+    def guidance_weights(self) -> Path:
+        """What guidance trained beside the student (the projections), so that a run can be continued or looked into."""
+        return self.path / "guidance.safetensors"
+
+    @property
+    def log(self) -> Path:
+        """What a sweep's run printed."""
+        return self.path / "log.txt"
+
+    def record(self, recipe: Recipe) -> dict[str, Any] | None:
+        """The record of a finished run of exactly this recipe and seed, or None."""
+        try:
+            record = json.loads((self.path / "record.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+        return record if record.get("hash") == recipe.hash and record.get("seed") == recipe.seed else None
+
+    def write_record(self, record: Mapping[str, Any]) -> None:
+        """The last thing a run does: from here on it is finished."""
+        write_json(self.path / "record.json", record)
+
+    def history(self) -> list[dict[str, float | None]]:
+        """The rows of history.csv; an empty cell is None."""
+        with open(self.path / "history.csv", newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return [{k: None if v == "" else int(v) if k == "epoch" else float(v) for k, v in row.items()} for row in rows]
+
+    def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """history.csv, a row an epoch; epochs count from 1 and a column without a value stays empty."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, HISTORY_COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(self.path / "history.csv", text.getvalue())
+
+    def status(self) -> dict[str, Any]:
+        """How the run stands: state (running, done, failed), epoch, epochs, and the error's sentence. Empty: not begun."""
+        try:
+            return json.loads((self.path / "status.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            return {}
+
+    def write_status(self, state: str, **more: Any) -> None:
+        """status.json. A launcher garbles exit codes; this file is how a sweep learns what became of a run."""
+        write_json(self.path / "status.json", {"state": state, "pid": os.getpid(), "time": round(time.time(), 1), **more})
+
+    def archive(self) -> None:
+        """Set a finished run aside, never overwritten: its folder gets the next free number."""
+        if self.path.exists():
+            number = 1
+            while (aside := self.path.with_name(f"{self.path.name}.old{number}")).exists():
+                number += 1
+            os.rename(self.path, aside)

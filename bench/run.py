@@ -1,0 +1,271 @@
+"""Train one recipe on the processes this was launched with.
+
+    accelerate launch bench/run.py --recipe deit_tiny/cifar100/guided
+    python bench/run.py --recipe deit_micro/digits/guided --protocol quick --seed 1
+    torchrun --nproc_per_node 2 bench/run.py --recipe …      (several processes without a GPU)
+
+A guided recipe trains its guide first, once; later runs find it in the cache. What a run leaves behind lies in
+<results-dir>/runs/<recipe id>/<hash>-seed<k>/. Exit codes: 0 done, 2 the input, 3 failed, 75 stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+if not __package__:
+    # Launched as a file, so Python put bench/ first on the path, where `data` or `models` would be top-level modules.
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from bench.recipes import Recipe, RecipeError, Registry
+from bench.records import SCHEMA, RunFolder
+
+DONE, BAD_INPUT, FAILED, STOPPED = 0, 2, 3, 75
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    out = argparse.ArgumentParser(prog="bench/run.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    out.add_argument("--recipe", required=True, metavar="ID", help="as `python -m bench list` prints it")
+    add_recipe_options(out)
+    out.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation (0)")
+    out.add_argument("--results-dir", default="results", metavar="DIR", help="where runs/ lies (results)")
+    out.add_argument("--data-dir", default=None, metavar="DIR", help="local datasets, a folder each (data)")
+    out.add_argument("--force", action="store_true", help="run again what is recorded; the old run is set aside")
+    out.add_argument("--guide-only", action="store_true", help="train the guide that the recipe needs, and stop")
+    out.add_argument("--num-processes", type=int, metavar="N", help="refuse to run on any other number of processes")
+    return out
+
+
+def add_recipe_options(to: argparse.ArgumentParser) -> None:
+    """The options that say how an id becomes a recipe."""
+    to.add_argument("--protocol", default="paper", metavar="NAME", help="how to train (paper)")
+    to.add_argument("--suite", metavar="NAME", help="use the protocol and settings of this suite")
+    to.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as train.epochs=2; may repeat")
+    to.add_argument("--recipes-dir", action="append", default=[], metavar="DIR", help="recipes of your own; may repeat")
+
+
+def compose(arguments: argparse.Namespace) -> Recipe:
+    """The recipe that the command line asks for."""
+    registry = Registry(*arguments.recipes_dir)
+    suite = registry.suite(arguments.suite) if arguments.suite else None
+    return registry.compose(arguments.recipe, arguments.protocol, arguments.set, seed=arguments.seed, suite=suite)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train the recipe, or its guide with `--guide-only`; raises RecipeError for bad input."""
+    recipe = compose(arguments)
+    if arguments.guide_only and recipe.guide is None:
+        raise RecipeError(f"--guide-only: {recipe.id} needs no guide")
+    target = recipe.guide if arguments.guide_only else recipe
+    folder = RunFolder(arguments.results_dir, target)
+    if not arguments.force and not arguments.guide_only and (record := folder.record(target)):
+        print(f"{target.id} seed {target.seed} is recorded: {record['last_accuracy']:.2f} % (--force runs it again)")
+        return
+    if arguments.data_dir is not None and not Path(arguments.data_dir).is_dir():
+        raise RecipeError(f"--data-dir {arguments.data_dir}: no such folder")
+
+    from bench.data.store import open_store
+    from bench.processes import check_launch
+
+    check_launch(arguments.num_processes)
+    store = open_store(target.data, arguments.data_dir or "data")
+    if arguments.guide_only:
+        train_guide(target, store, folder, arguments)
+    else:
+        if recipe.guide is not None:
+            ensure_guide(recipe.guide, store, arguments)
+        train_and_record(target, store, folder, arguments)
+        if target.model.role == "guide":
+            keep_guide(target, store, folder)
+
+
+def ensure_guide(guide: Recipe, store: Any, arguments: argparse.Namespace) -> None:
+    """Return once the guide is in the cache.
+
+    It is trained by one process in an environment without the launcher's variables, so it belongs to no process group. The
+    first process of each machine starts that one; the others look for the finished guide, never into a collective, which
+    would give up after minutes.
+    """
+    from bench.kept_guide import KeptGuide
+
+    kept = KeptGuide(guide, store.fingerprint)
+    if kept.exists():
+        return
+    if int(os.environ.get("LOCAL_RANK", "0")) > 0:
+        while not kept.exists():
+            time.sleep(1)
+        return
+    print(f"{guide.id} guides this recipe and is trained first", flush=True)
+    launched = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "GROUP_", "ROLE_", "TORCHELASTIC_", "ACCELERATE_", "FORK_")
+    alone = {name: value for name, value in os.environ.items() if not name.startswith(launched)}
+    ignored = ("--force", "--guide-only")
+    options = [option for option in sys.argv[1:] if option not in ignored and not option.startswith("--num-processes")]
+    command = [sys.executable, str(Path(__file__).resolve()), *options, "--guide-only"]
+    code = subprocess.run(command, env=alone).returncode
+    if code == BAD_INPUT:
+        sys.exit(BAD_INPUT)  # it has said why
+    if code != 0 or not kept.exists():
+        raise RuntimeError(f"the guide {guide.id} could not be trained (exit code {code})")
+
+
+def train_guide(guide: Recipe, store: Any, folder: RunFolder, arguments: argparse.Namespace) -> None:
+    """Train a guide into the cache unless it is there; when two runs want it at once, one trains and the other waits."""
+    from bench.cache import locked
+    from bench.kept_guide import KeptGuide
+
+    kept = KeptGuide(guide, store.fingerprint)
+    with locked(kept.folder, f"guide {guide.id}"):
+        if kept.exists():
+            return
+        record = folder.record(guide)
+        if not (record and record["dataset"]["fingerprint"] == store.fingerprint and folder.weights.is_file()):
+            train_and_record(guide, store, folder, arguments)
+        kept.keep(folder)
+
+
+def keep_guide(guide: Recipe, store: Any, folder: RunFolder) -> None:
+    """Put a guide that was trained as a recipe of its own where guided runs look for it."""
+    from bench.cache import locked
+    from bench.kept_guide import KeptGuide
+
+    kept = KeptGuide(guide, store.fingerprint)
+    if int(os.environ.get("RANK", "0")) == 0:
+        with locked(kept.folder, f"guide {guide.id}"):
+            if not kept.exists():
+                kept.keep(folder)
+
+
+def train_and_record(recipe: Recipe, store: Any, folder: RunFolder, arguments: argparse.Namespace) -> None:
+    """Train on the launched processes and leave record, history and weights."""
+    from bench import environment
+    from bench.guide import Guide
+    from bench.kept_guide import KeptGuide
+    from bench.processes import make_accelerator
+    from bench.train import train
+    from safetensors.torch import save_file
+
+    from bench.records import replacing
+
+    accelerator, precision = make_accelerator(recipe.train)
+    main = accelerator.is_main_process
+    if recipe.model.role == "guide" and accelerator.num_processes > 1:
+        raise RecipeError(f"{recipe.id}: a guide is trained by one process, not {accelerator.num_processes}")
+    kept = KeptGuide(recipe.guide, store.fingerprint) if recipe.guide is not None else None
+    guide = Guide(recipe.guide, kept.weights, recipe.guidance) if kept else None
+    if main:
+        if arguments.force:
+            folder.archive()
+        describe(recipe, store, accelerator, precision, kept)
+        folder.write_status("running", epoch=0, epochs=recipe.train.epochs)
+
+    def after_epoch(history: list[dict[str, Any]]) -> None:
+        if main:
+            folder.write_history(history)
+            folder.write_status("running", epoch=len(history), epochs=recipe.train.epochs)
+
+    began = time.perf_counter()
+    try:
+        trained = train(recipe, store, accelerator, guide, after_epoch)
+    except BaseException as error:
+        if main:
+            folder.write_status("failed", error=f"{type(error).__name__}: {error}")
+        raise
+    seconds = time.perf_counter() - began
+    if not main:
+        return
+    last, best = trained.history[-1], max(trained.history, key=lambda row: row["test_accuracy"])
+    for path, weights in ((folder.weights, trained.network), (folder.guidance_weights, trained.guidance)):
+        if weights:
+            with replacing(path) as temporary:
+                save_file(weights, temporary)
+    folder.write_record(
+        {
+            "schema": SCHEMA,
+            "id": recipe.id,
+            "protocol": recipe.protocol,
+            "seed": recipe.seed,
+            "hash": recipe.hash,
+            "last_accuracy": round(last["test_accuracy"], 4),
+            "best_accuracy": round(best["test_accuracy"], 4),
+            "best_epoch": best["epoch"],
+            "epochs": last["epoch"],
+            "parameters": trained.parameters,
+            "guide": _guide_summary(kept) if kept else None,
+            "dataset": {
+                "fingerprint": store.fingerprint,
+                "train_images": len(store.kept(recipe.data)),
+                "test_images": len(store.test),
+            },
+            "precision": {"asked": precision.asked, "used": precision.used},
+            "world_size": accelerator.num_processes,
+            "hardware": environment.hardware(accelerator.device),
+            "seconds": round(seconds, 1),
+            "images_per_second": round(median(row["images_per_second"] for row in trained.history), 1),
+            "peak_memory_mib": round(environment.peak_memory_mib(accelerator.device)),
+            "code": environment.code(),
+            "libraries": environment.libraries(),
+            "set": arguments.set,
+            "recipe": recipe.to_dict(),
+        }
+    )
+    folder.write_status("done", epoch=last["epoch"], epochs=recipe.train.epochs)
+    print(
+        f"{recipe.id} seed {recipe.seed}: {last['test_accuracy']:.2f} % after {last['epoch']} epochs"
+        f" (best {best['test_accuracy']:.2f} % in epoch {best['epoch']}), {seconds:.0f} s, in {folder.path}"
+    )
+
+
+def _guide_summary(kept: Any) -> dict[str, Any]:
+    record = kept.record()
+    summary = {name: record[name] for name in ("id", "hash", "seed", "last_accuracy", "best_accuracy", "epochs", "seconds")}
+    return {"key": kept.key, "select": kept.recipe.select, **summary}
+
+
+def describe(recipe: Recipe, store: Any, accelerator: Any, precision: Any, kept: Any) -> None:
+    """Say what is run, and on what it really runs."""
+    from bench import environment
+
+    hardware = environment.hardware(accelerator.device)
+    processes = f"{accelerator.num_processes} process" + ("es" if accelerator.num_processes > 1 else "")
+    print(f"{recipe.id}  protocol {recipe.protocol}  seed {recipe.seed}  hash {recipe.hash[:8]}")
+    print(
+        f"{processes} on {accelerator.device} ({hardware['device']}, {hardware['processor']}, {hardware['threads']}"
+        f" threads), precision {precision.used} ({precision.asked} asked)"
+    )
+    used, total = len(store.kept(recipe.data)), len(store.train)
+    print(f"{used:,} of {total:,} training images, {len(store.test):,} test images, fingerprint {store.fingerprint[:8]}")
+    if kept:
+        print(f"guide {kept.recipe.id}: {kept.record()['last_accuracy']:.2f} %", flush=True)
+
+
+def main() -> int:
+    """Run and turn whatever happens into an exit code."""
+    arguments = parser().parse_args()
+    try:
+        run(arguments)
+    except RecipeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return STOPPED
+    except Exception as error:
+        from bench.train import Diverged
+
+        if not isinstance(error, Diverged):
+            traceback.print_exc()
+        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+        return FAILED
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
