@@ -1,7 +1,7 @@
 """Random numbers that are a function of (seed, stream, epoch) alone, so that a run needs no generator state.
 
-Numbers are drawn on the host for all positions of an epoch at once. Position p in the global sample order therefore gets the
-same numbers on a CPU or a GPU, on one process or eight, in a first run or a resumed one.
+Numbers are drawn on the host for all positions of an epoch at once. Position p in the global sample order therefore
+gets the same numbers on a CPU or a GPU, on one process or eight, in a first run or a resumed one.
 """
 
 from __future__ import annotations

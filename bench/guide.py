@@ -46,7 +46,7 @@ class Guide(nn.Module):
         return self.network.shapes
 
     def view(self, images: Tensor) -> Tensor:
-        """The guide's own small view of a student's batch: [batch, 3, size, size] to [batch, 3, 32, 32] (its input size)."""
+        """The guide's own small view of a student's batch: [batch, 3, size, size] to [batch, 3, 32, 32], say."""
         if images.shape[-1] == self._size:
             return images
         return F.interpolate(

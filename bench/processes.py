@@ -67,7 +67,7 @@ def choose_precision(train: Train, device: str) -> Precision:
 
 
 def choose_device(train: Train) -> str:
-    """"cuda", "mps" or "cpu"; raises RecipeError when the asked one is not there."""
+    """ "cuda", "mps" or "cpu"; raises RecipeError when the asked one is not there."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if train.device == "auto":
         return next(device for device, has in there.items() if has)

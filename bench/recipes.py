@@ -117,7 +117,7 @@ class Train:
 
 @dataclass(frozen=True)
 class Guidance:
-    """How the guide's feature maps enter the student's loss (arXiv 2207.10026, section 3)."""
+    """How the guide's feature maps enter the student's loss (arXiv 2207.10026)."""
 
     method: str = "none"  # module in bench/guidance
     weight: float = key(2.5, low=0)
@@ -297,7 +297,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 def read_yaml(text: str, where: str) -> Any:
     """Plain data from YAML; a syntax error becomes one sentence that names `where` and the line."""
     try:
-        return yaml.load(text, _UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, _UniqueKeyLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
@@ -323,9 +323,7 @@ def _flatten(content: Any, where: str, allowed: Sequence[str], prefix: str = "")
     for name, value in content.items():
         path = f"{prefix}{name}"
         if not prefix and name not in allowed:
-            raise RecipeError(
-                f"{where}: {path} is no section here; allowed: {', '.join(allowed)}{_nearest(name, allowed)}"
-            )
+            raise RecipeError(f"{where}: {path} is no section here; allowed: {', '.join(allowed)}{_nearest(name, allowed)}")
         if isinstance(value, Mapping) or (not prefix and name in SECTIONS):
             out.update(_flatten(value, where, allowed, path + "."))
         else:
@@ -396,7 +394,9 @@ class Registry:
         known = self.names(kind)
         if name not in known:
             # A name is only ever compared with the files that are there, so no id can point outside the folders.
-            singular = {"models": "model", "datasets": "dataset", "protocols": "protocol", "suites": "suite"}.get(kind, kind)
+            singular = {"models": "model", "datasets": "dataset", "protocols": "protocol", "suites": "suite"}.get(
+                kind, kind
+            )
             raise RecipeError(f"{part_of}unknown {singular} {name!r}; known: {', '.join(known)}{_nearest(name, known)}")
         return next(p for d in reversed(self._dirs) if (p := d / kind / f"{name}.yaml").is_file())
 
@@ -412,7 +412,7 @@ class Registry:
         return self._cache[kind, name]
 
     def role(self, model: str, part_of: str = "") -> str:
-        """"student" or "guide"."""
+        """ "student" or "guide"."""
         given = self._layer("models", model, part_of).get("model.role")
         return given.value if given else "student"
 
@@ -503,9 +503,7 @@ class Registry:
         guide = self._guide(str(said["model.name"].value), dataset, protocol, said)
         return _build(recipe_id, protocol, model, dataset, own, seed, guide)
 
-    def _guide(
-        self, model: str, dataset: str, protocol: str, said: Mapping[str, Given], seed: int | None = None
-    ) -> Recipe:
+    def _guide(self, model: str, dataset: str, protocol: str, said: Mapping[str, Given], seed: int | None = None) -> Recipe:
         """The recipe of a guide. It sees the data and the transform of the protocol's students, but trains by what is
         `said` of guides alone; so `resnet56/cifar100` on its own is the guide of `deit_tiny/cifar100/guided`."""
         if (given := said.get("model.name")) and self.role(model, f"{given.where}: guide.model.name: ") != "guide":
@@ -528,7 +526,9 @@ class Registry:
             )
         role = self.role(parts[0], f"recipe {recipe_id!r}: ")
         if role == "guide" and len(parts) == 3:
-            raise RecipeError(f"recipe {recipe_id!r}: {parts[0]} is a guide CNN and is not guided itself: write {parts[0]}/{parts[1]}")
+            raise RecipeError(
+                f"recipe {recipe_id!r}: {parts[0]} is a guide CNN and is not guided itself: write {parts[0]}/{parts[1]}"
+            )
         if role == "student" and len(parts) == 2:
             options = ", ".join(f"{recipe_id}/{name}" for name in self.names("guidance"))
             raise RecipeError(f"recipe {recipe_id!r}: the guidance is missing; allowed: {options}")
@@ -606,10 +606,16 @@ def _check_together(recipe: Recipe, given: Mapping[str, Given]) -> None:
         if pair[0] > pair[1]:
             fail(path, f"got {list(pair)}, allowed is the smaller number first")
     if data.train_limit and data.train_images and data.train_limit > data.train_images:
-        fail("data.train_limit", f"got {data.train_limit}, allowed is at most {data.train_images}, the training images of {data.name}")
+        fail(
+            "data.train_limit",
+            f"got {data.train_limit}, allowed is at most {data.train_images}, the training images of {data.name}",
+        )
     if train.batch_size > (data.train_limit or data.train_images or train.batch_size):
         limit = data.train_limit or data.train_images
-        fail("train.batch_size", f"got {train.batch_size}, but there are {limit} training images and only whole batches count")
+        fail(
+            "train.batch_size",
+            f"got {train.batch_size}, but there are {limit} training images and only whole batches count",
+        )
     if recipe.guide is not None:
         method = recipe.guidance.method
         if method not in (methods := _modules_that_build("guidance")):

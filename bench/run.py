@@ -145,14 +145,14 @@ def keep_guide(guide: Recipe, store: Any, folder: RunFolder) -> None:
 
 def train_and_record(recipe: Recipe, store: Any, folder: RunFolder, arguments: argparse.Namespace) -> None:
     """Train on the launched processes and leave record, history and weights."""
+    from safetensors.torch import save_file
+
     from bench import environment
     from bench.guide import Guide
     from bench.kept_guide import KeptGuide
     from bench.processes import make_accelerator
-    from bench.train import train
-    from safetensors.torch import save_file
-
     from bench.records import replacing
+    from bench.train import train
 
     accelerator, precision = make_accelerator(recipe.train)
     main = accelerator.is_main_process

@@ -136,6 +136,5 @@ def _guide_maps(guide: Guide, batch: Batch, recipe: Recipe, accelerator: Acceler
     return maps
 
 
-
 def _on_cpu(module: torch.nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in module.state_dict().items()}

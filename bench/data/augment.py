@@ -91,10 +91,8 @@ def _random_boxes(
         aspect = 1 / aspect
     box_width = np.rint(np.sqrt(share * aspect)).astype(np.int64)
     box_height = np.rint(np.sqrt(share / aspect)).astype(np.int64)
-    if erasing:
-        fits = (box_width < width) & (box_height < height)
-    else:
-        fits = (box_width <= width) & (box_height <= height)
+    room = 1 if erasing else 0
+    fits = (box_width <= width - room) & (box_height <= height - room)
     first = np.arange(count), fits.argmax(1)
     box_width, box_height, found = box_width[first], box_height[first], fits.any(1)
     fallback_height, fallback_width = 0, 0
@@ -122,9 +120,7 @@ def _triangle(x: Tensor) -> Tensor:
     return (1 - x.abs()).clamp(min=0)
 
 
-def resize_weights(
-    start: Tensor, length: Tensor, size: int, native: int, kernel: Literal["bicubic", "bilinear"]
-) -> Tensor:
+def resize_weights(start: Tensor, length: Tensor, size: int, native: int, kernel: Literal["bicubic", "bilinear"]) -> Tensor:
     """Weights of Pillow's antialiased resize of the crop [start, start + length) to `size`, along one axis.
 
     Args:

@@ -1,4 +1,4 @@
-"""Batches of an epoch, as every process sees them: the same global order and the same augmentation on any number of them."""
+"""Batches of an epoch: the same global order and the same augmentation on any number of processes."""
 
 from __future__ import annotations
 
@@ -124,9 +124,7 @@ class PilBatches(TrainBatches):
         rows = [self._rows(step) for step in range(self.steps)]
         self._sampler.batches = [list(zip(order[r].tolist(), seeds[r].tolist(), strict=True)) for r in rows]
         for positions, (images, labels) in zip(rows, self._loader, strict=True):
-            yield Batch(
-                images.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True), positions
-            )
+            yield Batch(images.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True), positions)
 
 
 class _PositionSampler(Sampler):

@@ -1,4 +1,4 @@
-"""Locality guidance (Li et al., ECCV 2022, arXiv 2207.10026, section 3.3): imitate the feature maps of a small CNN."""
+"""Locality guidance (Li et al., ECCV 2022, arXiv 2207.10026): imitate the feature maps of a small CNN."""
 
 from __future__ import annotations
 

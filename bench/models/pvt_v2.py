@@ -18,7 +18,9 @@ def build(model: Model, classes: int) -> nn.Module:
     if any(size is not None for size in (model.patch_size, model.width, model.depth, model.heads)):
         raise RecipeError(f"model.patch_size, width, depth and heads: {model.timm} fixes them for each stage")
     if model.image_size < 32:
-        raise RecipeError(f"model.image_size: {model.image_size} px, {model.timm} shrinks images 32 times and takes 32 or more")
+        raise RecipeError(
+            f"model.image_size: {model.image_size} px, {model.timm} shrinks images 32 times and takes 32 or more"
+        )
     network = timm.create_model(model.timm, num_classes=classes, drop_path_rate=model.drop_path_rate)
     for module in network.modules():
         if isinstance(module, nn.LayerNorm):

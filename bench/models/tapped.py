@@ -81,7 +81,7 @@ def to_map(output: Tensor) -> Tensor:
     """A module's output as a map [batch, channels, height, width].
 
     Tokens [batch, count, channels] become the largest square they fill; the class token, if there is one, stands first and
-    is left out (arXiv 2207.10026, section 3.2). A map stays as it is.
+    is left out (arXiv 2207.10026). A map stays as it is.
 
     Raises:
         RecipeError: the tokens fill no square.

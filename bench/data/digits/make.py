@@ -1,7 +1,7 @@
 """Write train.parquet and test.parquet from scikit-learn's copy of the UCI digits: `python bench/data/digits/make.py`.
 
 1,797 images of 8x8 px with 17 grey levels, scaled to 0..255, as PNG in the hub's image schema; a fifth of every class is
-the test set. Source: Alpaydin and Kaynak (1998), Optical Recognition of Handwritten Digits, UCI Machine Learning Repository,
+the test set. Source: Alpaydin and Kaynak (1998), Optical Recognition of Handwritten Digits, UCI repository,
 https://doi.org/10.24432/C50P49, CC BY 4.0.
 """
 

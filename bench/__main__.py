@@ -1,0 +1,130 @@
+"""The command line: `python -m bench list | show | sweep | report`.
+
+None of them imports torch (`show --parameters` aside, which builds the network), so they answer at once. Exit codes:
+0 done, 1 a check failed, 2 the input, 3 some cells failed, 75 stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+import yaml
+
+from bench.recipes import RecipeError, Registry
+from bench.run import BAD_INPUT, STOPPED, add_recipe_options, compose
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of all verbs."""
+    out = argparse.ArgumentParser(
+        prog="python -m bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    verbs = out.add_subparsers(dest="verb", required=True)
+
+    verb = verbs.add_parser("list", help="the recipe ids, one a line")
+    verb.add_argument("--suite", metavar="NAME", help="those of one suite")
+    verb.add_argument("--json", action="store_true")
+    verb.add_argument("--recipes-dir", action="append", default=[], metavar="DIR")
+    verb.set_defaults(call=list_ids)
+
+    verb = verbs.add_parser("show", help="a composed recipe with its hash")
+    verb.add_argument("recipe", metavar="ID")
+    add_recipe_options(verb)
+    verb.add_argument("--json", action="store_true")
+    verb.add_argument("--parameters", action="store_true", help="build the network and count its trainable parameters")
+    verb.set_defaults(call=show, seed=0)
+
+    verb = verbs.add_parser("sweep", help="run every cell of a suite that is not recorded yet")
+    verb.add_argument("suite", metavar="SUITE")
+    verb.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N - 1 instead of the suite's own")
+    verb.add_argument("--filter", action="append", default=[], metavar="TEXT", help="only ids that hold this text or glob")
+    verb.add_argument("--dry-run", action="store_true", help="print what would run")
+    _add_folders(verb, data=True)
+    verb.set_defaults(call=sweep)
+
+    verb = verbs.add_parser("report", help="gather records and draw the tables and curves from them")
+    verb.add_argument("--suite", metavar="NAME", help="one suite instead of all that have records")
+    verb.add_argument("--check", action="store_true", help="write nothing; fail where a file is not what the records give")
+    _add_folders(verb)
+    verb.set_defaults(call=report)
+    return out
+
+
+def _add_folders(to: argparse.ArgumentParser, *, data: bool = False) -> None:
+    to.add_argument("--results-dir", "--results", default="results", metavar="DIR", help="(results)")
+    to.add_argument("--recipes-dir", action="append", default=[], metavar="DIR", help="recipes of your own; may repeat")
+    if data:
+        to.add_argument("--data-dir", metavar="DIR", help="local datasets, a folder each (data)")
+
+
+def list_ids(arguments: argparse.Namespace) -> int:
+    """`list`: every id, or a suite's."""
+    registry = Registry(*arguments.recipes_dir)
+    ids = registry.suite(arguments.suite).ids if arguments.suite else registry.ids()
+    print(json.dumps(ids, indent=2) if arguments.json else "\n".join(ids))
+    return 0
+
+
+def show(arguments: argparse.Namespace) -> int:
+    """`show`: the composed recipe as YAML or JSON."""
+    recipe = compose(arguments)
+    content = recipe.to_dict()
+    if arguments.parameters:
+        from bench import models
+
+        network = models.create(recipe.model, recipe.data.classes, recipe.seed).network
+        content["parameters"] = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    text = json.dumps(content, indent=2) if arguments.json else yaml.safe_dump(content, sort_keys=False).rstrip()
+    print(text)
+    return 0
+
+
+def sweep(arguments: argparse.Namespace) -> int:
+    """`sweep`: train what is missing, then draw the report."""
+    from bench.sweep.local import sweep as run_suite
+
+    return run_suite(arguments)
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """`report`: write, or check, what the records give."""
+    from bench.report import check, suites_with_records, write
+
+    registry = Registry(*arguments.recipes_dir)
+    names = [arguments.suite] if arguments.suite else suites_with_records(registry, arguments.results_dir)
+    if not names:
+        raise RecipeError(f"--results-dir {arguments.results_dir}: no suite has records here")
+    problems = []
+    for name in names:
+        suite = registry.suite(name)
+        if arguments.check:
+            problems += check(registry, suite, arguments.results_dir)
+        else:
+            print(write(registry, suite, arguments.results_dir), end="")
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if arguments.check and not problems:
+        print(f"{', '.join(names)}: every file is what the records give")
+    return 1 if problems else 0
+
+
+def main() -> int:
+    """Parse, call, and turn bad input into one sentence and exit code 2."""
+    arguments = parser().parse_args()
+    try:
+        return arguments.call(arguments)
+    except RecipeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader, `head` say, has gone
+        return 0
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return STOPPED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""The records of a suite: from the run folders into records.jsonl, a line a run, histories included."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bench.recipes import RecipeError, Registry, Suite
+from bench.records import RunFolder, write_text
+
+Record = dict[str, Any]
+
+
+def records_path(results: str | Path, suite: str) -> Path:
+    """The file that every table and curve of a suite is drawn from."""
+    return Path(results, suite, "records.jsonl")
+
+
+def load(results: str | Path, suite: str) -> list[Record]:
+    """The records of a suite as they were gathered; none where there is no file.
+
+    Raises:
+        RecipeError: a line is no record.
+    """
+    path = records_path(results, suite)
+    if not path.is_file():
+        return []
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            record = json.loads(line)
+            record["id"], record["seed"], record["hash"], record["history"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise RecipeError(f"{path} line {number}: not a record ({type(error).__name__}: {error})") from None
+        records.append(record)
+    return records
+
+
+def save(records: list[Record], results: str | Path, suite: str) -> None:
+    """Write records.jsonl."""
+    lines = (json.dumps(record, allow_nan=False) + "\n" for record in records)
+    write_text(records_path(results, suite), "".join(lines))
+
+
+def gather(registry: Registry, suite: Suite, results: str | Path) -> list[Record]:
+    """What records.jsonl holds and what the run folders add or replace, in the order of the suite and of the seeds.
+
+    Only runs under the hash that the suite's recipes have now count; any seed does.
+    """
+    known = {(r["id"], r["seed"], r["hash"]): r for r in load(results, suite.name)}
+    records = []
+    for recipe_id in suite.ids:
+        recipe = registry.compose(recipe_id, suite=suite)
+        found = {seed: r for (i, seed, h), r in known.items() if (i, h) == (recipe.id, recipe.hash)}
+        for path in RunFolder(results, recipe).path.parent.glob(f"{recipe.hash[:8]}-seed*"):
+            digits = path.name.partition("-seed")[2]
+            if not digits.isdecimal():
+                continue  # a run set aside by --force
+            one = registry.compose(recipe_id, suite=suite, seed=int(digits))
+            folder = RunFolder(results, one)
+            if (record := folder.record(one)) is not None:
+                rows = folder.history()
+                found[one.seed] = {**record, "history": {name: [row[name] for row in rows] for name in rows[0]}}
+        records += [found[seed] for seed in sorted(found)]
+    return records
+
+
+def mismatches(registry: Registry, suite: Suite, records: list[Record]) -> list[str]:
+    """A sentence for every record that is not of this suite as its recipes are now."""
+    hashes = {recipe_id: registry.compose(recipe_id, suite=suite).hash for recipe_id in suite.ids}
+    out = []
+    for record in records:
+        name = f"record {record['id']} seed {record['seed']}"
+        if record["id"] not in hashes:
+            out.append(f"{name}: not in suite {suite.name}")
+        elif record["hash"] != hashes[record["id"]]:
+            out.append(f"{name}: its hash {record['hash'][:8]} is not its recipe's, {hashes[record['id']][:8]}")
+    return out

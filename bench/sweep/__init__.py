@@ -1,0 +1,1 @@
+"""Running many recipes: what is to do (plan), and doing it on this machine (local)."""

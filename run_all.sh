@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Runs a suite and draws its tables and curves:
+#
+#   ./run_all.sh                 paper where there is a GPU, else quick
+#   ./run_all.sh quick           baseline against guided on digits: minutes on two CPU cores, no download
+#   ./run_all.sh paper           the published comparison, 300 epochs a run
+#   ./run_all.sh NAME            recipes/suites/NAME.yaml
+#
+# What is recorded under the same hash is skipped, so the same command goes on after an interruption.
+# Further options go to `python -m bench sweep`:
+#   --dry-run      print what would run
+#   --seeds N      seeds 0 to N - 1
+#   --filter TEXT  only recipes whose id holds TEXT
+#   --data-dir DIR, --results-dir DIR, --recipes-dir DIR
+set -euo pipefail
+cd "$(dirname "$0")"
+
+# 1. Which suite: the first word, if it is no option.
+suite=
+if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then
+  suite=$1
+  shift
+fi
+if [ -z "$suite" ]; then
+  if nvidia-smi -L 2>/dev/null | grep -q '^GPU'; then
+    suite=paper
+  else
+    suite=quick
+    echo "no GPU here: running the suite quick (./run_all.sh paper runs the published protocol)"
+  fi
+fi
+
+# 2. Python with what the suite needs; made once, in .venv.
+. bench/environment.sh
+
+# 3. Guides, then every cell that is not recorded, then tables and curves in results/<suite>/.
+exec "$PYTHON" -m bench sweep "$suite" "$@"

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import dataclasses
+import io
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import command, refused
+from PIL import Image
+
+from bench.data.batches import TestBatches
+from bench.data.store import open_store
+from bench.recipes import Data, RecipeError, Registry
+
+DATA = Data(name="tiny", hub="nobody/tiny", image_column="img", label_column="label", classes=3)
+
+
+def encoded(pixels, mode="RGB"):
+    file = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(file, "PNG")
+    return file.getvalue()
+
+
+def write(folder, split, images, labels):
+    """A parquet file of the hub's image schema."""
+    table = {"img": [{"bytes": b, "path": None} for b in images], "label": labels}
+    (folder / "tiny").mkdir(exist_ok=True)
+    pq.write_table(pa.table(table), folder / "tiny" / f"{split}-00000-of-00001.parquet")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """12 + 5 images of 6 x 7 px."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", 12), ("test", 5)):
+        pixels = random.integers(0, 256, (count, 6, 7, 3), dtype=np.uint8)
+        write(tmp_path, split, [encoded(p) for p in pixels], [i % 3 for i in range(count)])
+    return tmp_path
+
+
+def test_local_parquet_files_are_decoded_once(folder, monkeypatch):
+    store = open_store(DATA, folder)
+    assert (len(store.train), len(store.test), store.train.size) == (12, 5, (6, 7))
+    assert store.train.labels.tolist() == [i % 3 for i in range(12)]
+    expected = np.random.default_rng(0).integers(0, 256, (12, 6, 7, 3), dtype=np.uint8)
+    assert np.array_equal(store.train.array(), expected) and np.array_equal(store.train[4], expected[4])
+    monkeypatch.setattr("bench.data.store._decode", None)  # a second look must not decode
+    assert open_store(DATA, folder).fingerprint == store.fingerprint
+
+
+def test_the_fingerprint_is_of_the_pixels_not_of_the_files(folder, tmp_path_factory):
+    store = open_store(DATA, folder)
+    other = tmp_path_factory.mktemp("copy")
+    pixels = np.array(store.train.array())
+    write(other, "train", [encoded(p) for p in pixels], store.train.labels.tolist())
+    write(other, "test", [encoded(store.test[i]) for i in range(5)], store.test.labels.tolist())
+    assert open_store(DATA, other).fingerprint == store.fingerprint
+    pixels[3, 0, 0, 0] ^= 1
+    write(other, "train", [encoded(p) for p in pixels], store.train.labels.tolist())
+    assert open_store(DATA, other).fingerprint != store.fingerprint
+
+
+def test_images_of_many_sizes_and_modes(tmp_path):
+    random = np.random.default_rng(0)
+    shapes = [(5, 9), (8, 8), (12, 4)]
+    pixels = [random.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in shapes]
+    write(tmp_path, "train", [encoded(p) for p in pixels], [0, 1, 2])
+    write(tmp_path, "test", [encoded(p, "L") for p in pixels], [0, 1, 2])
+    store = open_store(DATA, tmp_path)
+    assert store.train.size is None
+    assert all(np.array_equal(store.train[i], p) for i, p in enumerate(pixels))
+    assert all((store.test[i][..., 0] == store.test[i][..., 1]).all() for i in range(3))
+    recipe = Registry().compose("deit_micro/digits/baseline", "quick", ["train.test_batch_size=2"])
+    batches = list(TestBatches(recipe, store, "cpu"))
+    assert [tuple(images.shape) for images, _ in batches] == [(2, 3, 16, 16), (1, 3, 16, 16)]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"train_images": 13}, ["12 training images", "says 13"]),
+        ({"test_images": 4}, ["5 test images", "says 4"]),
+        ({"classes": 2}, ["labels from 0 to 2", "2 classes"]),
+        ({"image_column": "image"}, ["no column 'image'", "img"]),
+        ({"label_column": "fine_label"}, ["no column 'fine_label'"]),
+        ({"test_split": "valid"}, ["no test*.parquet"]),
+    ],
+)
+def test_datasets_that_are_not_as_their_recipe_says(folder, change, words):
+    with pytest.raises(RecipeError) as caught:
+        open_store(dataclasses.replace(DATA, **change), folder)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_an_image_that_does_not_decode_is_named(folder):
+    write(folder, "train", [encoded(np.zeros((4, 4, 3), np.uint8)), b"no image"], [0, 1])
+    with pytest.raises(RecipeError, match="image 1 of split 'train'"):
+        open_store(DATA, folder)
+
+
+def test_a_dataset_that_is_nowhere_says_where_to_put_it(tmp_path):
+    done = command(
+        *(
+            "bench/run.py",
+            "--recipe",
+            "deit_tiny/cifar100/baseline",
+            "--data-dir",
+            tmp_path,
+            "--results-dir",
+            tmp_path / "r",
+        )
+    )
+    refused(done, "<data-dir>/cifar100/", "uoft-cs/cifar100")
+
+
+def test_the_training_subset_is_fixed():
+    recipe = Registry().compose("deit_micro/digits/baseline", "quick", ["data.train_limit=200"])
+    store = open_store(recipe.data, "data")
+    kept = store.kept(recipe.data)
+    assert len(set(kept.tolist())) == 200 and kept.tolist() == sorted(kept.tolist())
+    assert len(set(store.train.labels[kept].tolist())) == 10
+    more = store.kept(dataclasses.replace(recipe.data, train_limit=300))
+    assert set(kept.tolist()) < set(more.tolist())  # a larger subset holds the smaller one
+
+
+def test_digits_are_the_uci_digits():
+    store = open_store(Registry().compose("deit_micro/digits/baseline", "quick").data, "data")
+    assert (len(store.train), len(store.test), store.train.size) == (1437, 360, (8, 8))
+    assert np.bincount(store.test.labels).min() >= 34  # a fifth of every class
+    assert set(np.unique(store.train.pixels)) <= set(np.round(np.arange(17) * 255 / 16).astype(int))

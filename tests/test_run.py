@@ -1,0 +1,167 @@
+"""The runner as its users start it: real processes, real files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, TINY, command, refused
+from safetensors.torch import load_file
+
+from bench.guidance import create
+from bench.kept_guide import KeptGuide
+from bench.models import create as create_model
+from bench.processes import choose_precision
+from bench.recipes import RecipeError, Registry, Train
+from bench.records import HISTORY_COLUMNS, RunFolder
+
+RUN = ["bench/run.py", "--protocol", "quick", *TINY]
+SETTINGS = [word for word in TINY if word != "--set"]
+
+
+def recipe_of(arm, seed=0):
+    return Registry().compose(f"deit_micro/digits/{arm}", "quick", SETTINGS, seed=seed)
+
+
+@pytest.fixture(scope="module")
+def guided(tmp_path_factory):
+    """Two guided runs of different seeds, started together, that need a guide nobody has trained; with a cache of their own."""
+    results, cache = tmp_path_factory.mktemp("results"), tmp_path_factory.mktemp("cache")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *RUN, "--recipe", "deit_micro/digits/guided", "--seed", str(seed), "--results-dir", results],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "LOCALITY_BENCH_CACHE": str(cache)},
+        )
+        for seed in (0, 1)
+    ]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    return results, cache, outputs
+
+
+def test_two_guided_runs_started_together_train_one_guide(guided):
+    results, cache, outputs = guided
+    assert sum(output.count("resnet8/digits seed 0:") for output in outputs) == 1  # trained once, by one of them
+    assert len(list((cache / "guides").glob("*/record.json"))) == 1
+    records = [RunFolder(results, recipe_of("guided", seed)).record(recipe_of("guided", seed)) for seed in (0, 1)]
+    assert records[0]["guide"] == records[1]["guide"] and records[0]["guide"]["id"] == "resnet8/digits"
+
+
+def test_what_a_run_leaves(guided):
+    results, _, outputs = guided
+    recipe = recipe_of("guided")
+    folder = results / "runs" / "deit_micro" / "digits" / "guided" / f"{recipe.hash[:8]}-seed0"
+    assert RunFolder(results, recipe).path == folder
+    record = json.loads((folder / "record.json").read_text())
+    rows = list(csv.DictReader((folder / "history.csv").open()))
+    assert tuple(rows[0]) == HISTORY_COLUMNS and len(rows) == record["epochs"] == 1
+    assert record["last_accuracy"] == pytest.approx(float(rows[-1]["test_accuracy"]), abs=1e-4)
+    assert (record["schema"], record["id"], record["protocol"], record["seed"]) == (1, recipe.id, "quick", 0)
+    assert (record["hash"], record["best_epoch"], record["world_size"]) == (recipe.hash, 1, 1)
+    assert record["parameters"] == sum(p.numel() for p in create_model(recipe.model, 10, 0).parameters())
+    assert str(results) not in json.dumps(record) and str(ROOT) not in json.dumps(record)  # no path of a machine
+    assert json.loads((folder / "status.json").read_text())["state"] == "done"
+    student, guide = create_model(recipe.model, 10, 0), create_model(recipe.guide.model, 10, 0)
+    student.network.load_state_dict(load_file(folder / "model.safetensors"))  # under the student's own names
+    projections = create(recipe.guidance, student.shapes, guide.shapes, 0)
+    projections.load_state_dict(load_file(folder / "guidance.safetensors"))
+    assert "1 process on cpu" in outputs[0] and "precision fp32" in outputs[0] and "1 threads" in outputs[0]
+
+
+def test_the_kept_weights_give_the_recorded_accuracy(guided):
+    from bench.data.batches import TestBatches
+    from bench.data.store import open_store
+    from bench.evaluate import count_correct
+
+    recipe = recipe_of("guided")
+    folder = RunFolder(guided[0], recipe)
+    network = create_model(recipe.model, 10, 0).network
+    network.load_state_dict(load_file(folder.weights))
+    store = open_store(recipe.data, "data")
+    correct, count = count_correct(network, TestBatches(recipe, store, torch.device("cpu")), torch.device("cpu")).tolist()
+    assert 100 * correct / count == pytest.approx(folder.record(recipe)["last_accuracy"], abs=1e-4)
+
+
+def test_a_recorded_run_is_not_run_again_unless_forced(guided):
+    results, cache, _ = guided
+    words = [*RUN, "--recipe", "deit_micro/digits/guided", "--results-dir", results]
+    again = command(*words, env={"LOCALITY_BENCH_CACHE": str(cache)}, check=True)
+    assert "is recorded" in again.stdout and "epoch" not in again.stdout
+    folder = RunFolder(results, recipe_of("guided"))
+    before = (folder.path / "record.json").read_bytes()
+    forced = command(*words, "--force", env={"LOCALITY_BENCH_CACHE": str(cache)}, check=True)
+    assert "epoch 1/1" in forced.stdout
+    assert (folder.path.with_name(folder.path.name + ".old1") / "record.json").read_bytes() == before
+    record = folder.record(recipe_of("guided"))
+    assert record["last_accuracy"] == json.loads(before)["last_accuracy"]
+
+
+def test_a_guide_is_a_recipe_of_its_own_and_serves_guided_runs(tmp_path):
+    settings = ["--set", "train.epochs=1", "--set", "data.train_limit=256", "--set", "seed=7"]
+    env = {"LOCALITY_BENCH_CACHE": str(tmp_path / "cache")}
+    refused(command("bench/run.py", "--recipe", "resnet8/digits", "--protocol", "quick", *settings), "seed")
+    words = ["--protocol", "quick", "--results-dir", tmp_path / "results"]
+    alone = ["--recipe", "resnet8/digits", "--seed", "7", *settings[:4]]
+    command("bench/run.py", *words, *alone, env=env, check=True)
+    guides = ["--set", "guide.train.epochs=1", "--set", "guide.data.train_limit=256", "--set", "guide.seed=7"]
+    done = command("bench/run.py", *words, "--recipe", "deit_micro/digits/guided", *guides, *TINY[:4], env=env, check=True)
+    assert "is trained first" not in done.stdout and "guide resnet8/digits" in done.stdout
+
+
+def test_guides_of_other_datasets_or_seeds_are_other_guides(guided):
+    recipe = recipe_of("guided").guide
+    keys = {KeptGuide(recipe, fingerprint).key for fingerprint in ("a", "b")}
+    other = Registry().compose("deit_micro/digits/guided", "quick", [*SETTINGS, "guide.seed=1"]).guide
+    assert len(keys | {KeptGuide(other, "a").key}) == 3
+
+
+def test_no_id_reaches_outside_the_results_folder(tmp_path):
+    recipe = recipe_of("guided")
+    for name in ("..", ".", "a b", "%2e%2e", "x:y", "~"):
+        object.__setattr__(recipe, "id", f"{name}/{name}/{name}")
+        path = RunFolder(tmp_path, recipe).path
+        assert path.resolve().is_relative_to(tmp_path / "runs") and len(path.relative_to(tmp_path).parts) == 5
+
+
+@pytest.mark.parametrize(
+    ("asked", "launcher", "used"),
+    [
+        ("auto", "no", "fp32"),
+        ("auto", "bf16", "bf16"),
+        ("bf16", "no", "bf16"),
+        ("bf16", "bf16", "bf16"),
+        ("fp32", "no", "fp32"),
+    ],
+)
+def test_the_launcher_replaces_only_auto(monkeypatch, asked, launcher, used):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launcher)
+    assert choose_precision(Train(precision=asked), "cpu").used == used
+
+
+@pytest.mark.parametrize(("asked", "launcher"), [("fp32", "bf16"), ("bf16", "fp16"), ("fp16", "no"), ("auto", "fp8")])
+def test_precisions_that_cannot_be_are_refused(monkeypatch, asked, launcher):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launcher)
+    with pytest.raises(RecipeError):
+        choose_precision(Train(precision=asked), "cpu")
+
+
+def test_a_device_that_is_not_there_is_refused(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    words = [*RUN, "--recipe", "deit_micro/digits/baseline", "--set", "train.device=cuda", "--results-dir", tmp_path]
+    refused(command(*words), "train.device", "cuda")
+
+
+def test_accelerate_launch_runs_a_recipe(tmp_path):
+    words = [*RUN, "--recipe", "deit_micro/digits/baseline", "--results-dir", tmp_path]
+    done = command("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", *words, check=True)
+    assert "epoch 1/1" in done.stdout and len(list(tmp_path.glob("runs/deit_micro/digits/baseline/*/record.json"))) == 1
