@@ -63,6 +63,7 @@ def draw(figure: Figure, folder: Path, name: str) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import MaxNLocator
 
     # Paths rather than fonts in the SVG would make it large; the salt makes element names the same every time.
     with pyplot.rc_context({"svg.fonttype": "none", "svg.hashsalt": "bench", "font.size": 12}):
@@ -79,14 +80,15 @@ def draw(figure: Figure, folder: Path, name: str) -> None:
                 spread = [stdev(column) for column in columns]
                 low, high = ([m + sign * s for m, s in zip(middle, spread, strict=True)] for sign in (-1, 1))
                 axes.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
-            ends.append([middle[-1], f"{arm} {middle[-1]:.1f} %", colour])
+            ends.append([middle[-1], f"{arm} {middle[-1]:.2f} %", colour])
         _label_ends(axes, ends, max(len(curve) for curves in figure.arms.values() for curve in curves))
         seeds = sorted({len(curves) for curves in figure.arms.values()})
         band = ", band: ± 1 standard deviation" if seeds[-1] > 1 else ""
         axes.set(xlabel="epoch", ylabel="test accuracy (%)")
-        axes.set_title(figure.title, loc="left", fontweight="bold")
         count = "-".join(map(str, seeds)) + (" seeds" if seeds[-1] > 1 else " seed")
-        axes.set_title(f"mean of {count}{band}", loc="right", fontsize=10, color="#555555")
+        axes.set_title(figure.title, loc="left", fontweight="bold", pad=26)
+        axes.text(0, 1.03, f"mean of {count}{band}", transform=axes.transAxes, fontsize=10, color="#555555")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#DDDDDD")
         axes.set_axisbelow(True)
