@@ -76,10 +76,27 @@ def choose_device(train: Train) -> str:
     return train.device
 
 
+def choose_threads(train: Train) -> int | None:
+    """Threads of a process that computes on a CPU, or None to leave torch as it is.
+
+    `accelerate launch` and `torchrun` set OMP_NUM_THREADS=1 where the user set nothing, which leaves all cores but one
+    idle. So under a launcher 1 counts as unset, and the cores are shared among the processes of the machine.
+    """
+    if train.threads is not None:
+        return train.threads
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
+    if not launched or os.environ.get("OMP_NUM_THREADS") != "1":
+        return None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 def make_accelerator(train: Train) -> tuple[Accelerator, Precision]:
     """The Accelerator of a run, with one process group over all processes that were started."""
     device = choose_device(train)
     precision = choose_precision(train, device)
+    if device == "cpu" and (threads := choose_threads(train)):
+        torch.set_num_threads(threads)
     os.environ.pop("ACCELERATE_MIXED_PRECISION", None)  # settled above; accelerate would let it override the argument
     accelerator = Accelerator(mixed_precision=MIXED[precision.used], cpu=device == "cpu")
     started = int(os.environ.get("WORLD_SIZE", "1"))

@@ -113,6 +113,7 @@ class Train:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: Literal["auto", "cpu", "cuda", "mps"] = key("auto", hashed=False)
     test_batch_size: int = key(200, low=1, hashed=False)
+    threads: int | None = key(None, low=1, hashed=False)  # of a process on a CPU; None: see bench/processes.py
 
 
 @dataclass(frozen=True)
@@ -334,9 +335,8 @@ def _flatten(content: Any, where: str, allowed: Sequence[str], prefix: str = "")
 def _check_known(path: str, given: Given) -> None:
     """Refuse a key path that no recipe has."""
     inner = path.removeprefix("guide.")
-    top = {"seed": Recipe, "select": Recipe}
     section, _, name = inner.partition(".")
-    if inner in top and path != inner:
+    if inner in ("seed", "select"):  # which of the two a recipe on its own may set, `compose` decides
         return
     if section in SECTIONS and name in (known := [f.name for f in fields(SECTIONS[section])]):
         return
@@ -478,6 +478,10 @@ class Registry:
             _check_known(path, given)
             if path in ("model.name", "model.role", "data.name"):
                 _fail(given, path, "comes from the recipe id and cannot be set")
+            if path == "seed":
+                _fail(given, path, "is given by --seed")
+            if path == "select" and guidance is not None:
+                _fail(given, path, f"is a key of guides; a student keeps its last epoch, and its guide is guide.{path}")
         files = [
             self._layer("datasets", dataset, f"recipe {recipe_id!r}: "),
             self._layer("guidance", guidance, f"recipe {recipe_id!r}: ") if guidance else {},

@@ -106,14 +106,22 @@ def ensure_guide(guide: Recipe, store: Any, arguments: argparse.Namespace) -> No
     print(f"{guide.id} guides this recipe and is trained first", flush=True)
     launched = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "GROUP_", "ROLE_", "TORCHELASTIC_", "ACCELERATE_", "FORK_")
     alone = {name: value for name, value in os.environ.items() if not name.startswith(launched)}
-    ignored = ("--force", "--guide-only")
-    options = [option for option in sys.argv[1:] if option not in ignored and not option.startswith("--num-processes")]
-    command = [sys.executable, str(Path(__file__).resolve()), *options, "--guide-only"]
+    command = [sys.executable, str(Path(__file__).resolve()), *_as_options(arguments), "--guide-only"]
     code = subprocess.run(command, env=alone).returncode
     if code == BAD_INPUT:
         sys.exit(BAD_INPUT)  # it has said why
     if code != 0 or not kept.exists():
         raise RuntimeError(f"the guide {guide.id} could not be trained (exit code {code})")
+
+
+def _as_options(arguments: argparse.Namespace) -> list[str]:
+    """The command line that asks for the same recipe, data and results."""
+    repeated = (("--set", arguments.set), ("--recipes-dir", arguments.recipes_dir))
+    options = [f"{flag}={value}" for flag, values in repeated for value in values]
+    for name in ("recipe", "protocol", "suite", "seed", "results_dir", "data_dir"):
+        if (value := getattr(arguments, name)) is not None:
+            options.append(f"--{name.replace('_', '-')}={value}")
+    return options
 
 
 def train_guide(guide: Recipe, store: Any, folder: RunFolder, arguments: argparse.Namespace) -> None:
@@ -193,8 +201,8 @@ def train_and_record(recipe: Recipe, store: Any, folder: RunFolder, arguments: a
             "protocol": recipe.protocol,
             "seed": recipe.seed,
             "hash": recipe.hash,
-            "last_accuracy": round(last["test_accuracy"], 4),
-            "best_accuracy": round(best["test_accuracy"], 4),
+            "last_accuracy": last["test_accuracy"],
+            "best_accuracy": best["test_accuracy"],
             "best_epoch": best["epoch"],
             "epochs": last["epoch"],
             "parameters": trained.parameters,
@@ -238,7 +246,7 @@ def describe(recipe: Recipe, store: Any, accelerator: Any, precision: Any, kept:
     print(f"{recipe.id}  protocol {recipe.protocol}  seed {recipe.seed}  hash {recipe.hash[:8]}")
     print(
         f"{processes} on {accelerator.device} ({hardware['device']}, {hardware['processor']}, {hardware['threads']}"
-        f" threads), precision {precision.used} ({precision.asked} asked)"
+        f" thread{'s' if hardware['threads'] > 1 else ''}), precision {precision.used} ({precision.asked} asked)"
     )
     used, total = len(store.kept(recipe.data)), len(store.train)
     print(f"{used:,} of {total:,} training images, {len(store.test):,} test images, fingerprint {store.fingerprint[:8]}")

@@ -60,7 +60,7 @@ def make_optimizer(task: Task, train: Train) -> torch.optim.Optimizer:
     network itself excepts (class token, position embeddings), as released."""
     network = task.student.network
     excepted = getattr(network, "no_weight_decay", set)()
-    groups = param_groups_weight_decay(network, train.weight_decay, excepted)
+    groups = param_groups_weight_decay(network, train.weight_decay, no_weight_decay_list=excepted)
     if task.guidance is not None:
         groups += param_groups_weight_decay(task.guidance, train.weight_decay)
     groups = [group for group in groups if group["params"]]

@@ -94,18 +94,18 @@ def train(
         train_loss, guidance_mean = (accelerator.reduce(totals, "mean") / batches.steps).tolist()
         seconds = time.perf_counter() - began
         correct, count = accelerator.reduce(count_correct(student.network, test, device), "sum").tolist()
+        if not math.isfinite(train_loss):
+            raise Diverged(f"the training loss is {train_loss} in epoch {epoch + 1}")
         history.append(
             {
                 "epoch": epoch + 1,
                 "lr": rate,
-                "train_loss": train_loss,
-                "guidance_loss": None if guide is None else guidance_mean,
-                "test_accuracy": 100 * correct / count,
-                "images_per_second": batches.positions / seconds,
+                "train_loss": round(train_loss, 6),
+                "guidance_loss": None if guide is None else round(guidance_mean, 6),
+                "test_accuracy": round(100 * correct / count, 4),
+                "images_per_second": round(batches.positions / seconds, 1),
             }
         )
-        if not math.isfinite(train_loss):
-            raise Diverged(f"the training loss is {train_loss} in epoch {epoch + 1}")
         progress.epoch(history[-1])
         if recipe.select == "best" and history[-1]["test_accuracy"] == max(row["test_accuracy"] for row in history):
             kept = _on_cpu(student.network)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from bench.guidance import create
 from bench.kept_guide import KeptGuide
 from bench.models import create as create_model
-from bench.processes import choose_precision
+from bench.processes import choose_precision, choose_threads
 from bench.recipes import RecipeError, Registry, Train
 from bench.records import HISTORY_COLUMNS, RunFolder
 
@@ -30,7 +30,7 @@ def recipe_of(arm, seed=0):
 
 @pytest.fixture(scope="module")
 def guided(tmp_path_factory):
-    """Two guided runs of different seeds, started together, that need a guide nobody has trained; with a cache of their own."""
+    """Two guided runs of different seeds, started together, that need a guide nobody has trained."""
     results, cache = tmp_path_factory.mktemp("results"), tmp_path_factory.mktemp("cache")
     processes = [
         subprocess.Popen(
@@ -74,7 +74,7 @@ def test_what_a_run_leaves(guided):
     student.network.load_state_dict(load_file(folder / "model.safetensors"))  # under the student's own names
     projections = create(recipe.guidance, student.shapes, guide.shapes, 0)
     projections.load_state_dict(load_file(folder / "guidance.safetensors"))
-    assert "1 process on cpu" in outputs[0] and "precision fp32" in outputs[0] and "1 threads" in outputs[0]
+    assert "1 process on cpu" in outputs[0] and "precision fp32" in outputs[0] and "1 thread)" in outputs[0]
 
 
 def test_the_kept_weights_give_the_recorded_accuracy(guided):
@@ -157,11 +157,33 @@ def test_precisions_that_cannot_be_are_refused(monkeypatch, asked, launcher):
 def test_a_device_that_is_not_there_is_refused(tmp_path):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    words = [*RUN, "--recipe", "deit_micro/digits/baseline", "--set", "train.device=cuda", "--results-dir", tmp_path]
-    refused(command(*words), "train.device", "cuda")
+    words = ["--recipe", "deit_micro/digits/baseline", "--set", "train.device=cuda", "--results-dir", tmp_path]
+    refused(command("bench/run.py", *words), "train.device", "cuda")
 
 
 def test_accelerate_launch_runs_a_recipe(tmp_path):
-    words = [*RUN, "--recipe", "deit_micro/digits/baseline", "--results-dir", tmp_path]
-    done = command("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", *words, check=True)
+    words = ["bench/run.py", "--recipe", "deit_micro/digits/baseline", "--protocol", "quick", *TINY[:4]]
+    done = command(
+        "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", *words, "--results-dir", tmp_path, check=True
+    )
     assert "epoch 1/1" in done.stdout and len(list(tmp_path.glob("runs/deit_micro/digits/baseline/*/record.json"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("environment", "settings", "threads"),
+    [
+        ({}, {}, None),
+        ({"OMP_NUM_THREADS": "1"}, {}, None),  # the user's own
+        ({"OMP_NUM_THREADS": "1", "ACCELERATE_MIXED_PRECISION": "no"}, {}, 8),
+        ({"OMP_NUM_THREADS": "3", "ACCELERATE_MIXED_PRECISION": "no"}, {}, None),
+        ({"OMP_NUM_THREADS": "1", "TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2"}, {}, 4),
+        ({"OMP_NUM_THREADS": "1", "ACCELERATE_MIXED_PRECISION": "no"}, {"threads": 1}, 1),
+    ],
+)
+def test_launchers_do_not_leave_the_cores_idle(monkeypatch, environment, settings, threads):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
+    for name in ("OMP_NUM_THREADS", "ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert choose_threads(Train(**settings)) == threads

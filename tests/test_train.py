@@ -19,10 +19,10 @@ from bench.task import Task, make_optimizer
 from bench.train import Diverged, train
 
 registry = Registry()
-SETTINGS = ["train.epochs=2", "data.train_limit=512", "model.drop_path_rate=0.2", "train.batch_size=128", "train.lr=1.0e-3"]
-# The training losses of both epochs, on a CPU in fp32. They pin data order, augmentation, initial weights, drop path, the
+SETTINGS = ["train.epochs=3", "data.train_limit=512", "model.drop_path_rate=0.2"]
+# The training losses of three epochs, on a CPU in fp32. They pin data order, augmentation, initial weights, drop path, the
 # loss and the optimiser at once. A change here changes every result: say in the commit which and why.
-GOLDEN = {"baseline": [0.0, 0.0], "guided": [0.0, 0.0]}
+GOLDEN = {"baseline": [2.305150, 2.286855, 2.224337], "guided": [9.023945, 6.911123, 6.711656]}
 
 
 def arrange(arm, *settings, seed=0):
@@ -34,8 +34,8 @@ def arrange(arm, *settings, seed=0):
 @pytest.mark.parametrize("arm", ["baseline", "guided"])
 def test_golden_losses(arm):
     history = train(*arrange(arm)).history
-    assert [row["train_loss"] for row in history] == pytest.approx(GOLDEN[arm], rel=1e-3)
-    assert [row["epoch"] for row in history] == [1, 2]
+    assert [row["train_loss"] for row in history] == pytest.approx(GOLDEN[arm], rel=2e-4)
+    assert [row["epoch"] for row in history] == [1, 2, 3]
     assert (history[0]["guidance_loss"] is None) == (arm == "baseline")
 
 
@@ -83,12 +83,12 @@ def test_the_optimiser_decays_matrices_only():
 
 
 def test_a_step_by_hand_is_the_runners():
-    recipe, store, accelerator, guide = arrange("guided", "train.epochs=1", "data.train_limit=128")
+    recipe, store, accelerator, guide = arrange("guided", "train.epochs=1", "data.train_limit=32")
     trained = train(recipe, store, accelerator, guide)
     student = models.create(recipe.model, 10, 0)
     task = Task(student, guidance.create(recipe.guidance, student.shapes, guide.shapes, 0), 2.5).train()
     (batch,) = train_batches(recipe, store, torch.device("cpu")).epoch(0)
-    scales = draw_scales(student.drop_path_rates, 128, 0, 0)
+    scales = draw_scales(student.drop_path_rates, 32, 0, 0)
     logits, maps = student(batch.images, scales)
     expected = torch.nn.functional.cross_entropy(logits, batch.labels)
     expected = expected + 2.5 * task.guidance(maps, guide(guide.view(batch.images)))
@@ -115,9 +115,10 @@ def test_the_best_epoch_can_be_kept():
 def test_two_processes_give_the_losses_of_one(tmp_path):
     options = ["--recipe", "deit_micro/digits/guided", "--protocol", "quick", *TINY, "--set", "train.epochs=3"]
     options += ["--set", "model.drop_path_rate=0.3", "--set", "train.batch_size=64"]
-    command("bench/run.py", *options, "--results-dir", tmp_path / "one", check=True)
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0", "bench/run.py"]
-    two = command(*launch, *options, "--num-processes", "2", "--results-dir", tmp_path / "two", check=True)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "bench/run.py"]
+    env = {"LOCALITY_BENCH_CACHE": str(tmp_path / "cache")}  # so that the two processes need a guide first
+    two = command(*launch, *options, "--num-processes", "2", "--results-dir", tmp_path / "two", check=True, env=env)
+    command("bench/run.py", *options, "--results-dir", tmp_path / "one", check=True, env=env)
     assert "2 processes" in two.stdout and two.stdout.count("epoch 3/3") == 1  # the main process alone speaks
     rows = {}
     for name in ("one", "two"):

@@ -78,7 +78,8 @@ def sweep(arguments: argparse.Namespace) -> int:
     cells = sum(not job.is_guide for job in todo.jobs)
     print(f"suite {suite.name}: {len(todo.recorded)} cells recorded, {cells} to run")
     failed = _Sweep(todo, suite.name, options).run() if todo.jobs else {}
-    if len(failed) < cells or todo.recorded:
+    there = len(todo.recorded) + sum(job.folder.record(job.recipe) is not None for job in todo.jobs if not job.is_guide)
+    if there:
         text = write(registry, suite, arguments.results_dir)
         if todo.jobs:
             print(f"\n{text.partition('## Best epoch')[0].rstrip()}\n")

@@ -34,8 +34,10 @@ def test_crop_and_resize_is_pillows(data):
         theirs = theirs.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     difference = np.abs(ours.numpy() - np.asarray(theirs, np.float32))
     # Pillow computes with whole-number weights, so a value close to a half may round the other way, and the second pass
-    # then sees one grey level of difference, which bicubic weights can stretch to two.
-    assert difference.max() <= 2 and difference.mean() <= 0.15
+    # then sees one grey level of difference, which bicubic weights can stretch to two. That is rare: few pixels differ.
+    assert difference.max() <= 2
+    if difference.size >= 300:
+        assert difference.mean() <= 0.1
 
 
 def numbers(augment, count=4000, native=(32, 32), size=16, epoch=0):

@@ -31,7 +31,7 @@ def recipes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("recipes")
     (folder / "suites").mkdir()
     (folder / "suites" / "short.yaml").write_text(SUITE)
-    broken = SUITE.replace("guide: {", "guide: {model: {taps: [stages.0, stages.1, head]}, ")
+    broken = SUITE.replace("guide: {train: {", "guide: {train: {lr: 1.0e+30, ")
     (folder / "suites" / "broken.yaml").write_text(broken)
     return folder
 
@@ -80,7 +80,7 @@ def test_a_failing_guide_fails_its_cells_and_no_others(recipes, tmp_path):
     words = ["-m", "bench", "sweep", "broken", "--recipes-dir", recipes, "--results-dir", tmp_path, "--seeds", "1"]
     done = command(*words)
     assert done.returncode == 3
-    assert "deit_micro/digits/baseline seed 0: " in done.stdout and "neither a map nor tokens" in done.stdout
+    assert "deit_micro/digits/baseline seed 0: " in done.stdout and "Diverged" in done.stdout
     assert "its guide could not be trained" in done.stderr and "not run" in done.stdout
 
 
