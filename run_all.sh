@@ -31,7 +31,7 @@ if [ -z "$suite" ]; then
 fi
 
 # 2. Python with what the suite needs; made once, in .venv.
-. bench/environment.sh
+. bench/setup.sh
 
 # 3. Guides, then every cell that is not recorded, then tables and curves in results/<suite>/.
 exec "$PYTHON" -m bench sweep "$suite" "$@"

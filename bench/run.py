@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -184,7 +185,8 @@ def train_and_record(recipe: Recipe, store: Any, folder: RunFolder, arguments: a
         trained = train(recipe, store, accelerator, guide, after_epoch)
     except BaseException as error:
         if main:
-            folder.write_status("failed", error=f"{type(error).__name__}: {error}")
+            stopped = isinstance(error, KeyboardInterrupt)
+            folder.write_status("stopped" if stopped else "failed", error=f"{type(error).__name__}: {error}".rstrip(": "))
         raise
     seconds = time.perf_counter() - began
     if not main:
@@ -254,16 +256,21 @@ def describe(recipe: Recipe, store: Any, accelerator: Any, precision: Any, kept:
         print(f"guide {kept.recipe.id}: {kept.record()['last_accuracy']:.2f} %", flush=True)
 
 
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt  # so that SIGTERM, which schedulers send, ends a run as Ctrl-C does
+
+
 def main() -> int:
     """Run and turn whatever happens into an exit code."""
     arguments = parser().parse_args()
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         run(arguments)
     except RecipeError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        print("stopped; the same command starts it again", file=sys.stderr)
         return STOPPED
     except Exception as error:
         from bench.train import Diverged

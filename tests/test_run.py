@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -187,3 +188,16 @@ def test_launchers_do_not_leave_the_cores_idle(monkeypatch, environment, setting
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert choose_threads(Train(**settings)) == threads
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_says_so_and_starts_again(tmp_path, sent):
+    words = ["--recipe", "deit_micro/digits/baseline", "--protocol", "quick", "--results-dir", str(tmp_path)]
+    process = subprocess.Popen([sys.executable, "bench/run.py", *words], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert any(line.startswith("epoch ") for line in process.stdout)
+    process.send_signal(sent)
+    process.stdout.close()
+    assert process.wait(timeout=60) == 75
+    recipe = Registry().compose("deit_micro/digits/baseline", "quick")
+    folder = RunFolder(tmp_path, recipe)
+    assert folder.status()["state"] == "stopped" and folder.record(recipe) is None

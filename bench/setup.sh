@@ -1,6 +1,6 @@
 # Sourced by run_all.sh and tests/run.sh, from the repository's root: sets PYTHON to an interpreter that has what
 # pyproject.toml asks for. The active environment is used where it has that; otherwise .venv is made and filled.
-#   . bench/environment.sh [EXTRA]        EXTRA: an optional set of pyproject.toml, such as tests
+#   . bench/setup.sh [EXTRA]        EXTRA: an optional set of pyproject.toml, such as tests
 
 has_requirements() {
   "$1" - "$2" >/dev/null 2>&1 <<'PYTHON'
