@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 KERNELS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_crop_and_resize_is_pillows(data):
     height, width = data.draw(st.integers(2, 40), "height"), data.draw(st.integers(2, 40), "width")
@@ -27,9 +27,9 @@ def test_crop_and_resize_is_pillows(data):
     pixels = np.random.default_rng(data.draw(st.integers(0, 9))).integers(0, 256, (height, width, 3), dtype=np.uint8)
     box = torch.tensor([[top, left, box_height, box_width]])
     ours = crop_and_resize(torch.from_numpy(pixels)[None], box, size, kernel, torch.tensor([flip]))[0].permute(1, 2, 0)
-    theirs = (
-        Image.fromarray(pixels).crop((left, top, left + box_width, top + box_height)).resize((size, size), KERNELS[kernel])
-    )
+    theirs = Image.fromarray(pixels).crop((left, top, left + box_width, top + box_height))
+    # In two calls, since Pillow 13 takes the vertical pass first where that is cheaper.
+    theirs = theirs.resize((size, box_height), KERNELS[kernel]).resize((size, size), KERNELS[kernel])
     if flip:
         theirs = theirs.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     difference = np.abs(ours.numpy() - np.asarray(theirs, np.float32))
