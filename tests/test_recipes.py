@@ -200,3 +200,7 @@ def test_commands_refuse_bad_input_with_exit_code_2(tmp_path):
     refused(command(*run, "deit_micro/digits/baseline", "--set", "train.epochs=x"), "train.epochs")
     refused(command(*run, "deit_micro/digits/baseline", "--data-dir", tmp_path / "none"), "none: no such folder")
     assert not list(tmp_path.iterdir())
+    (tmp_path / "protocols").mkdir()
+    (tmp_path / "protocols" / "mine.yaml").write_text("train: {lr: 5e-4}\n")
+    mine = ["--protocol", "mine", "--recipes-dir", tmp_path]
+    refused(command(*run, "deit_micro/digits/baseline", *mine), "recipes/protocols/mine.yaml", "'5e-4'", "write 5.0e-4")
