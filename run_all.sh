@@ -13,7 +13,6 @@
 #   --filter TEXT  only recipes whose id holds TEXT
 #   --data-dir DIR, --results-dir DIR, --recipes-dir DIR
 set -euo pipefail
-cd "$(dirname "$0")"
 
 # 1. Which suite: the first word, if it is no option.
 suite=
@@ -22,7 +21,7 @@ if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then
   shift
 fi
 if [ -z "$suite" ]; then
-  if nvidia-smi -L 2>/dev/null | grep -q '^GPU'; then
+  if [ -n "${CUDA_VISIBLE_DEVICES-all}" ] && nvidia-smi -L 2>/dev/null | grep -q '^GPU'; then
     suite=paper
   else
     suite=quick
@@ -30,8 +29,20 @@ if [ -z "$suite" ]; then
   fi
 fi
 
-# 2. Python with what the suite needs; made once, in .venv.
+# 2. Folders are the caller's, everything else is the repository's.
+options=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --*-dir) options+=("$1" "$(realpath -m -- "${2:?$1 needs a folder}")"); shift ;;
+    --*-dir=*) options+=("${1%%=*}" "$(realpath -m -- "${1#*=}")") ;;
+    *) options+=("$1") ;;
+  esac
+  shift
+done
+cd "$(dirname "$0")"
+
+# 3. Python with what the suite needs; made once, in .venv.
 . bench/setup.sh
 
-# 3. Guides, then every cell that is not recorded, then tables and curves in results/<suite>/.
-exec "$PYTHON" -m bench sweep "$suite" "$@"
+# 4. Guides, then every cell that is not recorded, then tables and curves in results/<suite>/.
+exec "$PYTHON" -m bench sweep "$suite" ${options[@]+"${options[@]}"}

@@ -19,7 +19,7 @@ class Guide(nn.Module):
 
     Args:
         recipe: the guide's recipe.
-        weights: its trained weights, or None for initial ones (tests, `bench show`).
+        weights: its trained weights, or None for initial ones.
         norm: "batch" normalises by the statistics of the batch at hand, as the released code does by running the guide in
             train mode; "running" by those it was trained with.
         antialias: of the resize to the guide's input size.

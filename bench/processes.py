@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import torch
 from accelerate import Accelerator
 
+from bench.cores import cores_per_process
 from bench.recipes import RecipeError, Train
 
 MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
-def check_launch(asked: int | None = None) -> None:
-    """Refuse a launch that started another number of processes than it was asked for.
+def check_launch(asked: int | None = None) -> int:
+    """The number of processes that were started; refuses a launch that was asked for another number.
 
     `accelerate launch --cpu --num_processes 2` starts one process and says nothing; it does leave a rendezvous address
     without a world size. Call this before anything slow.
@@ -28,6 +29,7 @@ def check_launch(asked: int | None = None) -> None:
     by_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ
     if by_accelerate and "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ:
         raise RecipeError(f"accelerate launch was asked for several processes and started one{_HOW}")
+    return started
 
 
 _HOW = ": without GPUs use torchrun --nproc_per_node N bench/run.py …, with GPUs accelerate launch --num_processes N"
@@ -69,6 +71,10 @@ def choose_precision(train: Train, device: str) -> Precision:
 def choose_device(train: Train) -> str:
     """ "cuda", "mps" or "cpu"; raises RecipeError when the asked one is not there."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on"):
+        if train.device not in ("auto", "cpu"):
+            raise RecipeError(f"train.device: the recipe says {train.device}, accelerate launch says cpu: drop one of them")
+        return "cpu"
     if train.device == "auto":
         return next(device for device, has in there.items() if has)
     if not there[train.device]:
@@ -87,8 +93,7 @@ def choose_threads(train: Train) -> int | None:
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
     if not launched or os.environ.get("OMP_NUM_THREADS") != "1":
         return None
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return cores_per_process()
 
 
 def make_accelerator(train: Train) -> tuple[Accelerator, Precision]:
@@ -102,4 +107,6 @@ def make_accelerator(train: Train) -> tuple[Accelerator, Precision]:
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != started:
         raise RecipeError(f"{started} processes were started, but {accelerator.num_processes} found each other{_HOW}")
+    if accelerator.device.type != device:
+        raise RecipeError(f"train.device: {device} was chosen, but accelerate runs on {accelerator.device.type}")
     return accelerator, precision

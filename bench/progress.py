@@ -20,7 +20,7 @@ class Progress:
 
     def __init__(self, epochs: int, steps: int, silent: bool) -> None:
         self._epochs, self._steps, self._silent = epochs, steps, silent
-        self._began, self._first = time.perf_counter(), None
+        self._began = time.perf_counter()
         bar = not silent and sys.stderr.isatty()
         self._bar = tqdm(total=epochs * steps, unit="step", smoothing=0.05, dynamic_ncols=True) if bar else None
 
@@ -42,8 +42,7 @@ class Progress:
             self._bar.set_description(f"epoch {row['epoch']}/{self._epochs}")
             self._bar.set_postfix_str(values)
         else:
-            self._first = self._first or row["epoch"]
-            spent = (time.perf_counter() - self._began) / (row["epoch"] - self._first + 1)
+            spent = (time.perf_counter() - self._began) / row["epoch"]
             left = tqdm.format_interval(spent * (self._epochs - row["epoch"]))
             print(f"epoch {row['epoch']:>{len(str(self._epochs))}}/{self._epochs}  {values}  {left} left", flush=True)
 

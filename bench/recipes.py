@@ -141,13 +141,14 @@ class Recipe:
     train: Train
     guidance: Guidance | None = None  # None for baselines and for guides
     guide: Recipe | None = None  # the recipe of the CNN that guides
-    seed: int = 0
+    seed: int = key(0, low=0, high=2**63 - 1)
     select: Literal["last", "best"] = "last"  # guides: the epoch whose weights are kept; "best" looks at the test set
 
     @functools.cached_property
     def hash(self) -> str:
         """SHA-256 over the fields that change the mathematics, hex. Fields at their schema default are left out, so a
-        new field with a behaviour-keeping default changes no hash; seed, names, device and workers are never in it."""
+        new field with a behaviour-keeping default changes no hash. The dataset's name is in it, as the dataset's identity;
+        seed, other names, device, threads and workers never are."""
         content: dict[str, Any] = {"schema": SCHEMA}
         for section in ("model", "data", "augment", "train", "guidance"):
             if (config := getattr(self, section)) is not None:
@@ -251,7 +252,10 @@ def _convert(value: Any, hint: Any, from_text: bool) -> Any:
         except ValueError:
             raise TypeError from None
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError:
+            raise TypeError from None
     if type(value) is not hint or (hint is float and not math.isfinite(value)):
         raise TypeError
     return value
@@ -266,7 +270,7 @@ def _read(section: type, name: str, given: Given, path: str) -> Any:
     except TypeError:
         hint_text = _describe(hint)
         advice = ""
-        if isinstance(given.value, str) and re.fullmatch(r"[+-]?\d+[eE][+-]?\d+", given.value):
+        if hint is float and isinstance(given.value, str) and re.fullmatch(r"[+-]?\d+[eE][+-]?\d+", given.value):
             mantissa, exponent = re.split("[eE]", given.value)
             advice = f" (YAML reads {given.value} as text: write {mantissa}.0e{exponent})"
         elif typing.get_origin(hint) is Literal:
@@ -298,11 +302,15 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 def read_yaml(text: str, where: str) -> Any:
     """Plain data from YAML; a syntax error becomes one sentence that names `where` and the line."""
     try:
-        return yaml.load(text, _UniqueKeyLoader)
-    except yaml.YAMLError as error:
+        content = yaml.load(text, _UniqueKeyLoader)
+        json.dumps(content, default=str)  # refuses what refers to itself, and numbers of thousands of digits
+        return content
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        # PyYAML's constructors raise the latter four: impossible dates and numbers, keys that are lists, endless nesting
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
-        raise RecipeError(f"{where}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+        problem = str(getattr(error, "problem", None) or error or type(error).__name__).partition("\n")[0]
+        raise RecipeError(f"{where}{line}: not valid YAML: {problem}") from None
 
 
 def parse_set(assignments: Sequence[str]) -> dict[str, Given]:
@@ -336,6 +344,8 @@ def _check_known(path: str, given: Given) -> None:
     """Refuse a key path that no recipe has."""
     inner = path.removeprefix("guide.")
     section, _, name = inner.partition(".")
+    if path != inner and (section == "guidance" or inner in ("data.name", "model.role")):
+        _fail(given, path, "is no key of a guide, which is not guided itself and shares the student's dataset")
     if inner in ("seed", "select"):  # which of the two a recipe on its own may set, `compose` decides
         return
     if section in SECTIONS and name in (known := [f.name for f in fields(SECTIONS[section])]):
@@ -438,6 +448,8 @@ class Registry:
             if not isinstance(value, list) or not value or any(type(v) is not inner for v in value):
                 kind = "whole numbers" if inner is int else "names"
                 raise RecipeError(f"{where}: {entry}: got {value!r}, allowed is a list of {kind}")
+            if len(set(value)) < len(value):
+                raise RecipeError(f"{where}: {entry}: got {value!r}, in which one stands twice")
             lists[entry] = tuple(value)
         for kind in ("models", "datasets", "guidance"):
             for part in lists[kind]:
@@ -493,10 +505,14 @@ class Registry:
             for path, given in overrides.items():
                 if path.startswith("guide."):
                     _fail(given, path, f"{recipe_id} is itself a guide: write {path.removeprefix('guide.')}")
+                if path.startswith("guidance."):
+                    _fail(given, path, f"{recipe_id} is itself a guide and is not guided")
             return self._guide(model, dataset, protocol, {**said, **overrides}, seed)
 
         own, said = _split_guide(self._layer("models", model), *files, overrides)
-        if "guidance.method" not in own or own["guidance.method"].value == "none":
+        if "guidance.method" not in own:
+            raise RecipeError(f"recipes/guidance/{guidance}.yaml: guidance.method: missing; a baseline says none")
+        if own["guidance.method"].value == "none":
             for path, given in overrides.items():
                 if path.startswith(("guide.", "guidance.")):
                     _fail(given, path, f"{recipe_id} is not guided, so this would change nothing")
@@ -600,6 +616,8 @@ def _check_together(recipe: Recipe, given: Mapping[str, Given]) -> None:
 
     if model.builder not in (builders := _modules_that_build("models")):
         fail("model.builder", f"got {model.builder!r}, allowed: {', '.join(builders)}{_nearest(model.builder, builders)}")
+    if model.timm is not None and not re.fullmatch(r"[A-Za-z0-9_.]+", model.timm):
+        fail("model.timm", f"got {model.timm!r}, allowed is the name of an architecture; nothing is loaded from elsewhere")
     if augment.rand_augment and data.pipeline == "batched":
         fail("augment.rand_augment", "needs data.pipeline=pil; the batched pipeline has no RandAugment yet")
     if augment.crop != "random_resized" and data.pipeline == "pil":

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.recipes import Recipe
+from bench.recipes import Recipe, RecipeError
 
 SCHEMA = 1
 HISTORY_COLUMNS = ("epoch", "lr", "train_loss", "guidance_loss", "test_accuracy", "images_per_second")
@@ -47,6 +47,24 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
+# What tables and curves are drawn from, with the types that a record must have there.
+_RECORD = {
+    **{"id": str, "seed": int, "hash": str, "epochs": int, "best_epoch": int, "world_size": int},
+    **{"last_accuracy": float, "best_accuracy": float, "seconds": float, "images_per_second": float},
+    **{"hardware": dict, "precision": dict},
+}
+
+
+def check_record(record: Any, where: str) -> None:
+    """Raise RecipeError, naming `where`, unless `record` has what tables are drawn from."""
+    if not isinstance(record, dict):
+        raise RecipeError(f"{where}: not a record")
+    for name, kind in _RECORD.items():
+        value = record.get(name)
+        if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool):
+            raise RecipeError(f"{where}: not a record: {name} is {value!r}")
+
+
 class RunFolder:
     """`<results>/runs/<recipe id>/<first 8 of the hash>-seed<k>/`, with each part of the id percent-encoded so that no id
     reaches outside the results folder."""
@@ -71,22 +89,34 @@ class RunFolder:
         return self.path / "log.txt"
 
     def record(self, recipe: Recipe) -> dict[str, Any] | None:
-        """The record of a finished run of exactly this recipe and seed, or None."""
+        """The record of a finished run of exactly this recipe and seed, or None. Raises RecipeError for a damaged one."""
+        path = self.path / "record.json"
         try:
-            record = json.loads((self.path / "record.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        return record if record.get("hash") == recipe.hash and record.get("seed") == recipe.seed else None
+        except (OSError, ValueError) as error:
+            raise RecipeError(f"{path}: cannot be read ({type(error).__name__}): set it aside to run again") from None
+        check_record(record, str(path))
+        return record if record["hash"] == recipe.hash and record["seed"] == recipe.seed else None
 
     def write_record(self, record: Mapping[str, Any]) -> None:
         """The last thing a run does: from here on it is finished."""
         write_json(self.path / "record.json", record)
 
     def history(self) -> list[dict[str, float | None]]:
-        """The rows of history.csv; an empty cell is None."""
-        with open(self.path / "history.csv", newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        return [{k: None if v == "" else int(v) if k == "epoch" else float(v) for k, v in row.items()} for row in rows]
+        """The rows of history.csv; an empty cell is None. Raises RecipeError where it is no history."""
+        path = self.path / "history.csv"
+        try:
+            with open(path, newline="", encoding="utf-8") as file:
+                rows = [
+                    {k: None if row[k] == "" else float(row[k]) for k in HISTORY_COLUMNS} for row in csv.DictReader(file)
+                ]
+            if not rows:
+                raise ValueError
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise RecipeError(f"{path}: not the history of a run ({type(error).__name__})") from None
+        return [{**row, "epoch": int(row["epoch"])} for row in rows]
 
     def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """history.csv, a row an epoch; epochs count from 1 and a column without a value stays empty."""
@@ -97,7 +127,7 @@ class RunFolder:
         write_text(self.path / "history.csv", text.getvalue())
 
     def status(self) -> dict[str, Any]:
-        """How the run stands: state (running, done, failed), epoch, epochs, and the error's sentence. Empty: not begun."""
+        """How the run stands: state (running, done, failed, stopped), epoch, epochs, and the error. Empty: not begun."""
         try:
             return json.loads((self.path / "status.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, json.JSONDecodeError):

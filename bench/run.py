@@ -72,23 +72,42 @@ def run(arguments: argparse.Namespace) -> None:
         return
     if arguments.data_dir is not None and not Path(arguments.data_dir).is_dir():
         raise RecipeError(f"--data-dir {arguments.data_dir}: no such folder")
+    if Path(arguments.results_dir).exists() and not Path(arguments.results_dir).is_dir():
+        raise RecipeError(f"--results-dir {arguments.results_dir}: is no folder")
 
     from bench.data.store import open_store
-    from bench.processes import check_launch
 
-    check_launch(arguments.num_processes)
-    store = open_store(target.data, arguments.data_dir or "data")
-    if arguments.guide_only:
+    check_feasible(target, arguments.num_processes)
+    data_dir = arguments.data_dir or "data"
+    store = open_store(target.data, data_dir)
+    if target.model.role == "guide":
         train_guide(target, store, folder, arguments)
-    else:
-        if recipe.guide is not None:
-            ensure_guide(recipe.guide, store, arguments)
-        train_and_record(target, store, folder, arguments)
-        if target.model.role == "guide":
-            keep_guide(target, store, folder)
+        return
+    if target.guide is not None:
+        ensure_guide(target.guide, open_store(target.guide.data, data_dir).fingerprint, arguments)
+    train_and_record(target, store, folder, arguments)
 
 
-def ensure_guide(guide: Recipe, store: Any, arguments: argparse.Namespace) -> None:
+def check_feasible(recipe: Recipe, processes: int | None) -> None:
+    """Refuse at once what could only fail later, after the hours that a guide's training takes."""
+    from bench import models
+    from bench.data.batches import timm_transform
+    from bench.processes import check_launch, choose_device, choose_precision
+
+    world = check_launch(processes)
+    choose_precision(recipe.train, choose_device(recipe.train))
+    if recipe.train.batch_size % world:
+        raise RecipeError(f"train.batch_size: {recipe.train.batch_size} does not divide among {world} processes")
+    if recipe.model.role == "guide" and world > 1:
+        raise RecipeError(f"{recipe.id}: a guide is trained by one process, not {world}")
+    for part in (recipe, recipe.guide):
+        if part is not None:
+            models.create(part.model, part.data.classes, part.seed)
+            if part.data.pipeline == "pil":
+                timm_transform(part)
+
+
+def ensure_guide(guide: Recipe, fingerprint: str, arguments: argparse.Namespace) -> None:
     """Return once the guide is in the cache.
 
     It is trained by one process in an environment without the launcher's variables, so it belongs to no process group. The
@@ -97,7 +116,7 @@ def ensure_guide(guide: Recipe, store: Any, arguments: argparse.Namespace) -> No
     """
     from bench.kept_guide import KeptGuide
 
-    kept = KeptGuide(guide, store.fingerprint)
+    kept = KeptGuide(guide, fingerprint)
     if kept.exists():
         return
     if int(os.environ.get("LOCAL_RANK", "0")) > 0:
@@ -105,12 +124,16 @@ def ensure_guide(guide: Recipe, store: Any, arguments: argparse.Namespace) -> No
             time.sleep(1)
         return
     print(f"{guide.id} guides this recipe and is trained first", flush=True)
-    launched = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "GROUP_", "ROLE_", "TORCHELASTIC_", "ACCELERATE_", "FORK_")
-    alone = {name: value for name, value in os.environ.items() if not name.startswith(launched)}
+    launchers = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "GROUP_", "ROLE_", "TORCHELASTIC_", "ACCELERATE_", "FORK_")
+    alone = {name: value for name, value in os.environ.items() if not name.startswith(launchers)}
+    if len(alone) < len(os.environ) and alone.get("OMP_NUM_THREADS") == "1":
+        del alone["OMP_NUM_THREADS"]  # the launcher's too
     command = [sys.executable, str(Path(__file__).resolve()), *_as_options(arguments), "--guide-only"]
     code = subprocess.run(command, env=alone).returncode
     if code == BAD_INPUT:
         sys.exit(BAD_INPUT)  # it has said why
+    if code == STOPPED:
+        raise KeyboardInterrupt
     if code != 0 or not kept.exists():
         raise RuntimeError(f"the guide {guide.id} could not be trained (exit code {code})")
 
@@ -126,30 +149,20 @@ def _as_options(arguments: argparse.Namespace) -> list[str]:
 
 
 def train_guide(guide: Recipe, store: Any, folder: RunFolder, arguments: argparse.Namespace) -> None:
-    """Train a guide into the cache unless it is there; when two runs want it at once, one trains and the other waits."""
+    """Train a guide and keep it in the cache. With `--guide-only`, which guided runs ask for, only if it is not there yet:
+    when two want it at once, one trains and the other waits."""
     from bench.cache import locked
     from bench.kept_guide import KeptGuide
 
     kept = KeptGuide(guide, store.fingerprint)
     with locked(kept.folder, f"guide {guide.id}"):
-        if kept.exists():
+        if arguments.guide_only and kept.exists():
             return
         record = folder.record(guide)
-        if not (record and record["dataset"]["fingerprint"] == store.fingerprint and folder.weights.is_file()):
+        done = record and record["dataset"]["fingerprint"] == store.fingerprint and folder.weights.is_file()
+        if not done or not arguments.guide_only:
             train_and_record(guide, store, folder, arguments)
         kept.keep(folder)
-
-
-def keep_guide(guide: Recipe, store: Any, folder: RunFolder) -> None:
-    """Put a guide that was trained as a recipe of its own where guided runs look for it."""
-    from bench.cache import locked
-    from bench.kept_guide import KeptGuide
-
-    kept = KeptGuide(guide, store.fingerprint)
-    if int(os.environ.get("RANK", "0")) == 0:
-        with locked(kept.folder, f"guide {guide.id}"):
-            if not kept.exists():
-                kept.keep(folder)
 
 
 def train_and_record(recipe: Recipe, store: Any, folder: RunFolder, arguments: argparse.Namespace) -> None:
@@ -157,6 +170,7 @@ def train_and_record(recipe: Recipe, store: Any, folder: RunFolder, arguments: a
     from safetensors.torch import save_file
 
     from bench import environment
+    from bench.data.store import open_store
     from bench.guide import Guide
     from bench.kept_guide import KeptGuide
     from bench.processes import make_accelerator
@@ -165,9 +179,9 @@ def train_and_record(recipe: Recipe, store: Any, folder: RunFolder, arguments: a
 
     accelerator, precision = make_accelerator(recipe.train)
     main = accelerator.is_main_process
-    if recipe.model.role == "guide" and accelerator.num_processes > 1:
-        raise RecipeError(f"{recipe.id}: a guide is trained by one process, not {accelerator.num_processes}")
-    kept = KeptGuide(recipe.guide, store.fingerprint) if recipe.guide is not None else None
+    kept = None
+    if recipe.guide is not None:
+        kept = KeptGuide(recipe.guide, open_store(recipe.guide.data, arguments.data_dir or "data").fingerprint)
     guide = Guide(recipe.guide, kept.weights, recipe.guidance) if kept else None
     if main:
         if arguments.force:
@@ -222,7 +236,7 @@ def train_and_record(recipe: Recipe, store: Any, folder: RunFolder, arguments: a
             "peak_memory_mib": round(environment.peak_memory_mib(accelerator.device)),
             "code": environment.code(),
             "libraries": environment.libraries(),
-            "set": arguments.set,
+            "set": _own_settings(arguments),
             "recipe": recipe.to_dict(),
         }
     )
@@ -231,6 +245,13 @@ def train_and_record(recipe: Recipe, store: Any, folder: RunFolder, arguments: a
         f"{recipe.id} seed {recipe.seed}: {last['test_accuracy']:.2f} % after {last['epoch']} epochs"
         f" (best {best['test_accuracy']:.2f} % in epoch {best['epoch']}), {seconds:.0f} s, in {folder.path}"
     )
+
+
+def _own_settings(arguments: argparse.Namespace) -> list[str]:
+    """What `--set` said of the network that is trained: with `--guide-only`, what it said of the guide."""
+    if not arguments.guide_only:
+        return arguments.set
+    return [text.removeprefix("guide.") for text in arguments.set if text.startswith("guide.")]
 
 
 def _guide_summary(kept: Any) -> dict[str, Any]:
@@ -252,8 +273,11 @@ def describe(recipe: Recipe, store: Any, accelerator: Any, precision: Any, kept:
     )
     used, total = len(store.kept(recipe.data)), len(store.train)
     print(f"{used:,} of {total:,} training images, {len(store.test):,} test images, fingerprint {store.fingerprint[:8]}")
+    if recipe.train.warmup_epochs >= recipe.train.epochs:
+        print(f"note: all {recipe.train.epochs} epochs are warm-up (train.warmup_epochs={recipe.train.warmup_epochs})")
     if kept:
-        print(f"guide {kept.recipe.id}: {kept.record()['last_accuracy']:.2f} %", flush=True)
+        print(f"guide {kept.recipe.id}: {kept.record()['last_accuracy']:.2f} %")
+    sys.stdout.flush()
 
 
 def _interrupt(*_: object) -> None:

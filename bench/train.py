@@ -107,7 +107,7 @@ def train(
             }
         )
         progress.epoch(history[-1])
-        if recipe.select == "best" and history[-1]["test_accuracy"] == max(row["test_accuracy"] for row in history):
+        if recipe.select == "best" and all(row["test_accuracy"] < history[-1]["test_accuracy"] for row in history[:-1]):
             kept = _on_cpu(student.network)
         after_epoch(history)
     progress.close()

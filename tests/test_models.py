@@ -65,6 +65,19 @@ def test_the_guide_is_the_cifar_resnet():
     assert weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.05)
 
 
+def test_pvt_v2_starts_as_released():
+    network = build("pvt_v2_b0/cifar100/baseline").network
+    convolution = network.stages[1].downsample.proj  # 3 x 3 to 64 channels
+    assert convolution.weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.05) and not convolution.bias.any()
+    assert network.stages[3].blocks[0].mlp.fc1.weight.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+def test_maps_come_in_the_order_of_the_taps():
+    taps = ["stages.3.blocks.1", "stages.0.blocks.0", "stages.1.blocks.1"]
+    student = build("pvt_v2_b0/cifar10/guided", f"model.taps=[{','.join(taps)}]", "model.image_size=32", classes=10)
+    assert student.shapes == [(256, 1, 1), (32, 8, 8), (64, 4, 4)]
+
+
 @pytest.mark.parametrize("name", STUDENTS)
 @pytest.mark.parametrize(("size", "patch"), [(32, 4), (64, 8), (96, 16)])
 def test_other_input_sizes(name, size, patch):
@@ -83,6 +96,8 @@ def test_other_input_sizes(name, size, patch):
         ("resnet56/cifar10", "model.depth=57", "6 n + 2"),
         ("deit_tiny/cifar10/guided", "model.taps=[blocks.0, blocks.6, blocks.12]", "blocks.12"),
         ("deit_tiny/cifar10/guided", "model.taps=[blocks.0, blocks.6, head]", "neither a map nor tokens"),
+        ("pit_tiny/cifar10/guided", "model.taps=[transformers.0, transformers.1, transformers.2]", "puts out a tuple"),
+        ("deit_tiny/cifar10/guided", "model.timm=deit_huge", "cannot be built"),
     ],
 )
 def test_impossible_sizes_give_one_sentence(recipe_id, setting, words):
@@ -130,7 +145,7 @@ def test_drop_path_follows_its_masks(name):
 
 def test_drop_path_masks_are_a_function_of_seed_and_epoch():
     scales = draw_scales([0.25, 0.5], 20_000, seed=1, epoch=2)
-    assert torch.equal(scales, draw_scales([0.25, 0.5], 20_000, seed=1, epoch=2))
+    assert torch.equal(scales[:, :500], draw_scales([0.25, 0.5], 500, seed=1, epoch=2))
     assert not torch.equal(scales, draw_scales([0.25, 0.5], 20_000, seed=1, epoch=3))
     assert torch.equal(scales.unique(), torch.tensor([0, 1 / 0.75, 2.0]))
     assert torch.allclose(scales.mean(1), torch.ones(2), atol=0.03)  # unbiased

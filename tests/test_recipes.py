@@ -115,6 +115,18 @@ def test_set_numbers_may_be_spelt_as_python_reads_them():
         ("deit_tiny/cifar10/baseline", "data.pipeline=batched", ["rand_augment"]),
         ("deit_tiny/cifar10/baseline", "train.lr", ["key.path=value"]),
         ("deit_tiny/cifar10/baseline", "train.lr=[1", ["YAML"]),
+        ("deit_tiny/cifar10/baseline", "train.epochs=2020-13-45", ["YAML"]),
+        ("deit_tiny/cifar10/baseline", "train.epochs=" + "9" * 5000, ["YAML"]),
+        ("deit_tiny/cifar10/baseline", "train.lr=1" + "0" * 400, ["a number"]),
+        ("deit_tiny/cifar10/baseline", "train.lr={[a]: 1}", ["YAML"]),
+        ("deit_tiny/cifar10/baseline", "train.lr=" + "[" * 2000, ["YAML"]),
+        ("deit_tiny/cifar10/baseline", "seed=1", ["--seed"]),
+        ("deit_tiny/cifar10/baseline", "select=best", ["guides"]),
+        ("deit_tiny/cifar10/baseline", "model.timm=hf-hub:a/b", ["nothing is loaded"]),
+        ("deit_tiny/cifar10/guided", "guide.guidance.weight=5", ["guidance.weight", "not guided itself"]),
+        ("deit_tiny/cifar10/guided", "guide.data.name=foo", ["data.name"]),
+        ("deit_tiny/cifar10/guided", "guide.seed=-1", ["from 0"]),
+        ("resnet56/cifar10", "guidance.weight=3", ["is itself a guide"]),
     ],
 )
 def test_bad_recipes_give_one_sentence(recipe_id, setting, words):
@@ -137,6 +149,7 @@ def test_bad_recipes_give_one_sentence(recipe_id, setting, words):
         ("train: {lr: !!python/object/apply:os.getcwd []}\n", ["not valid YAML"]),
         ("train: {lr: [\n", ["line 2", "not valid YAML"]),
         ("- 1\n", ["must hold keys"]),
+        ("train: &x {lr: *x}\n", ["not valid YAML"]),
     ],
 )
 def test_bad_files_name_the_file(tmp_path, text, words):
@@ -152,6 +165,9 @@ _paths = st.sampled_from(
     [f"{p}{s}.{f.name}" for p in ("", "guide.") for s, c in SECTIONS.items() for f in dataclasses.fields(c)]
 )
 _yaml = st.one_of(
+    st.dates().map(str),
+    st.integers(min_value=10**400, max_value=10**401).map(str),
+    st.sampled_from(["!!int abc", "0b_", "2020-13-45", "&x [*x]", "[" * 500, "!!python/name:os.system"]),
     st.text(max_size=20),
     st.integers().map(str),
     st.floats().map(str),
@@ -173,8 +189,39 @@ def test_any_set_gives_a_recipe_or_a_sentence(path, value):
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=40))
 def test_any_id_gives_a_recipe_or_a_sentence(recipe_id):
-    with pytest.raises(RecipeError):
-        registry.compose(recipe_id + "/..")
+    for text in (
+        recipe_id,
+        f"deit_tiny/{recipe_id}/guided",
+        f"{recipe_id}/cifar10/guided",
+        f"deit_tiny/cifar10/{recipe_id}",
+    ):
+        try:
+            recipe = registry.compose(text)
+        except RecipeError as error:
+            assert str(error)
+        else:
+            assert recipe.id == text and ".." not in text
+
+
+def test_a_suite_that_names_a_cell_twice_is_refused(tmp_path):
+    (tmp_path / "suites").mkdir()
+    lines = {
+        "protocol": "quick",
+        "models": "[deit_micro]",
+        "datasets": "[digits]",
+        "guidance": "[baseline]",
+        "seeds": "[0, 0]",
+    }
+    (tmp_path / "suites" / "twice.yaml").write_text("".join(f"{k}: {v}\n" for k, v in lines.items()))
+    with pytest.raises(RecipeError, match=r"seeds: got .* stands twice"):
+        Registry(tmp_path).suite("twice")
+
+
+def test_a_guidance_file_must_name_its_method(tmp_path):
+    (tmp_path / "guidance").mkdir()
+    (tmp_path / "guidance" / "empty.yaml").write_text("guidance: {weight: 1.0}\n")
+    with pytest.raises(RecipeError, match=r"guidance/empty.yaml: guidance.method: missing"):
+        Registry(tmp_path).compose("deit_tiny/cifar10/empty")
 
 
 def test_list_and_show_answer_without_torch():

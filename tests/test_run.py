@@ -115,6 +115,9 @@ def test_a_guide_is_a_recipe_of_its_own_and_serves_guided_runs(tmp_path):
     command("bench/run.py", *words, *alone, env=env, check=True)
     guides = ["--set", "guide.train.epochs=1", "--set", "guide.data.train_limit=256", "--set", "guide.seed=7"]
     done = command("bench/run.py", *words, "--recipe", "deit_micro/digits/guided", *guides, *TINY[:4], env=env, check=True)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "bench/run.py"]
+    two = command(*launch, *words, *alone, "--force", env=env)
+    assert two.returncode != 0 and "a guide is trained by one process, not 2" in two.stderr
     assert "is trained first" not in done.stdout and "guide resnet8/digits" in done.stdout
 
 

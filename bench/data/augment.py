@@ -57,11 +57,9 @@ def draw(augment: Augment, native: tuple[int, int], size: int, count: int, seed:
     else:
         boxes = np.broadcast_to(np.array([0, 0, *native]), (count, 4))
     flips = generator(seed, Stream.FLIP, epoch).random(count) < augment.flip
-    erase = generator(seed, Stream.ERASE, epoch)
-    chosen = erase.random(count) < augment.erase
     # timm's RandomErasing: area 2 % to 33 %, aspect 0.3 to 1/0.3, strictly smaller than the image, else nothing
-    erased = _random_boxes(erase, count, (size, size), (0.02, 1 / 3), (0.3, 1 / 0.3), erasing=True)
-    erased = np.where(chosen[:, None], erased, 0)
+    erase = generator(seed, Stream.ERASE, epoch)
+    erased = _random_boxes(erase, count, (size, size), (0.02, 1 / 3), (0.3, 1 / 0.3), erasing=augment.erase)
     noise = generator(seed, Stream.NOISE, epoch).integers(0, size, size=(count, 2), endpoint=True)
     return Draws(
         torch.from_numpy(np.array(boxes, dtype=np.float32)),
@@ -77,31 +75,36 @@ def _random_boxes(
     image: tuple[int, int],
     area: tuple[float, float],
     ratio: tuple[float, float],
-    erasing: bool = False,
+    erasing: float | None = None,
 ) -> np.ndarray:
     """[count, 4] int64 boxes by rejection: an area share drawn uniformly and an aspect ratio drawn uniformly in its
-    logarithm, the first of ten attempts that fits. With none: the central crop of torchvision, or, `erasing`, no box.
+    logarithm, the first of ten attempts that fits. With none: the central crop of torchvision.
 
-    torchvision's ratio is width / height and its box may fill the image; timm's erasing has height / width and may not.
+    With `erasing`, a probability, the boxes of timm's erasing: its ratio is height / width rather than width / height, a
+    box may not fill the image, and there is none where no attempt fits or the probability says so.
     """
     height, width = image
-    share = random.uniform(*area, size=(count, ATTEMPTS)) * (height * width)
-    aspect = np.exp(random.uniform(*np.log(ratio), size=(count, ATTEMPTS)))
-    if erasing:
+    uniform = random.random((count, 2 * ATTEMPTS + 3))  # a row a position, so that a row does not depend on the count
+    share = (area[0] + (area[1] - area[0]) * uniform[:, :ATTEMPTS]) * (height * width)
+    low, high = np.log(ratio)
+    aspect = np.exp(low + (high - low) * uniform[:, ATTEMPTS : 2 * ATTEMPTS])
+    if erasing is not None:
         aspect = 1 / aspect
     box_width = np.rint(np.sqrt(share * aspect)).astype(np.int64)
     box_height = np.rint(np.sqrt(share / aspect)).astype(np.int64)
-    room = 1 if erasing else 0
-    fits = (box_width <= width - room) & (box_height <= height - room)
+    room = 0 if erasing is None else 1
+    fits = (box_width <= width - room) & (box_height <= height - room) & (box_width > 0) & (box_height > 0)
+    if erasing is not None:
+        fits &= uniform[:, -1:] < erasing
     first = np.arange(count), fits.argmax(1)
     box_width, box_height, found = box_width[first], box_height[first], fits.any(1)
     fallback_height, fallback_width = 0, 0
-    if not erasing:
+    if erasing is None:
         fallback_width = min(width, round(height * ratio[1])) if width / height > ratio[1] else width
         fallback_height = min(height, round(width / ratio[0])) if width / height < ratio[0] else height
     box_width = np.where(found, box_width, fallback_width)
     box_height = np.where(found, box_height, fallback_height)
-    where = random.random(size=(2, count))
+    where = uniform[:, -3:-1].T
     top = np.where(found, (where[0] * (height - box_height + 1)).astype(np.int64), (height - fallback_height) // 2)
     left = np.where(found, (where[1] * (width - box_width + 1)).astype(np.int64), (width - fallback_width) // 2)
     return np.stack([top, left, box_height, box_width], axis=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from bench.cores import cores_per_process
 from bench.data.augment import BatchTransform, draw
 from bench.data.store import Images, Store
 from bench.draws import Stream, generator
@@ -108,8 +108,7 @@ class PilBatches(TrainBatches):
         self._sampler = _PositionSampler()
         workers = recipe.data.workers
         if workers is None:
-            local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-            workers = max(1, len(os.sched_getaffinity(0)) // local if hasattr(os, "sched_getaffinity") else 1)
+            workers = cores_per_process()
         self._loader = DataLoader(
             _PilSamples(store.train, recipe),
             batch_sampler=self._sampler,
@@ -155,24 +154,31 @@ class _PilSamples(Dataset):
 
 
 def timm_transform(recipe: Recipe) -> object:
-    """timm's training transform with a recipe's settings: a PIL image to [3, size, size] float32."""
+    """timm's training transform with a recipe's settings: a PIL image to [3, size, size] float32.
+
+    Raises:
+        RecipeError: timm does not understand `augment.rand_augment`.
+    """
     from timm.data import create_transform
 
     augment = recipe.augment
-    transform = create_transform(
-        input_size=recipe.model.image_size,
-        is_training=True,
-        scale=augment.crop_area,
-        ratio=augment.crop_ratio,
-        hflip=augment.flip,
-        color_jitter=None,
-        auto_augment=augment.rand_augment,
-        interpolation="bicubic",
-        mean=augment.mean,
-        std=augment.std,
-        re_prob=augment.erase,
-        re_mode="pixel",
-    )
+    try:
+        transform = create_transform(
+            input_size=recipe.model.image_size,
+            is_training=True,
+            scale=augment.crop_area,
+            ratio=augment.crop_ratio,
+            hflip=augment.flip,
+            color_jitter=None,
+            auto_augment=augment.rand_augment,
+            interpolation="bicubic",
+            mean=augment.mean,
+            std=augment.std,
+            re_prob=augment.erase,
+            re_mode="pixel",
+        )
+    except (AssertionError, ValueError, KeyError) as error:
+        raise RecipeError(f"augment.rand_augment: timm does not understand {augment.rand_augment!r}") from error
     for step in transform.transforms:
         for operation in getattr(step, "ops", ()):
             if operation.name.startswith("Posterize"):

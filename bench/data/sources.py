@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -49,43 +50,51 @@ class Source:
             if self.files is None:
                 rows = datasets.load_dataset(data.hub, split=name)
             else:
-                rows = datasets.load_dataset(
-                    "parquet", data_files={split: [str(f) for f in self.files[split]]}, split=split, streaming=True
-                )
+                files = [str(file) for file in self.files[split]]
+                rows = datasets.load_dataset("parquet", data_files={split: files}, split=split, streaming=True)
             columns = list(rows.features or rows.column_names or [])
         except Exception as error:  # the libraries beneath raise dozens of kinds: no network, no such name, a broken file
-            raise RecipeError(f"{where}: {_missing(data)} ({type(error).__name__}: {_first_line(error)})") from error
+            advice = "its files cannot be read" if self.files else _missing(data)
+            raise RecipeError(f"{where}: {advice} ({type(error).__name__}: {_first_line(error)})") from error
         for column in (data.image_column, data.label_column):
             if column not in columns:
                 raise RecipeError(f"{where}: no column {column!r} in split {name!r}; it has {', '.join(columns)}")
-        rows = rows.cast_column(data.image_column, datasets.Image(decode=False))
-        for position, row in enumerate(rows):
-            try:
-                encoded = row[data.image_column]
-                image = Image.open(_opened(encoded))
-                pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-            except Exception as error:  # Pillow's decoders raise OSError, ValueError, SyntaxError, struct.error …
-                raise RecipeError(f"{where}: image {position} of split {name!r} cannot be decoded: {error}") from error
-            yield pixels, int(row[data.label_column])
+        position = 0
+        try:
+            for row in rows.cast_column(data.image_column, datasets.Image(decode=False)):
+                encoded, label = row[data.image_column], row[data.label_column]
+                if type(label) is not int:
+                    raise TypeError(f"its label is {label!r}, not a whole number")
+                image = Image.open(io.BytesIO(encoded["bytes"]) if encoded["bytes"] is not None else encoded["path"])
+                yield np.asarray(ImageOps.exif_transpose(image).convert("RGB")), label
+                position += 1
+        except Exception as error:  # Pillow's decoders and parquet's raise OSError, ValueError, SyntaxError, struct.error …
+            raise RecipeError(
+                f"{where}: image {position} of split {name!r} cannot be read: {_first_line(error)}"
+            ) from error
 
 
 def locate(data: Data, data_dir: str | Path) -> Source:
     """The source of a dataset: parquet files in `<data_dir>/<name>/`, else the hub; `digits` lies inside the package."""
     if data.source == "packaged":
         folder = Path(__file__).parent / data.name
+        if not folder.is_dir():
+            raise RecipeError(f"data.source: got 'packaged', but the package holds no dataset {data.name!r}")
         return Source(data, {split: [folder / f"{split}.parquet"] for split in ("train", "test")})
     folder = Path(data_dir) / data.name
     files = {
-        split: sorted(folder.glob(f"{name}*.parquet")) or sorted(folder.glob(f"data/{name}*.parquet"))
+        split: next((found for place in ("", "data/", "*/") if (found := _shards(folder, place, name))), [])
         for split, name in (("train", data.train_split), ("test", data.test_split))
     }
     if all(files.values()):
         return Source(data, files)
     if any(files.values()):
-        lacking = next(split for split in files if not files[split])
+        lacking = data.test_split if files["train"] else data.train_split
         raise RecipeError(f"dataset {data.name!r}: {folder} has no {lacking}*.parquet beside its other split")
     if folder.is_dir():
-        raise RecipeError(f"dataset {data.name!r}: {folder} holds no train*.parquet and test*.parquet")
+        raise RecipeError(
+            f"dataset {data.name!r}: {folder} holds no {data.train_split}*.parquet and {data.test_split}*.parquet"
+        )
     return Source(data, None)
 
 
@@ -100,7 +109,6 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0][:200]
 
 
-def _opened(encoded: dict) -> object:
-    import io
-
-    return io.BytesIO(encoded["bytes"]) if encoded["bytes"] is not None else encoded["path"]
+def _shards(folder: Path, place: str, split: str) -> list[Path]:
+    """A split's parquet files, whole or in numbered parts, in a place below a dataset's folder."""
+    return sorted([*folder.glob(f"{place}{split}.parquet"), *folder.glob(f"{place}{split}-*.parquet")])

@@ -83,6 +83,7 @@ def open_store(data: Data, data_dir: str | Path) -> Store:
     if not (folder / "store.json").is_file():
         with locked(folder, f"dataset {data.name}"):
             if not (folder / "store.json").is_file():
+                print(f"decoding {source.data.name} from {source}, once", flush=True)
                 _decode(source, folder)
     described = json.loads((folder / "store.json").read_text(encoding="utf-8"))
     store = Store(data.name, _open_split(folder, "train"), _open_split(folder, "test"), described["fingerprint"])

@@ -8,7 +8,7 @@ import torch
 
 from bench.draws import Stream, torch_seed
 from bench.models.tapped import Tapped
-from bench.recipes import Model
+from bench.recipes import Model, RecipeError
 
 
 def create(model: Model, classes: int, seed: int, *, taps: bool = True) -> Tapped:
@@ -28,5 +28,11 @@ def create(model: Model, classes: int, seed: int, *, taps: bool = True) -> Tappe
     family = importlib.import_module(f"bench.models.{model.builder}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(seed, Stream.STUDENT))
-        network = family.build(model, classes)
+        try:
+            network = family.build(model, classes)
+        except RecipeError:
+            raise
+        except Exception as error:  # timm refuses names and sizes in many ways
+            reason = str(error).partition("\n")[0]
+            raise RecipeError(f"model {model.name}: {model.timm or model.builder} cannot be built: {reason}") from error
     return Tapped(network, model, taps=taps)

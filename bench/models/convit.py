@@ -20,10 +20,17 @@ def build(model: Model, classes: int) -> nn.Module:
         raise RecipeError(f"model.image_size: {model.image_size} px is no multiple of model.patch_size, {patch} px")
     if any(size is not None for size in (model.width, model.depth, model.heads)):
         raise RecipeError(f"model.width, depth and heads: {model.timm} fixes them")
-    return timm.create_model(
+    network = timm.create_model(
         model.timm,
         num_classes=classes,
         img_size=model.image_size,
         patch_size=patch,
         drop_path_rate=model.drop_path_rate,
     )
+    for block in network.blocks:
+        if block.use_gpsa:
+            # timm before 1.0.31 keeps these in a plain attribute, which stays behind when the network moves to a GPU
+            indices = block.attn.get_rel_indices((model.image_size // patch) ** 2)
+            block.attn.__dict__.pop("rel_indices", None)
+            block.attn.register_buffer("rel_indices", indices, persistent=False)
+    return network

@@ -52,6 +52,6 @@ def draw_scales(rates: Sequence[float], count: int, seed: int, epoch: int) -> Te
         rates: the rate of each call of a forward.
         count: positions in the epoch's global order.
     """
-    uniform = generator(seed, Stream.DROP_PATH, epoch).random((len(rates), count), np.float32)
+    uniform = generator(seed, Stream.DROP_PATH, epoch).random((count, len(rates)), np.float32).T
     keep = 1 - torch.tensor(rates, dtype=torch.float32)[:, None]
     return (torch.from_numpy(uniform) < keep) / keep

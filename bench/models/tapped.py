@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -24,18 +25,20 @@ class Tapped(nn.Module):
         super().__init__()
         replace_drop_path(network)
         self.network = network
-        self._outputs: list[Tensor] = []
+        self._outputs: dict[int, Tensor] | None = None  # filled only while `forward` runs
         modules = dict(network.named_modules())
-        for name in model.taps if taps else ():
+        for tap, name in enumerate(model.taps if taps else ()):
             if name not in modules:
                 raise RecipeError(f"model.taps: {model.name} has no module {name!r}")
-            modules[name].register_forward_hook(self._keep)
+            modules[name].register_forward_hook(functools.partial(self._keep, tap))
         self._drop_paths: list[DropPath] = []
         self.shapes = self._probe(model)
         self.drop_path_rates = [module.rate for module in self._drop_paths]
 
-    def _keep(self, module: nn.Module, inputs: tuple, output: Tensor) -> None:
-        self._outputs.append(output)
+    def _keep(self, tap: int, module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        # The network is also called by itself, to evaluate it, and must not hoard the maps of the whole test set then.
+        if self._outputs is not None:
+            self._outputs[tap] = output
 
     def _probe(self, model: Model) -> list[tuple[int, int, int]]:
         """One forward without training mode: which drop paths are called, in which order, and the maps' shapes."""
@@ -65,16 +68,15 @@ class Tapped(nn.Module):
         Returns:
             logits [batch, classes], and a map [batch, channels, height, width] for each tap.
         """
-        self._outputs.clear()
+        self._outputs = outputs = {}
         if self.training:
             for module in self._drop_paths:
                 module.scales.clear()
             for call, module in enumerate(self._drop_paths):
                 module.scales.append(drop_path[call])
         logits = self.network(images)
-        maps = [to_map(output) for output in self._outputs]
-        self._outputs.clear()
-        return logits, maps
+        self._outputs = None
+        return logits, [to_map(outputs[tap]) for tap in sorted(outputs)]
 
 
 def to_map(output: Tensor) -> Tensor:
@@ -86,6 +88,8 @@ def to_map(output: Tensor) -> Tensor:
     Raises:
         RecipeError: the tokens fill no square.
     """
+    if not isinstance(output, Tensor):
+        raise RecipeError(f"model.taps: a module puts out a {type(output).__name__}, not one tensor of maps or tokens")
     if output.ndim == 4:
         return output
     count = output.shape[1]

@@ -39,7 +39,8 @@ def check(registry: Registry, suite: Suite, results: str | Path) -> list[str]:
     records = gather.load(results, suite.name)
     if not records:
         return [f"{gather.records_path(results, suite.name)}: missing or empty"]
-    problems = gather.mismatches(registry, suite, records)
+    if problems := gather.mismatches(registry, suite, records):
+        return problems
     path = _table_path(results, suite)
     if not path.is_file() or path.read_text(encoding="utf-8") != table.markdown(suite, records):
         problems.append(f"{path}: differs from what the records give")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.recipes import RecipeError, Registry, Suite
-from bench.records import RunFolder, write_text
+from bench.records import RunFolder, check_record, write_text
 
 Record = dict[str, Any]
 
@@ -27,12 +27,21 @@ def load(results: str | Path, suite: str) -> list[Record]:
     if not path.is_file():
         return []
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read ({type(error).__name__})") from None
+    for number, line in enumerate(lines, 1):
+        where = f"{path} line {number}"
         try:
             record = json.loads(line)
-            record["id"], record["seed"], record["hash"], record["history"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise RecipeError(f"{path} line {number}: not a record ({type(error).__name__}: {error})") from None
+        except ValueError:
+            raise RecipeError(f"{where}: not JSON") from None
+        check_record(record, where)
+        history = record.get("history")
+        accuracies = history.get("test_accuracy") if isinstance(history, dict) else None
+        if not isinstance(accuracies, list) or not accuracies or any(type(a) not in (int, float) for a in accuracies):
+            raise RecipeError(f"{where}: not a record: history.test_accuracy is no list of numbers")
         records.append(record)
     return records
 

@@ -25,6 +25,7 @@ def markdown(suite: Suite, records: list[dict[str, Any]]) -> str:
         f" `python -m bench report --suite {suite.name}` from `records.jsonl`.\n",
         "## Last epoch\n",
         _comparison(suite, frame, "last_accuracy") + "\n",
+        *(note + "\n" for note in _notes(suite, records)),
         "## Best epoch\n",
         "Chosen on the test set, so it flatters; published numbers are of this kind.\n",
         _comparison(suite, frame, "best_accuracy") + "\n",
@@ -66,9 +67,28 @@ def _spread(values: pd.Series, sign: str = "") -> str:
     return mean if len(values) == 1 else f"{mean} ± {values.std():.2f}"
 
 
+def _notes(suite: Suite, records: list[dict[str, Any]]) -> list[str]:
+    """What a reader must know before comparing: deviations from the publication, and runs that are not of one kind."""
+    notes = []
+    if suite.protocol == "paper":
+        notes.append(
+            "Deviations from the published protocol: docs/protocol.md. In the released code all loader workers drew the same"
+            " augmentations; here each sample draws its own, which is more diverse."
+        )
+    for dataset in suite.datasets:
+        own = [r for r in records if r["id"].split("/")[1] == dataset]
+        for kinds, word in (
+            ({r["precision"].get("used") for r in own}, "precision"),
+            ({r.get("dataset", {}).get("fingerprint") for r in own}, "pixels"),
+        ):
+            if len(kinds) > 1:
+                notes.append(f"**Not of one kind**: the runs on {dataset} differ in {word} ({', '.join(map(str, kinds))}).")
+    return notes
+
+
 def _runs(suite: Suite, records: list[dict[str, Any]]) -> str:
     """Every run by itself, so that no seed hides behind a mean."""
-    guides = {r["guide"]["key"]: r["guide"] for r in records if r["guide"]}
+    guides = {r["guide"]["key"]: r["guide"] for r in records if r.get("guide")}
     rows = [
         {
             "recipe": r["id"],
@@ -86,7 +106,7 @@ def _runs(suite: Suite, records: list[dict[str, Any]]) -> str:
     for guide in guides.values():
         text += (
             f"\n\nGuide `{guide['id']}` (seed {guide['seed']}, one for all seeds of the students, {guide['select']} epoch"
-            f" kept): {guide['last_accuracy']:.2f} after {guide['epochs']} epochs, {guide['seconds']:.0f} s."
+            f" kept): {guide[guide['select'] + '_accuracy']:.2f} after {guide['epochs']} epochs, {guide['seconds']:.0f} s."
         )
     return text
 

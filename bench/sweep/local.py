@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from bench.cores import available_cores
 from bench.recipes import Registry
 from bench.report import write
 from bench.run import STOPPED
@@ -27,17 +28,23 @@ class Slot:
     """A place where one run at a time goes on."""
 
     gpu: str | None
-    threads: int | None
+    cores: tuple[int, ...]
 
     def environment(self) -> dict[str, str]:
         """The variables of a run in this slot."""
         out = dict(os.environ)
         if self.gpu is not None:
             out["CUDA_VISIBLE_DEVICES"] = self.gpu
-        elif self.threads is not None:
+        else:
             # The small models of a CPU suite gain little from a second thread: two runs side by side gain more.
-            out.setdefault("OMP_NUM_THREADS", str(self.threads))
+            out.setdefault("OMP_NUM_THREADS", str(len(self.cores)))
         return out
+
+    def confine(self, process: subprocess.Popen) -> None:
+        """Give a run its share of the cores, which its data workers then count by."""
+        if hasattr(os, "sched_setaffinity"):
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(process.pid, self.cores)
 
 
 def gpus() -> list[str]:
@@ -53,11 +60,11 @@ def gpus() -> list[str]:
 
 def slots(jobs: int) -> list[Slot]:
     """Where `jobs` runs go on this machine."""
-    if found := gpus():
-        return [Slot(gpu, None) for gpu in found]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = max(1, min(cores, jobs))
-    return [Slot(None, cores // count) for _ in range(count)]
+    cores, found = available_cores(), gpus()
+    count = len(found) or max(1, min(len(cores), jobs))
+    share = max(1, len(cores) // count)
+    shares = [tuple(cores[(i * share) % len(cores) :][:share]) for i in range(count)]
+    return [Slot(gpu, own) for gpu, own in zip(found or [None] * count, shares, strict=True)]
 
 
 def sweep(arguments: argparse.Namespace) -> int:
@@ -109,7 +116,6 @@ class _Sweep:
         self._suite, self._options = suite, options
         self._free = slots(len(todo.jobs))
         self._running: dict[subprocess.Popen, tuple[Job, Slot, float]] = {}
-        self._guides = {job.key for job in todo.jobs if job.is_guide}
         self._ended: set[str] = set()
         self._failed: dict[str, str] = {}
         self._keys_failed: set[str] = set()
@@ -132,7 +138,7 @@ class _Sweep:
             if job.needs in self._keys_failed:
                 self._waiting.remove(job)
                 self._end(job, "its guide could not be trained", 0.0)
-            elif self._free and (job.needs is None or job.needs in self._ended or job.needs not in self._guides):
+            elif self._free and (job.needs is None or job.needs in self._ended):
                 self._waiting.remove(job)
                 slot = self._free.pop(0)
                 job.folder.log.parent.mkdir(parents=True, exist_ok=True)
@@ -142,6 +148,7 @@ class _Sweep:
                     process = subprocess.Popen(
                         command, env=slot.environment(), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
                     )
+                slot.confine(process)
                 self._running[process] = job, slot, time.perf_counter()
 
     def _collect(self) -> None:

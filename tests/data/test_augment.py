@@ -66,8 +66,10 @@ def test_erased_boxes_have_timms_distribution():
 
 
 def test_draws_are_a_function_of_position():
-    many, few = numbers(Augment(), count=100), numbers(Augment(), count=100)
-    assert all(torch.equal(getattr(many, n), getattr(few, n)) for n in ("boxes", "flips", "erased", "noise"))
+    many, few = numbers(Augment(), count=100), numbers(Augment(), count=60)
+    assert all(torch.equal(getattr(many, n)[:60], getattr(few, n)) for n in ("boxes", "flips", "erased", "noise"))
+    padded = Augment(crop="padded", padding=2)
+    assert torch.equal(numbers(padded, count=100).boxes[:60], numbers(padded, count=60).boxes)
     assert not torch.equal(many.boxes, numbers(Augment(), count=100, epoch=1).boxes)
     assert numbers(Augment()).flips.float().mean() == pytest.approx(0.5, abs=0.03)
 
@@ -105,7 +107,7 @@ def test_padded_crops_shift_the_image_over_black():
     for image, source, (top, left, *_) in zip(images, padded, draws.boxes.int().tolist(), strict=True):
         assert torch.equal(image, source[top : top + 8, left : left + 8].permute(2, 0, 1).float())
         corners.add((top, left))
-    assert max(corners) == (4, 4) or len(corners) > 15
+    assert {0, 4} <= {c for corner in corners for c in corner} and len(corners) > 15
 
 
 def test_the_test_transform_squashes_to_a_square():

@@ -85,7 +85,8 @@ def test_images_of_many_sizes_and_modes(tmp_path):
         ({"classes": 2}, ["labels from 0 to 2", "2 classes"]),
         ({"image_column": "image"}, ["no column 'image'", "img"]),
         ({"label_column": "fine_label"}, ["no column 'fine_label'"]),
-        ({"test_split": "valid"}, ["no test*.parquet"]),
+        ({"test_split": "valid"}, ["no valid*.parquet"]),
+        ({"source": "packaged"}, ["the package holds no dataset 'tiny'"]),
     ],
 )
 def test_datasets_that_are_not_as_their_recipe_says(folder, change, words):
@@ -99,6 +100,30 @@ def test_an_image_that_does_not_decode_is_named(folder):
     write(folder, "train", [encoded(np.zeros((4, 4, 3), np.uint8)), b"no image"], [0, 1])
     with pytest.raises(RecipeError, match="image 1 of split 'train'"):
         open_store(DATA, folder)
+
+
+@pytest.mark.parametrize("labels", [["a", "b"], [0.5, 1.7], [None, 1]])
+def test_labels_that_are_no_whole_numbers_are_refused(folder, labels):
+    write(folder, "train", [encoded(np.zeros((4, 4, 3), np.uint8))] * 2, labels)
+    with pytest.raises(RecipeError, match=r"image 0 of split 'train' .* not a whole number"):
+        open_store(DATA, folder)
+
+
+def test_files_that_are_no_parquet_are_refused(folder):
+    (folder / "tiny" / "train-00000-of-00001.parquet").write_bytes(b"PAR1 nothing")
+    with pytest.raises(RecipeError, match="its files cannot be read"):
+        open_store(DATA, folder)
+
+
+def test_other_splits_beside_are_left_alone(folder):
+    extra = folder / "tiny" / "train-00000-of-00001.parquet"
+    (folder / "tiny" / "train_extra-00000-of-00001.parquet").write_bytes(extra.read_bytes())
+    assert len(open_store(DATA, folder).train) == 12
+    (folder / "tiny" / "plain_text").mkdir()  # a configuration's folder, as some datasets of the hub have
+    for split in ("train", "test"):
+        name = f"{split}-00000-of-00001.parquet"
+        (folder / "tiny" / name).rename(folder / "tiny" / "plain_text" / name)
+    assert len(open_store(DATA, folder).train) == 12
 
 
 def test_a_dataset_that_is_nowhere_says_where_to_put_it(tmp_path):

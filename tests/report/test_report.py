@@ -14,7 +14,7 @@ suite = registry.suite("quick")
 ACCURACIES = {"baseline": [80.0, 82.0, 84.0], "guided": [90.0, 94.0, 92.0]}
 
 
-def record_run(results, arm, seed, accuracy):
+def record_run(results, arm, seed, accuracy, precision="fp32"):
     """A run folder as the runner leaves it, of two epochs, the first of them better by one."""
     recipe = registry.compose(f"deit_micro/digits/{arm}", suite=suite, seed=seed)
     folder = RunFolder(results, recipe)
@@ -33,7 +33,7 @@ def record_run(results, arm, seed, accuracy):
             **{"best_epoch": 1, "epochs": 2, "seconds": 61.4, "images_per_second": 1000.0, "world_size": 1},
             "guide": {**guide, "epochs": 20, "seconds": 9.0} if arm == "guided" else None,
             "hardware": {"device": "cpu", "processor": "Z80", "threads": 1},
-            "precision": {"asked": "fp32", "used": "fp32"},
+            "precision": {"asked": "fp32", "used": precision},
         }
     )
 
@@ -146,11 +146,45 @@ def test_further_seeds_count_and_stale_hashes_do_not(results):
 
 def test_records_that_are_none_give_one_sentence(tmp_path):
     (tmp_path / "quick").mkdir()
-    (tmp_path / "quick" / "records.jsonl").write_text("[1]\n")
-    with pytest.raises(RecipeError, match=r"records.jsonl line 1: not a record"):
-        write(registry, suite, tmp_path)
+    for content in (b"[1]\n", b"{}\n", b"nothing\n", b"\xff\n", b'{"id": "deit_micro/digits/baseline", "seed": "0"}\n'):
+        (tmp_path / "quick" / "records.jsonl").write_bytes(content)
+        with pytest.raises(RecipeError, match=r"records.jsonl"):
+            write(registry, suite, tmp_path)
     with pytest.raises(RecipeError, match="nothing is recorded"):
         write(registry, suite, tmp_path / "empty")
+
+
+def test_damaged_runs_give_one_sentence(results):
+    recipe = registry.compose("deit_micro/digits/guided", suite=suite, seed=1)
+    folder = RunFolder(results, recipe).path
+    for name, content in (("record.json", "[]"), ("record.json", "{"), ("history.csv", ""), ("history.csv", "epoch\n1\n")):
+        kept = (folder / name).read_text()
+        (folder / name).write_text(content)
+        with pytest.raises(RecipeError, match=name):
+            write(registry, suite, results)
+        (folder / name).write_text(kept)
+    assert write(registry, suite, results)
+
+
+def test_runs_that_are_not_of_one_kind_are_pointed_out(results):
+    assert "Not of one kind" not in write(registry, suite, results)
+    record_run(results, "guided", 3, 95.0, precision="bf16")
+    assert "**Not of one kind**: the runs on digits differ in precision" in write(registry, suite, results)
+
+
+def test_a_guide_kept_for_its_best_epoch_is_shown_by_it():
+    guide = {"key": "k", "id": "resnet8/digits", "seed": 0, "select": "best", "epochs": 9, "seconds": 1.0}
+    record = {"id": "deit_micro/digits/guided", "seed": 0, "hash": "0" * 64, "last_accuracy": 90.0, "best_accuracy": 90.0}
+    record |= {
+        "best_epoch": 1,
+        "epochs": 1,
+        "seconds": 1,
+        "images_per_second": 1,
+        "world_size": 1,
+        "precision": {"used": "a"},
+    }
+    record |= {"hardware": {"device": "H200"}, "guide": {**guide, "last_accuracy": 61.0, "best_accuracy": 98.25}}
+    assert "best epoch kept): 98.25" in table.markdown(suite, [record])
 
 
 def test_the_report_needs_no_torch(results):

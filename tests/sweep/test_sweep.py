@@ -57,9 +57,13 @@ def test_slots_fill_the_cores(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr("bench.sweep.local.gpus", lambda: [])
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
-    assert [slot.threads for slot in slots(20)] == [1] * 8 and [slot.threads for slot in slots(2)] == [4, 4]
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert [slot.cores for slot in slots(20)] == [(i,) for i in range(8)]
+    assert [slot.cores for slot in slots(2)] == [(0, 1, 2, 3), (4, 5, 6, 7)]
+    assert slots(2)[0].environment()["OMP_NUM_THREADS"] == "4"
     monkeypatch.setattr("bench.sweep.local.gpus", lambda: ["0", "3"])
     assert [slot.environment()["CUDA_VISIBLE_DEVICES"] for slot in slots(20)] == ["0", "3"]
+    assert [slot.cores for slot in slots(20)] == [(0, 1, 2, 3), (4, 5, 6, 7)]
 
 
 def test_a_suite_runs_once_and_goes_on_where_it_stood(recipes, tmp_path):
