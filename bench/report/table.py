@@ -72,7 +72,7 @@ def _notes(suite: Suite, records: list[dict[str, Any]]) -> list[str]:
     notes = []
     if suite.protocol == "paper":
         notes.append(
-            "Deviations from the published protocol: docs/protocol.md. In the released code all loader workers drew the same"
+            "Deviations from the published protocol: docs/protocol.md. In the released code all workers drew the same"
             " augmentations; here each sample draws its own, which is more diverse."
         )
     for dataset in suite.datasets:
