@@ -520,7 +520,9 @@ class Registry:
             return _build(recipe_id, protocol, model, dataset, own, seed)
         if "model.name" not in said:
             raise RecipeError(f"recipes/datasets/{dataset}.yaml: guide.model.name: missing, so {recipe_id} has no guide")
-        guide = self._guide(str(said["model.name"].value), dataset, protocol, said)
+        # Where it is trained is no matter of the guide's own: it goes where the student goes, unless it is told otherwise.
+        places = {path: own[path] for path in ("train.device", "train.threads") if path in own}
+        guide = self._guide(str(said["model.name"].value), dataset, protocol, {**places, **said})
         return _build(recipe_id, protocol, model, dataset, own, seed, guide)
 
     def _guide(self, model: str, dataset: str, protocol: str, said: Mapping[str, Given], seed: int | None = None) -> Recipe:

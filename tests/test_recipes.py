@@ -60,6 +60,15 @@ def test_a_guide_on_its_own_is_the_guide_of_a_guided_recipe():
     assert shortened == registry.compose("resnet56/cifar10", "paper", ["train.epochs=2"])
 
 
+def test_a_guide_is_trained_where_its_student_is():
+    def devices(*settings):
+        recipe = registry.compose("deit_tiny/cifar10/guided", "paper", settings)
+        return recipe.train.device, recipe.guide.train.device
+
+    assert devices("train.device=cpu") == ("cpu", "cpu")
+    assert devices("train.device=cpu", "guide.train.device=cuda") == ("cpu", "cuda")
+
+
 def test_later_layers_win(tmp_path):
     (tmp_path / "protocols").mkdir()
     (tmp_path / "protocols" / "mine.yaml").write_text("train: {epochs: 7, lr: 1.0e-2}\n")

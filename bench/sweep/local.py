@@ -15,7 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from bench.cores import available_cores
-from bench.recipes import Registry
+from bench.recipes import RecipeError, Registry
 from bench.report import write
 from bench.run import STOPPED
 from bench.sweep.plan import Job, Plan, plan
@@ -79,6 +79,8 @@ def sweep(arguments: argparse.Namespace) -> int:
     options = ["--results-dir", arguments.results_dir]
     options += ["--data-dir", arguments.data_dir] if arguments.data_dir else []
     options += [word for folder in arguments.recipes_dir for word in ("--recipes-dir", folder)]
+    if arguments.data_dir and not Path(arguments.data_dir).is_dir() and not arguments.dry_run:
+        raise RecipeError(f"--data-dir {arguments.data_dir}: no such folder")
     if arguments.dry_run:
         _print_plan(todo, suite.name, options)
         return 0
