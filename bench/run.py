@@ -135,7 +135,8 @@ def ensure_guide(guide: Recipe, fingerprint: str, arguments: argparse.Namespace)
     if code == STOPPED:
         raise KeyboardInterrupt
     if code != 0 or not kept.exists():
-        raise RuntimeError(f"the guide {guide.id} could not be trained (exit code {code})")
+        print(f"error: the guide {guide.id} could not be trained (exit code {code})", file=sys.stderr)
+        sys.exit(FAILED)  # why, its own output has said
 
 
 def _as_options(arguments: argparse.Namespace) -> list[str]:
@@ -159,7 +160,8 @@ def train_guide(guide: Recipe, store: Any, folder: RunFolder, arguments: argpars
         if arguments.guide_only and kept.exists():
             return
         record = folder.record(guide)
-        done = record and record["dataset"]["fingerprint"] == store.fingerprint and folder.weights.is_file()
+        same_pixels = record and record.get("dataset", {}).get("fingerprint") == store.fingerprint
+        done = same_pixels and folder.weights.is_file()
         if not done or not arguments.guide_only:
             train_and_record(guide, store, folder, arguments)
         kept.keep(folder)

@@ -90,7 +90,7 @@ def test_other_input_sizes(name, size, patch):
     ("recipe_id", "setting", "words"),
     [
         ("deit_tiny/cifar10/guided", "model.image_size=100", "no multiple of model.patch_size"),
-        ("deit_tiny/cifar10/guided", "model.width=190", "3"),
+        ("deit_tiny/cifar10/guided", "model.width=190", "model.heads: 3 does not divide model.width, 190"),
         ("pvt_v2_b0/cifar10/guided", "model.patch_size=4", "fixes them"),
         ("pit_tiny/cifar10/guided", "model.patch_size=5", "odd"),
         ("resnet56/cifar10", "model.depth=57", "6 n + 2"),

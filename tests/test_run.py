@@ -159,10 +159,16 @@ def test_precisions_that_cannot_be_are_refused(monkeypatch, asked, launcher):
 
 
 def test_a_device_that_is_not_there_is_refused(tmp_path):
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a GPU")
-    words = ["--recipe", "deit_micro/digits/baseline", "--set", "train.device=cuda", "--results-dir", tmp_path]
-    refused(command("bench/run.py", *words), "train.device", "cuda")
+    missing = "mps" if torch.cuda.is_available() else "cuda"  # no machine has both
+    words = ["--recipe", "deit_micro/digits/baseline", "--set", f"train.device={missing}", "--results-dir", tmp_path]
+    refused(command("bench/run.py", *words), "train.device", missing)
+
+
+def test_a_guide_that_fails_ends_its_run_with_a_sentence(tmp_path):
+    words = ["--recipe", "deit_micro/digits/guided", "--protocol", "quick", "--results-dir", tmp_path, *TINY]
+    done = command("bench/run.py", *words, "--set", "guide.train.lr=1.0e+30")
+    assert done.returncode == 3 and "Traceback" not in done.stderr
+    assert "Diverged" in done.stderr and "the guide resnet8/digits could not be trained" in done.stderr
 
 
 def test_accelerate_launch_runs_a_recipe(tmp_path):
