@@ -8,13 +8,18 @@ from torch import nn
 
 from bench import models
 from bench.models.drop_path import draw_scales
-from bench.models.tapped import to_map
+from bench.models.tapped import layout_of, to_map
 from bench.recipes import RecipeError, Registry
 
 registry = Registry()
+OF_FIXED_PATCHES = ("pvt_v2_b0", "t2t_vit_7", "t2t_vit_14", "pvt_tiny", "cvt_13")
 
 # facts of the published protocol: parameters for 100 classes, maps at 224 px, drop path of the last block
 STUDENTS = {
+    "t2t_vit_7": (4_024_394, [(256, 14, 14)] * 3, 0.1),
+    "t2t_vit_14": (21_119_306, [(384, 14, 14)] * 3, 0.1),
+    "pvt_tiny": (12_767_588, [(64, 56, 56), (128, 28, 28), (512, 7, 7)], 0.1),
+    "cvt_13": (19_650_980, [(64, 56, 56), (384, 14, 14), (384, 14, 14)], 0.1),
     "deit_tiny": (5_543_716, [(192, 14, 14)] * 3, 0.1),
     "pit_tiny": (4_615_972, [(64, 27, 27), (128, 14, 14), (256, 7, 7)], 0.1 * 11 / 12),
     "pvt_v2_b0": (3_435_460, [(32, 56, 56), (64, 28, 28), (256, 7, 7)], 0.1),
@@ -33,7 +38,7 @@ def test_students_are_those_of_the_paper(name):
     assert sum(p.numel() for p in student.parameters()) == parameters
     assert student.shapes == shapes
     assert student.drop_path_rates[-1] == pytest.approx(drop_path)
-    assert {m.eps for m in student.modules() if isinstance(m, nn.LayerNorm)} == {1e-6}
+    assert {m.eps for m in student.modules() if isinstance(m, nn.LayerNorm)} == {1e-5 if name == "cvt_13" else 1e-6}
     assert all(m.p == 0 for m in student.modules() if isinstance(m, nn.Dropout))
     logits, maps = student.eval()(torch.randn(1, 3, 224, 224))  # a batch of one works
     assert logits.shape == (1, 100) and [tuple(m.shape[1:]) for m in maps] == shapes
@@ -81,7 +86,7 @@ def test_maps_come_in_the_order_of_the_taps():
 @pytest.mark.parametrize("name", STUDENTS)
 @pytest.mark.parametrize(("size", "patch"), [(32, 4), (64, 8), (96, 16)])
 def test_other_input_sizes(name, size, patch):
-    patches = [f"model.patch_size={patch}"] if name != "pvt_v2_b0" else []
+    patches = [f"model.patch_size={patch}"] if name not in OF_FIXED_PATCHES else []
     student = build(f"{name}/cifar10/guided", f"model.image_size={size}", *patches, classes=10)
     assert student.eval()(torch.randn(2, 3, size, size))[0].shape == (2, 10)
 
@@ -95,7 +100,7 @@ def test_other_input_sizes(name, size, patch):
         ("pit_tiny/cifar10/guided", "model.patch_size=5", "odd"),
         ("resnet56/cifar10", "model.depth=57", "6 n + 2"),
         ("deit_tiny/cifar10/guided", "model.taps=[blocks.0, blocks.6, blocks.12]", "blocks.12"),
-        ("deit_tiny/cifar10/guided", "model.taps=[blocks.0, blocks.6, head]", "neither a map nor tokens"),
+        ("deit_tiny/cifar10/guided", "model.taps=[blocks.0, blocks.6, head]", "neither a map nor the tokens"),
         ("pit_tiny/cifar10/guided", "model.taps=[transformers.0, transformers.1, transformers.2]", "puts out a tuple"),
         ("deit_tiny/cifar10/guided", "model.timm=deit_huge", "cannot be built"),
     ],
@@ -106,11 +111,101 @@ def test_impossible_sizes_give_one_sentence(recipe_id, setting, words):
         build(recipe_id, *settings)
 
 
-def test_tokens_become_maps_without_the_class_token():
-    pixels = torch.arange(9.0).reshape(1, 9, 1)
-    expected = torch.arange(9.0).reshape(1, 1, 3, 3)
-    assert torch.equal(to_map(pixels), expected)
-    assert torch.equal(to_map(torch.cat([torch.full((1, 1, 1), 99.0), pixels], 1)), expected)
+def test_maps_are_recovered_from_every_layout():
+    maps = torch.randn(1, 5, 3, 3)
+    tokens = maps.flatten(2).transpose(1, 2)
+    for prefix in (0, 1, 2, 5):
+        network = nn.Identity()
+        network.num_prefix_tokens = prefix
+        output = torch.cat([torch.full((1, prefix, 5), 99.0), tokens], 1)
+        assert torch.equal(to_map(output, layout_of(output, network)), maps)
+    late = nn.Identity()
+    late.num_prefix_tokens = 1  # a class token that enters after this block
+    for output in (maps, maps.permute(0, 2, 3, 1), tokens):
+        assert torch.equal(to_map(output, layout_of(output, late)), maps)
+    cube = torch.randn(1, 3, 3, 3)
+    assert torch.equal(to_map(cube, layout_of(cube, late)), cube)
+    late.output_fmt = "NHWC"
+    assert torch.equal(to_map(cube, layout_of(cube, late)), cube.permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        (None, "was not called"),
+        ((torch.zeros(1, 4, 2),), "puts out a tuple"),
+        (torch.zeros(1, 7, 2), "neither a map nor the tokens of a square"),
+        (torch.zeros(1, 3, 4, 5), "neither a map"),
+        (torch.zeros(4, 9, 2), "folds something else into the batch"),
+    ],
+)
+def test_outputs_that_hold_no_map_are_refused(output, words):
+    with pytest.raises(ValueError, match=words):
+        layout_of(output, nn.Identity())
+
+
+# model, image size, taps, maps: layouts that differ (tokens with and without class and register tokens, NHWC, NCHW)
+OF_TIMM = [
+    ("deit_tiny_patch16_224", 32, ["blocks.0", "blocks.6", "blocks.11"], [(192, 2, 2)] * 3),
+    ("vit_tiny_patch16_224", 48, ["blocks.0", "blocks.6", "blocks.11"], [(192, 3, 3)] * 3),
+    ("vit_small_patch14_reg4_dinov2", 28, ["blocks.0", "blocks.6", "blocks.11"], [(384, 2, 2)] * 3),
+    (
+        "swin_tiny_patch4_window7_224",
+        224,
+        ["layers.0.blocks.0", "layers.2.blocks.2", "layers.3.blocks.1"],
+        [(96, 56, 56), (384, 14, 14), (768, 7, 7)],
+    ),
+    ("xcit_nano_12_p16_224", 64, ["blocks.0", "blocks.6", "blocks.11"], [(128, 4, 4)] * 3),
+    ("cait_xxs24_224", 32, ["blocks.0", "blocks.12", "blocks.23"], [(192, 2, 2)] * 3),
+    (
+        "convnext_atto",
+        64,
+        ["stages.0.blocks.0", "stages.2.blocks.2", "stages.3.blocks.1"],
+        [(40, 16, 16), (160, 4, 4), (320, 2, 2)],
+    ),
+    (
+        "pit_ti_224",
+        64,
+        ["transformers.0.blocks.0", "transformers.1.blocks.4", "transformers.2.blocks.3"],
+        [(64, 7, 7), (128, 4, 4), (256, 2, 2)],
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "size", "taps", "shapes"), OF_TIMM)
+def test_any_model_of_timm_is_tapped_at_its_first_middle_and_last_block(name, size, taps, shapes):
+    student = build(f"timm:{name}/cifar10/guided", f"model.image_size={size}", classes=10)
+    assert list(student.taps) == taps and student.shapes == shapes
+    scales = draw_scales(student.drop_path_rates, 2, seed=0, epoch=0)
+    logits, maps = student.train()(torch.randn(2, 3, size, size), scales)
+    assert logits.shape == (2, 10) and [m.shape[1:] for m in maps] == shapes
+    logits.sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "words"),
+    [
+        ("vit_tony_patch16_224", [], ["timm has no such model", "did you mean timm:vit_tiny_patch16_224"]),
+        ("vgg11", ["model.drop_path_rate=0"], ["timm:vgg11 cannot be tapped by itself", "model.taps"]),
+        ("crossvit_tiny_240", ["model.image_size=240"], ["timm:crossvit_tiny_240 cannot be tapped at 'blocks.0'", "list"]),
+        ("vit_tiny_patch16_224", ["model.image_size=5"], ["timm:vit_tiny_patch16_224"]),
+        ("vit_tiny_patch16_224", ["model.width=64"], ["fixes them"]),
+    ],
+)
+def test_models_that_cannot_be_tapped_are_refused_by_name(name, settings, words):
+    with pytest.raises(RecipeError) as caught:
+        build(f"timm:{name}/cifar10/guided", *settings, classes=10)
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+    if name == "vgg11":  # a baseline needs no taps
+        recipe = registry.compose(f"timm:{name}/cifar10/baseline", "paper", [*settings, "model.image_size=32"])
+        models.create(recipe.model, 10, 0, taps=False)
+
+
+def test_no_weight_starts_at_the_bound_of_the_truncated_normal():
+    network = build("pvt_v2_b0/cifar10/baseline", classes=10).network  # of this seed two weights were -2
+    assert max(m.weight.abs().max().item() for m in network.modules() if isinstance(m, nn.Linear)) < 0.2
 
 
 def test_weights_depend_on_the_seed_alone():
@@ -126,7 +221,7 @@ def test_weights_depend_on_the_seed_alone():
 
 @pytest.mark.parametrize("name", STUDENTS)
 def test_drop_path_follows_its_masks(name):
-    patches = ["model.patch_size=8"] if name != "pvt_v2_b0" else []
+    patches = ["model.patch_size=8"] if name not in OF_FIXED_PATCHES else []
     student = build(f"{name}/cifar10/guided", "model.image_size=32", *patches, classes=10)
     student.network.apply(
         lambda m: nn.init.normal_(m.weight) if isinstance(m, nn.Linear) and m.out_features == 10 else None
@@ -134,7 +229,11 @@ def test_drop_path_follows_its_masks(name):
     images = torch.randn(3, 3, 32, 32)
     calls = len(student.drop_path_rates)
     plain, _ = student.eval()(images)
-    kept, _ = student.train()(images, torch.ones(calls, 3))
+    student.train()
+    for module in student.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()  # CvT's, whose batch statistics would differ from the running ones
+    kept, _ = student(images, torch.ones(calls, 3))
     assert torch.allclose(plain, kept, atol=1e-5)
     masks = torch.ones(calls, 3)
     masks[:, 1] = 0  # every branch of the second sample but the first block's

@@ -18,8 +18,8 @@ def build(model: Model, classes: int) -> nn.Module:
     patch = model.patch_size or 16
     if patch % 2:
         raise RecipeError(f"model.patch_size: {patch} px is odd, and PiT's stride is half of it")
-    if any(size is not None for size in (model.width, model.depth, model.heads)):
-        raise RecipeError(f"model.width, depth and heads: {model.timm} fixes them for each stage")
+    if any(size is not None for size in (model.width, model.depth, model.heads, model.mlp_ratio)):
+        raise RecipeError(f"model.width, depth, heads and mlp_ratio: {model.timm} fixes them for each stage")
     if model.image_size < patch:
         raise RecipeError(f"model.image_size: {model.image_size} px is less than model.patch_size, {patch} px")
     network = timm.create_model(

@@ -15,8 +15,8 @@ def build(model: Model, classes: int) -> nn.Module:
     Raises:
         RecipeError: the image is too small, or a size was given that the architecture fixes.
     """
-    if any(size is not None for size in (model.patch_size, model.width, model.depth, model.heads)):
-        raise RecipeError(f"model.patch_size, width, depth and heads: {model.timm} fixes them for each stage")
+    if any(size is not None for size in (model.patch_size, model.width, model.depth, model.heads, model.mlp_ratio)):
+        raise RecipeError(f"model.patch_size, width, depth, heads and mlp_ratio: {model.timm} fixes them for each stage")
     if model.image_size < 32:
         raise RecipeError(
             f"model.image_size: {model.image_size} px, {model.timm} shrinks images 32 times and takes 32 or more"

@@ -1,12 +1,15 @@
-"""A network whose chosen inner modules hand out their outputs as feature maps."""
+"""A network whose chosen inner modules hand out their outputs as feature maps, whatever layout they have there."""
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from bench.models.drop_path import DropPath, replace_drop_path
 from bench.recipes import Model, RecipeError
@@ -15,19 +18,25 @@ from bench.recipes import Model, RecipeError
 class Tapped(nn.Module):
     """A network with feature taps and with drop-path masks from outside.
 
+    Args:
+        taps: names of the modules to tap, first to last.
+
     Attributes:
         network: the network itself, under its own parameter names.
+        taps: as given.
         shapes: (channels, height, width) of each tapped map.
         drop_path_rates: the rate of each drop-path call in a forward, in order.
     """
 
-    def __init__(self, network: nn.Module, model: Model, *, taps: bool = True) -> None:
+    def __init__(self, network: nn.Module, model: Model, taps: Sequence[str] = ()) -> None:
         super().__init__()
         replace_drop_path(network)
         self.network = network
+        self.taps = tuple(taps)
         self._outputs: dict[int, Tensor] | None = None  # filled only while `forward` runs
+        self._layouts: list[Layout] = []
         modules = dict(network.named_modules())
-        for tap, name in enumerate(model.taps if taps else ()):
+        for tap, name in enumerate(taps):
             if name not in modules:
                 raise RecipeError(f"model.taps: {model.name} has no module {name!r}")
             modules[name].register_forward_hook(functools.partial(self._keep, tap))
@@ -47,16 +56,15 @@ class Tapped(nn.Module):
             for module in self.network.modules()
             if isinstance(module, DropPath)
         ]
-        training = self.network.training
-        self.network.eval()
-        try:
-            with torch.no_grad():
-                _, maps = self(torch.zeros(1, 3, model.image_size, model.image_size))
-        finally:
-            for hook in hooks:
-                hook.remove()
-            self.network.train(training)
-        return [tuple(m.shape[1:]) for m in maps]
+        self._outputs = outputs = {}
+        _forward_once(self.network, model, hooks)
+        self._outputs = None
+        for tap, name in enumerate(self.taps):
+            try:
+                self._layouts.append(layout_of(outputs.get(tap), self.network))
+            except ValueError as error:
+                raise RecipeError(f"model.taps: {model.name} cannot be tapped at {name!r}: {error}") from None
+        return [tuple(to_map(outputs[tap], layout).shape[1:]) for tap, layout in enumerate(self._layouts)]
 
     def forward(self, images: Tensor, drop_path: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
         """Logits and feature maps.
@@ -76,25 +84,99 @@ class Tapped(nn.Module):
                 module.scales.append(drop_path[call])
         logits = self.network(images)
         self._outputs = None
-        return logits, [to_map(outputs[tap]) for tap in sorted(outputs)]
+        return logits, [to_map(outputs[tap], layout) for tap, layout in enumerate(self._layouts)]
 
 
-def to_map(output: Tensor) -> Tensor:
-    """A module's output as a map [batch, channels, height, width].
+class Layout(NamedTuple):
+    """How a module's output holds a square map.
 
-    Tokens [batch, count, channels] become the largest square they fill; the class token, if there is one, stands first and
-    is left out (arXiv 2207.10026). A map stays as it is.
+    kind: "tokens" [batch, count, channels], "nchw" or "nhwc".
+    prefix: tokens that stand before those of the map: class, distillation and register tokens.
+    """
+
+    kind: str
+    prefix: int = 0
+
+
+def layout_of(output: Any, network: nn.Module) -> Layout:
+    """The layout of a module's output, for a square input image.
 
     Raises:
-        RecipeError: the tokens fill no square.
+        ValueError: it holds no square map; the message says what it is.
     """
     if not isinstance(output, Tensor):
-        raise RecipeError(f"model.taps: a module puts out a {type(output).__name__}, not one tensor of maps or tokens")
+        raise ValueError(
+            "it was not called" if output is None else f"it puts out a {type(output).__name__}, not one tensor"
+        )
+    shape = list(output.shape)
+    if shape[0] != 1:
+        raise ValueError(f"its output of shape {shape} for one image folds something else into the batch")
     if output.ndim == 4:
+        one, two, three = shape[1:]
+        if one == two != three or (one == two == three and getattr(network, "output_fmt", "NCHW") == "NHWC"):
+            return Layout("nhwc")
+        if two == three:
+            return Layout("nchw")
+    elif output.ndim == 3:
+        # Not every block sees the tokens that the network has in the end: ConViT's and CaiT's class token enters late.
+        for prefix in (getattr(network, "num_prefix_tokens", 1), 0, 1):
+            count = shape[1] - prefix
+            if count > 0 and math.isqrt(count) ** 2 == count:
+                return Layout("tokens", prefix)
+    raise ValueError(f"its output of shape {shape} is neither a map nor the tokens of a square")
+
+
+def to_map(output: Tensor, layout: Layout) -> Tensor:
+    """A module's output as a map [batch, channels, height, width], without the tokens that are no part of it (arXiv
+    2207.10026 leaves out the class token, too)."""
+    if layout.kind == "nhwc":
+        return output.permute(0, 3, 1, 2)
+    if layout.kind == "nchw":
         return output
-    count = output.shape[1]
-    side = math.isqrt(count)
-    if output.ndim != 3 or count - side * side > 1:
-        raise RecipeError(f"model.taps: an output of shape {list(output.shape)} is neither a map nor tokens of a square")
-    tokens = output[:, count - side * side :]
-    return tokens.transpose(1, 2).reshape(output.shape[0], output.shape[2], side, side)
+    tokens = output[:, layout.prefix :].transpose(1, 2)
+    side = math.isqrt(tokens.shape[2])
+    return tokens.reshape(*tokens.shape[:2], side, side)
+
+
+def choose_taps(network: nn.Module, model: Model) -> tuple[str, ...]:
+    """The first, the middle (of n the one with n // 2 before it) and the last block of a network, by the order in which
+    they are called. Blocks are what timm names so, the outermost ones; those that work on a class token alone do not count.
+
+    Raises:
+        RecipeError: fewer than three are found.
+    """
+    blocks: list[str] = []
+    for name, module in network.named_modules():
+        kind = type(module).__name__
+        inside = any(name.startswith(f"{block}.") for block in blocks)
+        if name and "Block" in kind and "Class" not in kind and not inside:
+            blocks.append(name)
+    called: list[str] = []
+    modules = dict(network.named_modules())
+    hooks = [modules[name].register_forward_hook(lambda *_, name=name: called.append(name)) for name in blocks]
+    _forward_once(network, model, hooks)
+    if len(called) < 3:
+        raise RecipeError(
+            f"model.taps: {model.name} cannot be tapped by itself, {len(called)} blocks were found in it: name three"
+            " modules whose outputs are maps or tokens with model.taps"
+        )
+    return called[0], called[len(called) // 2], called[-1]
+
+
+def _forward_once(network: nn.Module, model: Model, hooks: Sequence[RemovableHandle]) -> None:
+    """One forward of a blank image without training mode, for hooks that are removed afterwards.
+
+    Raises:
+        RecipeError: the architecture does not take the size.
+    """
+    training = network.training
+    try:
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, 3, model.image_size, model.image_size))
+    except Exception as error:  # architectures refuse sizes in many ways
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RecipeError(f"model {model.name}: does not take {model.image_size} px: {reason}") from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+        network.train(training)

@@ -21,7 +21,7 @@ def build(model: Model, classes: int) -> nn.Module:
     patch = model.patch_size or 16
     if model.image_size % patch:
         raise RecipeError(f"model.image_size: {model.image_size} px is no multiple of model.patch_size, {patch} px")
-    sizes = {"embed_dim": model.width, "depth": model.depth, "num_heads": model.heads}
+    sizes = {"embed_dim": model.width, "depth": model.depth, "num_heads": model.heads, "mlp_ratio": model.mlp_ratio}
     if model.width and model.heads and model.width % model.heads:
         raise RecipeError(f"model.heads: {model.heads} does not divide model.width, {model.width}")
     network = timm.create_model(

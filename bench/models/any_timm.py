@@ -1,0 +1,34 @@
+"""Any model of timm by its name, as timm defines it: `timm:<name>` in a recipe id. It starts from random weights."""
+
+from __future__ import annotations
+
+import difflib
+
+import timm
+from torch import nn
+
+from bench.recipes import Model, RecipeError
+
+
+def build(model: Model, classes: int) -> nn.Module:
+    """timm's model `model.timm`, told the input size where its architecture has to know it.
+
+    Raises:
+        RecipeError: timm has no such model, or a size was given that timm's definition fixes.
+    """
+    if not timm.is_model(model.timm):
+        near = difflib.get_close_matches(model.timm, timm.list_models(), n=1)
+        raise RecipeError(
+            f"model timm:{model.timm}: timm has no such model{f'; did you mean timm:{near[0]}?' if near else ''}"
+        )
+    if any(size is not None for size in (model.patch_size, model.width, model.depth, model.heads, model.mlp_ratio)):
+        raise RecipeError(
+            f"model.patch_size, width, depth, heads and mlp_ratio: timm's definition of {model.timm} fixes them"
+        )
+    options = {"num_classes": classes, "drop_path_rate": model.drop_path_rate or None}
+    try:
+        return timm.create_model(model.timm, **options, img_size=model.image_size)
+    except TypeError as error:
+        if "img_size" not in str(error):
+            raise
+        return timm.create_model(model.timm, **options)  # convolutional throughout: any size

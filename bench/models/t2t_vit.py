@@ -1,0 +1,162 @@
+"""T2T-ViT: Tokens-to-Token vision transformer (Yuan et al., ICCV 2021, arXiv 2101.11986).
+
+Tokens are made by soft splits, overlapping patches laid out as vectors: [3, S, S] -> S/4 x S/4 tokens of 147 channels ->
+S/8 x S/8 of 576 -> S/16 x S/16 of 576, with a Performer layer to 64 channels between two splits; then a plain transformer.
+
+As in the released code of arXiv 2207.10026. The authors' own (yitu-opensource/T2T-ViT) has an epsilon of 1e-5 in the norms
+where it is 1e-6 here, a dropout of 0.1 in the Performer layers where there is none here, and initial weights from a
+truncated normal distribution where it is the whole one here.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import torch
+import torch.nn.functional as F
+from timm.layers import Mlp
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from bench.recipes import Model, RecipeError
+
+TOKEN_WIDTH = 64  # channels of the tokens between the soft splits
+PATCH = 16  # px: the strides of the soft splits, 4 * 2 * 2
+
+LayerNorm = functools.partial(nn.LayerNorm, eps=1e-6)
+
+
+def random_features(x: Tensor, directions: Tensor) -> Tensor:
+    """Features whose inner product estimates exp(x · y): exp(w · x - |x|² / 2) / sqrt(m) for each of m directions w.
+
+    The positive random features of the Performer (Choromanski et al., ICLR 2021, arXiv 2009.14794), for directions from a
+    standard normal distribution. T2T-ViT's are orthogonal and of norm sqrt(m), so its kernel is near that one but not it.
+
+    Args:
+        x: [batch, tokens, width].
+        directions: [m, width].
+
+    Returns:
+        [batch, tokens, m].
+    """
+    half_norms = x.square().sum(-1, keepdim=True) / 2
+    return torch.exp(x @ directions.T - half_norms) / math.sqrt(len(directions))
+
+
+def kernel_attention(q: Tensor, k: Tensor, v: Tensor, directions: Tensor) -> Tensor:
+    """Attention [batch, tokens, width] with the kernel of `random_features`: its cost is linear in the tokens.
+
+    Softmax attention would have a scale in exp(q · k); this one has none.
+    """
+    q, k = random_features(q, directions), random_features(k, directions)
+    total = q @ k.sum(1).unsqueeze(2)  # [batch, tokens, 1]
+    return q @ (k.transpose(1, 2) @ v) / (total + 1e-8)
+
+
+class PerformerAttention(nn.Module):
+    """Single-head kernel attention from `channels` to `width` channels."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.kqv = nn.Linear(channels, 3 * width)
+        self.proj = nn.Linear(width, width)
+        m = width // 2
+        # Drawn once and never trained, so they are a buffer; but they must be saved with the weights that grew around them.
+        self.register_buffer("directions", nn.init.orthogonal_(torch.empty(m, width)) * math.sqrt(m))
+
+    def forward(self, x: Tensor) -> Tensor:
+        k, q, v = self.kqv(x).chunk(3, dim=2)
+        # A direction's norm is sqrt(m), so a feature can reach exp(m / 2) = exp(16), beyond fp16; and bf16 would round the
+        # exponents, where an error of 0.1 is one of a tenth in the feature.
+        with torch.autocast(x.device.type, enabled=False):
+            y = kernel_attention(q.float(), k.float(), v.float(), self.directions.float())
+        # The width changes, so there is no residual around the attention: the values take its place.
+        return v + self.proj(y.to(v.dtype))
+
+
+class TokenLayer(nn.Module):
+    """A transformer layer [batch, tokens, channels] -> [batch, tokens, width] with Performer attention."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.norm1 = LayerNorm(channels)
+        self.attn = PerformerAttention(channels, width)
+        self.norm2 = LayerNorm(width)
+        self.mlp = Mlp(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+def sinusoids(count: int, width: int) -> Tensor:
+    """Fixed position embeddings [1, count, width]: the sine of position / 10000^(2i / width) in channel 2i, the cosine in
+    2i + 1 (Vaswani et al., NeurIPS 2017, arXiv 1706.03762, section 3.5)."""
+    channel = torch.arange(width)
+    wavelengths = 10000.0 ** (channel // 2 * 2).double().div(width)
+    angles = torch.arange(count).double()[:, None] / wavelengths
+    return torch.where(channel % 2 == 0, angles.sin(), angles.cos()).float()[None]
+
+
+class T2TViT(nn.Module):
+    """Soft splits with Performer layers between, then blocks on [batch, 1 + (size / 16)², width], the class token first."""
+
+    def __init__(
+        self, size: int, classes: int, width: int, depth: int, heads: int, mlp_ratio: float, drop_path_rate: float
+    ) -> None:
+        super().__init__()
+        self.token_layers = nn.ModuleList(
+            [TokenLayer(3 * 7 * 7, TOKEN_WIDTH), TokenLayer(TOKEN_WIDTH * 3 * 3, TOKEN_WIDTH)]
+        )
+        self.proj = nn.Linear(TOKEN_WIDTH * 3 * 3, width)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, width))
+        self.register_buffer("pos_embed", sinusoids(1 + (size // PATCH) ** 2, width), persistent=False)
+        self.blocks = nn.Sequential(
+            *(
+                Block(width, heads, mlp_ratio, qkv_bias=False, drop_path=rate, norm_layer=LayerNorm)
+                for rate in torch.linspace(0, drop_path_rate, depth).tolist()
+            )
+        )
+        self.norm = LayerNorm(width)
+        self.head = nn.Linear(width, classes)
+        nn.init.normal_(self.cls_token, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def no_weight_decay(self) -> set[str]:
+        """The class token; the positions are not trained."""
+        return {"cls_token"}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[batch, 3, size, size] to logits [batch, classes]."""
+        side = images.shape[-1] // 4
+        x = F.unfold(images, 7, stride=4, padding=2).transpose(1, 2)
+        for layer in self.token_layers:
+            x = layer(x).transpose(1, 2).unflatten(2, (side, side))
+            x = F.unfold(x, 3, stride=2, padding=1).transpose(1, 2)
+            side //= 2
+        x = self.proj(x)
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1) + self.pos_embed
+        return self.head(self.norm(self.blocks(x))[:, 0])
+
+
+def build(model: Model, classes: int) -> nn.Module:
+    """A T2T-ViT; what `model` leaves open is that of T2T-ViT-7.
+
+    Raises:
+        RecipeError: the soft splits do not divide the image, heads do not divide the width, or a patch size was given.
+    """
+    width, depth, heads, mlp_ratio = model.width or 256, model.depth or 7, model.heads or 4, model.mlp_ratio or 2.0
+    if model.patch_size is not None:
+        raise RecipeError(
+            f"model.patch_size: {model.name} has soft splits of fixed size, together {PATCH} px, in its place"
+        )
+    if model.image_size % PATCH:
+        raise RecipeError(f"model.image_size: {model.image_size} px is no multiple of {PATCH} px, the soft splits' strides")
+    if width % heads:
+        raise RecipeError(f"model.heads: {heads} does not divide model.width, {width}")
+    return T2TViT(model.image_size, classes, width, depth, heads, mlp_ratio, model.drop_path_rate)
