@@ -1,6 +1,6 @@
-"""The command line: `python -m bench list | show | sweep | report`.
+"""The command line: `python -m bench list | show | data | sweep | report`.
 
-None of them imports torch (`show --parameters` aside, which builds the network), so they answer at once. Exit codes:
+None of them imports torch (a `show` that builds the network aside), so they answer at once. Exit codes:
 0 done, 1 a check failed, 2 the input, 3 some cells failed, 75 stopped.
 """
 
@@ -25,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
 
     verb = verbs.add_parser("list", help="the recipe ids, one a line")
     verb.add_argument("--suite", metavar="NAME", help="those of one suite")
+    verb.add_argument("--guides", action="store_true", help="the guides that they need instead")
     verb.add_argument("--json", action="store_true")
     verb.add_argument("--recipes-dir", action="append", default=[], metavar="DIR")
     verb.set_defaults(call=list_ids)
@@ -33,8 +34,27 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("recipe", metavar="ID")
     add_recipe_options(verb)
     verb.add_argument("--json", action="store_true")
-    verb.add_argument("--parameters", action="store_true", help="build the network and count its trainable parameters")
+    verb.add_argument("--parameters", action="store_true", help="build the network: its trainable parameters and its maps")
     verb.set_defaults(call=show, seed=0)
+
+    verb = verbs.add_parser("data", help="datasets: what there is, fetch and decode one, check one")
+    actions = verb.add_subparsers(dest="action", required=True)
+    for action, help_text in (
+        ("list", "every dataset: size, licence, where it comes from, whether it is here"),
+        ("prepare", "fetch a dataset if need be, and decode it"),
+        ("check", "read every image of a dataset that is here, count them, name what cannot be read"),
+    ):
+        sub = actions.add_parser(action, help=help_text)
+        if action != "list":
+            sub.add_argument("dataset", metavar="ID", help="as cifar100, folder:photos, hub:owner/name")
+            sub.add_argument(
+                "--set", action="append", default=[], metavar="KEY=VALUE", help="as data.subset=20; may repeat"
+            )
+        sub.add_argument("--data-dir", default="data", metavar="DIR", help="local datasets (data)")
+        sub.add_argument(
+            "--recipes-dir", action="append", default=[], metavar="DIR", help="recipes of your own; may repeat"
+        )
+        sub.set_defaults(call=data)
 
     verb = verbs.add_parser("sweep", help="run every cell of a suite that is not recorded yet")
     verb.add_argument("suite", metavar="SUITE")
@@ -62,7 +82,11 @@ def _add_folders(to: argparse.ArgumentParser, *, data: bool = False) -> None:
 def list_ids(arguments: argparse.Namespace) -> int:
     """`list`: every id, or a suite's."""
     registry = Registry(*arguments.recipes_dir)
-    ids = registry.suite(arguments.suite).ids if arguments.suite else registry.ids()
+    if arguments.guides:
+        suites = [arguments.suite] if arguments.suite else registry.names("suites")
+        ids = list(dict.fromkeys(guide for name in suites for guide in registry.guides(registry.suite(name))))
+    else:
+        ids = registry.suite(arguments.suite).ids if arguments.suite else registry.ids()
     print(json.dumps(ids, indent=2) if arguments.json else "\n".join(ids))
     return 0
 
@@ -71,14 +95,33 @@ def show(arguments: argparse.Namespace) -> int:
     """`show`: the composed recipe as YAML or JSON."""
     recipe = compose(arguments)
     content = recipe.to_dict()
-    if arguments.parameters:
+    if arguments.parameters or recipe.model.builder == "any_timm":  # whose taps nobody but the network itself knows
         from bench import models
 
-        network = models.create(recipe.model, recipe.data.classes, recipe.seed).network
-        content["parameters"] = sum(p.numel() for p in network.parameters() if p.requires_grad)
+        built = models.create(recipe.model, recipe.data.classes or 2, recipe.seed, taps=recipe.guidance is not None)
+        if recipe.data.classes is not None:
+            content["parameters"] = sum(p.numel() for p in built.network.parameters() if p.requires_grad)
+        content["maps"] = {tap: list(shape) for tap, shape in zip(built.taps, built.shapes, strict=True)}
     text = json.dumps(content, indent=2) if arguments.json else yaml.safe_dump(content, sort_keys=False).rstrip()
     print(text)
     return 0
+
+
+def data(arguments: argparse.Namespace) -> int:
+    """`data`: list, prepare or check datasets."""
+    from bench.data import inventory
+
+    registry = Registry(*arguments.recipes_dir)
+    if arguments.action == "list":
+        print(inventory.table([registry.dataset(name) for name in registry.names("datasets")], arguments.data_dir))
+        return 0
+    chosen = registry.dataset(arguments.dataset, arguments.set)
+    call = inventory.prepare if arguments.action == "prepare" else inventory.check
+    lines, problems = call(chosen, arguments.data_dir)
+    print("\n".join(lines))
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0
 
 
 def sweep(arguments: argparse.Namespace) -> int:

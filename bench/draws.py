@@ -24,6 +24,8 @@ class Stream(IntEnum):
     SUBSET = 7  # which images `data.train_limit` keeps
     STUDENT = 8  # initial weights
     PROJECTION = 9  # initial weights
+    HOLDOUT = 10  # which training images `data.holdout` evaluates on
+    TEST_SHARE = 11  # which images are the test set of a dataset that has none
 
 
 def generator(seed: int, stream: Stream, epoch: int = 0) -> np.random.Generator:

@@ -1,7 +1,9 @@
 """Recipes: what is run, composed from YAML files into a frozen, typed object with a hash.
 
 A recipe id is `<model>/<dataset>/<guidance>` for a student (`deit_tiny/cifar100/guided`) and `<model>/<dataset>` for a
-guide CNN (`resnet56/cifar100`). Each part names a file below `recipes/`; a protocol says how to train. Later layers win:
+guide CNN (`resnet56/cifar100`). Each part names a file below `recipes/`, or something from outside: `timm:<name>`, any
+model of timm; `folder:<name>`, class folders in the data folder; `hub:<name>`, a dataset of the hub, whose name may hold a
+slash. A protocol says how to train. Later layers win:
 
     schema defaults < model < dataset < guidance < protocol < suite < --set
 
@@ -21,7 +23,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -57,6 +59,7 @@ class Model:
     width: int | None = key(None, low=1)  # channels: of the tokens, or of a CNN's first stage
     depth: int | None = key(None, low=1)  # blocks of a transformer, layers of a CNN
     heads: int | None = key(None, low=1)
+    mlp_ratio: float | None = key(None, low=0.1, high=64)  # hidden width of the MLPs, in widths
     drop_path_rate: float = key(0.0, low=0, high=0.99)
     taps: tuple[str, ...] = ()  # modules whose outputs are the feature maps, first to last
 
@@ -66,18 +69,29 @@ class Data:
     """A dataset and how its images reach the device."""
 
     name: str = ""
-    source: Literal["hub", "packaged"] = key("hub", hashed=False)
+    # Where it comes from when it is not in the data folder: nowhere, torchvision's download, the hub, this package.
+    source: Literal["files", "torchvision", "hub", "packaged"] = key("files", hashed=False)
+    layout: str = key("parquet", hashed=False)  # of its files: a module in bench/data/layouts
+    places: tuple[str, ...] = key((), hashed=False)  # folders or archives below the data folder, as patterns; first found
+    torchvision: str | None = key(None, hashed=False)  # class in torchvision.datasets that downloads it
     hub: str | None = key(None, hashed=False)  # repository on the Hugging Face hub
     image_column: str = "image"
     label_column: str = "label"
-    train_split: str = "train"
+    train_split: str = "train"  # "a+b" is both
     test_split: str = "test"
-    classes: int = key(2, low=2)
+    test_share: float = key(0.2, low=0.01, high=0.9)  # of each class, the test set of a dataset that has none of its own
+    classes: int | None = key(None, low=2)  # None: those that are found
     train_images: int | None = key(None, low=1)  # what the splits must hold; None accepts any number
     test_images: int | None = key(None, low=1)
+    short_side: int | None = key(None, low=1)  # px; larger images are shrunk to it when they are decoded
     licence: str = key("", hashed=False)
+    ask: str = key("", hashed=False)  # whom to ask for a dataset that nobody may pass on
     pipeline: Literal["batched", "pil"] = "batched"  # on the device for a whole batch | timm's transform in workers
     workers: int | None = key(None, low=0, hashed=False)  # of the pil pipeline; None: one a core
+    subset: int | None = key(None, low=2)  # only the first so many classes; the files need not hold the others
+    # A share of each class of the training set that is evaluated in place of the test set, which is left alone: for
+    # choosing epochs and settings.
+    holdout: float = key(0.0, low=0, high=0.9)
     train_limit: int | None = key(None, low=1)  # a fixed random part of the training images, the same for every seed
 
 
@@ -121,7 +135,16 @@ class Guidance:
     """How the guide's feature maps enter the student's loss (arXiv 2207.10026)."""
 
     method: str = "none"  # module in bench/guidance
-    weight: float = key(2.5, low=0)
+    weight: float = key(2.5, low=0)  # of the feature term; 0 leaves it out
+    transform: Literal["linear", "attention", "similarity"] = "linear"  # of a map before it is compared
+    stages: tuple[int, ...] | None = key(None, low=0)  # which pairs of taps count, from 0; None: all
+    from_epoch: int = key(0, low=0)  # guidance acts from this epoch, counted from 0 …
+    until_epoch: int | None = key(None, low=1)  # … to before this one; None: to the end
+    logits: Literal["none", "soft", "hard"] = "none"  # imitate the guide's logits too: its probabilities | its arg-max
+    logit_weight: float = key(0.5, low=0, high=1)  # w: the loss is (1 - w) cross-entropy + w logit term + feature term
+    temperature: float = key(1.0, low=0.01, high=1000)  # soft
+    # The guide's features of the unaugmented images are computed once and kept; crop and flip are replayed on them.
+    offline: bool = False
     # "batch": the guide normalises by the statistics of the batch at hand, as the released code does (train mode);
     # "running": by the running statistics it was trained with.
     guide_norm: Literal["batch", "running"] = "batch"
@@ -174,6 +197,12 @@ class Recipe:
 
 
 SECTIONS: dict[str, type] = {"model": Model, "data": Data, "augment": Augment, "train": Train, "guidance": Guidance}
+# What a guide shares with its student unless it is told otherwise: where it is trained, and which images it may see.
+_OF_ONE_RUN = ("pipeline", "workers", "train_limit")
+SHARED_WITH_GUIDE = (
+    *("train.device", "train.threads"),
+    *(f"data.{f.name}" for f in fields(Data) if f.name not in _OF_ONE_RUN),
+)
 # What each kind of file may say. A protocol touches only how to train, for the student and for its guide.
 LAYER_SECTIONS = {
     "models": ("model",),
@@ -380,6 +409,12 @@ class Suite:
         return ["/".join(parts) for parts in itertools.product(self.models, self.datasets, self.guidance)]
 
 
+def split_id(recipe_id: str, role: str = "student") -> tuple[str, ...]:
+    """(model, dataset, guidance) of a student's id, (model, dataset) of a guide's. A dataset's name may hold slashes."""
+    model, _, rest = recipe_id.partition("/")
+    return (model, rest) if role == "guide" else (model, *rest.rsplit("/", 1))
+
+
 def shipped_recipes() -> Path:
     """The `recipes/` that came with the package: inside it in a wheel, beside it in a checkout."""
     inside = Path(__file__).parent / "_recipes"
@@ -413,9 +448,12 @@ class Registry:
     def _layer(self, kind: str, name: str, part_of: str = "") -> dict[str, Given]:
         """One file's keys, flattened and checked."""
         if (kind, name) not in self._cache:
-            path = self._path(kind, name, part_of)
-            where = f"recipes/{kind}/{path.name}"
-            flat = _flatten(_read_file(path, where), where, LAYER_SECTIONS[kind])
+            content, where = _from_outside(kind, name), name
+            if content is None:
+                path = self._path(kind, name, part_of)
+                where = f"recipes/{kind}/{path.name}"
+                content = _read_file(path, where)
+            flat = _flatten(content, where, LAYER_SECTIONS[kind])
             for inner, given in flat.items():
                 _check_known(inner, given)
             self._cache[kind, name] = flat
@@ -432,6 +470,30 @@ class Registry:
         students = itertools.product(models["student"], self.names("datasets"), self.names("guidance"))
         guides = itertools.product(models["guide"], self.names("datasets"))
         return ["/".join(parts) for parts in (*students, *guides)]
+
+    def guides(self, suite: Suite) -> list[str]:
+        """The ids of the guides that a suite's cells need."""
+        recipes = (self.compose(recipe_id, suite=suite) for recipe_id in suite.ids)
+        return list(dict.fromkeys(recipe.guide.id for recipe in recipes if recipe.guide is not None))
+
+    def dataset(self, name: str, assignments: Sequence[str] = ()) -> Data:
+        """A dataset by the second part of a recipe id, with `data.key=value` texts laid over it.
+
+        Raises:
+            RecipeError: anything unknown, of a wrong type or impossible, in one sentence.
+        """
+        overrides = parse_set(assignments)
+        for path, given in overrides.items():
+            if not path.startswith("data."):
+                _fail(given, path, "is no key of a dataset: it must lie under data")
+            _check_known(path, given)
+        given = {**self._layer("datasets", name), **overrides}
+        values = {
+            f.name: _read(Data, f.name, given[f"data.{f.name}"], f"data.{f.name}")
+            for f in fields(Data)
+            if f"data.{f.name}" in given
+        }
+        return dataclasses.replace(Data(**values), name=name)
 
     def suite(self, name: str) -> Suite:
         """A suite by name; raises RecipeError for an unknown name or an invalid file."""
@@ -453,7 +515,7 @@ class Registry:
             lists[entry] = tuple(value)
         for kind in ("models", "datasets", "guidance"):
             for part in lists[kind]:
-                self._path(kind, part, f"{where}: ")
+                self._layer(kind, part, f"{where}: ")
         self._path("protocols", str(content.get("protocol")), f"{where}: ")
         overrides = _flatten(content.get("set", {}), where, LAYER_SECTIONS["suites"])
         for inner, given in overrides.items():
@@ -501,7 +563,8 @@ class Registry:
             dict(suite.overrides) if suite else {},
         ]
         if guidance is None:
-            _, said = _split_guide(*files)
+            shared, said = _split_guide(*files)
+            said = {**_shared(shared), **said}
             for path, given in overrides.items():
                 if path.startswith("guide."):
                     _fail(given, path, f"{recipe_id} is itself a guide: write {path.removeprefix('guide.')}")
@@ -520,9 +583,7 @@ class Registry:
             return _build(recipe_id, protocol, model, dataset, own, seed)
         if "model.name" not in said:
             raise RecipeError(f"recipes/datasets/{dataset}.yaml: guide.model.name: missing, so {recipe_id} has no guide")
-        # Where it is trained is no matter of the guide's own: it goes where the student goes, unless it is told otherwise.
-        places = {path: own[path] for path in ("train.device", "train.threads") if path in own}
-        guide = self._guide(str(said["model.name"].value), dataset, protocol, {**places, **said})
+        guide = self._guide(str(said["model.name"].value), dataset, protocol, {**_shared(own), **said})
         return _build(recipe_id, protocol, model, dataset, own, seed, guide)
 
     def _guide(self, model: str, dataset: str, protocol: str, said: Mapping[str, Given], seed: int | None = None) -> Recipe:
@@ -540,21 +601,48 @@ class Registry:
 
     def _split(self, recipe_id: str) -> tuple[str, str, str | None]:
         """(model, dataset, guidance or None)."""
-        parts = recipe_id.split("/")
-        if not all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.:-]*", part) for part in parts) or len(parts) not in (2, 3):
+        model, _, rest = recipe_id.partition("/")
+        name = "[A-Za-z0-9][A-Za-z0-9_.-]*"
+        model_form, form = rf"(timm:)?{name}", rf"({name}|folder:{name}|hub:{name}(/{name})?)(/{name})?"
+        if not re.fullmatch(model_form, model) or not re.fullmatch(form, rest):
             raise RecipeError(
                 f"recipe {recipe_id!r}: an id is <model>/<dataset>/<guidance>, as deit_tiny/cifar100/guided, or"
                 " <model>/<dataset> for a guide, as resnet56/cifar100; `python -m bench list` prints them all"
             )
-        role = self.role(parts[0], f"recipe {recipe_id!r}: ")
-        if role == "guide" and len(parts) == 3:
-            raise RecipeError(
-                f"recipe {recipe_id!r}: {parts[0]} is a guide CNN and is not guided itself: write {parts[0]}/{parts[1]}"
-            )
-        if role == "student" and len(parts) == 2:
+        dataset, _, guidance = rest.rpartition("/")
+        if self.role(model, f"recipe {recipe_id!r}: ") == "guide":
+            if guidance in self.names("guidance") and dataset:
+                raise RecipeError(
+                    f"recipe {recipe_id!r}: {model} is a guide CNN and is not guided itself: write {model}/{dataset}"
+                )
+            return model, rest, None
+        # `hub:a/b` might be a dataset without its guidance, or the dataset `hub:a` with the guidance `b`
+        if not dataset or (rest.startswith("hub:") and rest.count("/") == 1 and guidance not in self.names("guidance")):
             options = ", ".join(f"{recipe_id}/{name}" for name in self.names("guidance"))
             raise RecipeError(f"recipe {recipe_id!r}: the guidance is missing; allowed: {options}")
-        return parts[0], parts[1], parts[2] if len(parts) == 3 else None
+        return model, dataset, guidance
+
+
+def _from_outside(kind: str, name: str) -> dict[str, Any] | None:
+    """What a file would say of a model or dataset that has none: of `timm:`, `folder:` and `hub:`. None for other names."""
+    source, colon, inner = name.partition(":")
+    if not colon:
+        return None
+    if kind == "models" and source == "timm":
+        # the drop path of the paper's students; taps are chosen from the network itself
+        return {"model": {"builder": "any_timm", "timm": inner, "drop_path_rate": 0.1}}
+    data: dict[str, Any] = {"short_side": 512, "licence": "the source's own"}
+    if kind == "datasets" and source == "folder":
+        data |= {"source": "files", "layout": "class_folders", "places": [inner]}
+    elif kind == "datasets" and source == "hub":
+        data |= {"source": "hub", "layout": "parquet", "places": [inner], "hub": inner}
+    else:
+        return None
+    return {"data": data, "guide": {"model": {"name": "resnet56"}}}
+
+
+def _shared(own: Mapping[str, Given]) -> dict[str, Given]:
+    return {path: own[path] for path in SHARED_WITH_GUIDE if path in own}
 
 
 def _read_file(path: Path, where: str) -> Mapping[str, Any]:
@@ -603,10 +691,10 @@ def _build(
 
 
 @functools.cache
-def _modules_that_build(package: str) -> list[str]:
-    """The modules of bench/<package> that define `build`: the models, or the guidance methods, that a recipe can name."""
+def _modules_with(function: str, package: str) -> list[str]:
+    """The modules of bench/<package> that define a function: the models, guidance methods or layouts a recipe can name."""
     files = (Path(__file__).parent / package).glob("*.py")
-    return sorted(path.stem for path in files if "\ndef build(" in path.read_text(encoding="utf-8"))
+    return sorted(path.stem for path in files if f"\ndef {function}(" in path.read_text(encoding="utf-8"))
 
 
 def _check_together(recipe: Recipe, given: Mapping[str, Given]) -> None:
@@ -616,10 +704,10 @@ def _check_together(recipe: Recipe, given: Mapping[str, Given]) -> None:
     def fail(path: str, problem: str) -> typing.NoReturn:
         _fail(given.get(path, Given(None, f"recipe {recipe.id!r}")), path, problem)
 
-    if model.builder not in (builders := _modules_that_build("models")):
+    if model.builder not in (builders := _modules_with("build", "models")):
         fail("model.builder", f"got {model.builder!r}, allowed: {', '.join(builders)}{_nearest(model.builder, builders)}")
-    if model.timm is not None and not re.fullmatch(r"[A-Za-z0-9_.]+", model.timm):
-        fail("model.timm", f"got {model.timm!r}, allowed is the name of an architecture; nothing is loaded from elsewhere")
+    if model.timm is not None and not re.fullmatch(r"[A-Za-z0-9_]+", model.timm):
+        fail("model.timm", f"got {model.timm!r}, allowed is the name of an architecture; no weights are loaded")
     if augment.rand_augment and data.pipeline == "batched":
         fail("augment.rand_augment", "needs data.pipeline=pil; the batched pipeline has no RandAugment yet")
     if augment.crop != "random_resized" and data.pipeline == "pil":
@@ -629,20 +717,45 @@ def _check_together(recipe: Recipe, given: Mapping[str, Given]) -> None:
     for path, pair in (("augment.crop_area", augment.crop_area), ("augment.crop_ratio", augment.crop_ratio)):
         if pair[0] > pair[1]:
             fail(path, f"got {list(pair)}, allowed is the smaller number first")
-    if data.train_limit and data.train_images and data.train_limit > data.train_images:
-        fail(
-            "data.train_limit",
-            f"got {data.train_limit}, allowed is at most {data.train_images}, the training images of {data.name}",
-        )
-    if train.batch_size > (data.train_limit or data.train_images or train.batch_size):
-        limit = data.train_limit or data.train_images
+    if data.layout not in (layouts := _modules_with("read", "data/layouts")):
+        fail("data.layout", f"got {data.layout!r}, allowed: {', '.join(layouts)}{_nearest(data.layout, layouts)}")
+    if data.subset and data.classes and data.subset > data.classes:
+        fail("data.subset", f"got {data.subset}, allowed is at most {data.classes}, the classes of {data.name}")
+    images = None if data.subset or data.holdout else data.train_images  # else known when the dataset is open
+    if data.train_limit and images and data.train_limit > images:
+        fail("data.train_limit", f"got {data.train_limit}, allowed is at most {images}, the training images of {data.name}")
+    if train.batch_size > (limit := data.train_limit or images or train.batch_size):
         fail(
             "train.batch_size",
             f"got {train.batch_size}, but there are {limit} training images and only whole batches count",
         )
     if recipe.guide is not None:
-        method = recipe.guidance.method
-        if method not in (methods := _modules_that_build("guidance")):
-            fail("guidance.method", f"got {method!r}, allowed: none, {', '.join(methods)}{_nearest(method, methods)}")
-        if len(model.taps) != len(recipe.guide.model.taps):
-            fail("model.taps", f"{len(model.taps)} taps of {model.name} meet {len(recipe.guide.model.taps)} of its guide")
+        _check_guidance(recipe, fail)
+
+
+def _check_guidance(recipe: Recipe, fail: Callable[[str, str], typing.NoReturn]) -> None:
+    """Refuse guidance that does not fit the student, the guide or the data."""
+    config, student, guide = recipe.guidance, recipe.model, recipe.guide.model
+    if config.method not in (methods := _modules_with("build", "guidance")):
+        fail(
+            "guidance.method",
+            f"got {config.method!r}, allowed: none, {', '.join(methods)}{_nearest(config.method, methods)}",
+        )
+    taps = len(student.taps or guide.taps)  # a student without taps gets as many as its guide has
+    if config.stages is None and taps != len(guide.taps):
+        fail(
+            "model.taps",
+            f"{taps} taps of {student.name} meet {len(guide.taps)} of its guide {guide.name}: set model.taps or"
+            " guide.model.taps, or choose pairs with guidance.stages",
+        )
+    pairs = min(taps, len(guide.taps))
+    if config.stages is not None and (
+        not config.stages or len(set(config.stages)) < len(config.stages) or max(config.stages) >= pairs
+    ):
+        fail("guidance.stages", f"got {list(config.stages)}, allowed are different numbers from 0 to {pairs - 1}")
+    if config.until_epoch is not None and config.until_epoch <= config.from_epoch:
+        fail("guidance.until_epoch", f"got {config.until_epoch}, allowed is more than from_epoch, {config.from_epoch}")
+    if config.offline and config.logits != "none":
+        fail("guidance.logits", "needs guidance.offline=false: the features that are kept hold no logits")
+    if config.offline and recipe.augment.crop == "padded":
+        fail("guidance.offline", "the kept features have no border: augment.crop must be random_resized or none")

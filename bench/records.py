@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.recipes import Recipe, RecipeError
+from bench.recipes import Recipe, RecipeError, split_id
 
 SCHEMA = 1
 HISTORY_COLUMNS = ("epoch", "lr", "train_loss", "guidance_loss", "test_accuracy", "images_per_second")
@@ -70,7 +70,8 @@ class RunFolder:
     reaches outside the results folder."""
 
     def __init__(self, results: str | Path, recipe: Recipe) -> None:
-        parts = [urllib.parse.quote(part, safe="").replace(".", "%2E") for part in recipe.id.split("/")]
+        parts = split_id(recipe.id, recipe.model.role)
+        parts = [urllib.parse.quote(part, safe="").replace(".", "%2E") for part in parts]
         self.path = Path(results, "runs", *parts, f"{recipe.hash[:8]}-seed{recipe.seed}")
 
     @property

@@ -131,7 +131,7 @@ def test_set_numbers_may_be_spelt_as_python_reads_them():
         ("deit_tiny/cifar10/baseline", "train.lr=" + "[" * 2000, ["YAML"]),
         ("deit_tiny/cifar10/baseline", "seed=1", ["--seed"]),
         ("deit_tiny/cifar10/baseline", "select=best", ["guides"]),
-        ("deit_tiny/cifar10/baseline", "model.timm=hf-hub:a/b", ["nothing is loaded"]),
+        ("deit_tiny/cifar10/baseline", "model.timm=hf-hub:a/b", ["no weights are loaded"]),
         ("deit_tiny/cifar10/guided", "guide.guidance.weight=5", ["guidance.weight", "not guided itself"]),
         ("deit_tiny/cifar10/guided", "guide.data.name=foo", ["data.name"]),
         ("deit_tiny/cifar10/guided", "guide.seed=-1", ["from 0"]),
@@ -250,7 +250,7 @@ def test_show_counts_parameters():
 
 def test_commands_refuse_bad_input_with_exit_code_2(tmp_path):
     refused(command("-m", "bench", "show", "deit_tony/cifar10/guided"), "deit_tony")
-    refused(command("-m", "bench", "list", "--suite", "slow"), "slow", "known: paper, quick")
+    refused(command("-m", "bench", "list", "--suite", "slow"), "slow", "known: cifar10, paper, quick")
     run = ["bench/run.py", "--results-dir", tmp_path, "--recipe"]
     refused(command(*run, "../../etc/passwd"), "an id is")
     refused(command(*run, "deit_micro/digits/baseline", "--set", "train.epochs=x"), "train.epochs")

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from timm.data import create_transform
+from timm.data.transforms import RandomResizedCropAndInterpolation
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.transforms import Compose, RandomHorizontalFlip
 
 from bench.cores import cores_per_process
 from bench.data.augment import BatchTransform, draw
-from bench.data.store import Images, Store
+from bench.data.store import Images, Part, Store
 from bench.draws import Stream, generator
 from bench.recipes import Recipe, RecipeError
 
@@ -26,11 +31,17 @@ class Batch:
     images: [batch, 3, size, size] float32, augmented and normalised, on the device.
     labels: [batch] int64.
     positions: where in the epoch's global order these samples stand.
+    chosen: [batch], which of the training part's images they are.
+    boxes: [batch, 4] float32, top, left, height, width of their crops, in shares of the native image.
+    flips: [batch] bool, whether they were mirrored.
     """
 
     images: Tensor
     labels: Tensor
     positions: slice
+    chosen: np.ndarray
+    boxes: Tensor
+    flips: Tensor
 
 
 @dataclass(frozen=True)
@@ -52,19 +63,19 @@ class TrainBatches:
 
     def __init__(self, recipe: Recipe, store: Store, device: torch.device, share: Share = Share()) -> None:
         self._recipe, self._device, self._share = recipe, device, share
-        self._images, self._kept = store.train, store.kept(recipe.data)
+        self._part = store.training(recipe.data)
         batch = recipe.train.batch_size
         if batch % share.world:
             raise RecipeError(f"train.batch_size: {batch} does not divide among {share.world} processes")
-        self.steps = len(self._kept) // batch
+        self.steps = len(self._part) // batch
         if self.steps == 0:
-            raise RecipeError(f"train.batch_size: {batch} is more than the {len(self._kept)} training images")
+            raise RecipeError(f"train.batch_size: {batch} is more than the {len(self._part)} training images")
         self.positions = self.steps * batch  # samples an epoch, over all processes
 
     def _order(self, epoch: int) -> np.ndarray:
-        """Indices into the training images, by position."""
-        order = generator(self._recipe.seed, Stream.ORDER, epoch).permutation(len(self._kept))
-        return self._kept[order[: self.positions]]
+        """Which of the training part's images stands at each position."""
+        order = generator(self._recipe.seed, Stream.ORDER, epoch).permutation(len(self._part))
+        return order[: self.positions]
 
     def _rows(self, step: int) -> slice:
         """The positions that this process trains on in a step."""
@@ -83,21 +94,27 @@ class DeviceBatches(TrainBatches):
 
     def __init__(self, recipe: Recipe, store: Store, device: torch.device, share: Share = Share()) -> None:
         super().__init__(recipe, store, device, share)
-        if store.train.size is None:
-            raise RecipeError(f"data.pipeline: the images of {store.name} differ in size, which needs data.pipeline=pil")
-        self._pixels = torch.from_numpy(np.array(store.train.array())).to(device)
-        self._labels = torch.from_numpy(store.train.labels).to(device)
+        images = self._part.images
+        self._native = images.size
+        if self._native is None:
+            raise RecipeError(
+                f"data.pipeline: the images of {recipe.data.name} differ in size, which needs data.pipeline=pil"
+            )
+        self._pixels = torch.from_numpy(images.array()[self._part.chosen]).to(device)
+        self._labels = torch.from_numpy(self._part.labels).to(device)
         self._transform = BatchTransform(recipe.augment, recipe.model.image_size, recipe.seed, device)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
-        recipe = self._recipe
-        order = torch.from_numpy(self._order(epoch)).to(self._device)
-        size = recipe.model.image_size
-        draws = draw(recipe.augment, self._images.size, size, self.positions, recipe.seed, epoch).to(self._device)
+        recipe, device = self._recipe, self._device
+        order = self._order(epoch)
+        on_device = torch.from_numpy(order).to(device)
+        draws = draw(recipe.augment, self._native, recipe.model.image_size, self.positions, recipe.seed, epoch).to(device)
+        shares = draws.boxes / torch.tensor([*self._native, *self._native], device=device)
         for step in range(self.steps):
             rows = self._rows(step)
-            chosen = order[rows]
-            yield Batch(self._transform.train(self._pixels[chosen], draws[rows]), self._labels[chosen], rows)
+            chosen = on_device[rows]
+            images = self._transform.train(self._pixels[chosen], draws[rows])
+            yield Batch(images, self._labels[chosen], rows, order[rows], shares[rows], draws.flips[rows])
 
 
 class PilBatches(TrainBatches):
@@ -110,7 +127,7 @@ class PilBatches(TrainBatches):
         if workers is None:
             workers = cores_per_process()
         self._loader = DataLoader(
-            _PilSamples(store.train, recipe),
+            _PilSamples(self._part, recipe),
             batch_sampler=self._sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
@@ -122,8 +139,9 @@ class PilBatches(TrainBatches):
         seeds = generator(self._recipe.seed, Stream.PIL, epoch).integers(2**32, size=self.positions)
         rows = [self._rows(step) for step in range(self.steps)]
         self._sampler.batches = [list(zip(order[r].tolist(), seeds[r].tolist(), strict=True)) for r in rows]
-        for positions, (images, labels) in zip(rows, self._loader, strict=True):
-            yield Batch(images.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True), positions)
+        for positions, tensors in zip(rows, self._loader, strict=True):
+            images, labels, boxes, flips = (tensor.to(self._device, non_blocking=True) for tensor in tensors)
+            yield Batch(images, labels, positions, order[positions], boxes, flips)
 
 
 class _PositionSampler(Sampler):
@@ -140,27 +158,49 @@ class _PositionSampler(Sampler):
 
 
 class _PilSamples(Dataset):
-    def __init__(self, images: Images, recipe: Recipe) -> None:
-        self._images = images
+    def __init__(self, part: Part, recipe: Recipe) -> None:
+        self._part = part
         self._transform = timm_transform(recipe)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int, Tensor, bool]:
         index, seed = key
         # timm draws from all three
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
-        return self._transform(Image.fromarray(self._images[index])), int(self._images.labels[index])
+        native = int(self._part.chosen[index])
+        image = self._transform(Image.fromarray(self._part.images[native]))
+        crop, flip = self._transform.transforms[:2]
+        return image, int(self._part.images.labels[native]), torch.tensor(crop.box), flip.flipped
 
 
-def timm_transform(recipe: Recipe) -> object:
-    """timm's training transform with a recipe's settings: a PIL image to [3, size, size] float32.
+class _Crop(RandomResizedCropAndInterpolation):
+    """timm's crop, which remembers the last box it drew: top, left, height, width in shares of the image."""
+
+    def get_params(self, image: Image.Image, scale: Any, ratio: Any) -> tuple[int, int, int, int]:
+        top, left, height, width = super().get_params(image, scale, ratio)
+        height, width = max(height, 1), max(width, 1)  # timm rounds to nothing where an image has a pixel or two
+        top, left = min(top, image.height - height), min(left, image.width - width)
+        self.box = (top / image.height, left / image.width, height / image.height, width / image.width)
+        return top, left, height, width
+
+
+class _Flip(RandomHorizontalFlip):
+    """torchvision's flip, which remembers whether it did."""
+
+    def forward(self, image: Image.Image) -> Image.Image:
+        out = super().forward(image)
+        self.flipped = out is not image
+        return out
+
+
+def timm_transform(recipe: Recipe) -> Compose:
+    """timm's training transform with a recipe's settings: a PIL image to [3, size, size] float32. Its first two steps are
+    the crop and the flip, which remember what they did.
 
     Raises:
         RecipeError: timm does not understand `augment.rand_augment`.
     """
-    from timm.data import create_transform
-
     augment = recipe.augment
     try:
         transform = create_transform(
@@ -179,6 +219,10 @@ def timm_transform(recipe: Recipe) -> object:
         )
     except (AssertionError, ValueError, KeyError) as error:
         raise RecipeError(f"augment.rand_augment: timm does not understand {augment.rand_augment!r}") from error
+    size = recipe.model.image_size
+    crop = _Crop(size, augment.crop_area, augment.crop_ratio, "bicubic")
+    rest = [step for step in transform.transforms if not isinstance(step, (type(crop).__base__, RandomHorizontalFlip))]
+    transform.transforms = [crop, _Flip(augment.flip), *rest]
     for step in transform.transforms:
         for operation in getattr(step, "ops", ()):
             if operation.name.startswith("Posterize"):
@@ -206,13 +250,10 @@ class TestBatches:
 
     def __init__(self, recipe: Recipe, store: Store, device: torch.device, share: Share = Share()) -> None:
         size = recipe.model.image_size
-        mine = np.arange(share.rank, len(store.test), share.world)
-        if store.test.size is not None:
-            pixels = store.test.array()[mine]
-        else:
-            pixels = np.stack([_resized(store.test[i], size) for i in mine])
-        self._pixels = torch.from_numpy(pixels).to(device)
-        self._labels = torch.from_numpy(store.test.labels[mine]).to(device)
+        part = store.evaluation(recipe.data)
+        mine = part.chosen[share.rank :: share.world]
+        self._pixels = _pixels(part.images, mine, size).to(device)
+        self._labels = torch.from_numpy(part.images.labels[mine]).to(device)
         self._transform = BatchTransform(recipe.augment, size, 0, device)
         self._batch = recipe.train.test_batch_size
 
@@ -222,5 +263,19 @@ class TestBatches:
             yield self._transform.test(pixels), labels
 
 
-def _resized(pixels: np.ndarray, size: int) -> np.ndarray:
-    return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
+def unaugmented(recipe: Recipe, images: Images, chosen: np.ndarray, device: torch.device) -> Tensor:
+    """Images as they are evaluated: [len(chosen), 3, size, size] float32, on the device."""
+    size = recipe.model.image_size
+    return BatchTransform(recipe.augment, size, 0, device).test(_pixels(images, chosen, size).to(device))
+
+
+def _pixels(images: Images, chosen: np.ndarray, size: int) -> Tensor:
+    """[count, height, width, 3] uint8: native pixels, or where those differ in size, already resized."""
+    if images.size is not None:
+        return torch.from_numpy(images.array()[chosen])
+
+    def resized(index: int) -> np.ndarray:
+        return np.asarray(Image.fromarray(images[index]).resize((size, size), Image.Resampling.BILINEAR))
+
+    with ThreadPoolExecutor(cores_per_process()) as pool:
+        return torch.from_numpy(np.stack(list(pool.map(resized, chosen))))

@@ -1,16 +1,19 @@
 """The decoded store: a dataset's pixels as uint8, decoded once, memory-mapped by every process and every later run.
 
 One folder a dataset in the cache: `{train,test}.pixels` (all images' RGB bytes, one after the other), `{train,test}.npz`
-(sizes and labels) and `store.json`, written last, with the fingerprint.
+(sizes, labels and names) and `store.json`, written last, with the fingerprint and the names of the classes.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
-import sys
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,9 +22,14 @@ import numpy as np
 from tqdm import tqdm
 
 from bench.cache import cache_folder, locked
-from bench.data.sources import Source, locate
+from bench.cores import available_cores
+from bench.data.decode import Unreadable, decode
+from bench.data.layouts import Item
+from bench.data.sources import Source, fetch, locate
 from bench.draws import Stream, generator
 from bench.recipes import Data, RecipeError
+
+WINDOW = 512  # images that are decoded ahead of being written
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,7 @@ class Images:
     pixels: np.ndarray  # uint8, flat
     sizes: np.ndarray  # int32 [count, 2]: height, width in px
     labels: np.ndarray  # int64 [count]
+    names: np.ndarray  # texts [count], as the source names them
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -56,54 +65,234 @@ class Images:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Some images of a split: what a run trains on, or is evaluated on.
+
+    chosen: their positions in `images`, ascending.
+    """
+
+    images: Images
+    chosen: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int64 [count]."""
+        return self.images.labels[self.chosen]
+
+
+@dataclass(frozen=True)
 class Store:
-    """A decoded dataset."""
+    """A decoded dataset, and the parts of it that a recipe's `data` means.
+
+    test: None where the dataset has no test split of its own.
+    names: of the classes, where the source names them.
+    fingerprint: SHA-256 over all pixels, sizes and labels, hex.
+    """
 
     name: str
     train: Images
-    test: Images
-    fingerprint: str  # SHA-256 over all pixels, sizes and labels, hex
+    test: Images | None
+    names: tuple[str, ...] | None
+    fingerprint: str
 
-    def kept(self, data: Data) -> np.ndarray:
-        """Indices of the training images that a recipe uses: all, or `data.train_limit` drawn once for all seeds."""
-        everything = np.arange(len(self.train))
-        if data.train_limit is None or data.train_limit >= len(everything):
-            return everything
-        return np.sort(generator(0, Stream.SUBSET).permutation(len(everything))[: data.train_limit])
+    def classes(self, data: Data) -> int:
+        """How many a network has to tell apart."""
+        return data.subset or data.classes or (len(self.names) if self.names else int(self.train.labels.max()) + 1)
+
+    def training(self, data: Data) -> Part:
+        """The images to train on: without the held-out ones, and no more than `data.train_limit`, drawn once for all seeds
+        so that a larger limit holds the smaller one's."""
+        chosen = np.setdiff1d(self._may_train(data), self._held_out(data), assume_unique=True)
+        if data.train_limit is not None and data.train_limit < len(chosen):
+            drawn = generator(0, Stream.SUBSET).permutation(len(chosen))[: data.train_limit]
+            chosen = chosen[np.sort(drawn)]
+        return Part(self.train, chosen)
+
+    def evaluation(self, data: Data) -> Part:
+        """The images that accuracy is counted on: the test set, or with `data.holdout` the held-out training images."""
+        if data.holdout:
+            return Part(self.train, self._held_out(data))
+        if self.test is None:
+            return Part(self.train, self._test_of_train(data))
+        return Part(self.test, _of_classes(self.test, data))
+
+    def _may_train(self, data: Data) -> np.ndarray:
+        everything = _of_classes(self.train, data)
+        return everything if self.test is not None else np.setdiff1d(everything, self._test_of_train(data))
+
+    def _held_out(self, data: Data) -> np.ndarray:
+        return _stratified(self._may_train(data), self.train, data.holdout, Stream.HOLDOUT)
+
+    def _test_of_train(self, data: Data) -> np.ndarray:
+        return _stratified(_of_classes(self.train, data), self.train, data.test_share, Stream.TEST_SHARE)
+
+
+def _of_classes(images: Images, data: Data) -> np.ndarray:
+    return np.arange(len(images)) if data.subset is None else np.flatnonzero(images.labels < data.subset)
+
+
+def _stratified(chosen: np.ndarray, images: Images, share: float, stream: Stream) -> np.ndarray:
+    """A share of each class of the chosen images, at least one of a class with two, drawn once for all seeds."""
+    if not share:
+        return chosen[:0]
+    labels = images.labels[chosen]
+    parts = []
+    for label in np.unique(labels):
+        members = chosen[labels == label]
+        count = min(max(round(share * len(members)), 1), len(members) - 1)
+        parts.append(generator(0, stream, int(label)).permutation(members)[:count])
+    return np.sort(np.concatenate(parts))
 
 
 def open_store(data: Data, data_dir: str | Path) -> Store:
-    """The dataset of a recipe, decoded on first use; safe when several processes want it at once.
+    """The dataset of a recipe, fetched and decoded on first use; safe when several processes want it at once.
 
     Raises:
         RecipeError: the dataset is missing, does not decode, or has other counts than its recipe says.
     """
     source = locate(data, data_dir)
-    folder = cache_folder() / "datasets" / f"{data.name}-{source.key}"
+    if source is None:
+        with locked(cache_folder() / "datasets" / f"{_plain(data.name)}-fetched", f"dataset {data.name}"):
+            source = locate(data, data_dir) or fetch(data, data_dir)
+    folder = store_folder(source)
     if not (folder / "store.json").is_file():
         with locked(folder, f"dataset {data.name}"):
             if not (folder / "store.json").is_file():
-                print(f"decoding {source.data.name} from {source}, once", flush=True)
+                print(f"decoding {data.name} from {source}, once", flush=True)
                 _decode(source, folder)
     described = json.loads((folder / "store.json").read_text(encoding="utf-8"))
-    store = Store(data.name, _open_split(folder, "train"), _open_split(folder, "test"), described["fingerprint"])
-    for split, images, expected in (
-        ("training", store.train, data.train_images),
-        ("test", store.test, data.test_images),
-    ):
-        if expected is not None and len(images) != expected:
-            raise RecipeError(f"dataset {data.name!r} ({source}): {len(images)} {split} images, its recipe says {expected}")
-        if images.labels.min() < 0 or images.labels.max() >= data.classes:
+    train, test = (_open_split(folder, split) for split in ("train", "test"))
+    names = tuple(described["classes"]) if described["classes"] else None
+    check_counts(data, str(source), train.labels, None if test is None else test.labels, names)
+    return Store(data.name, train, test, names, described["fingerprint"])
+
+
+def store_folder(source: Source) -> Path:
+    """Where in the cache a source's pixels are, or will be."""
+    return cache_folder() / "datasets" / f"{_plain(source.data.name)}-{source.key}"
+
+
+def check_counts(data: Data, where: str, train: np.ndarray, test: np.ndarray | None, names: tuple[str, ...] | None) -> None:
+    """Raise RecipeError unless labels [count] and class names are as the recipe says; a `data.subset` of the classes has
+    other numbers of images than the whole, so with one only the classes are counted."""
+    where = f"dataset {data.name!r} ({where})"
+    here = len(np.unique(train))
+    if data.subset is not None:
+        if here < data.subset or train.min() < 0:
+            raise RecipeError(f"{where}: {here} classes are here, data.subset says {data.subset}")
+        return
+    advice = ""
+    if data.classes is not None and 2 <= here < data.classes and (train.max() < here or data.layout == "tiny_imagenet"):
+        advice = f"; it holds {here} of the {data.classes} classes, which --set data.subset={here} admits"
+    for split, labels, expected in (("training", train, data.train_images), ("test", test, data.test_images)):
+        if labels is None:
+            if expected is not None:
+                raise RecipeError(f"{where}: no test split, its recipe says {expected} images")
+            continue
+        if expected is not None and len(labels) != expected:
+            raise RecipeError(f"{where}: {len(labels)} {split} images, its recipe says {expected}{advice}")
+        most = data.classes or (len(names) if names else int(train.max()) + 1)
+        if labels.min() < 0 or labels.max() >= most:
             raise RecipeError(
-                f"dataset {data.name!r} ({source}): {split} labels from {images.labels.min()} to {images.labels.max()},"
-                f" its recipe says {data.classes} classes"
+                f"{where}: {split} labels from {labels.min()} to {labels.max()}, its recipe says {most} classes"
             )
-    return store
 
 
-def _open_split(folder: Path, split: str) -> Images:
+def decoded(items: Iterable[Item], short_side: int | None) -> Iterator[tuple[Item, np.ndarray | Unreadable]]:
+    """Each item with its pixels, or with the reason why there are none, in order; decoded by a thread a core."""
+
+    def attempt(item: Item) -> np.ndarray | Unreadable:
+        try:
+            return decode(item.load(), short_side)
+        except Unreadable as error:
+            return error
+        except Exception as error:  # an archive's member that is damaged: zlib, zipfile and OS errors of many kinds
+            return Unreadable((str(error).splitlines() or [type(error).__name__])[0])
+
+    items = iter(items)
+    with ThreadPoolExecutor(len(available_cores())) as pool:
+        while window := list(itertools.islice(items, WINDOW)):
+            yield from zip(window, pool.map(attempt, window), strict=True)
+
+
+def unreadable_sentence(problems: list[tuple[str, str]]) -> str:
+    """Names what cannot be read, the first five with their reasons."""
+    named = "; ".join(f"{name} ({reason})" for name, reason in problems[:5])
+    more = f" and {len(problems) - 5} more, all of which `python -m bench data check` lists" if len(problems) > 5 else ""
+    return f"{len(problems)} image{'s' if len(problems) > 1 else ''} cannot be read: {named}{more}"
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What reading a whole dataset has shown.
+
+    splits: the arrays `sizes`, `labels` and `names` of "train" and, where there is one, "test".
+    classes: their names, or None.
+    problems: (name, reason) of each image that cannot be read.
+    fingerprint: of pixels, sizes and labels, SHA-256, hex.
+    """
+
+    splits: dict[str, dict[str, np.ndarray]]
+    classes: tuple[str, ...] | None
+    problems: list[tuple[str, str]]
+    fingerprint: str
+
+
+def survey(source: Source, keep: Callable[[str, np.ndarray], object] = lambda split, pixels: None) -> Survey:
+    """Read and decode every image of a source, with a progress bar on a terminal.
+
+    Args:
+        keep: is given (split, pixels) of each image, in order.
+
+    Raises:
+        RecipeError: the source cannot be read, or a split is empty. An image that cannot be read is reported instead.
+    """
+    where, digest = f"dataset {source.data.name!r} ({source})", hashlib.sha256()
+    splits, problems = {}, []
+    try:
+        contents = source.contents()
+        for split, items in (("train", contents.train), ("test", contents.test)):
+            if items is None:
+                continue
+            sizes, labels, names = [], [], []
+            total = len(items) if hasattr(items, "__len__") else None
+            with tqdm(total=total, desc=f"decoding {source.data.name} {split}", disable=None) as progress:
+                for item, pixels in decoded(items, source.data.short_side):
+                    progress.update()
+                    if isinstance(pixels, Unreadable):
+                        problems.append((item.name, str(pixels)))
+                        continue
+                    keep(split, pixels)
+                    digest.update(pixels.tobytes())
+                    sizes.append(pixels.shape[:2])
+                    labels.append(item.label)
+                    names.append(item.name)
+            if not labels and not problems:
+                raise RecipeError(f"{where}: split {split!r} holds no images")
+            arrays = {"sizes": np.array(sizes, np.int32), "labels": np.array(labels, np.int64)}
+            digest.update(arrays["sizes"].tobytes() + arrays["labels"].tobytes())
+            splits[split] = {**arrays, "names": np.array(names, dtype=str)}
+    except RecipeError:
+        raise
+    except Exception as error:  # damaged files: pickle, JSON, MATLAB, parquet and archives each raise kinds of their own
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise RecipeError(f"{where}: its files cannot be read ({type(error).__name__}: {reason})") from error
+    return Survey(splits, contents.classes, problems, digest.hexdigest())
+
+
+def _plain(name: str) -> str:
+    return name.replace(":", "-").replace("/", "-")
+
+
+def _open_split(folder: Path, split: str) -> Images | None:
+    if not (folder / f"{split}.npz").is_file():
+        return None
     with np.load(folder / f"{split}.npz", allow_pickle=False) as arrays:
-        return Images(np.memmap(folder / f"{split}.pixels", np.uint8, "r"), arrays["sizes"], arrays["labels"])
+        pixels = np.memmap(folder / f"{split}.pixels", np.uint8, "r")
+        return Images(pixels, arrays["sizes"], arrays["labels"], arrays["names"])
 
 
 def _decode(source: Source, folder: Path) -> None:
@@ -111,23 +300,16 @@ def _decode(source: Source, folder: Path) -> None:
     temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    digest = hashlib.sha256()
     try:
-        for split in ("train", "test"):
-            sizes, labels = [], []
-            with open(temporary / f"{split}.pixels", "wb") as file:
-                quiet = not sys.stderr.isatty()
-                for pixels, label in tqdm(source.images(split), f"decoding {source.data.name} {split}", disable=quiet):
-                    file.write(pixels.tobytes())
-                    digest.update(pixels.tobytes())
-                    sizes.append(pixels.shape[:2])
-                    labels.append(label)
-            if not labels:
-                raise RecipeError(f"dataset {source.data.name!r} ({source}): split {split!r} holds no images")
-            arrays = {"sizes": np.array(sizes, np.int32), "labels": np.array(labels, np.int64)}
-            digest.update(arrays["sizes"].tobytes() + arrays["labels"].tobytes())
+        with ExitStack() as stack:
+            files = {s: stack.enter_context(open(temporary / f"{s}.pixels", "wb")) for s in ("train", "test")}
+            found = survey(source, lambda split, pixels: files[split].write(pixels.tobytes()))
+        if found.problems:
+            raise RecipeError(f"dataset {source.data.name!r} ({source}): {unreadable_sentence(found.problems)}")
+        for split, arrays in found.splits.items():
             np.savez(temporary / f"{split}.npz", **arrays)
-        (temporary / "store.json").write_text(json.dumps({"fingerprint": digest.hexdigest()}), encoding="utf-8")
+        described = {"fingerprint": found.fingerprint, "classes": found.classes}
+        (temporary / "store.json").write_text(json.dumps(described), encoding="utf-8")
         os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

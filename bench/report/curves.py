@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import re
+import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -51,7 +52,7 @@ def figures(suite: Suite, records: list[dict[str, Any]]) -> dict[str, Figure]:
                 if own:
                     arms[guidance] = own
             if arms:
-                out[f"{model}-{dataset}"] = Figure(f"{model} on {dataset}", arms)
+                out[urllib.parse.quote(f"{model}-{dataset}", safe="")] = Figure(f"{model} on {dataset}", arms)
     return out
 
 

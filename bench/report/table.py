@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
-from bench.recipes import Suite
+from bench.recipes import Suite, split_id
 
 BASELINE = "baseline"
 
@@ -36,7 +36,7 @@ def markdown(suite: Suite, records: list[dict[str, Any]]) -> str:
 
 
 def _parts(record: dict[str, Any]) -> dict[str, str]:
-    model, dataset, guidance = record["id"].split("/")
+    model, dataset, guidance = split_id(record["id"])
     return {"model": model, "dataset": dataset, "guidance": guidance}
 
 
@@ -76,7 +76,7 @@ def _notes(suite: Suite, records: list[dict[str, Any]]) -> list[str]:
             " augmentations; here each sample draws its own, which is more diverse."
         )
     for dataset in suite.datasets:
-        own = [r for r in records if r["id"].split("/")[1] == dataset]
+        own = [r for r in records if split_id(r["id"])[1] == dataset]
         for kinds, word in (
             ({r["precision"].get("used") for r in own}, "precision"),
             ({r.get("dataset", {}).get("fingerprint") for r in own}, "pixels"),

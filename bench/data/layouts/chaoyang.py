@@ -1,0 +1,42 @@
+"""Chaoyang as its authors give it out: `train.json` and `test.json`, lists of {"name", "label"}, beside the images or in
+`json/` (Zhu et al., IEEE TMI 2021)."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+
+from bench.data.files import Files
+from bench.data.layouts import Contents, Item, NotHere
+from bench.recipes import Data, RecipeError
+
+CLASSES = ("normal", "serrated", "adenocarcinoma", "adenoma")
+
+
+def read(files: Files, data: Data) -> Contents:
+    """The official splits.
+
+    Raises:
+        NotHere: a list is missing.
+        RecipeError: a list is not as described.
+    """
+    root = files.root_of("train.json", "test.json")
+    if root is None:
+        raise NotHere("train.json and test.json")
+    base = root
+    if root.split("/")[-2:-1] == ["json"]:
+        base = root.removesuffix("json/")  # the lists lie in a folder of their own, names are relative to the one above
+    return Contents(*(_items(files, root + f"{split}.json", base) for split in ("train", "test")), CLASSES)
+
+
+def _items(files: Files, listed_in: str, base: str) -> list[Item]:
+    try:
+        entries = [(str(entry["name"]), entry["label"]) for entry in json.loads(files.read(listed_in))]
+    except (ValueError, TypeError, KeyError) as error:
+        raise RecipeError(f'{files}: {listed_in} is no list of {{"name", "label"}}: {error!r}') from error
+    for name, label in entries:
+        if base + name not in files:
+            raise RecipeError(f"{files}: {listed_in} names {name!r}, which is not there")
+        if type(label) is not int or not 0 <= label < len(CLASSES):
+            raise RecipeError(f"{files}: {listed_in}: the label of {name!r} is {label!r}, not 0 to {len(CLASSES) - 1}")
+    return [Item(base + name, label, partial(files.read, base + name)) for name, label in entries]

@@ -1,0 +1,69 @@
+"""CIFAR-10 and CIFAR-100 as their authors distribute them for Python: pickled batches of pixels (Krizhevsky 2009)."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from bench.data.files import Files
+from bench.data.layouts import Contents, Item, NotHere
+from bench.recipes import Data
+
+TEN = ([f"data_batch_{i}" for i in range(1, 6)], "test_batch", "batches.meta")
+HUNDRED = (["train"], "test", "meta")
+
+
+def read(files: Files, data: Data) -> Contents:
+    """`cifar-10-batches-py` or `cifar-100-python`, whichever is there; `data.label_column` chooses fine or coarse labels.
+
+    Raises:
+        NotHere: a batch is missing.
+    """
+    for train, test, meta in (TEN, HUNDRED):
+        root = files.root_of(*train, test, meta)
+        if root is not None:
+            names = _unpickle(files.read(root + meta))
+            classes = names.get(f"{data.label_column}_names", names.get("label_names"))
+            column = data.label_column + "s"
+            return Contents(
+                (item for batch in train for item in _items(files, root + batch, column)),
+                _items(files, root + test, column),
+                tuple(classes),
+            )
+    raise NotHere("neither train, test and meta of CIFAR-100 nor data_batch_1 … 5, test_batch and batches.meta of CIFAR-10")
+
+
+def _items(files: Files, name: str, column: str) -> Iterator[Item]:
+    batch = _unpickle(files.read(name))
+    pixels = batch["data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    for i, label in enumerate(batch[column]):
+        yield Item(f"{name} image {i}", int(label), lambda i=i: np.ascontiguousarray(pixels[i]))
+
+
+class _Unpickler(pickle.Unpickler):
+    """Builds numpy arrays and plain containers, nothing else: a pickle may otherwise run any code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
+            return np._core.multiarray._reconstruct
+        if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
+            return getattr(np, name)
+        if (module, name) == ("_codecs", "encode"):
+            return codecs.encode
+        raise pickle.UnpicklingError(f"{module}.{name} has no place in a batch of CIFAR")
+
+
+def _unpickle(content: bytes) -> dict[str, Any]:
+    # The batches were written by Python 2, whose texts come back as bytes.
+    batch = _Unpickler(io.BytesIO(content), encoding="bytes").load()
+    text = {_text(name): value for name, value in batch.items()}
+    return {name: [_text(v) for v in value] if name.endswith("names") else value for name, value in text.items()}
+
+
+def _text(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value

@@ -1,0 +1,49 @@
+"""A folder a class, all in one place or in `train/` and `test/`: the layout of everybody's own images."""
+
+from __future__ import annotations
+
+import posixpath
+from functools import partial
+
+from PIL import Image
+
+from bench.data.files import Files
+from bench.data.layouts import Contents, Item, NotHere
+from bench.recipes import Data, RecipeError
+
+TESTS = ("test", "val", "valid", "validation")
+
+
+def read(files: Files, data: Data) -> Contents:
+    """Classes are the names of the folders, sorted; files whose ending is no image's are left alone. A folder around it
+    all, as archives have, does not count.
+
+    Raises:
+        NotHere: fewer than two class folders with images.
+        RecipeError: the test split has a class that the training split has not.
+    """
+    endings = tuple(Image.registered_extensions())
+    images = [name for name in files.names if name.lower().endswith(endings)]
+    outer = posixpath.commonpath([posixpath.dirname(name) for name in images]) if images else ""
+    paths = {name: name.removeprefix(outer).strip("/").split("/") for name in images}
+    tops = {path[0] for path in paths.values()}
+    test = next((name for name in TESTS if name in tops), None) if "train" in tops else None
+    if test is None:
+        train_images = {name: path[0] for name, path in paths.items() if len(path) > 1}
+        test_images = None
+    else:
+        train_images, test_images = (
+            {name: path[1] for name, path in paths.items() if path[0] == split and len(path) > 2}
+            for split in ("train", test)
+        )
+    classes = sorted(set(train_images.values()))
+    if len(classes) < 2:
+        raise NotHere(f"two or more class folders with images; {len(classes)} found")
+    if unknown := sorted(set((test_images or {}).values()) - set(classes)):
+        raise RecipeError(f"{files}: {test}/ has a class that train/ has not: {unknown[0]}")
+    number = {name: label for label, name in enumerate(classes)}
+
+    def items(chosen: dict[str, str]) -> list[Item]:
+        return [Item(name, number[folder], partial(files.read, name)) for name, folder in chosen.items()]
+
+    return Contents(items(train_images), items(test_images) if test_images else None, tuple(classes))

@@ -1,0 +1,41 @@
+"""Tiny ImageNet as Stanford's CS231n distributes it: `train/<wnid>/images/*.JPEG` and `val/` with its annotations. The
+labels of its `test/` were never published, so `val` is the test set."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from bench.data.files import Files
+from bench.data.layouts import Contents, Item, NotHere
+from bench.recipes import Data, RecipeError
+
+ANNOTATIONS = "val/val_annotations.txt"
+
+
+def read(files: Files, data: Data) -> Contents:
+    """Classes are the WordNet ids in `train/`, sorted, as the released code numbers them.
+
+    Raises:
+        NotHere: no `val/val_annotations.txt`, or no class in `train/`.
+        RecipeError: an annotation names a class that `train/` has not.
+    """
+    root = files.root_of(ANNOTATIONS)
+    if root is None:
+        raise NotHere(ANNOTATIONS)
+    within = [(name, name.removeprefix(root).split("/")) for name in files.names if name.startswith(root)]
+    train = [(name, path[1]) for name, path in within if path[0] == "train" and len(path) == 4 and path[2] == "images"]
+    classes = sorted({wnid for _, wnid in train})
+    if not classes:
+        raise NotHere("train/<class>/images/*.JPEG")
+    number = {wnid: label for label, wnid in enumerate(classes)}
+    test = []
+    for line, text in enumerate(files.read(root + ANNOTATIONS).decode().splitlines(), 1):
+        name, wnid, *_ = [*text.split("\t"), "", ""]
+        if wnid not in number:
+            raise RecipeError(f"{files}: {ANNOTATIONS} line {line}: class {wnid!r} is not in train/")
+        test.append((f"{root}val/images/{name}", wnid))
+    return Contents(_items(files, train, number), _items(files, test, number), tuple(classes))
+
+
+def _items(files: Files, pairs: list[tuple[str, str]], number: dict[str, int]) -> list[Item]:
+    return [Item(name, number[wnid], partial(files.read, name)) for name, wnid in pairs]
