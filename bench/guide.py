@@ -15,20 +15,21 @@ from bench.recipes import Guidance, Recipe
 
 
 class Guide(nn.Module):
-    """The frozen guide: a student's augmented batch to the guide's feature maps, without gradients.
+    """The frozen guide: a student's augmented batch to the guide's feature maps and logits, without gradients.
 
     Args:
         recipe: the guide's recipe.
+        classes: outputs of its head.
         weights: its trained weights, or None for initial ones.
         norm: "batch" normalises by the statistics of the batch at hand, as the released code does by running the guide in
             train mode; "running" by those it was trained with.
         antialias: of the resize to the guide's input size.
     """
 
-    def __init__(self, recipe: Recipe, weights: Path | None, config: Guidance) -> None:
+    def __init__(self, recipe: Recipe, classes: int, weights: Path | None, config: Guidance) -> None:
         super().__init__()
         self._size, self._antialias = recipe.model.image_size, config.antialias
-        self.network = models.create(recipe.model, recipe.data.classes, recipe.seed)
+        self.network = models.create(recipe.model, classes, recipe.seed)
         if weights is not None:
             self.network.network.load_state_dict(load_file(weights))
         self.requires_grad_(False)
@@ -54,7 +55,6 @@ class Guide(nn.Module):
         )
 
     @torch.no_grad()
-    def forward(self, view: Tensor) -> list[Tensor]:
-        """The maps [batch, channels, height, width] of a view."""
-        _, maps = self.network(view)
-        return maps
+    def forward(self, view: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The logits [batch, classes] and the maps [batch, channels, height, width] of a view."""
+        return self.network(view)

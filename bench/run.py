@@ -68,6 +68,7 @@ def run(arguments: argparse.Namespace) -> None:
     target = recipe.guide if arguments.guide_only else recipe
     folder = RunFolder(arguments.results_dir, target)
     if not arguments.force and not arguments.guide_only and (record := folder.record(target)):
+        refuse_other_images(target, record, arguments.data_dir or "data")
         print(f"{target.id} seed {target.seed} is recorded: {record['last_accuracy']:.2f} % (--force runs it again)")
         return
     if arguments.data_dir is not None and not Path(arguments.data_dir).is_dir():
@@ -88,6 +89,21 @@ def run(arguments: argparse.Namespace) -> None:
     train_and_record(target, store, folder, arguments)
 
 
+def refuse_other_images(recipe: Recipe, record: dict[str, Any], data_dir: str) -> None:
+    """Raise RecipeError where a folder of the user's own holds other images now than those of the record, whose recipe, and
+    with it its hash, is the same."""
+    if not recipe.data.name.startswith("folder:"):
+        return
+    from bench.data.store import open_store
+
+    now, then = open_store(recipe.data, data_dir).fingerprint, record.get("dataset", {}).get("fingerprint")
+    if now != then:
+        raise RecipeError(
+            f"{recipe.id} seed {recipe.seed} is recorded for other images (fingerprint {str(then)[:8]}, now {now[:8]}):"
+            " --force sets the old run aside and runs anew"
+        )
+
+
 def check_feasible(recipe: Recipe, processes: int | None) -> None:
     """Refuse at once what could only fail later, after the hours that a guide's training takes."""
     from bench import models
@@ -98,11 +114,13 @@ def check_feasible(recipe: Recipe, processes: int | None) -> None:
     choose_precision(recipe.train, choose_device(recipe.train))
     if recipe.train.batch_size % world:
         raise RecipeError(f"train.batch_size: {recipe.train.batch_size} does not divide among {world} processes")
+    if recipe.guidance is not None and recipe.guidance.transform == "similarity" and world > 1:
+        raise RecipeError(f"guidance.transform: similarity compares the samples of one process; {world} were started")
     if recipe.model.role == "guide" and world > 1:
         raise RecipeError(f"{recipe.id}: a guide is trained by one process, not {world}")
     for part in (recipe, recipe.guide):
         if part is not None:
-            models.create(part.model, part.data.classes, part.seed)
+            models.create(part.model, part.data.classes or 2, part.seed, taps=recipe.guide is not None)
             if part.data.pipeline == "pil":
                 timm_transform(part)
 
@@ -174,6 +192,7 @@ def train_and_record(recipe: Recipe, store: Any, folder: RunFolder, arguments: a
     from bench import environment
     from bench.data.store import open_store
     from bench.guide import Guide
+    from bench.kept_features import kept_features
     from bench.kept_guide import KeptGuide
     from bench.processes import make_accelerator
     from bench.records import replacing
@@ -184,7 +203,9 @@ def train_and_record(recipe: Recipe, store: Any, folder: RunFolder, arguments: a
     kept = None
     if recipe.guide is not None:
         kept = KeptGuide(recipe.guide, open_store(recipe.guide.data, arguments.data_dir or "data").fingerprint)
-    guide = Guide(recipe.guide, kept.weights, recipe.guidance) if kept else None
+    guide = Guide(recipe.guide, store.classes(recipe.data), kept.weights, recipe.guidance) if kept else None
+    if kept and recipe.guidance.offline:
+        guide = kept_features(guide, kept.key, recipe, store.training(recipe.data), accelerator.device)
     if main:
         if arguments.force:
             folder.archive()
@@ -227,9 +248,12 @@ def train_and_record(recipe: Recipe, store: Any, folder: RunFolder, arguments: a
             "guide": _guide_summary(kept) if kept else None,
             "dataset": {
                 "fingerprint": store.fingerprint,
-                "train_images": len(store.kept(recipe.data)),
-                "test_images": len(store.test),
+                "classes": store.classes(recipe.data),
+                "train_images": len(store.training(recipe.data)),
+                "test_images": len(store.evaluation(recipe.data)),
+                "evaluated_on": "holdout" if recipe.data.holdout else "test",
             },
+            "maps": trained.maps,
             "precision": {"asked": precision.asked, "used": precision.used},
             "world_size": accelerator.num_processes,
             "hardware": environment.hardware(accelerator.device),
@@ -273,8 +297,12 @@ def describe(recipe: Recipe, store: Any, accelerator: Any, precision: Any, kept:
         f"{processes} on {accelerator.device} ({hardware['device']}, {hardware['processor']}, {hardware['threads']}"
         f" thread{'s' if hardware['threads'] > 1 else ''}), precision {precision.used} ({precision.asked} asked)"
     )
-    used, total = len(store.kept(recipe.data)), len(store.train)
-    print(f"{used:,} of {total:,} training images, {len(store.test):,} test images, fingerprint {store.fingerprint[:8]}")
+    training, evaluation = store.training(recipe.data), store.evaluation(recipe.data)
+    held = "held-out training" if recipe.data.holdout else "test"
+    print(
+        f"{len(training):,} of {len(store.train):,} images to train on, {len(evaluation):,} {held} images,"
+        f" {store.classes(recipe.data)} classes, fingerprint {store.fingerprint[:8]}"
+    )
     if recipe.train.warmup_epochs >= recipe.train.epochs:
         print(f"note: all {recipe.train.epochs} epochs are warm-up (train.warmup_epochs={recipe.train.warmup_epochs})")
     if kept:

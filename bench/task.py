@@ -12,22 +12,26 @@ import torch.nn.functional as F
 from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
+from bench.guidance.logits import logit_loss
 from bench.models.tapped import Tapped
-from bench.recipes import Train
+from bench.recipes import Guidance, Train
 
 
 class Task(nn.Module):
-    """A network with its loss: cross-entropy, plus the weighted guidance loss where there is guidance.
+    """A network with its loss.
+
+    Without guidance, cross-entropy. With it, (1 - w) cross-entropy + w logit term + weight * feature term, where w is
+    `guidance.logit_weight` if the guide's logits are imitated and else 0 (facts of arXiv 2207.10026: weight 2.5, w 0.5).
 
     Args:
         student: the network that is trained (a guide, when it is the guide's own training).
-        guidance: a module from `bench.guidance.create`, or None.
-        weight: of the guidance loss; 2.5 in arXiv 2207.10026.
+        features: a module from `bench.guidance.create`, or None.
+        config: the recipe's guidance, or None.
     """
 
-    def __init__(self, student: Tapped, guidance: nn.Module | None = None, weight: float = 0.0) -> None:
+    def __init__(self, student: Tapped, features: nn.Module | None = None, config: Guidance | None = None) -> None:
         super().__init__()
-        self.student, self.guidance, self.weight = student, guidance, weight
+        self.student, self.guidance, self.config = student, features, config
 
     def forward(
         self,
@@ -35,24 +39,36 @@ class Task(nn.Module):
         labels: Tensor,
         drop_path: Tensor | None = None,
         guide_maps: Sequence[Tensor] | None = None,
+        guide_logits: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One batch.
 
         Args:
             images: [batch, 3, size, size]; labels: [batch] int64.
             drop_path: [calls, batch] scales, see bench/models/drop_path.py.
-            guide_maps: the guide's map for each tap, [batch, channels, height, width].
+            guide_maps: the guide's map for each of its taps, [batch, channels, height, width]; None in epochs without
+                guidance.
+            guide_logits: [batch, classes], where they are imitated.
 
         Returns:
-            The loss, the unweighted guidance loss (zero without guidance), and the logits [batch, classes].
+            The loss, the unweighted terms of guidance added up (zero without guidance), and the logits [batch, classes].
         """
         logits, maps = self.student(images, drop_path)
         loss = F.cross_entropy(logits.float(), labels)
         guidance_loss = torch.zeros_like(loss)
-        if self.guidance is not None:
-            guidance_loss = self.guidance(maps, guide_maps)
-            loss = loss + self.weight * guidance_loss
-        return loss, guidance_loss.detach(), logits
+        if guide_logits is not None:
+            config = self.config
+            term = logit_loss(logits, guide_logits, config.logits, config.temperature)
+            loss = (1 - config.logit_weight) * loss + config.logit_weight * term
+            guidance_loss = guidance_loss + term.detach()
+        if self.guidance is not None and guide_maps is not None:
+            term = self.guidance(maps, guide_maps)
+            loss = loss + self.config.weight * term
+            guidance_loss = guidance_loss + term.detach()
+        elif self.guidance is not None:
+            # Data parallelism waits for a gradient of every parameter, so projections that rest take part with nothing.
+            loss = loss + 0 * sum(parameter.sum() for parameter in self.guidance.parameters())
+        return loss, guidance_loss, logits
 
 
 def make_optimizer(task: Task, train: Train) -> torch.optim.Optimizer:

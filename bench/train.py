@@ -17,6 +17,7 @@ from bench.data.batches import Batch, Share, TestBatches, train_batches
 from bench.data.store import Store
 from bench.evaluate import count_correct
 from bench.guide import Guide
+from bench.kept_features import KeptFeatures
 from bench.models.drop_path import draw_scales
 from bench.progress import Progress
 from bench.recipes import Recipe
@@ -35,25 +36,27 @@ class Trained:
     history: a row an epoch, with the columns of history.csv.
     network, guidance: the weights to keep, on the CPU; guidance is empty where nothing was trained beside the network.
     parameters: trainable ones of the network.
+    maps: shape [channels, height, width] by tapped module, of guided students.
     """
 
     history: list[dict[str, Any]]
     network: dict[str, Tensor]
     guidance: dict[str, Tensor]
     parameters: int
+    maps: dict[str, tuple[int, int, int]]
 
 
 def train(
     recipe: Recipe,
     store: Store,
     accelerator: Accelerator,
-    guide: Guide | None = None,
+    guide: Guide | KeptFeatures | None = None,
     after_epoch: Callable[[list[dict[str, Any]]], None] = lambda history: None,
 ) -> Trained:
     """Train the network of a recipe on the processes of `accelerator`.
 
     Args:
-        guide: frozen, for recipes with guidance.
+        guide: for recipes with guidance: the frozen guide, or its kept features where the recipe says `guidance.offline`.
         after_epoch: called on every process with the history so far.
 
     Raises:
@@ -62,12 +65,16 @@ def train(
     """
     settings, device = recipe.train, accelerator.device
     share = Share(accelerator.process_index, accelerator.num_processes)
-    student = models.create(recipe.model, recipe.data.classes, recipe.seed, taps=guide is not None)
+    config = recipe.guidance
+    student = models.create(recipe.model, store.classes(recipe.data), recipe.seed, taps=guide is not None)
     method = None
     if guide is not None:
-        method = guidance.create(recipe.guidance, student.shapes, guide.shapes, recipe.seed)
-        guide.to(device)
-    task = Task(student, method, recipe.guidance.weight if method is not None else 0.0)
+        method = guidance.create(config, student.shapes, guide.shapes, recipe.seed)
+        if isinstance(guide, Guide):
+            guide.to(device)
+    task = Task(student, method, config)
+    if device.type == "cuda" and share.world > 1:
+        task = torch.nn.SyncBatchNorm.convert_sync_batchnorm(task)  # of students that have batch norm: the global batch's
     batches = train_batches(recipe, store, device, share)
     test = TestBatches(recipe, store, device, share)
     parallel, optimizer = accelerator.prepare(task, make_optimizer(task.to(device), settings))
@@ -81,11 +88,12 @@ def train(
             group["lr"] = rate
         drop_path = draw_scales(student.drop_path_rates, batches.positions, recipe.seed, epoch).to(device)
         task.train()
+        guided = guide is not None and config.from_epoch <= epoch < (config.until_epoch or math.inf)
         totals = torch.zeros(2, device=device)  # stays there until the epoch ends: the step never waits for the host
         began = time.perf_counter()
         for batch in batches.epoch(epoch):
-            maps = None if guide is None else _guide_maps(guide, batch, recipe, accelerator)
-            loss, guidance_loss, _ = parallel(batch.images, batch.labels, drop_path[:, batch.positions], maps)
+            maps, logits = _imitated(guide, batch, recipe, accelerator) if guided else (None, None)
+            loss, guidance_loss, _ = parallel(batch.images, batch.labels, drop_path[:, batch.positions], maps, logits)
             accelerator.backward(loss)
             optimizer.step()
             optimizer.zero_grad()
@@ -101,7 +109,7 @@ def train(
                 "epoch": epoch + 1,
                 "lr": rate,
                 "train_loss": round(train_loss, 6),
-                "guidance_loss": None if guide is None else round(guidance_mean, 6),
+                "guidance_loss": round(guidance_mean, 6) if guided else None,
                 "test_accuracy": round(100 * correct / count, 4),
                 "images_per_second": round(batches.positions / seconds, 1),
             }
@@ -116,24 +124,30 @@ def train(
         kept or _on_cpu(student.network),
         _on_cpu(method) if method is not None else {},
         sum(p.numel() for p in student.network.parameters() if p.requires_grad),
+        dict(zip(student.taps, student.shapes, strict=True)),
     )
 
 
-def _guide_maps(guide: Guide, batch: Batch, recipe: Recipe, accelerator: Accelerator) -> list[Tensor]:
-    """The guide's maps of this process's samples. Where its batch norm uses the batch's statistics, every process runs it
-    on the views of the global batch, so that one GPU and eight mean the same statistics."""
+def _imitated(
+    guide: Guide | KeptFeatures, batch: Batch, recipe: Recipe, accelerator: Accelerator
+) -> tuple[list[Tensor], Tensor | None]:
+    """The guide's maps of this process's samples, and its logits where the recipe wants them. Where the guide's batch norm
+    uses the batch's statistics, every process runs it on the views of the global batch, so that one GPU and eight mean the
+    same statistics."""
+    if isinstance(guide, KeptFeatures):
+        return guide.maps(batch), None
     view = guide.view(batch.images)
     config, world = recipe.guidance, accelerator.num_processes
     together = world > 1 and config.guide_norm == "batch" and config.guide_norm_scope == "global"
     if together:
         view = accelerator.gather(view)
     with accelerator.autocast():
-        maps = guide(view)
+        logits, maps = guide(view)
     if together:
         own = len(batch.labels)
-        first = accelerator.process_index * own
-        maps = [m[first : first + own] for m in maps]
-    return maps
+        mine = slice(accelerator.process_index * own, (accelerator.process_index + 1) * own)
+        logits, maps = logits[mine], [m[mine] for m in maps]
+    return maps, logits if config.logits != "none" else None
 
 
 def _on_cpu(module: torch.nn.Module) -> dict[str, Tensor]:

@@ -1,12 +1,26 @@
 from __future__ import annotations
 
+import math
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
+from conftest import command
+from torchvision.transforms.functional import resized_crop
 
 from bench import guidance
-from bench.guidance.locality import Resize
+from bench.data.batches import Batch, unaugmented
+from bench.data.store import open_store
+from bench.guidance.locality import Resize, attention, similarity
+from bench.guidance.logits import logit_loss
 from bench.guide import Guide
-from bench.recipes import Guidance, Registry
+from bench.kept_features import kept_features, replay
+from bench.recipes import Guidance, RecipeError, Registry
+from bench.train import train
+
+CPU = torch.device("cpu")
 
 
 def bilinear(source, height, width):
@@ -86,12 +100,12 @@ def test_loss_is_fp32_under_autocast():
 def test_the_guide_normalises_by_the_batch_or_by_its_running_statistics():
     recipe = Registry().compose("resnet8/digits", "quick")
     view = torch.randn(6, 3, 16, 16)
-    by_batch, by_running = (Guide(recipe, None, Guidance("locality", guide_norm=norm)) for norm in ("batch", "running"))
-    network = Guide(recipe, None, Guidance("locality", guide_norm="running")).network
+    by_batch, by_running = (Guide(recipe, 10, None, Guidance("locality", guide_norm=norm)) for norm in ("batch", "running"))
+    network = Guide(recipe, 10, None, Guidance("locality", guide_norm="running")).network
     _, in_eval_mode = network.eval()(view)
     _, in_train_mode = network.train()(view)
-    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(by_batch(view), in_train_mode, strict=True))
-    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(by_running(view), in_eval_mode, strict=True))
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(by_batch(view)[1], in_train_mode, strict=True))
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(by_running(view)[1], in_eval_mode, strict=True))
     before = {name: value.clone() for name, value in by_running.state_dict().items()}
     by_running(view)
     assert all(torch.equal(value, before[name]) for name, value in by_running.state_dict().items())
@@ -101,6 +115,165 @@ def test_the_guide_normalises_by_the_batch_or_by_its_running_statistics():
 def test_the_guides_view_is_a_plain_bilinear_resize():
     recipe = Registry().compose("resnet8/digits", "quick", ["model.image_size=4"])
     image = torch.randn(1, 3, 12, 12)
-    plain, antialiased = (Guide(recipe, None, Guidance("locality", antialias=a)).view(image) for a in (False, True))
+    plain, antialiased = (Guide(recipe, 10, None, Guidance("locality", antialias=a)).view(image) for a in (False, True))
     assert torch.allclose(plain[0].double(), bilinear(image[0].double(), 4, 4), atol=1e-5)
     assert not torch.allclose(plain, antialiased)
+
+
+def test_attention_is_its_formula():
+    maps = torch.randn(2, 3, 2, 2, dtype=torch.float64)
+    for sample, got in zip(maps, attention(maps), strict=True):
+        strength = [sum(sample[c, i, j] ** 2 for c in range(3)) / 3 for i in range(2) for j in range(2)]
+        length = sum(value**2 for value in strength) ** 0.5
+        assert got.tolist() == pytest.approx([(value / length).item() for value in strength])
+
+
+def test_similarity_is_its_formula():
+    maps = torch.randn(3, 2, 2, 2, dtype=torch.float64)
+    gram = [[(a * b).sum().item() for b in maps] for a in maps]
+    expected = [[value / sum(v**2 for v in row) ** 0.5 for value in row] for row in gram]
+    assert torch.allclose(similarity(maps), torch.tensor(expected, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("transform", "function"), [("attention", attention), ("similarity", similarity)])
+def test_transforms_compare_resized_maps_and_train_nothing(transform, function):
+    method = guidance.create(Guidance("locality", transform=transform), [(5, 2, 2)], [(4, 3, 3)], seed=0)
+    ours, theirs = torch.randn(3, 5, 2, 2), torch.randn(3, 4, 3, 3)
+    larger = torch.stack([bilinear(m.double(), 3, 3) for m in ours])
+    expected = (function(larger) - function(theirs.double())).square().mean()
+    assert method([ours], [theirs]).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert not list(method.parameters())
+
+
+def test_stages_choose_pairs_of_maps():
+    shapes, random = [(5, 3, 3), (4, 2, 2), (3, 1, 1)], torch.Generator().manual_seed(0)
+    ours, theirs = ([torch.randn(2, *shape, generator=random) for shape in shapes] for _ in "ab")
+    every = guidance.create(Guidance("locality"), shapes, shapes, seed=0)
+    chosen = guidance.create(Guidance("locality", stages=(2, 0)), shapes, shapes, seed=0)
+    for own, of_all in zip(chosen.projections, (every.projections[2], every.projections[0]), strict=True):
+        own.load_state_dict(of_all.state_dict())
+    left_out = every.projections[1](ours[1]) - theirs[1]
+    assert chosen(ours, theirs).item() == pytest.approx((every(ours, theirs) - left_out.square().mean()).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_soft_logits_are_their_formula(temperature):
+    student, guide = torch.randn(3, 5, requires_grad=True), torch.randn(3, 5, requires_grad=True)
+    loss = logit_loss(student, guide, "soft", temperature)
+    expected = 0.0
+    for ours, theirs in zip(student.tolist(), guide.tolist(), strict=True):
+        p, q = ([math.exp(v / temperature) for v in logits] for logits in (theirs, ours))
+        expected += sum(a / sum(p) * math.log(a / sum(p) / (b / sum(q))) for a, b in zip(p, q, strict=True))
+    assert loss.item() == pytest.approx(temperature**2 * expected / 3, rel=1e-4)
+    loss.backward()
+    assert student.grad.any() and guide.grad is None
+    assert logit_loss(guide, guide, "soft", temperature).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_hard_logits_take_the_guides_arg_max_as_label():
+    student, guide = torch.randn(3, 5), torch.tensor([[0, 9, 0, 0, 0], [5, 4, 3, 2, 1], [0, 0, 0, 0, 1]])
+    expected = -sum(student[i].log_softmax(0)[label] for i, label in enumerate((1, 0, 4))) / 3
+    assert logit_loss(student, guide, "hard").item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_logit_terms_are_fp32_under_autocast():
+    student, guide = torch.randn(3, 5).bfloat16(), torch.randn(3, 5).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        for kind in ("soft", "hard"):
+            assert torch.equal(logit_loss(student, guide, kind), logit_loss(student.float(), guide.float(), kind))
+
+
+# --- Offline: kept features ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", [1, 8, 32])
+def test_replayed_crops_are_those_of_the_released_code(side):
+    """torchvision's resized_crop by the image's box, cut down to whole cells, without antialiasing, then a flip."""
+    maps, random = torch.randn(40, 3, side, side), np.random.default_rng(0)
+    boxes, flips, expected = [], [], []
+    for sample in maps:
+        tall, wide = random.integers(8, 33, 2)
+        top, left = random.integers(0, 33 - tall), random.integers(0, 33 - wide)
+        share = [value / 32 for value in (top, left, tall, wide)]
+        cells = [int(value * side) for value in share]
+        cells = [min(cells[0], side - 1), min(cells[1], side - 1), max(cells[2], 1), max(cells[3], 1)]
+        flip = bool(random.integers(2))
+        image = resized_crop(sample, *cells, size=[side, side], antialias=False)
+        expected.append(image.flip(-1) if flip else image)
+        boxes.append(share)
+        flips.append(flip)
+    got = replay(maps, torch.tensor(boxes, dtype=torch.float32), torch.tensor(flips))
+    assert torch.allclose(got, torch.stack(expected), atol=1e-5)
+
+
+def arrange_offline(*settings):
+    recipe = Registry().compose("deit_micro/digits/guided-offline", "quick", ["data.train_limit=450", *settings])
+    store = open_store(recipe.data, "data")
+    return recipe, store, Guide(recipe.guide, 10, None, recipe.guidance)
+
+
+def test_kept_features_are_the_guides_of_the_unaugmented_images(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LOCALITY_BENCH_CACHE", str(tmp_path))
+    recipe, store, guide = arrange_offline()
+    part = store.training(recipe.data)
+    kept = kept_features(guide, "guide", recipe, part, CPU)
+    values = sum(c * h * w for c, h, w in guide.shapes)
+    assert f"450 images of {values:,} values, {2 * 450 * values / 2**20:,.0f} MiB" in capsys.readouterr().out
+    assert kept.shapes == guide.shapes
+    images = unaugmented(recipe.guide, part.images, part.chosen, CPU)
+    chosen = np.array([3, 449, 201])
+    batch = Batch(
+        images[chosen], torch.zeros(3), slice(0, 3), chosen, torch.tensor([[0.0, 0, 1, 1]] * 3), torch.zeros(3).bool()
+    )
+    # batch statistics of 200 consecutive images, the last ones of the 50 that are left
+    for stage, got in enumerate(kept.maps(batch)):
+        whole = torch.cat([guide(rows)[1][stage] for rows in images.split(200)])
+        assert torch.allclose(got, whole[chosen], atol=2e-2, rtol=1e-3) and got.abs().max() > 0.5
+    monkeypatch.setattr("bench.kept_features._compute", None)  # a second look must not compute
+    kept_features(guide, "guide", recipe, part, CPU)
+
+
+def test_offline_and_online_guidance_agree_without_augmentation(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOCALITY_BENCH_CACHE", str(tmp_path))
+    # Both see the native 8 px, since training resizes with another kernel than evaluation does.
+    settings = ["guidance.guide_norm=running", "train.epochs=2", "model.image_size=8", "guide.model.image_size=8"]
+    recipe, store, guide = arrange_offline(*settings)
+    online = Registry().compose("deit_micro/digits/guided", "quick", ["data.train_limit=450", *settings])
+    kept = kept_features(guide, "guide", recipe, store.training(recipe.data), CPU)
+    one, other = train(recipe, store, Accelerator(cpu=True), kept), train(online, store, Accelerator(cpu=True), guide)
+    for offline_row, online_row in zip(one.history, other.history, strict=True):
+        assert offline_row["train_loss"] == pytest.approx(online_row["train_loss"], rel=1e-3)
+
+
+def test_features_that_do_not_fit_on_the_disk_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOCALITY_BENCH_CACHE", str(tmp_path))
+    recipe, store, guide = arrange_offline()
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(RecipeError, match=r"guidance.offline: the features take \d+ MiB, 0 MiB are free"):
+        kept_features(guide, "guide", recipe, store.training(recipe.data), CPU)
+    assert not list((tmp_path / "features").glob("guide*/*"))
+
+
+# --- When it acts -------------------------------------------------------------------------------------------------------
+
+
+def test_guidance_acts_between_its_epochs_alone():
+    def losses(arm, *settings):
+        recipe = Registry().compose(
+            f"deit_micro/digits/{arm}", "quick", ["data.train_limit=320", "train.epochs=3", *settings]
+        )
+        guide = Guide(recipe.guide, 10, None, recipe.guidance) if recipe.guide else None
+        return train(recipe, open_store(recipe.data, "data"), Accelerator(cpu=True), guide).history
+
+    alone, late = losses("baseline"), losses("guided", "guidance.from_epoch=1", "guidance.until_epoch=2")
+    assert late[0]["train_loss"] == alone[0]["train_loss"] and late[0]["guidance_loss"] is None
+    assert late[1]["guidance_loss"] > 0 and late[1]["train_loss"] > alone[1]["train_loss"] + 1
+    assert late[2]["guidance_loss"] is None and late[2]["train_loss"] != alone[2]["train_loss"]
+    assert late[2]["train_loss"] < 3  # cross-entropy alone again
+
+
+def test_similarity_is_refused_on_several_processes(tmp_path):
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "bench/run.py"]
+    words = ["--recipe", "deit_micro/digits/guided-similarity", "--protocol", "quick", "--results-dir", tmp_path]
+    done = command(*launch, *words)
+    assert done.returncode != 0 and "similarity compares the samples of one process; 2 were started" in done.stderr

@@ -30,7 +30,7 @@ GOLDEN = {"baseline": [2.305775, 2.291302, 2.267937], "guided": [9.246336, 7.160
 
 def arrange(arm, *settings, seed=0):
     recipe = registry.compose(f"deit_micro/digits/{arm}", "quick", [*SETTINGS, *settings], seed=seed)
-    guide = Guide(recipe.guide, None, recipe.guidance) if recipe.guide else None
+    guide = Guide(recipe.guide, 10, None, recipe.guidance) if recipe.guide else None
     return recipe, open_store(recipe.data, "data"), Accelerator(cpu=True), guide
 
 
@@ -76,7 +76,7 @@ def test_the_guide_stays_as_it_is():
 def test_the_optimiser_decays_matrices_only():
     recipe, _, _, guide = arrange("guided")
     student = models.create(recipe.model, 10, 0)
-    task = Task(student, guidance.create(recipe.guidance, student.shapes, guide.shapes, 0), 2.5)
+    task = Task(student, guidance.create(recipe.guidance, student.shapes, guide.shapes, 0), recipe.guidance)
     names = {id(p): name for name, p in task.named_parameters()}
     decay = {names[id(p)]: g["weight_decay"] for g in make_optimizer(task, recipe.train).param_groups for p in g["params"]}
     assert set(decay) == set(names.values())  # everything that learns, the projections too
@@ -89,12 +89,12 @@ def test_a_step_by_hand_is_the_runners():
     recipe, store, accelerator, guide = arrange("guided", "train.epochs=1", "data.train_limit=32")
     trained = train(recipe, store, accelerator, guide)
     student = models.create(recipe.model, 10, 0)
-    task = Task(student, guidance.create(recipe.guidance, student.shapes, guide.shapes, 0), 2.5).train()
+    task = Task(student, guidance.create(recipe.guidance, student.shapes, guide.shapes, 0), recipe.guidance).train()
     (batch,) = train_batches(recipe, store, torch.device("cpu")).epoch(0)
     scales = draw_scales(student.drop_path_rates, 32, 0, 0)
     logits, maps = student(batch.images, scales)
     expected = torch.nn.functional.cross_entropy(logits, batch.labels)
-    expected = expected + 2.5 * task.guidance(maps, guide(guide.view(batch.images)))
+    expected = expected + 2.5 * task.guidance(maps, guide(guide.view(batch.images))[1])
     assert trained.history[0]["train_loss"] == pytest.approx(expected.item(), rel=1e-5)
 
 
@@ -131,7 +131,7 @@ def test_impossible_runs_are_refused_before_the_guide_is_trained(tmp_path):
     words = ["bench/run.py", "--recipe", "deit_micro/digits/guided", "--protocol", "quick", "--results-dir", tmp_path]
     for setting, word in (
         ("model.image_size=15", "model.patch_size"),
-        ("model.taps=[blocks.0, blocks.1, head]", "neither a map nor tokens"),
+        ("model.taps=[blocks.0, blocks.1, head]", "neither a map nor the tokens"),
         ("model.timm=deit_huge", "cannot be built"),
     ):
         refused(command(*words, "--set", setting, env={"LOCALITY_BENCH_CACHE": str(tmp_path / "cache")}), word)

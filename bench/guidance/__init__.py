@@ -15,12 +15,15 @@ from bench.recipes import Guidance
 Shape = tuple[int, int, int]  # channels, height, width
 
 
-def create(config: Guidance, student: Sequence[Shape], guide: Sequence[Shape], seed: int) -> nn.Module:
-    """The module that turns student maps and guide maps into a loss, with what it trains itself (the projections).
+def create(config: Guidance, student: Sequence[Shape], guide: Sequence[Shape], seed: int) -> nn.Module | None:
+    """The module that turns student maps and guide maps into a loss, with what it trains itself (the projections); None
+    where features are not imitated (`guidance.weight: 0`).
 
     Its `forward(student_maps, guide_maps)` returns an unweighted scalar in fp32. Its weights have a stream of random
     numbers of their own, so the student of one seed starts the same with and without guidance.
     """
+    if not config.weight:
+        return None
     method = importlib.import_module(f"bench.guidance.{config.method}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(seed, Stream.PROJECTION))

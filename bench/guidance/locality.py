@@ -13,16 +13,33 @@ from bench.recipes import Guidance
 
 
 class LocalityGuidance(nn.Module):
-    """sum over k of mean((resize(T_k) - resize(P_k(S_k)))²).
+    """sum over k of mean((f(resize(T_k)) - f(resize(P_k(S_k))))²).
 
-    S_k are student maps, T_k guide maps, P_k a 1 x 1 convolution with bias to the guide's channels; both maps are resized
-    bilinearly to the larger height and width of the two. Computed in fp32, whatever autocast says.
+    S_k are student maps, T_k guide maps; both are resized bilinearly to the larger height and width of the two. Computed in
+    fp32, whatever autocast says. `guidance.transform` says what P_k and f are:
+
+    linear: P_k is a 1 x 1 convolution with bias to the guide's channels, f nothing. The published method.
+    attention, similarity: no P_k; f is the function of that name below.
+
+    Args:
+        student, guide: shapes of the maps, first to last.
+        transform: as above.
+        stages: which pairs count, from 0; None: all.
     """
 
-    def __init__(self, student: Sequence[Shape], guide: Sequence[Shape]) -> None:
+    def __init__(
+        self,
+        student: Sequence[Shape],
+        guide: Sequence[Shape],
+        transform: str = "linear",
+        stages: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
-        pairs = list(zip(student, guide, strict=True))
-        self.projections = nn.ModuleList(nn.Conv2d(s[0], t[0], 1) for s, t in pairs)
+        self._stages = tuple(range(len(student))) if stages is None else tuple(stages)
+        pairs = [(student[k], guide[k]) for k in self._stages]
+        self._transform = {"linear": None, "attention": attention, "similarity": similarity}[transform]
+        if self._transform is None:
+            self.projections = nn.ModuleList(nn.Conv2d(s[0], t[0], 1) for s, t in pairs)
         self.resize_student = nn.ModuleList(Resize(s[1:], _larger(s, t)) for s, t in pairs)
         self.resize_guide = nn.ModuleList(Resize(t[1:], _larger(s, t)) for s, t in pairs)
 
@@ -30,12 +47,29 @@ class LocalityGuidance(nn.Module):
         """Maps [batch, channels, height, width], first to last, to a scalar."""
         with torch.autocast(student_maps[0].device.type, enabled=False):
             loss = torch.zeros((), device=student_maps[0].device)
-            for k, projection in enumerate(self.projections):
-                # The resize's weights sum to one, so it commutes with the projection, which is cheaper on the small map.
-                ours = self.resize_student[k](projection(student_maps[k].float()))
-                theirs = self.resize_guide[k](guide_maps[k].float())
+            for k, stage in enumerate(self._stages):
+                ours, theirs = student_maps[stage].float(), guide_maps[stage].float()
+                if self._transform is None:
+                    # The resize's weights sum to one, so it commutes with the projection, cheaper on the small map.
+                    ours = self.projections[k](ours)
+                ours, theirs = self.resize_student[k](ours), self.resize_guide[k](theirs)
+                if self._transform is not None:
+                    ours, theirs = self._transform(ours), self._transform(theirs)
                 loss = loss + F.mse_loss(ours, theirs)
         return loss
+
+
+def attention(maps: Tensor) -> Tensor:
+    """Where a map is strong: the mean over channels of its squares, as a unit vector. [batch, c, h, w] to [batch, h w]
+    (Zagoruyko and Komodakis, ICLR 2017, arXiv 1612.03928)."""
+    return F.normalize(maps.square().mean(1).flatten(1))
+
+
+def similarity(maps: Tensor) -> Tensor:
+    """Which samples of the batch are alike: the Gram matrix of the flattened maps, rows as unit vectors. [batch, c, h, w]
+    to [batch, batch] (Tung and Mori, ICCV 2019, arXiv 1907.09682)."""
+    flat = maps.flatten(1)
+    return F.normalize(flat @ flat.T)
 
 
 class Resize(nn.Module):
@@ -60,5 +94,5 @@ def _larger(one: Shape, other: Shape) -> tuple[int, int]:
 
 
 def build(config: Guidance, student: Sequence[Shape], guide: Sequence[Shape]) -> nn.Module:
-    """Locality guidance for these maps; `config` holds nothing that changes the module itself."""
-    return LocalityGuidance(student, guide)
+    """Locality guidance for these maps, with the transform and the stages of `config`."""
+    return LocalityGuidance(student, guide, config.transform, config.stages)

@@ -1,0 +1,88 @@
+"""Every cell of the published comparison, and every guidance method with every student: two training steps and one
+evaluation, from generated images in the layouts in which the real datasets lie on disk."""
+
+from __future__ import annotations
+
+import math
+
+import generated
+import pytest
+import torch
+from accelerate import Accelerator
+
+from bench.data.store import open_store
+from bench.guide import Guide
+from bench.kept_features import kept_features
+from bench.recipes import Registry
+from bench.train import train
+
+registry = Registry()
+paper = registry.suite("paper")
+SMALL = ["model.image_size=32", "guide.model.depth=8"]
+# One student of each family at the size of the paper, with the maps that the facts of the published protocol give.
+FULL_SIZE = {
+    "deit_tiny": [(192, 14, 14)] * 3,
+    "t2t_vit_7": [(256, 14, 14)] * 3,
+    "pit_tiny": [(64, 27, 27), (128, 14, 14), (256, 7, 7)],
+    "pvt_tiny": [(64, 56, 56), (128, 28, 28), (512, 7, 7)],
+    "pvt_v2_b0": [(32, 56, 56), (64, 28, 28), (256, 7, 7)],
+    "convit_tiny": [(192, 14, 14)] * 3,
+    "cvt_13": [(64, 56, 56), (384, 14, 14), (384, 14, 14)],
+}
+OTHER_METHODS = [name for name in registry.names("guidance") if name not in ("baseline", "guided")]
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    for name in paper.datasets:
+        generated.write(name, folder, classes=4, train=2, test=1)
+    return folder
+
+
+def run(recipe_id, data_dir, *settings):
+    """Two steps of four images and one evaluation of four, from initial weights of student and guide."""
+    two_steps = ["train.epochs=1", "train.batch_size=4", "data.subset=4", "data.workers=0", "train.warmup_epochs=0"]
+    recipe = registry.compose(recipe_id, "paper", [*two_steps, *settings])
+    store, accelerator = open_store(recipe.data, data_dir), Accelerator(cpu=True)
+    guide = None
+    if recipe.guide is not None:
+        guide = Guide(recipe.guide, 4, None, recipe.guidance)
+        if recipe.guidance.offline:
+            part = store.training(recipe.data)
+            guide = kept_features(guide, f"untrained-{store.fingerprint[:8]}", recipe, part, torch.device("cpu"))
+    trained = train(recipe, store, accelerator, guide)
+    (row,) = trained.history
+    assert math.isfinite(row["train_loss"]) and row["test_accuracy"] in (0, 25, 50, 75, 100)
+    assert (row["guidance_loss"] is None) == (recipe.guidance is None)
+    return recipe, trained, row
+
+
+@pytest.mark.parametrize("recipe_id", paper.ids)
+def test_every_cell_of_the_paper_trains(recipe_id, data_dir):
+    model, dataset, method = recipe_id.split("/")
+    full = model in FULL_SIZE and (dataset, method) == ("cifar100", "guided")
+    recipe, trained, row = run(recipe_id, data_dir, *(() if full else SMALL[: 1 if method == "baseline" else 2]))
+    if method == "guided":
+        assert row["guidance_loss"] > 0 and row["train_loss"] > 2.5 * row["guidance_loss"]
+        assert len(trained.maps) == 3 and set(trained.maps) == set(recipe.model.taps)
+    if full:
+        assert list(trained.maps.values()) == FULL_SIZE[model] and recipe.model.image_size == 224
+
+
+@pytest.mark.parametrize("method", OTHER_METHODS)
+@pytest.mark.parametrize("model", paper.models)
+def test_every_method_guides_every_student(model, method, data_dir):
+    dataset = paper.datasets[paper.models.index(model) % len(paper.datasets)]
+    recipe, trained, row = run(f"{model}/{dataset}/{method}", data_dir, *SMALL)
+    assert row["guidance_loss"] > 0
+    assert bool(trained.guidance) == (recipe.guidance.transform == "linear" and recipe.guidance.weight > 0)
+
+
+def test_logits_and_features_guide_together(data_dir):
+    features, logits, both = (
+        run(f"deit_tiny/cifar100/{method}", data_dir, *SMALL, "train.lr=0", "data.train_limit=4", *settings)[2]
+        for method, settings in (("guided", []), ("logit-soft", []), ("logit-soft", ["guidance.weight=2.5"]))
+    )
+    assert both["guidance_loss"] == pytest.approx(features["guidance_loss"] + logits["guidance_loss"], rel=1e-5)
+    assert both["train_loss"] == pytest.approx(logits["train_loss"] + 2.5 * features["guidance_loss"], rel=1e-5)
