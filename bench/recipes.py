@@ -409,6 +409,10 @@ class Suite:
         return ["/".join(parts) for parts in itertools.product(self.models, self.datasets, self.guidance)]
 
 
+NAME = "[A-Za-z0-9][A-Za-z0-9_.-]*"
+DATASET = rf"({NAME}|folder:{NAME}|hub:{NAME}(/{NAME})?)"
+
+
 def split_id(recipe_id: str, role: str = "student") -> tuple[str, ...]:
     """(model, dataset, guidance) of a student's id, (model, dataset) of a guide's. A dataset's name may hold slashes."""
     model, _, rest = recipe_id.partition("/")
@@ -602,9 +606,7 @@ class Registry:
     def _split(self, recipe_id: str) -> tuple[str, str, str | None]:
         """(model, dataset, guidance or None)."""
         model, _, rest = recipe_id.partition("/")
-        name = "[A-Za-z0-9][A-Za-z0-9_.-]*"
-        model_form, form = rf"(timm:)?{name}", rf"({name}|folder:{name}|hub:{name}(/{name})?)(/{name})?"
-        if not re.fullmatch(model_form, model) or not re.fullmatch(form, rest):
+        if not re.fullmatch(rf"(timm:)?{NAME}", model) or not re.fullmatch(rf"{DATASET}(/{NAME})?", rest):
             raise RecipeError(
                 f"recipe {recipe_id!r}: an id is <model>/<dataset>/<guidance>, as deit_tiny/cifar100/guided, or"
                 " <model>/<dataset> for a guide, as resnet56/cifar100; `python -m bench list` prints them all"
@@ -628,12 +630,15 @@ def _from_outside(kind: str, name: str) -> dict[str, Any] | None:
     source, colon, inner = name.partition(":")
     if not colon:
         return None
+    if not re.fullmatch(DATASET if kind == "datasets" else f"timm:{NAME}", name):
+        raise RecipeError(f"{name!r}: allowed are timm:NAME of models, folder:NAME, hub:NAME and hub:OWNER/NAME of datasets")
     if kind == "models" and source == "timm":
         # the drop path of the paper's students; taps are chosen from the network itself
         return {"model": {"builder": "any_timm", "timm": inner, "drop_path_rate": 0.1}}
     data: dict[str, Any] = {"short_side": 512, "licence": "the source's own"}
     if kind == "datasets" and source == "folder":
-        data |= {"source": "files", "layout": "class_folders", "places": [inner]}
+        archives = [f"{inner}{ending}" for ending in (".zip", ".tar", ".tar.gz", ".tgz")]
+        data |= {"source": "files", "layout": "class_folders", "places": [inner, *archives]}
     elif kind == "datasets" and source == "hub":
         data |= {"source": "hub", "layout": "parquet", "places": [inner], "hub": inner}
     else:

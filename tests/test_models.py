@@ -70,6 +70,12 @@ def test_the_guide_is_the_cifar_resnet():
     assert weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.05)
 
 
+def test_the_other_guide_is_the_imagenet_resnet_18():
+    guide = build("resnet18/cifar100")
+    assert sum(p.numel() for p in guide.parameters()) == 11_227_812
+    assert guide.shapes == [(128, 28, 28), (256, 14, 14), (512, 7, 7)]
+
+
 def test_pvt_v2_starts_as_released():
     network = build("pvt_v2_b0/cifar100/baseline").network
     convolution = network.stages[1].downsample.proj  # 3 x 3 to 64 channels

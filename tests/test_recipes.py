@@ -4,13 +4,16 @@ import dataclasses
 import json
 from pathlib import Path
 
+import generated
 import pytest
 from conftest import command, refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import models
-from bench.recipes import SECTIONS, RecipeError, Registry
+from bench.data.store import open_store
+from bench.recipes import SECTIONS, RecipeError, Registry, shipped_recipes
+from bench.records import RunFolder
 
 PINNED = json.loads(Path(__file__).with_name("suite_hashes.json").read_text())
 registry = Registry()
@@ -91,6 +94,63 @@ def test_a_model_and_a_guidance_method_are_one_file_each(tmp_path):
     assert "deit_wide/cifar100/gentle" in own.ids()
 
 
+def test_a_dataset_is_one_file(tmp_path):
+    (tmp_path / "recipes" / "datasets").mkdir(parents=True)
+    (tmp_path / "recipes" / "datasets" / "mine.yaml").write_text(
+        "data: {layout: class_folders, places: [photos], classes: 3}\nguide: {model: {name: resnet8, image_size: 16}}\n"
+    )
+    generated.write("folder", tmp_path, classes=3, train=4, test=2)
+    own = Registry(tmp_path / "recipes")
+    store = open_store(own.compose("deit_micro/mine/guided", "quick").data, tmp_path)
+    assert (len(store.train), len(store.test), store.classes(own.dataset("mine"))) == (12, 6, 3)
+
+
+def test_every_shipped_file_opens_with_what_it_is_and_its_command():
+    for path in sorted(shipped_recipes().glob("*/*.yaml")):
+        comment = [line for line in path.read_text().split("\n\n")[0].splitlines() if line.startswith("#")]
+        assert len(comment) >= 2 and path.read_text().startswith("# "), path
+        commands = [line for line in comment if line.startswith("#   ")]
+        assert any(f"/{path.stem}" in c or f" {path.stem}" in c for c in commands), path
+
+
+def test_the_paper_is_64_cells_and_four_guides():
+    paper = registry.suite("paper")
+    assert len(paper.ids) == 64 == len(paper.models) * len(paper.datasets) * 2
+    assert registry.guides(paper) == [f"resnet56/{dataset}" for dataset in paper.datasets]
+    assert set(registry.suite("cifar10").models) == set(paper.models)
+    listed = command("-m", "bench", "list", "--suite", "paper", "--guides", check=True).stdout.split()
+    assert listed == registry.guides(paper)
+
+
+@pytest.mark.parametrize(
+    ("recipe_id", "parts"),
+    [
+        ("timm:swin_tiny_patch4_window7_224/cifar100/guided", ("timm:swin_tiny_patch4_window7_224", "cifar100")),
+        ("deit_tiny/folder:photos/guided", ("deit_tiny", "folder:photos")),
+        ("deit_tiny/hub:uoft-cs/cifar10/guided", ("deit_tiny", "hub:uoft-cs/cifar10")),
+        ("deit_tiny/hub:mnist/guided", ("deit_tiny", "hub:mnist")),
+        ("resnet20/hub:uoft-cs/cifar10", ("resnet20", "hub:uoft-cs/cifar10")),
+        ("resnet20/folder:photos", ("resnet20", "folder:photos")),
+    ],
+)
+def test_ids_carry_names_from_outside(recipe_id, parts):
+    recipe = registry.compose(recipe_id)
+    assert (recipe.model.name, recipe.data.name) == parts
+    folder = RunFolder("results", recipe).path
+    assert len(folder.parts) == (5 if recipe.model.role == "guide" else 6)  # a slash within a name makes no folder
+    if recipe.guide:
+        assert recipe.guide.id == f"resnet56/{parts[1]}" and recipe.guide.data == recipe.data
+
+
+def test_a_guide_sees_what_its_student_may_see():
+    kept = ["data.holdout=0.1", "data.subset=5", "data.train_limit=2000"]
+    guided = registry.compose("deit_tiny/cifar100/guided", "paper", kept)
+    assert (guided.guide.data.holdout, guided.guide.data.subset, guided.guide.data.train_limit) == (0.1, 5, None)
+    assert guided.guide == registry.compose("resnet56/cifar100", "paper", kept[:2])
+    own = registry.compose("deit_tiny/cifar100/guided", "paper", [*kept, "guide.data.holdout=0.2"])
+    assert own.guide.data.holdout == 0.2
+
+
 def test_set_numbers_may_be_spelt_as_python_reads_them():
     assert registry.compose("deit_tiny/cifar10/baseline", "paper", ["train.lr=5e-4"]).train.lr == 5e-4
     assert registry.compose("deit_tiny/cifar10/baseline", "paper", ["train.lr=1"]).train.lr == 1.0
@@ -136,6 +196,23 @@ def test_set_numbers_may_be_spelt_as_python_reads_them():
         ("deit_tiny/cifar10/guided", "guide.data.name=foo", ["data.name"]),
         ("deit_tiny/cifar10/guided", "guide.seed=-1", ["from 0"]),
         ("resnet56/cifar10", "guidance.weight=3", ["is itself a guide"]),
+        ("timm:/cifar10/guided", None, ["<model>/<dataset>/<guidance>"]),
+        ("timm:hf_hub/a/b/guided", None, ["<model>/<dataset>/<guidance>"]),
+        ("timm:vit.in21k/cifar10/guided", None, ["no weights are loaded"]),
+        ("timm:vit_tiny/cifar10", None, ["guidance is missing"]),
+        ("deit_tiny/folder:../x/guided", None, ["<model>/<dataset>/<guidance>"]),
+        ("deit_tiny/folder:a/b/guided", None, ["<model>/<dataset>/<guidance>"]),
+        ("deit_tiny/hub:a/b/c/guided", None, ["<model>/<dataset>/<guidance>"]),
+        ("deit_tiny/hub:a/b", None, ["guidance is missing"]),
+        ("deit_tiny/other:a/guided", None, ["<model>/<dataset>/<guidance>"]),
+        ("deit_tiny/cifar10/guided", "data.layout=cifer", ["did you mean 'cifar'"]),
+        ("deit_tiny/cifar10/guided", "data.subset=11", ["at most 10"]),
+        ("deit_tiny/cifar10/guided", "data.holdout=1", ["from 0 to 0.9"]),
+        ("deit_tiny/cifar10/guided", "guidance.transform=liner", ["did you mean 'linear'"]),
+        ("deit_tiny/cifar10/guided", "guidance.stages=[0, 3]", ["from 0 to 2"]),
+        ("deit_tiny/cifar10/guided", "guidance.stages=[]", ["from 0 to 2"]),
+        ("deit_tiny/cifar10/logit-soft", "guidance.offline=true", ["kept hold no logits"]),
+        ("deit_tiny/cifar10/guided", "guide.model.taps=[stages.0]", ["3 taps", "1 of its guide", "guidance.stages"]),
     ],
 )
 def test_bad_recipes_give_one_sentence(recipe_id, setting, words):
@@ -201,6 +278,9 @@ def test_any_id_gives_a_recipe_or_a_sentence(recipe_id):
     for text in (
         recipe_id,
         f"deit_tiny/{recipe_id}/guided",
+        f"timm:{recipe_id}/cifar10/guided",
+        f"deit_tiny/folder:{recipe_id}/guided",
+        f"deit_tiny/hub:{recipe_id}/guided",
         f"{recipe_id}/cifar10/guided",
         f"deit_tiny/cifar10/{recipe_id}",
     ):

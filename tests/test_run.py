@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 
+import generated
 import pytest
 import torch
 from conftest import ROOT, TINY, command, refused
@@ -104,6 +105,22 @@ def test_a_recorded_run_is_not_run_again_unless_forced(guided):
     assert (folder.path.with_name(folder.path.name + ".old1") / "record.json").read_bytes() == before
     record = folder.record(recipe_of("guided"))
     assert record["last_accuracy"] == json.loads(before)["last_accuracy"]
+
+
+def test_a_folder_with_other_images_is_not_taken_for_the_recorded_one(tmp_path):
+    photos = generated.write("folder", tmp_path, classes=3, train=12, test=4, size=16)
+    words = ["bench/run.py", "--recipe", "deit_micro/folder:photos/baseline", "--data-dir", tmp_path]
+    words += ["--results-dir", tmp_path / "r"]
+    for setting in ("train.epochs=1", "train.batch_size=12", "data.workers=0"):
+        words += ["--set", setting]
+    first = command(*words, check=True)
+    assert "36 of 36 images to train on, 12 test images, 3 classes" in first.stdout
+    assert "is recorded" in command(*words, check=True).stdout
+    generated.write("folder", tmp_path, classes=3, train=12, test=4, size=16, seed=1)
+    refused(command(*words), "recorded for other images", "--force")
+    assert "epoch 1/1" in command(*words, "--force", check=True).stdout
+    records = list((tmp_path / "r").rglob("record.json"))
+    assert len(records) == 2 and not any(str(photos) in path.read_text() for path in records)  # no path of a machine
 
 
 def test_a_guide_is_a_recipe_of_its_own_and_serves_guided_runs(tmp_path):

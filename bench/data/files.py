@@ -86,7 +86,7 @@ class Files:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    return (Path(inside, name) for inside, _, names in os.walk(folder) for name in names)
+    return (Path(inside, name) for inside, _, names in os.walk(folder, followlinks=True) for name in names)
 
 
 def find(data_dir: Path, patterns: tuple[str, ...]) -> list[Files]:

@@ -75,6 +75,8 @@ def _notes(suite: Suite, records: list[dict[str, Any]]) -> list[str]:
             "Deviations from the published protocol: docs/protocol.md. In the released code all workers drew the same"
             " augmentations; here each sample draws its own, which is more diverse."
         )
+    if any(r.get("dataset", {}).get("evaluated_on") == "holdout" for r in records):
+        notes.append("**Not the test set**: with `data.holdout`, accuracy is that on held-out training images.")
     for dataset in suite.datasets:
         own = [r for r in records if split_id(r["id"])[1] == dataset]
         for kinds, word in (
