@@ -75,6 +75,7 @@ class Data:
     places: tuple[str, ...] = key((), hashed=False)  # folders or archives below the data folder, as patterns; first found
     torchvision: str | None = key(None, hashed=False)  # class in torchvision.datasets that downloads it
     hub: str | None = key(None, hashed=False)  # repository on the Hugging Face hub
+    hub_config: str | None = None  # of a repository that holds several datasets
     image_column: str = "image"
     label_column: str = "label"
     train_split: str = "train"  # "a+b" is both
@@ -497,7 +498,13 @@ class Registry:
             for f in fields(Data)
             if f"data.{f.name}" in given
         }
-        return dataclasses.replace(Data(**values), name=name)
+        data = dataclasses.replace(Data(**values), name=name)
+
+        def fail(path: str, problem: str) -> typing.NoReturn:
+            _fail(given.get(path, Given(None, f"dataset {name!r}")), path, problem)
+
+        _check_data(data, fail)
+        return data
 
     def suite(self, name: str) -> Suite:
         """A suite by name; raises RecipeError for an unknown name or an invalid file."""
@@ -628,21 +635,20 @@ class Registry:
 def _from_outside(kind: str, name: str) -> dict[str, Any] | None:
     """What a file would say of a model or dataset that has none: of `timm:`, `folder:` and `hub:`. None for other names."""
     source, colon, inner = name.partition(":")
-    if not colon:
+    if not colon or kind not in ("models", "datasets"):
         return None
     if not re.fullmatch(DATASET if kind == "datasets" else f"timm:{NAME}", name):
-        raise RecipeError(f"{name!r}: allowed are timm:NAME of models, folder:NAME, hub:NAME and hub:OWNER/NAME of datasets")
-    if kind == "models" and source == "timm":
+        forms = "timm:NAME" if kind == "models" else "folder:NAME, hub:NAME and hub:OWNER/NAME"
+        raise RecipeError(f"{kind[:-1]} {name!r}: allowed are names of {kind}, and {forms}")
+    if kind == "models":
         # the drop path of the paper's students; taps are chosen from the network itself
         return {"model": {"builder": "any_timm", "timm": inner, "drop_path_rate": 0.1}}
     data: dict[str, Any] = {"short_side": 512, "licence": "the source's own"}
-    if kind == "datasets" and source == "folder":
+    if source == "folder":
         archives = [f"{inner}{ending}" for ending in (".zip", ".tar", ".tar.gz", ".tgz")]
         data |= {"source": "files", "layout": "class_folders", "places": [inner, *archives]}
-    elif kind == "datasets" and source == "hub":
-        data |= {"source": "hub", "layout": "parquet", "places": [inner], "hub": inner}
     else:
-        return None
+        data |= {"source": "hub", "layout": "parquet", "places": [inner], "hub": inner}
     return {"data": data, "guide": {"model": {"name": "resnet56"}}}
 
 
@@ -722,10 +728,7 @@ def _check_together(recipe: Recipe, given: Mapping[str, Given]) -> None:
     for path, pair in (("augment.crop_area", augment.crop_area), ("augment.crop_ratio", augment.crop_ratio)):
         if pair[0] > pair[1]:
             fail(path, f"got {list(pair)}, allowed is the smaller number first")
-    if data.layout not in (layouts := _modules_with("read", "data/layouts")):
-        fail("data.layout", f"got {data.layout!r}, allowed: {', '.join(layouts)}{_nearest(data.layout, layouts)}")
-    if data.subset and data.classes and data.subset > data.classes:
-        fail("data.subset", f"got {data.subset}, allowed is at most {data.classes}, the classes of {data.name}")
+    _check_data(data, fail)
     images = None if data.subset or data.holdout else data.train_images  # else known when the dataset is open
     if data.train_limit and images and data.train_limit > images:
         fail("data.train_limit", f"got {data.train_limit}, allowed is at most {images}, the training images of {data.name}")
@@ -736,6 +739,14 @@ def _check_together(recipe: Recipe, given: Mapping[str, Given]) -> None:
         )
     if recipe.guide is not None:
         _check_guidance(recipe, fail)
+
+
+def _check_data(data: Data, fail: Callable[[str, str], typing.NoReturn]) -> None:
+    """Refuse keys of a dataset that do not fit together."""
+    if data.layout not in (layouts := _modules_with("read", "data/layouts")):
+        fail("data.layout", f"got {data.layout!r}, allowed: {', '.join(layouts)}{_nearest(data.layout, layouts)}")
+    if data.subset and data.classes and data.subset > data.classes:
+        fail("data.subset", f"got {data.subset}, allowed is at most {data.classes}, the classes of {data.name}")
 
 
 def _check_guidance(recipe: Recipe, fail: Callable[[str, str], typing.NoReturn]) -> None:

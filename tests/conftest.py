@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when `datasets` is imported, which test modules do before any fixture runs
 ROOT = Path(__file__).parents[1]
 # What makes a run of the quick recipes last a second: one epoch of four steps, for the student and for its guide.
 TINY = [
@@ -21,7 +22,6 @@ TINY = [
 def _own_cache(tmp_path_factory):
     os.environ["LOCALITY_BENCH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     os.environ["OMP_NUM_THREADS"] = "1"
-    os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -39,7 +39,8 @@ class Files:
             with tarfile.open(self.place) as tar:
                 return {member.name: tar.extractfile(member).read() for member in tar if member.isfile()}
         except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError) as error:
-            raise RecipeError(f"{self.place}: cannot be read as an archive: {error}") from error
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise RecipeError(f"{self.place}: cannot be read as an archive: {reason}") from error
 
     @cached_property
     def names(self) -> list[str]:
@@ -82,11 +83,23 @@ class Files:
         """(name, bytes, time of change) of every file, or of the archive: what changes when the dataset does."""
         paths = _walk(self.place) if self.place.is_dir() else [self.place]
         top = self.place.parent
-        return sorted((str(path.relative_to(top)), (s := path.stat()).st_size, s.st_mtime_ns) for path in paths)
+        return sorted((str(path.relative_to(top)), (s := _stat(path)).st_size, s.st_mtime_ns) for path in paths)
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    return (Path(inside, name) for inside, _, names in os.walk(folder, followlinks=True) for name in names)
+    """The files below a folder, those of linked folders too."""
+    for inside, below, names in os.walk(folder, followlinks=True):
+        yield from (Path(inside, name) for name in names)
+        real = os.path.realpath(inside) + os.sep  # a link to a folder that it lies in would be followed for ever
+        below[:] = [name for name in below if not real.startswith(os.path.realpath(Path(inside, name)) + os.sep)]
+
+
+def _stat(path: Path) -> os.stat_result:
+    """Of what a link leads to; of the link itself where that is nowhere."""
+    try:
+        return path.stat()
+    except OSError:
+        return path.lstat()
 
 
 def find(data_dir: Path, patterns: tuple[str, ...]) -> list[Files]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +28,7 @@ class Source:
         """16 hex digits that change when the files do, or what is read of them."""
         data = self.data
         held = [place.listing() for place in self.places] or data.hub
-        read = [data.image_column, data.label_column, data.train_split, data.test_split, data.short_side]
+        read = [data.hub_config, data.image_column, data.label_column, data.train_split, data.test_split, data.short_side]
         return hashlib.sha256(json.dumps([held, read]).encode()).hexdigest()[:16]
 
     def __str__(self) -> str:
@@ -85,7 +87,12 @@ def fetch(data: Data, data_dir: str | Path) -> Source:
 
     print(f"downloading {data.name} into {data_dir}", flush=True)
     try:
-        getattr(torchvision.datasets, data.torchvision)(str(data_dir), download=True)
+        Path(data_dir).mkdir(parents=True, exist_ok=True)
+        # Not into the data folder itself: what an interrupted or a wrong download leaves there would be read the next time.
+        with tempfile.TemporaryDirectory(dir=data_dir, prefix=".downloading-", ignore_cleanup_errors=True) as folder:
+            getattr(torchvision.datasets, data.torchvision)(folder, download=True)
+            for path in Path(folder).iterdir():
+                os.replace(path, Path(data_dir, path.name))
     except (OSError, RuntimeError, ValueError) as error:  # urllib's errors are OSErrors; RuntimeError: a wrong checksum
         other = f", or --set data.source=hub takes it from there ({data.hub})" if data.hub else ""
         reason = (str(error).splitlines() or [type(error).__name__])[0]

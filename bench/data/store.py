@@ -29,7 +29,7 @@ from bench.data.sources import Source, fetch, locate
 from bench.draws import Stream, generator
 from bench.recipes import Data, RecipeError
 
-WINDOW = 512  # images that are decoded ahead of being written
+WINDOW = 64  # images that are decoded ahead of being written: photos at native size take 40 MB each
 
 
 @dataclass(frozen=True)
@@ -106,18 +106,22 @@ class Store:
         """The images to train on: without the held-out ones, and no more than `data.train_limit`, drawn once for all seeds
         so that a larger limit holds the smaller one's."""
         chosen = np.setdiff1d(self._may_train(data), self._held_out(data), assume_unique=True)
-        if data.train_limit is not None and data.train_limit < len(chosen):
+        if data.train_limit is not None:
+            if data.train_limit > len(chosen):
+                raise RecipeError(f"data.train_limit: got {data.train_limit}, but {len(chosen)} training images are left")
             drawn = generator(0, Stream.SUBSET).permutation(len(chosen))[: data.train_limit]
             chosen = chosen[np.sort(drawn)]
         return Part(self.train, chosen)
 
     def evaluation(self, data: Data) -> Part:
         """The images that accuracy is counted on: the test set, or with `data.holdout` the held-out training images."""
-        if data.holdout:
-            return Part(self.train, self._held_out(data))
-        if self.test is None:
-            return Part(self.train, self._test_of_train(data))
-        return Part(self.test, _of_classes(self.test, data))
+        if not data.holdout and self.test is not None:
+            return Part(self.test, _of_classes(self.test, data))
+        chosen = self._held_out(data) if data.holdout else self._test_of_train(data)
+        if not len(chosen):
+            key = "holdout" if data.holdout else "test_share"
+            raise RecipeError(f"data.{key}: no class of {data.name} has two training images, so none can be evaluated on")
+        return Part(self.train, chosen)
 
     def _may_train(self, data: Data) -> np.ndarray:
         everything = _of_classes(self.train, data)
@@ -181,11 +185,15 @@ def check_counts(data: Data, where: str, train: np.ndarray, test: np.ndarray | N
     where = f"dataset {data.name!r} ({where})"
     here = len(np.unique(train))
     if data.subset is not None:
-        if here < data.subset or train.min() < 0:
-            raise RecipeError(f"{where}: {here} classes are here, data.subset says {data.subset}")
+        if len(lacking := np.setdiff1d(np.arange(data.subset), train)):
+            problem = f"no training image of label {lacking[0]}"
+            raise RecipeError(f"{where}: {here} classes are here, data.subset says {data.subset}: {problem}")
+        for split, labels in (("training", train), ("test", train if test is None else test)):
+            if not (labels < data.subset).any() or labels.min() < 0:
+                raise RecipeError(f"{where}: {split} labels do not hold 0 to {data.subset - 1}, as data.subset says")
         return
     advice = ""
-    if data.classes is not None and 2 <= here < data.classes and (train.max() < here or data.layout == "tiny_imagenet"):
+    if data.classes is not None and 2 <= here < data.classes and train.max() < here:
         advice = f"; it holds {here} of the {data.classes} classes, which --set data.subset={here} admits"
     for split, labels, expected in (("training", train, data.train_images), ("test", test, data.test_images)):
         if labels is None:
@@ -194,6 +202,8 @@ def check_counts(data: Data, where: str, train: np.ndarray, test: np.ndarray | N
             continue
         if expected is not None and len(labels) != expected:
             raise RecipeError(f"{where}: {len(labels)} {split} images, its recipe says {expected}{advice}")
+        if not len(labels):
+            raise RecipeError(f"{where}: no {split} image that can be read")
         most = data.classes or (len(names) if names else int(train.max()) + 1)
         if labels.min() < 0 or labels.max() >= most:
             raise RecipeError(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -45,6 +47,7 @@ def numbers(augment, count=4000, native=(32, 32), size=16, epoch=0):
 
 
 def test_random_resized_crops_have_timms_distribution():
+    random.seed(0)  # timm's source; a fixed one, so that the test does not fail by chance now and then
     theirs = RandomResizedCropAndInterpolation(16)
     boxes = np.array([theirs.get_params(Image.new("RGB", (40, 32)), theirs.scale, theirs.ratio) for _ in range(4000)])
     ours = draw(Augment(), (32, 40), 16, 4000, seed=3, epoch=0).boxes.numpy()
@@ -56,6 +59,7 @@ def test_random_resized_crops_have_timms_distribution():
 
 
 def test_erased_boxes_have_timms_distribution():
+    random.seed(0)
     theirs = RandomErasing(probability=0.25, mode="const", device="cpu")
     area = np.array([(theirs(torch.ones(1, 24, 24)) == 0).float().mean().item() for _ in range(4000)])
     boxes = numbers(Augment(erase=0.25), size=24).erased.numpy()

@@ -85,7 +85,7 @@ def test_images_of_many_sizes_and_modes(tmp_path):
         ({"classes": 2}, ["labels from 0 to 2", "2 classes"]),
         ({"image_column": "image"}, ["no column 'image'", "img"]),
         ({"label_column": "fine_label"}, ["no column 'fine_label'"]),
-        ({"test_split": "valid"}, ["no valid*.parquet"]),
+        ({"test_split": "valid"}, ["lacks train*.parquet and valid*.parquet"]),
         ({"source": "packaged"}, ["the package holds no dataset 'tiny'"]),
     ],
 )
@@ -131,24 +131,28 @@ def test_a_dataset_that_is_nowhere_says_where_to_put_it(tmp_path):
         *(
             "bench/run.py",
             "--recipe",
-            "deit_tiny/cifar100/baseline",
+            "deit_tiny/tiny_imagenet/baseline",
             "--data-dir",
             tmp_path,
             "--results-dir",
             tmp_path / "r",
         )
     )
-    refused(done, "<data-dir>/cifar100/", "uoft-cs/cifar100")
+    refused(done, "<data-dir>/tiny_imagenet/", "zh-plus/tiny-imagenet")
 
 
 def test_the_training_subset_is_fixed():
     recipe = Registry().compose("deit_micro/digits/baseline", "quick", ["data.train_limit=200"])
     store = open_store(recipe.data, "data")
-    kept = store.kept(recipe.data)
-    assert len(set(kept.tolist())) == 200 and kept.tolist() == sorted(kept.tolist())
-    assert len(set(store.train.labels[kept].tolist())) == 10
-    more = store.kept(dataclasses.replace(recipe.data, train_limit=300))
+    training = store.training(recipe.data)
+    kept = training.chosen
+    assert len(training) == len(set(kept.tolist())) == 200 and kept.tolist() == sorted(kept.tolist())
+    assert len(set(training.labels.tolist())) == 10
+    assert np.array_equal(training.labels, store.train.labels[kept]) and training.images is store.train
+    more = store.training(dataclasses.replace(recipe.data, train_limit=300)).chosen
     assert set(kept.tolist()) < set(more.tolist())  # a larger subset holds the smaller one
+    evaluation = store.evaluation(recipe.data)
+    assert evaluation.images is store.test and evaluation.chosen.tolist() == list(range(360))
 
 
 def test_digits_are_the_uci_digits():

@@ -12,6 +12,7 @@ from bench.data.layouts import Contents, Item, NotHere
 from bench.recipes import Data, RecipeError
 
 TESTS = ("test", "val", "valid", "validation")
+NO_IMAGES = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")  # that Pillow knows by name and does not decode
 
 
 def read(files: Files, data: Data) -> Contents:
@@ -22,19 +23,22 @@ def read(files: Files, data: Data) -> Contents:
         NotHere: fewer than two class folders with images.
         RecipeError: the test split has a class that the training split has not.
     """
-    endings = tuple(Image.registered_extensions())
+    Image.init()
+    known = Image.registered_extensions().items()
+    endings = tuple(ending for ending, kind in known if kind in Image.OPEN and kind not in NO_IMAGES)
     images = [name for name in files.names if name.lower().endswith(endings)]
     outer = posixpath.commonpath([posixpath.dirname(name) for name in images]) if images else ""
     paths = {name: name.removeprefix(outer).strip("/").split("/") for name in images}
-    tops = {path[0] for path in paths.values()}
-    test = next((name for name in TESTS if name in tops), None) if "train" in tops else None
+    # a split holds class folders; a class that happens to be called train holds images
+    tops = {path[0].lower(): path[0] for path in paths.values() if len(path) > 2}
+    test = next((tops[name] for name in TESTS if name in tops), None) if "train" in tops else None
     if test is None:
         train_images = {name: path[0] for name, path in paths.items() if len(path) > 1}
         test_images = None
     else:
         train_images, test_images = (
             {name: path[1] for name, path in paths.items() if path[0] == split and len(path) > 2}
-            for split in ("train", test)
+            for split in (tops["train"], test)
         )
     classes = sorted(set(train_images.values()))
     if len(classes) < 2:

@@ -27,6 +27,8 @@ def read(files: Files, data: Data) -> Contents:
         if f"{root}102flowers.tgz" not in files or not files.place.is_dir():
             raise NotHere("neither jpg/image_00001.jpg nor 102flowers.tgz")
         images, inside = Files(files.place / root / "102flowers.tgz"), ""
+        if "jpg/image_00001.jpg" not in images:  # which reads it here, once, and not in every thread that decodes
+            raise NotHere("jpg/image_00001.jpg in 102flowers.tgz")
 
     def items(ids: np.ndarray) -> list[Item]:
         names = [f"{inside}jpg/image_{i:05d}.jpg" for i in ids]

@@ -23,10 +23,10 @@ def read(files: Files, data: Data) -> Contents:
     """
     if not files.place.is_dir():
         raise NotHere("parquet files")
-    train, test = (_shards(files.place, split) for split in (data.train_split, data.test_split))
-    if test is None and chosen_for_us(data):
-        test = next((found for split in TESTS if (found := _shards(files.place, split))), None)
-    if train is None or (test is None and not chosen_for_us(data)):
+    train, test = (_shards(files.place, data, split) for split in (data.train_split, data.test_split))
+    if test is None and _may_find(data):
+        test = next((found for split in TESTS if (found := _shards(files.place, data, split))), None)
+    if train is None or (test is None and not _may_find(data)):
         raise NotHere(f"{data.train_split}*.parquet and {data.test_split}*.parquet")
 
     def load(paths: list[Path]) -> Any:
@@ -34,7 +34,7 @@ def read(files: Files, data: Data) -> Contents:
 
         return datasets.load_dataset("parquet", data_files=[str(p) for p in paths], split="train", streaming=True)
 
-    return _contents(data, lambda: load(train), None if test is None else lambda: load(test), str(files))
+    return _contents(data, partial(load, train), None if test is None else partial(load, test), str(files))
 
 
 def read_hub(data: Data) -> Contents:
@@ -47,44 +47,40 @@ def read_hub(data: Data) -> Contents:
 
     where = f"{data.hub} on the hub"
     try:
-        splits = datasets.get_dataset_split_names(data.hub)
+        splits = datasets.get_dataset_split_names(data.hub, data.hub_config)
     except Exception as error:  # the libraries beneath raise dozens of kinds: no network, no such name, no access
+        folder = data.name.removeprefix("hub:")
         raise RecipeError(
             f"dataset {data.name!r}: not in the data folder and not to be had from the hub ({_first_line(error)}): put"
-            f" {data.train_split}*.parquet and {data.test_split}*.parquet of {data.hub} into <data-dir>/{place(data)}/"
+            f" {data.train_split}*.parquet and {data.test_split}*.parquet of {data.hub} into <data-dir>/{folder}/"
         ) from error
     test = data.test_split
-    if test not in splits and chosen_for_us(data):
+    if test not in splits and _may_find(data):
         test = next((split for split in TESTS if split in splits), None)
     for split in (*data.train_split.split("+"), *(test.split("+") if test else ())):
         if split not in splits:
             raise RecipeError(f"dataset {data.name!r} ({where}): no split {split!r}; it has {', '.join(splits)}")
 
     def load(split: str) -> Any:
-        return datasets.load_dataset(data.hub, split=split)
+        return datasets.load_dataset(data.hub, data.hub_config, split=split)
 
     return _contents(data, partial(load, data.train_split), partial(load, test) if test else None, where)
 
 
-def place(data: Data) -> str:
-    """Where in the data folder its parquet files are looked for."""
-    return data.name.removeprefix("hub:")
-
-
-def chosen_for_us(data: Data) -> bool:
+def _may_find(data: Data) -> bool:
     """Whether columns and splits that the recipe leaves at their default may be found by what they hold."""
     return data.name.startswith("hub:")
 
 
-def _shards(folder: Path, split: str) -> list[Path] | None:
+def _shards(folder: Path, data: Data, split: str) -> list[Path] | None:
     """The files of a split, whole or in numbered parts; of all splits of "a+b". None where one has none."""
     out = []
     for part in split.split("+"):
-        places = (
-            sorted([*folder.glob(f"{p}{part}.parquet"), *folder.glob(f"{p}{part}-*.parquet")]) for p in ("", "data/", "*/")
-        )
-        found = next(filter(None, places), None)
-        if found is None:
+        for place in ("", "data/", f"{data.hub_config or '*'}/"):
+            found = sorted([*folder.glob(f"{place}{part}.parquet"), *folder.glob(f"{place}{part}-*.parquet")])
+            if found:
+                break
+        else:
             return None
         out += found
     return out
@@ -105,7 +101,7 @@ def _contents(data: Data, train: Any, test: Any, where: str) -> Contents:
     kind = features[label]
     classes = tuple(kind.names) if isinstance(kind, datasets.ClassLabel) else None
     number = None
-    if isinstance(kind, datasets.Value) and kind.dtype in ("string", "large_string") and chosen_for_us(data):
+    if isinstance(kind, datasets.Value) and kind.dtype in ("string", "large_string") and _may_find(data):
         classes = tuple(sorted({row[label] for row in rows.select_columns([label])}))
         number = {name: i for i, name in enumerate(classes)}
     splits = (_items(where, name, rows, image, label, number) for name, rows in (("train", train), ("test", test)) if rows)
@@ -119,7 +115,7 @@ def _column(data: Data, features: Any, name: str, default: str, where: str) -> s
     if name in features:
         return name
     has = ", ".join(features)
-    if name != default or not chosen_for_us(data):
+    if name != default or not _may_find(data):
         raise RecipeError(f"{where}: no column {name!r}; it has {has}")
 
     def fits(kind: Any) -> bool:
