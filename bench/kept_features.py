@@ -17,7 +17,7 @@ from tqdm import tqdm
 from bench.cache import cache_folder, locked
 from bench.data.augment import resize_weights
 from bench.data.batches import Batch, unaugmented
-from bench.data.store import Part
+from bench.data.store import Part, Store
 from bench.guide import Guide
 from bench.recipes import Recipe, RecipeError
 
@@ -70,7 +70,7 @@ def replay(maps: Tensor, boxes: Tensor, flips: Tensor) -> Tensor:
     return down[:, None] @ maps @ across.transpose(1, 2)[:, None]
 
 
-def kept_features(guide: Guide, key: str, recipe: Recipe, part: Part, device: torch.device) -> KeptFeatures:
+def kept_features(guide: Guide, key: str, recipe: Recipe, store: Store, device: torch.device) -> KeptFeatures:
     """The features of a guide for the images that a recipe trains on, computed if they are not in the cache. One process of
     a machine computes; the others wait for its lock.
 
@@ -81,8 +81,9 @@ def kept_features(guide: Guide, key: str, recipe: Recipe, part: Part, device: to
     Raises:
         RecipeError: they do not fit on the disk.
     """
-    images = hashlib.sha256(part.chosen.tobytes() + recipe.guidance.guide_norm.encode()).hexdigest()[:8]
-    folder = cache_folder() / "features" / f"{key}-{images}"
+    part = store.training(recipe.data)
+    which = f"{store.fingerprint} {recipe.guidance.guide_norm} ".encode() + part.chosen.tobytes()
+    folder = cache_folder() / "features" / f"{key}-{hashlib.sha256(which).hexdigest()[:16]}"
     with locked(folder, f"features of {recipe.guide.id}"):
         if not (folder / "done.json").is_file():
             _compute(guide.to(device), recipe.guide, part, device, folder)

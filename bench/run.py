@@ -205,7 +205,7 @@ def train_and_record(recipe: Recipe, store: Any, folder: RunFolder, arguments: a
         kept = KeptGuide(recipe.guide, open_store(recipe.guide.data, arguments.data_dir or "data").fingerprint)
     guide = Guide(recipe.guide, store.classes(recipe.data), kept.weights, recipe.guidance) if kept else None
     if kept and recipe.guidance.offline:
-        guide = kept_features(guide, kept.key, recipe, store.training(recipe.data), accelerator.device)
+        guide = kept_features(guide, kept.key, recipe, store, accelerator.device)
     if main:
         if arguments.force:
             folder.archive()

@@ -49,8 +49,7 @@ def run(recipe_id, data_dir, *settings):
     if recipe.guide is not None:
         guide = Guide(recipe.guide, 4, None, recipe.guidance)
         if recipe.guidance.offline:
-            part = store.training(recipe.data)
-            guide = kept_features(guide, f"untrained-{store.fingerprint[:8]}", recipe, part, torch.device("cpu"))
+            guide = kept_features(guide, "untrained", recipe, store, torch.device("cpu"))
     trained = train(recipe, store, accelerator, guide)
     (row,) = trained.history
     assert math.isfinite(row["train_loss"]) and row["test_accuracy"] in (0, 25, 50, 75, 100)

@@ -216,7 +216,7 @@ def test_kept_features_are_the_guides_of_the_unaugmented_images(tmp_path, monkey
     monkeypatch.setenv("LOCALITY_BENCH_CACHE", str(tmp_path))
     recipe, store, guide = arrange_offline()
     part = store.training(recipe.data)
-    kept = kept_features(guide, "guide", recipe, part, CPU)
+    kept = kept_features(guide, "guide", recipe, store, CPU)
     values = sum(c * h * w for c, h, w in guide.shapes)
     assert f"450 images of {values:,} values, {2 * 450 * values / 2**20:,.0f} MiB" in capsys.readouterr().out
     assert kept.shapes == guide.shapes
@@ -230,7 +230,7 @@ def test_kept_features_are_the_guides_of_the_unaugmented_images(tmp_path, monkey
         whole = torch.cat([guide(rows)[1][stage] for rows in images.split(200)])
         assert torch.allclose(got, whole[chosen], atol=2e-2, rtol=1e-3) and got.abs().max() > 0.5
     monkeypatch.setattr("bench.kept_features._compute", None)  # a second look must not compute
-    kept_features(guide, "guide", recipe, part, CPU)
+    kept_features(guide, "guide", recipe, store, CPU)
 
 
 def test_offline_and_online_guidance_agree_without_augmentation(tmp_path, monkeypatch):
@@ -239,7 +239,7 @@ def test_offline_and_online_guidance_agree_without_augmentation(tmp_path, monkey
     settings = ["guidance.guide_norm=running", "train.epochs=2", "model.image_size=8", "guide.model.image_size=8"]
     recipe, store, guide = arrange_offline(*settings)
     online = Registry().compose("deit_micro/digits/guided", "quick", ["data.train_limit=450", *settings])
-    kept = kept_features(guide, "guide", recipe, store.training(recipe.data), CPU)
+    kept = kept_features(guide, "guide", recipe, store, CPU)
     one, other = train(recipe, store, Accelerator(cpu=True), kept), train(online, store, Accelerator(cpu=True), guide)
     for offline_row, online_row in zip(one.history, other.history, strict=True):
         assert offline_row["train_loss"] == pytest.approx(online_row["train_loss"], rel=1e-3)
@@ -250,7 +250,7 @@ def test_features_that_do_not_fit_on_the_disk_are_refused(tmp_path, monkeypatch)
     recipe, store, guide = arrange_offline()
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(RecipeError, match=r"guidance.offline: the features take \d+ MiB, 0 MiB are free"):
-        kept_features(guide, "guide", recipe, store.training(recipe.data), CPU)
+        kept_features(guide, "guide", recipe, store, CPU)
     assert not list((tmp_path / "features").glob("guide*/*"))
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import http.server
@@ -21,7 +22,7 @@ from scipy.io import loadmat, savemat
 
 from bench.cache import cache_folder
 from bench.data.files import Files
-from bench.data.layouts import flowers
+from bench.data.layouts import flowers, parquet
 from bench.data.store import open_store
 from bench.recipes import RecipeError, Registry
 
@@ -589,6 +590,20 @@ def parquet_of_cifar100(folder):
     for split, labels in (("train", [0, 1, 1]), ("test", [1, 0])):
         table = rows(len(labels), {"fine_label": class_label(HUNDRED)}, fine_label=labels)
         table.rename_column("picture", "img").to_parquet(folder / "cifar100" / f"{split}.parquet")
+
+
+def test_a_repository_of_the_hub_is_read_by_its_splits(tmp_path, animal, monkeypatch):
+    # `datasets` takes a folder for a repository: the same code as online, without the network
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    for split, labels in (("train", [0, 1]), ("validation", [2, 0])):
+        rows(2, {"animal": animal}, animal=labels).to_parquet(tmp_path / f"{split}.parquet")
+    data = dataclasses.replace(registry.dataset("hub:owner/pets"), hub=str(tmp_path))
+    contents = parquet.read_hub(data)
+    assert [[item.label for item in split] for split in (contents.train, contents.test)] == [[0, 1], [2, 0]]
+    both = parquet.read_hub(dataclasses.replace(data, train_split="train+validation", test_split="validation"))
+    assert [item.label for item in both.train] == [0, 1, 2, 0]
+    with pytest.raises(RecipeError, match=r"no split 'valid'; it has train, validation"):
+        parquet.read_hub(dataclasses.replace(data, test_split="valid", name="tiny_imagenet"))
 
 
 def test_a_known_dataset_may_lie_there_as_parquet_files_of_the_hub(tmp_path):
