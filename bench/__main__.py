@@ -98,7 +98,7 @@ def show(arguments: argparse.Namespace) -> int:
     if arguments.parameters or recipe.model.builder == "any_timm":  # whose taps nobody but the network itself knows
         from bench import models
 
-        built = models.create(recipe.model, recipe.data.classes or 2, recipe.seed, taps=recipe.guidance is not None)
+        built = models.create(recipe.model, recipe.data.classes or 2, recipe.seed, taps=recipe.imitates_maps)
         if recipe.data.classes is not None:
             content["parameters"] = sum(p.numel() for p in built.network.parameters() if p.requires_grad)
         content["maps"] = {tap: list(shape) for tap, shape in zip(built.taps, built.shapes, strict=True)}

@@ -82,7 +82,7 @@ def kept_features(guide: Guide, key: str, recipe: Recipe, store: Store, device: 
         RecipeError: they do not fit on the disk.
     """
     part = store.training(recipe.data)
-    which = f"{store.fingerprint} {recipe.guidance.guide_norm} ".encode() + part.chosen.tobytes()
+    which = f"{store.fingerprint} {recipe.guidance.guide_norm} {recipe.guide.model.taps} ".encode() + part.chosen.tobytes()
     folder = cache_folder() / "features" / f"{key}-{hashlib.sha256(which).hexdigest()[:16]}"
     with locked(folder, f"features of {recipe.guide.id}"):
         if not (folder / "done.json").is_file():

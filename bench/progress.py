@@ -16,9 +16,11 @@ class Progress:
     Args:
         epochs, steps: of the run, and of an epoch.
         silent: true on all processes but the main one.
+        evaluated_on: what accuracy is counted on, "test" or "held-out".
     """
 
-    def __init__(self, epochs: int, steps: int, silent: bool) -> None:
+    def __init__(self, epochs: int, steps: int, silent: bool, evaluated_on: str = "test") -> None:
+        self._evaluated_on = evaluated_on
         self._epochs, self._steps, self._silent = epochs, steps, silent
         self._began = time.perf_counter()
         bar = not silent and sys.stderr.isatty()
@@ -35,7 +37,7 @@ class Progress:
             return
         guidance = f"  guidance {row['guidance_loss']:.4f}" if row["guidance_loss"] is not None else ""
         values = (
-            f"loss {row['train_loss']:.4f}{guidance}  test {row['test_accuracy']:.2f} %"
+            f"loss {row['train_loss']:.4f}{guidance}  {self._evaluated_on} {row['test_accuracy']:.2f} %"
             f"  {row['images_per_second']:,.0f} images/s"
         )
         if self._bar:

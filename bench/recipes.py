@@ -31,7 +31,7 @@ from typing import Any, Literal
 import yaml
 
 # Part of every hash. Raise it when the default of a hashed key changes, or when the same keys begin to mean something else.
-SCHEMA = 1
+SCHEMA = 2
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -177,12 +177,21 @@ class Recipe:
         for section in ("model", "data", "augment", "train", "guidance"):
             if (config := getattr(self, section)) is not None:
                 content[section] = _changed(config)
+        if not self.imitates_maps:
+            content["model"].pop("taps", None)  # of baselines and guides: nobody looks at their maps in training
         if self.select != "last":
             content["select"] = self.select
         if self.guide is not None:
             # One guide serves all seeds of the student, so which guide it is, its own seed included, is mathematics.
             content["guide"] = {"hash": self.guide.hash, "seed": self.guide.seed}
+            if self.imitates_maps:
+                content["guide"]["taps"] = list(self.guide.model.taps)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def imitates_maps(self) -> bool:
+        """Whether a student is trained on its guide's feature maps, so that its own are wanted."""
+        return self.guidance is not None and self.guidance.weight > 0
 
     def to_dict(self) -> dict[str, Any]:
         """The composed recipe as plain types, hash included; what `show` prints and records keep."""
@@ -199,10 +208,11 @@ class Recipe:
 
 SECTIONS: dict[str, type] = {"model": Model, "data": Data, "augment": Augment, "train": Train, "guidance": Guidance}
 # What a guide shares with its student unless it is told otherwise: where it is trained, and which images it may see.
-_OF_ONE_RUN = ("pipeline", "workers", "train_limit")
+# A student's batch is normalised once for both.
+GUIDES_OWN_DATA = ("pipeline", "workers")
 SHARED_WITH_GUIDE = (
-    *("train.device", "train.threads"),
-    *(f"data.{f.name}" for f in fields(Data) if f.name not in _OF_ONE_RUN),
+    *("train.device", "train.threads", "augment.mean", "augment.std"),
+    *(f"data.{f.name}" for f in fields(Data) if f.name not in GUIDES_OWN_DATA),
 )
 # What each kind of file may say. A protocol touches only how to train, for the student and for its guide.
 LAYER_SECTIONS = {
@@ -376,6 +386,9 @@ def _check_known(path: str, given: Given) -> None:
     section, _, name = inner.partition(".")
     if path != inner and (section == "guidance" or inner in ("data.name", "model.role")):
         _fail(given, path, "is no key of a guide, which is not guided itself and shares the student's dataset")
+    own_data = (*GUIDES_OWN_DATA, "train_limit")
+    if path != inner and section == "data" and name not in own_data and name in [f.name for f in fields(Data)]:
+        _fail(given, path, f"is no key of a guide, which sees what its student sees; its own: {', '.join(own_data)}")
     if inner in ("seed", "select"):  # which of the two a recipe on its own may set, `compose` decides
         return
     if section in SECTIONS and name in (known := [f.name for f in fields(SECTIONS[section])]):
@@ -581,7 +594,7 @@ class Registry:
                     _fail(given, path, f"{recipe_id} is itself a guide: write {path.removeprefix('guide.')}")
                 if path.startswith("guidance."):
                     _fail(given, path, f"{recipe_id} is itself a guide and is not guided")
-            return self._guide(model, dataset, protocol, {**said, **overrides}, seed)
+            return self._guide(model, dataset, protocol, {**said, **overrides}, seed, prefix="")
 
         own, said = _split_guide(self._layer("models", model), *files, overrides)
         if "guidance.method" not in own:
@@ -597,7 +610,15 @@ class Registry:
         guide = self._guide(str(said["model.name"].value), dataset, protocol, {**_shared(own), **said})
         return _build(recipe_id, protocol, model, dataset, own, seed, guide)
 
-    def _guide(self, model: str, dataset: str, protocol: str, said: Mapping[str, Given], seed: int | None = None) -> Recipe:
+    def _guide(
+        self,
+        model: str,
+        dataset: str,
+        protocol: str,
+        said: Mapping[str, Given],
+        seed: int | None = None,
+        prefix: str = "guide.",
+    ) -> Recipe:
         """The recipe of a guide. It sees the data and the transform of the protocol's students, but trains by what is
         `said` of guides alone; so `resnet56/cifar100` on its own is the guide of `deit_tiny/cifar100/guided`."""
         if (given := said.get("model.name")) and self.role(model, f"{given.where}: guide.model.name: ") != "guide":
@@ -608,7 +629,7 @@ class Registry:
         own = {**self._layer("models", model), **seen, **said}
         if seed is None:
             seed = _read(Recipe, "seed", own["seed"], "guide.seed") if "seed" in own else 0
-        return _build(f"{model}/{dataset}", protocol, model, dataset, own, seed)
+        return _build(f"{model}/{dataset}", protocol, model, dataset, own, seed, prefix=prefix)
 
     def _split(self, recipe_id: str) -> tuple[str, str, str | None]:
         """(model, dataset, guidance or None)."""
@@ -682,22 +703,21 @@ def _build(
     given: Mapping[str, Given],
     seed: int,
     guide: Recipe | None = None,
+    prefix: str = "",
 ) -> Recipe:
-    """A checked recipe from merged layers."""
-    is_guide = recipe_id.count("/") == 1
-    prefix = "guide." if is_guide else ""
+    """A checked recipe from merged layers. An error names keys with the prefix that they have in the user's input."""
     sections = {}
     for section, cls in SECTIONS.items():
         if section == "guidance" and guide is None:
             continue
         paths = {f.name: f"{section}.{f.name}" for f in fields(cls)}
-        values = {name: _read(cls, name, given[path], path) for name, path in paths.items() if path in given}
+        values = {name: _read(cls, name, given[path], prefix + path) for name, path in paths.items() if path in given}
         sections[section] = cls(**values)
     sections["model"] = dataclasses.replace(sections["model"], name=model)
     sections["data"] = dataclasses.replace(sections["data"], name=dataset)
     select = _read(Recipe, "select", given["select"], prefix + "select") if "select" in given else "last"
     recipe = Recipe(recipe_id, protocol, **sections, guide=guide, seed=seed, select=select)
-    _check_together(recipe, given)
+    _check_together(recipe, given, prefix)
     return recipe
 
 
@@ -708,12 +728,12 @@ def _modules_with(function: str, package: str) -> list[str]:
     return sorted(path.stem for path in files if f"\ndef {function}(" in path.read_text(encoding="utf-8"))
 
 
-def _check_together(recipe: Recipe, given: Mapping[str, Given]) -> None:
+def _check_together(recipe: Recipe, given: Mapping[str, Given], prefix: str) -> None:
     """Refuse keys that fit one by one and not together."""
     model, data, augment, train = recipe.model, recipe.data, recipe.augment, recipe.train
 
     def fail(path: str, problem: str) -> typing.NoReturn:
-        _fail(given.get(path, Given(None, f"recipe {recipe.id!r}")), path, problem)
+        _fail(given.get(path, Given(None, f"recipe {recipe.id!r}")), prefix + path, problem)
 
     if model.builder not in (builders := _modules_with("build", "models")):
         fail("model.builder", f"got {model.builder!r}, allowed: {', '.join(builders)}{_nearest(model.builder, builders)}")
@@ -745,6 +765,9 @@ def _check_data(data: Data, fail: Callable[[str, str], typing.NoReturn]) -> None
     """Refuse keys of a dataset that do not fit together."""
     if data.layout not in (layouts := _modules_with("read", "data/layouts")):
         fail("data.layout", f"got {data.layout!r}, allowed: {', '.join(layouts)}{_nearest(data.layout, layouts)}")
+    for place in data.places:
+        if not place or place.startswith("/") or ".." in place.split("/"):
+            fail("data.places", f"got {place!r}, allowed are names and patterns below the data folder")
     if data.subset and data.classes and data.subset > data.classes:
         fail("data.subset", f"got {data.subset}, allowed is at most {data.classes}, the classes of {data.name}")
 
@@ -757,8 +780,12 @@ def _check_guidance(recipe: Recipe, fail: Callable[[str, str], typing.NoReturn])
             "guidance.method",
             f"got {config.method!r}, allowed: none, {', '.join(methods)}{_nearest(config.method, methods)}",
         )
-    taps = len(student.taps or guide.taps)  # a student without taps gets as many as its guide has
-    if config.stages is None and taps != len(guide.taps):
+    if not config.weight and config.logits == "none":
+        fail("guidance.weight", "got 0 with guidance.logits=none, so nothing would guide")
+    if config.from_epoch >= recipe.train.epochs:
+        fail("guidance.from_epoch", f"got {config.from_epoch}, but there are {recipe.train.epochs} epochs")
+    taps = len(student.taps) or 3  # as many are chosen where the recipe names none
+    if recipe.imitates_maps and config.stages is None and taps != len(guide.taps):
         fail(
             "model.taps",
             f"{taps} taps of {student.name} meet {len(guide.taps)} of its guide {guide.name}: set model.taps or"
@@ -775,3 +802,19 @@ def _check_guidance(recipe: Recipe, fail: Callable[[str, str], typing.NoReturn])
         fail("guidance.logits", "needs guidance.offline=false: the features that are kept hold no logits")
     if config.offline and recipe.augment.crop == "padded":
         fail("guidance.offline", "the kept features have no border: augment.crop must be random_resized or none")
+    if not config.offline and (recipe.augment.mean, recipe.augment.std) != (
+        recipe.guide.augment.mean,
+        recipe.guide.augment.std,
+    ):
+        fail("guide.augment.mean", "differs from the student's, whose normalised batch the guide is given")
+    inert = {
+        "transform": not config.weight,
+        "stages": not config.weight,
+        "logit_weight": config.logits == "none",
+        "temperature": config.logits != "soft",
+        "antialias": config.offline,
+        "guide_norm_scope": config.offline,
+    }
+    for name, is_inert in inert.items():
+        if is_inert and getattr(config, name) != getattr(Guidance(), name):
+            fail(f"guidance.{name}", "would change nothing here, and may not change the hash then")

@@ -68,7 +68,9 @@ def run(arguments: argparse.Namespace) -> None:
     target = recipe.guide if arguments.guide_only else recipe
     folder = RunFolder(arguments.results_dir, target)
     if not arguments.force and not arguments.guide_only and (record := folder.record(target)):
-        refuse_other_images(target, record, arguments.data_dir or "data")
+        from bench.data.store import check_same_images
+
+        check_same_images(target, record, arguments.data_dir or "data")
         print(f"{target.id} seed {target.seed} is recorded: {record['last_accuracy']:.2f} % (--force runs it again)")
         return
     if arguments.data_dir is not None and not Path(arguments.data_dir).is_dir():
@@ -89,21 +91,6 @@ def run(arguments: argparse.Namespace) -> None:
     train_and_record(target, store, folder, arguments)
 
 
-def refuse_other_images(recipe: Recipe, record: dict[str, Any], data_dir: str) -> None:
-    """Raise RecipeError where a folder of the user's own holds other images now than those of the record, whose recipe, and
-    with it its hash, is the same."""
-    if not recipe.data.name.startswith("folder:"):
-        return
-    from bench.data.store import open_store
-
-    now, then = open_store(recipe.data, data_dir).fingerprint, record.get("dataset", {}).get("fingerprint")
-    if now != then:
-        raise RecipeError(
-            f"{recipe.id} seed {recipe.seed} is recorded for other images (fingerprint {str(then)[:8]}, now {now[:8]}):"
-            " --force sets the old run aside and runs anew"
-        )
-
-
 def check_feasible(recipe: Recipe, processes: int | None) -> None:
     """Refuse at once what could only fail later, after the hours that a guide's training takes."""
     from bench import models
@@ -120,9 +107,23 @@ def check_feasible(recipe: Recipe, processes: int | None) -> None:
         raise RecipeError(f"{recipe.id}: a guide is trained by one process, not {world}")
     for part in (recipe, recipe.guide):
         if part is not None:
-            models.create(part.model, part.data.classes or 2, part.seed, taps=recipe.guide is not None)
+            built = models.create(part.model, part.data.classes or 2, part.seed, taps=recipe.imitates_maps)
+            check_batch_of_one(built, part, world)
             if part.data.pipeline == "pil":
                 timm_transform(part)
+
+
+def check_batch_of_one(network: Any, recipe: Recipe, world: int) -> None:
+    """Refuse one sample a process where batch norm would have a single value to normalise (CvT's last maps at 32 px)."""
+    import torch
+
+    if recipe.train.batch_size > world:
+        return
+    size, calls = recipe.model.image_size, len(network.drop_path_rates)
+    try:
+        network.train()(torch.zeros(1, 3, size, size), torch.ones(calls, 1))
+    except ValueError as error:
+        raise RecipeError(f"train.batch_size: {recipe.model.name} cannot train on one sample a process: {error}") from error
 
 
 def ensure_guide(guide: Recipe, fingerprint: str, arguments: argparse.Namespace) -> None:

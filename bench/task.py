@@ -66,7 +66,7 @@ class Task(nn.Module):
             loss = loss + self.config.weight * term
             guidance_loss = guidance_loss + term.detach()
         elif self.guidance is not None:
-            # Data parallelism waits for a gradient of every parameter, so projections that rest take part with nothing.
+            # Data parallelism waits for a gradient of every parameter, so projections that rest get one of zero.
             loss = loss + 0 * sum(parameter.sum() for parameter in self.guidance.parameters())
         return loss, guidance_loss, logits
 

@@ -66,7 +66,7 @@ def train(
     settings, device = recipe.train, accelerator.device
     share = Share(accelerator.process_index, accelerator.num_processes)
     config = recipe.guidance
-    student = models.create(recipe.model, store.classes(recipe.data), recipe.seed, taps=guide is not None)
+    student = models.create(recipe.model, store.classes(recipe.data), recipe.seed, taps=recipe.imitates_maps)
     method = None
     if guide is not None:
         method = guidance.create(config, student.shapes, guide.shapes, recipe.seed)
@@ -78,7 +78,8 @@ def train(
     batches = train_batches(recipe, store, device, share)
     test = TestBatches(recipe, store, device, share)
     parallel, optimizer = accelerator.prepare(task, make_optimizer(task.to(device), settings))
-    progress = Progress(settings.epochs, batches.steps, silent=not accelerator.is_main_process)
+    evaluated_on = "held-out" if recipe.data.holdout else "test"
+    progress = Progress(settings.epochs, batches.steps, not accelerator.is_main_process, evaluated_on)
 
     history: list[dict[str, Any]] = []
     kept = {}
@@ -95,6 +96,9 @@ def train(
             maps, logits = _imitated(guide, batch, recipe, accelerator) if guided else (None, None)
             loss, guidance_loss, _ = parallel(batch.images, batch.labels, drop_path[:, batch.positions], maps, logits)
             accelerator.backward(loss)
+            if method is not None and not guided:
+                for parameter in method.parameters():
+                    parameter.grad = None  # at rest: without a gradient there is no weight decay either
             optimizer.step()
             optimizer.zero_grad()
             totals += torch.stack([loss.detach(), guidance_loss])

@@ -169,6 +169,8 @@ OF_TIMM = [
         ["stages.0.blocks.0", "stages.2.blocks.2", "stages.3.blocks.1"],
         [(40, 16, 16), (160, 4, 4), (320, 2, 2)],
     ),
+    ("fastvit_t8", 64, ["stages.0.blocks.0", "stages.2.blocks.1", "stages.3.blocks.1"], None),
+    ("gcvit_xxtiny", 224, ["stages.0.blocks.0", "stages.2.blocks.2", "stages.3.blocks.1"], None),
     (
         "pit_ti_224",
         64,
@@ -181,10 +183,10 @@ OF_TIMM = [
 @pytest.mark.parametrize(("name", "size", "taps", "shapes"), OF_TIMM)
 def test_any_model_of_timm_is_tapped_at_its_first_middle_and_last_block(name, size, taps, shapes):
     student = build(f"timm:{name}/cifar10/guided", f"model.image_size={size}", classes=10)
-    assert list(student.taps) == taps and student.shapes == shapes
+    assert list(student.taps) == taps and student.shapes == (shapes or student.shapes)
     scales = draw_scales(student.drop_path_rates, 2, seed=0, epoch=0)
     logits, maps = student.train()(torch.randn(2, 3, size, size), scales)
-    assert logits.shape == (2, 10) and [m.shape[1:] for m in maps] == shapes
+    assert logits.shape == (2, 10) and [m.shape[1:] for m in maps] == student.shapes
     logits.sum().backward()
 
 
@@ -194,6 +196,8 @@ def test_any_model_of_timm_is_tapped_at_its_first_middle_and_last_block(name, si
         ("vit_tony_patch16_224", [], ["timm has no such model", "did you mean timm:vit_tiny_patch16_224"]),
         ("vgg11", ["model.drop_path_rate=0"], ["timm:vgg11 cannot be tapped by itself", "model.taps"]),
         ("crossvit_tiny_240", ["model.image_size=240"], ["timm:crossvit_tiny_240 cannot be tapped at 'blocks.0'", "list"]),
+        ("hiera_tiny_224", [], ["timm:hiera_tiny_224 cannot be tapped", "do not lie in the image's order"]),
+        ("convmixer_768_32", [], ["model.drop_path_rate", "set it to 0"]),
         ("vit_tiny_patch16_224", ["model.image_size=5"], ["timm:vit_tiny_patch16_224"]),
         ("vit_tiny_patch16_224", ["model.width=64"], ["fixes them"]),
     ],
@@ -204,9 +208,31 @@ def test_models_that_cannot_be_tapped_are_refused_by_name(name, settings, words)
     assert "\n" not in str(caught.value)
     for word in words:
         assert word in str(caught.value)
-    if name == "vgg11":  # a baseline needs no taps
-        recipe = registry.compose(f"timm:{name}/cifar10/baseline", "paper", [*settings, "model.image_size=32"])
-        models.create(recipe.model, 10, 0, taps=False)
+    if name == "vgg11":  # a baseline needs no taps, nor does a student that imitates logits alone
+        for arm in ("baseline", "logit-soft"):
+            recipe = registry.compose(f"timm:{name}/cifar10/{arm}", "paper", [*settings, "model.image_size=32"])
+            models.create(recipe.model, 10, 0, taps=recipe.imitates_maps)
+
+
+def test_convits_positions_are_no_outliers():
+    weight = build("timm:convit_small/cifar10/baseline", "model.image_size=32").network.blocks[0].attn.pos_proj.weight
+    assert {-2.0, 2.0} <= set(weight.flatten().tolist())
+
+
+@pytest.mark.parametrize("name", ["mobilevit_xxs", "tnt_s_legacy_patch16_224"])
+def test_drop_path_of_models_that_fold_patches_into_the_batch(name):
+    size = {"mobilevit_xxs": 64}.get(name, 224)
+    recipe = registry.compose(f"timm:{name}/cifar10/baseline", "paper", [f"model.image_size={size}"])
+    student = models.create(recipe.model, 10, 0, taps=False).train()
+    logits, _ = student(torch.randn(2, 3, size, size), torch.ones(len(student.drop_path_rates), 2))
+    assert logits.shape == (2, 10)
+
+
+def test_models_of_timm_have_no_dropout():
+    recipe = registry.compose("timm:rexnet_100/cifar10/baseline", "paper", ["model.image_size=32"])
+    network = models.create(recipe.model, 10, 0, taps=False).network
+    assert not network.drop_rate if hasattr(network, "drop_rate") else True
+    assert not any(m.p for m in network.modules() if isinstance(m, nn.Dropout))
 
 
 def test_no_weight_starts_at_the_bound_of_the_truncated_normal():

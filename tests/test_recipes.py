@@ -143,12 +143,27 @@ def test_ids_carry_names_from_outside(recipe_id, parts):
 
 
 def test_a_guide_sees_what_its_student_may_see():
-    kept = ["data.holdout=0.1", "data.subset=5", "data.train_limit=2000"]
+    kept = ["data.holdout=0.1", "data.subset=5", "data.train_limit=2000", "augment.mean=[0.5, 0.5, 0.5]"]
     guided = registry.compose("deit_tiny/cifar100/guided", "paper", kept)
-    assert (guided.guide.data.holdout, guided.guide.data.subset, guided.guide.data.train_limit) == (0.1, 5, None)
-    assert guided.guide == registry.compose("resnet56/cifar100", "paper", kept[:2])
-    own = registry.compose("deit_tiny/cifar100/guided", "paper", [*kept, "guide.data.holdout=0.2"])
-    assert own.guide.data.holdout == 0.2
+    seen = guided.guide.data
+    assert (seen.holdout, seen.subset, seen.train_limit, guided.guide.augment.mean) == (0.1, 5, 2000, (0.5, 0.5, 0.5))
+    assert guided.guide == registry.compose("resnet56/cifar100", "paper", kept)
+    more = registry.compose("deit_tiny/cifar100/guided", "paper", [*kept, "guide.data.train_limit=2500"])
+    assert more.guide.data.train_limit == 2500
+
+
+def test_taps_are_hashed_where_maps_are_imitated_alone():
+    def hashes(recipe_id, *settings):
+        recipe = registry.compose(recipe_id, "paper", settings)
+        return recipe.hash, recipe.guide and recipe.guide.hash
+
+    student, guide = "model.taps=[blocks.1, blocks.5, blocks.10]", "guide.model.taps=[conv, stages.0, stages.1]"
+    guided, of_guide = hashes("deit_tiny/cifar100/guided")
+    for setting in (student, guide):
+        changed, its_guide = hashes("deit_tiny/cifar100/guided", setting)
+        assert changed != guided and its_guide == of_guide  # no guide is trained anew for other stages of it
+        assert hashes("deit_tiny/cifar100/logit-soft", setting) == hashes("deit_tiny/cifar100/logit-soft")
+    assert hashes("deit_tiny/cifar100/baseline", student) == hashes("deit_tiny/cifar100/baseline")
 
 
 def test_set_numbers_may_be_spelt_as_python_reads_them():
@@ -212,6 +227,22 @@ def test_set_numbers_may_be_spelt_as_python_reads_them():
         ("deit_tiny/cifar10/guided", "guidance.stages=[0, 3]", ["from 0 to 2"]),
         ("deit_tiny/cifar10/guided", "guidance.stages=[]", ["from 0 to 2"]),
         ("deit_tiny/cifar10/logit-soft", "guidance.offline=true", ["kept hold no logits"]),
+        ("deit_tiny/cifar10/guided", "guidance.weight=0", ["nothing would guide"]),
+        ("deit_tiny/cifar10/guided", "guidance.from_epoch=300", ["there are 300 epochs"]),
+        ("deit_tiny/cifar10/guided", "guidance.temperature=4", ["would change nothing"]),
+        ("deit_tiny/cifar10/logit-hard", "guidance.temperature=4", ["would change nothing"]),
+        ("deit_tiny/cifar10/logit-soft", "guidance.transform=attention", ["would change nothing"]),
+        ("deit_tiny/cifar10/guided-offline", "guidance.antialias=true", ["would change nothing"]),
+        ("deit_tiny/cifar10/guided", "guide.augment.mean=[0.5, 0.5, 0.5]", ["differs from the student's"]),
+        ("deit_tiny/cifar10/guided", "guide.data.holdout=0.3", ["sees what its student sees"]),
+        ("deit_tiny/cifar10/guided", "data.places=[/etc]", ["below the data folder"]),
+        ("deit_tiny/cifar10/guided", "data.places=['']", ["below the data folder"]),
+        ("deit_tiny/cifar10/guided", "data.places=[a/../../b]", ["below the data folder"]),
+        (
+            "timm:vit_tiny_patch16_224/cifar10/guided",
+            "guide.model.taps=[conv, stages.0, stages.1, stages.2]",
+            ["3 taps", "4 of"],
+        ),
         ("deit_tiny/cifar10/guided", "guide.model.taps=[stages.0]", ["3 taps", "1 of its guide", "guidance.stages"]),
     ],
 )

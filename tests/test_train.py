@@ -50,12 +50,6 @@ def test_the_arms_of_one_seed_start_from_the_same_weights():
     assert torch.equal(baseline.eval()(images)[0], guided.eval()(images)[0])
 
 
-def test_a_weight_of_zero_is_the_baseline():
-    baseline, unguided = train(*arrange("baseline")), train(*arrange("guided", "guidance.weight=0"))
-    assert [r["train_loss"] for r in baseline.history] == [r["train_loss"] for r in unguided.history]
-    assert all(torch.equal(p, unguided.network[name]) for name, p in baseline.network.items())
-
-
 def test_training_twice_gives_the_same_weights_and_trains_the_projections():
     one, other = train(*arrange("guided")), train(*arrange("guided"))
     assert all(torch.equal(p, other.network[name]) for name, p in one.network.items())

@@ -169,8 +169,10 @@ class _PilSamples(Dataset):
         np.random.seed(seed)
         torch.manual_seed(seed)
         native = int(self._part.chosen[index])
-        image = self._transform(Image.fromarray(self._part.images[native]))
-        crop, flip = self._transform.transforms[:2]
+        crop, flip, *rest = self._transform.transforms
+        image = flip(crop(Image.fromarray(self._part.images[native])))
+        for step in rest:
+            image = step(image)
         return image, int(self._part.images.labels[native]), torch.tensor(crop.box), flip.flipped
 
 
@@ -221,7 +223,8 @@ def timm_transform(recipe: Recipe) -> Compose:
         raise RecipeError(f"augment.rand_augment: timm does not understand {augment.rand_augment!r}") from error
     size = recipe.model.image_size
     crop = _Crop(size, augment.crop_area, augment.crop_ratio, "bicubic")
-    rest = [step for step in transform.transforms if not isinstance(step, (type(crop).__base__, RandomHorizontalFlip))]
+    ours = (RandomResizedCropAndInterpolation, RandomHorizontalFlip)
+    rest = [step for step in transform.transforms if not isinstance(step, ours)]
     transform.transforms = [crop, _Flip(augment.flip), *rest]
     for step in transform.transforms:
         for operation in getattr(step, "ops", ()):

@@ -43,22 +43,28 @@ class Files:
             raise RecipeError(f"{self.place}: cannot be read as an archive: {reason}") from error
 
     @cached_property
-    def names(self) -> list[str]:
-        """Relative paths with "/", sorted. What systems hide in folders (`.DS_Store`, `__MACOSX`) is left out."""
+    def _members(self) -> dict[str, str]:
+        """Names within the archive, or the folder, by the names that `names` gives them."""
         if self._archive is None:
-            found = (path.relative_to(self.place).as_posix() for path in _walk(self.place))
+            found = [path.relative_to(self.place).as_posix() for path in _walk(self.place)]
         elif isinstance(self._archive, zipfile.ZipFile):
-            found = (info.filename for info in self._archive.infolist() if not info.is_dir())
+            found = [info.filename for info in self._archive.infolist() if not info.is_dir()]
         else:
-            found = (name.removeprefix("./") for name in self._archive)
-        return sorted(name for name in found if not any(p[0] == "." or p == "__MACOSX" for p in name.split("/") if p))
+            found = list(self._archive)
+        clean = {name.removeprefix("./"): name for name in found}
+        return {
+            name: raw
+            for name, raw in clean.items()
+            if not any(p[0] == "." or p == "__MACOSX" for p in name.split("/") if p)
+        }
 
     @cached_property
-    def _known(self) -> frozenset[str]:
-        return frozenset(self.names)
+    def names(self) -> list[str]:
+        """Relative paths with "/", sorted. What systems hide in folders (`.DS_Store`, `__MACOSX`) is left out."""
+        return sorted(self._members)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._known
+        return name in self._members
 
     def read(self, name: str) -> bytes:
         """The content of a file. Raises OSError, zipfile.BadZipFile or what a decompressor raises; a name that is not among
@@ -68,8 +74,8 @@ class Files:
         if self._archive is None:
             return (self.place / name).read_bytes()
         if isinstance(self._archive, zipfile.ZipFile):
-            return self._archive.read(name)
-        return self._archive[name] if name in self._archive else self._archive[f"./{name}"]
+            return self._archive.read(self._members[name])
+        return self._archive[self._members[name]]
 
     def root_of(self, *marks: str) -> str | None:
         """The shallowest folder, "" or "a/b/", that holds all of these files; None where no folder does. Archives often
@@ -87,11 +93,12 @@ class Files:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """The files below a folder, those of linked folders too."""
+    """The files below a folder, those of linked folders too; each folder once, by whatever way it is reached."""
+    entered = {os.path.realpath(folder)}
     for inside, below, names in os.walk(folder, followlinks=True):
         yield from (Path(inside, name) for name in names)
-        real = os.path.realpath(inside) + os.sep  # a link to a folder that it lies in would be followed for ever
-        below[:] = [name for name in below if not real.startswith(os.path.realpath(Path(inside, name)) + os.sep)]
+        real = {name: os.path.realpath(Path(inside, name)) for name in sorted(below)}
+        below[:] = [name for name, path in real.items() if path not in entered and not entered.add(path)]
 
 
 def _stat(path: Path) -> os.stat_result:
@@ -105,4 +112,5 @@ def _stat(path: Path) -> os.stat_result:
 def find(data_dir: Path, patterns: tuple[str, ...]) -> list[Files]:
     """The folders and archives in the data folder that match, in the order of the patterns."""
     found = [path for pattern in patterns for path in sorted(data_dir.glob(pattern))]
-    return [Files(path) for path in found if path.is_dir() or path.name.endswith(ARCHIVES)]
+    here = (path for path in found if path.name.endswith(ARCHIVES) or (path.is_dir() and any(path.iterdir())))
+    return [Files(path) for path in here]

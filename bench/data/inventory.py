@@ -11,7 +11,7 @@ from tabulate import tabulate
 
 from bench.data.files import find
 from bench.data.layouts import NotHere
-from bench.data.sources import fetch, locate, looked_for, missing
+from bench.data.sources import find_or_fetch, locate, looked_for, missing
 from bench.data.store import check_counts, open_store, store_folder, survey
 from bench.recipes import Data, RecipeError
 
@@ -62,10 +62,10 @@ def check(data: Data, data_dir: str | Path) -> tuple[list[str], list[str]]:
         RecipeError: the dataset is not here, or its files cannot be read at all.
     """
     source = locate(data, data_dir)
+    if data.source == "hub":
+        source = find_or_fetch(data, data_dir)
     if source is None:
-        if data.source != "hub":
-            raise RecipeError(missing(data, data_dir))
-        source = fetch(data, data_dir)
+        raise RecipeError(missing(data, data_dir))
     found = survey(source)
     problems = [f"{name}: {reason}" for name, reason in found.problems]
     lines = [str(source)]
@@ -98,8 +98,8 @@ def _compare_labels(
             wrong = layout.verify(files, train, test)
         except NotHere:
             continue
-        return ([] if wrong else ["labels stand in the order of imagelabels.mat"]), wrong
-    return ["the order of the labels was not compared: imagelabels.mat and setid.mat are not in the data folder"], []
+        return ([] if wrong else [layout.VERIFIED]), wrong
+    return [layout.NOT_VERIFIED], []
 
 
 def _describe(labels: np.ndarray, sizes: np.ndarray, split: str) -> list[str]:

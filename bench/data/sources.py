@@ -7,8 +7,11 @@ import importlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from bench.data import files as on_disk
 from bench.data.files import Files
@@ -16,19 +19,31 @@ from bench.data.layouts import Contents, NotHere
 from bench.recipes import Data, RecipeError
 
 
+class NothingWhole(RecipeError):
+    """What lies in the data folder under a dataset's name does not hold it."""
+
+
+READERS = 1  # raise it when a layout or `decode` begins to read the same files otherwise: all is decoded anew
+
+
 @dataclass(frozen=True)
 class Source:
-    """The folders and archives that may hold a dataset; none of them: the hub."""
+    """The folders and archives that may hold a dataset; none of them: the hub.
+
+    instead_of: why what lies in the data folder is not taken, for a message.
+    """
 
     data: Data
     places: tuple[Files, ...]
+    instead_of: str = ""
 
     @property
     def key(self) -> str:
         """16 hex digits that change when the files do, or what is read of them."""
         data = self.data
         held = [place.listing() for place in self.places] or data.hub
-        read = [data.hub_config, data.image_column, data.label_column, data.train_split, data.test_split, data.short_side]
+        columns = [data.hub_config, data.image_column, data.label_column, data.train_split, data.test_split]
+        read = [READERS, data.layout, *columns, data.short_side]
         return hashlib.sha256(json.dumps([held, read]).encode()).hexdigest()[:16]
 
     def __str__(self) -> str:
@@ -38,12 +53,20 @@ class Source:
         """The images, not decoded yet, of the first place that holds the dataset in its own layout or as parquet files.
 
         Raises:
-            RecipeError: no place does, or the hub cannot be reached.
+            NothingWhole: no place does.
+            RecipeError: what lies there is damaged, or the hub cannot be reached.
         """
+        with damaged(self):
+            return self._contents()
+
+    def _contents(self) -> Contents:
         own = importlib.import_module(f"bench.data.layouts.{self.data.layout}")
         parquet = importlib.import_module("bench.data.layouts.parquet")
         if not self.places:
-            return parquet.read_hub(self.data)
+            try:
+                return parquet.read_hub(self.data)
+            except RecipeError as error:
+                raise RecipeError(f"{error}{self.instead_of and '; '}{self.instead_of}") from error
         problems = []
         for place in self.places:
             for layout in (own, parquet):
@@ -52,7 +75,21 @@ class Source:
                 except NotHere as lacking:
                     if layout is own:
                         problems.append(f"{place} lacks {lacking}")
-        raise RecipeError(f"dataset {self.data.name!r}: {'; '.join(problems)}")
+        raise NothingWhole(f"dataset {self.data.name!r}: {'; '.join(problems)}: complete it, or move it away")
+
+
+@contextmanager
+def damaged(source: Source) -> Iterator[None]:
+    """Turn whatever reading a source raises into one sentence: pickle, JSON, MATLAB, parquet and archives each raise kinds
+    of their own where a file is damaged."""
+    try:
+        yield
+    except RecipeError:
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0][:200]
+        where = f"dataset {source.data.name!r} ({source})"
+        raise RecipeError(f"{where}: its files cannot be read ({type(error).__name__}: {reason})") from error
 
 
 def locate(data: Data, data_dir: str | Path) -> Source | None:
@@ -72,25 +109,32 @@ def looked_for(data: Data) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*data.places, *own)))
 
 
-def fetch(data: Data, data_dir: str | Path) -> Source:
-    """The source of a dataset that is not here: downloaded into the data folder by torchvision, which checks it by
-    checksum, or on the hub.
+def find_or_fetch(data: Data, data_dir: str | Path) -> Source:
+    """The source of a dataset: what is here; else downloaded into the data folder by torchvision, which checks it by
+    checksum; else the hub.
 
     Raises:
-        RecipeError: there is no download, or it failed; one sentence that says what to do.
+        RecipeError: what is here is not whole, or there is no download, or it failed; one sentence that says what to do.
     """
+    source = locate(data, data_dir)
+    if source is not None:
+        if data.source != "hub":
+            return source
+        try:
+            source.contents()
+        except NothingWhole as error:
+            return Source(data, (), instead_of=str(error))
+        return source
     if data.source == "hub" and data.hub:
         return Source(data, ())
-    if data.source != "torchvision" or not data.torchvision:
+    if data.source != "torchvision" or not hasattr(torchvision_datasets(), str(data.torchvision)):
         raise RecipeError(missing(data, data_dir))
-    import torchvision
-
     print(f"downloading {data.name} into {data_dir}", flush=True)
     try:
         Path(data_dir).mkdir(parents=True, exist_ok=True)
         # Not into the data folder itself: what an interrupted or a wrong download leaves there would be read the next time.
         with tempfile.TemporaryDirectory(dir=data_dir, prefix=".downloading-", ignore_cleanup_errors=True) as folder:
-            getattr(torchvision.datasets, data.torchvision)(folder, download=True)
+            getattr(torchvision_datasets(), data.torchvision)(folder, download=True)
             for path in Path(folder).iterdir():
                 os.replace(path, Path(data_dir, path.name))
     except (OSError, RuntimeError, ValueError) as error:  # urllib's errors are OSErrors; RuntimeError: a wrong checksum
@@ -98,6 +142,13 @@ def fetch(data: Data, data_dir: str | Path) -> Source:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise RecipeError(f"{missing(data, data_dir)}; its download failed ({reason}){other}") from error
     return locate(data, data_dir)
+
+
+def torchvision_datasets() -> ModuleType:
+    """`torchvision.datasets`, which takes seconds to import and is wanted only to download."""
+    import torchvision
+
+    return torchvision.datasets
 
 
 def missing(data: Data, data_dir: str | Path) -> str:

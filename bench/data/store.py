@@ -11,12 +11,13 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -25,9 +26,9 @@ from bench.cache import cache_folder, locked
 from bench.cores import available_cores
 from bench.data.decode import Unreadable, decode
 from bench.data.layouts import Item
-from bench.data.sources import Source, fetch, locate
+from bench.data.sources import Source, damaged, find_or_fetch, locate
 from bench.draws import Stream, generator
-from bench.recipes import Data, RecipeError
+from bench.recipes import Data, Recipe, RecipeError
 
 WINDOW = 64  # images that are decoded ahead of being written: photos at native size take 40 MB each
 
@@ -158,9 +159,9 @@ def open_store(data: Data, data_dir: str | Path) -> Store:
         RecipeError: the dataset is missing, does not decode, or has other counts than its recipe says.
     """
     source = locate(data, data_dir)
-    if source is None:
+    if source is None or not (store_folder(source) / "store.json").is_file():
         with locked(cache_folder() / "datasets" / f"{_plain(data.name)}-fetched", f"dataset {data.name}"):
-            source = locate(data, data_dir) or fetch(data, data_dir)
+            source = find_or_fetch(data, data_dir)
     folder = store_folder(source)
     if not (folder / "store.json").is_file():
         with locked(folder, f"dataset {data.name}"):
@@ -172,6 +173,19 @@ def open_store(data: Data, data_dir: str | Path) -> Store:
     names = tuple(described["classes"]) if described["classes"] else None
     check_counts(data, str(source), train.labels, None if test is None else test.labels, names)
     return Store(data.name, train, test, names, described["fingerprint"])
+
+
+def check_same_images(recipe: Recipe, record: Mapping[str, Any], data_dir: str | Path) -> None:
+    """Raise RecipeError where a record is of other images than those that its dataset has now; the recipe, and with it the
+    hash, does not know which images those are. Where the dataset is not here, the record is taken as it stands."""
+    if locate(recipe.data, data_dir) is None:
+        return
+    now, then = open_store(recipe.data, data_dir).fingerprint, record.get("dataset", {}).get("fingerprint")
+    if now != then:
+        raise RecipeError(
+            f"{recipe.id} seed {recipe.seed} is recorded for other images (fingerprint {str(then)[:8]}, now {now[:8]}):"
+            " bench/run.py --force sets the old run aside and runs anew"
+        )
 
 
 def store_folder(source: Source) -> Path:
@@ -209,6 +223,8 @@ def check_counts(data: Data, where: str, train: np.ndarray, test: np.ndarray | N
             raise RecipeError(
                 f"{where}: {split} labels from {labels.min()} to {labels.max()}, its recipe says {most} classes"
             )
+    if data.classes is not None and here != data.classes:
+        raise RecipeError(f"{where}: {here} classes have training images, its recipe says {data.classes}{advice}")
 
 
 def decoded(items: Iterable[Item], short_side: int | None) -> Iterator[tuple[Item, np.ndarray | Unreadable]]:
@@ -262,7 +278,7 @@ def survey(source: Source, keep: Callable[[str, np.ndarray], object] = lambda sp
     """
     where, digest = f"dataset {source.data.name!r} ({source})", hashlib.sha256()
     splits, problems = {}, []
-    try:
+    with damaged(source):
         contents = source.contents()
         for split, items in (("train", contents.train), ("test", contents.test)):
             if items is None:
@@ -285,11 +301,6 @@ def survey(source: Source, keep: Callable[[str, np.ndarray], object] = lambda sp
             arrays = {"sizes": np.array(sizes, np.int32), "labels": np.array(labels, np.int64)}
             digest.update(arrays["sizes"].tobytes() + arrays["labels"].tobytes())
             splits[split] = {**arrays, "names": np.array(names, dtype=str)}
-    except RecipeError:
-        raise
-    except Exception as error:  # damaged files: pickle, JSON, MATLAB, parquet and archives each raise kinds of their own
-        reason = (str(error).splitlines() or [""])[0][:200]
-        raise RecipeError(f"{where}: its files cannot be read ({type(error).__name__}: {reason})") from error
     return Survey(splits, contents.classes, problems, digest.hexdigest())
 
 

@@ -35,6 +35,8 @@ class LocalityGuidance(nn.Module):
         stages: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
+        if stages is None and len(student) != len(guide):
+            raise ValueError(f"{len(student)} maps of the student meet {len(guide)} of the guide")
         self._stages = tuple(range(len(student))) if stages is None else tuple(stages)
         pairs = [(student[k], guide[k]) for k in self._stages]
         self._transform = {"linear": None, "attention": attention, "similarity": similarity}[transform]

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from bench.draws import Stream, torch_seed
-from bench.models.tapped import Tapped, choose_taps
+from bench.models.tapped import Tapped, check_places, choose_taps
 from bench.recipes import Model, RecipeError
 
 
@@ -39,13 +39,16 @@ def create(model: Model, classes: int, seed: int, *, taps: bool = True) -> Tappe
             raise RecipeError(f"model {model.name}: {model.timm or model.builder} cannot be built: {reason}") from error
     _without_outliers(network)
     names = (model.taps or choose_taps(network, model)) if taps else ()
-    return Tapped(network, model, names)
+    tapped = Tapped(network, model, names)
+    if names and not model.taps:
+        check_places(tapped, model)
+    return tapped
 
 
 @torch.no_grad()
 def _without_outliers(network: nn.Module) -> None:
-    """Zero the weights that stand at exactly ±2. timm's `trunc_normal_`, asked for a deviation of 0.02, puts about one in
-    2^24 on its bound, a hundred deviations out: a PVTv2-B0 may start with two such weights, depending on the seed."""
+    """Zero the weights at exactly ±2 among small ones. timm's `trunc_normal_`, asked for a deviation of 0.02, puts about
+    one in 2^24 on its bound, a hundred deviations out: a PVTv2-B0 may start with two such weights, by the seed."""
     for parameter in network.parameters():
-        if parameter.ndim > 1:
+        if parameter.ndim > 1 and parameter.abs().median() < 0.1:  # ConViT's positions are ±2 on purpose
             parameter[parameter.abs() == 2] = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from typing import Any
 
 import timm
 from torch import nn
@@ -26,6 +27,21 @@ def build(model: Model, classes: int) -> nn.Module:
             f"model.patch_size, width, depth, heads and mlp_ratio: timm's definition of {model.timm} fixes them"
         )
     options = {"num_classes": classes, "drop_path_rate": model.drop_path_rate or None}
+    try:
+        network = _create(model, options)
+    except TypeError as error:
+        if "drop_path_rate" not in str(error):
+            raise
+        raise RecipeError(f"model.drop_path_rate: {model.name} has no drop path: set it to 0") from None
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # as in all students of the paper; its masks would be no function of seed, epoch and position
+    if hasattr(network, "drop_rate"):
+        network.drop_rate = 0.0  # of the dropout before some heads, which is called as a function
+    return network
+
+
+def _create(model: Model, options: dict[str, Any]) -> nn.Module:
     try:
         return timm.create_model(model.timm, **options, img_size=model.image_size)
     except TypeError as error:

@@ -31,6 +31,8 @@ class DropPath(nn.Module):
         if not self.training:
             return x
         scale = self.scales.pop(0)
+        if len(x) != len(scale):
+            scale = scale.repeat_interleave(len(x) // len(scale))  # patches of a sample folded into the batch (MobileViT)
         return x * scale.view(-1, *[1] * (x.ndim - 1)).to(x.dtype)
 
     def extra_repr(self) -> str:

@@ -138,18 +138,22 @@ def to_map(output: Tensor, layout: Layout) -> Tensor:
     return tokens.reshape(*tokens.shape[:2], side, side)
 
 
+NO_BLOCKS = ("stem", "patch_embed", "downsample", "final", "head")  # what else timm builds of things it calls blocks
+
+
 def choose_taps(network: nn.Module, model: Model) -> tuple[str, ...]:
     """The first, the middle (of n the one with n // 2 before it) and the last block of a network, by the order in which
-    they are called. Blocks are what timm names so, the outermost ones; those that work on a class token alone do not count.
+    they are called. Blocks are what timm names so and lists one after the other, the outermost ones; those that work on a
+    class token alone do not count.
 
     Raises:
         RecipeError: fewer than three are found.
     """
     blocks: list[str] = []
     for name, module in network.named_modules():
-        kind = type(module).__name__
-        inside = any(name.startswith(f"{block}.") for block in blocks)
-        if name and "Block" in kind and "Class" not in kind and not inside:
+        kind, path = type(module).__name__, name.split(".")
+        inside = any(name.startswith(f"{block}.") for block in blocks) or any(part.startswith(NO_BLOCKS) for part in path)
+        if path[-1].isdigit() and "Block" in kind and "Class" not in kind and not inside:
             blocks.append(name)
     called: list[str] = []
     modules = dict(network.named_modules())
@@ -161,6 +165,31 @@ def choose_taps(network: nn.Module, model: Model) -> tuple[str, ...]:
             " modules whose outputs are maps or tokens with model.taps"
         )
     return called[0], called[len(called) // 2], called[-1]
+
+
+@torch.no_grad()
+def check_places(tapped: Tapped, model: Model) -> None:
+    """Refuse a network whose tokens do not lie in the order of the image, as Hiera's: what changes in one cell of the image
+    must change its first map most in that cell, or beside it.
+
+    Raises:
+        RecipeError: it does not.
+    """
+    side = tapped.shapes[0][1]
+    row, column = side * 2 // 3, side // 5
+    top, left = (round(model.image_size * i / side) for i in (row, column))
+    cell = -(-model.image_size // side)
+    images = torch.zeros(2, 3, model.image_size, model.image_size)
+    images[1, :, top : top + cell, left : left + cell] = torch.linspace(-2, 2, 3).view(3, 1, 1)
+    training = tapped.training
+    _, maps = tapped.eval()(images)
+    tapped.train(training)
+    change = (maps[0][1] - maps[0][0]).norm(dim=0)
+    found = divmod(int(change.argmax()), side)
+    if max(abs(found[0] - row), abs(found[1] - column)) > 1:
+        raise RecipeError(
+            f"model.taps: {model.name} cannot be tapped at {tapped.taps[0]!r}: its tokens do not lie in the image's order"
+        )
 
 
 def _forward_once(network: nn.Module, model: Model, hooks: Sequence[RemovableHandle]) -> None:

@@ -75,7 +75,7 @@ def sweep(arguments: argparse.Namespace) -> int:
     """
     registry = Registry(*arguments.recipes_dir)
     suite = registry.suite(arguments.suite)
-    todo = plan(registry, suite, arguments.results_dir, arguments.seeds, arguments.filter)
+    todo = plan(registry, suite, arguments.results_dir, arguments.seeds, arguments.filter, arguments.data_dir or "data")
     options = ["--results-dir", arguments.results_dir]
     options += ["--data-dir", arguments.data_dir] if arguments.data_dir else []
     options += [word for folder in arguments.recipes_dir for word in ("--recipes-dir", folder)]

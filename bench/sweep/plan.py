@@ -45,13 +45,19 @@ class Plan:
 
 
 def plan(
-    registry: Registry, suite: Suite, results: str | Path, seeds: int | None = None, filters: Sequence[str] = ()
+    registry: Registry,
+    suite: Suite,
+    results: str | Path,
+    seeds: int | None = None,
+    filters: Sequence[str] = (),
+    data_dir: str | Path = "data",
 ) -> Plan:
     """What is to do for a suite.
 
     Args:
         results: the folder that holds runs/; only what is recorded there counts as done.
         seeds: 0 to seeds - 1 instead of the suite's own.
+        data_dir: where the datasets are that records are compared with.
         filters: texts or globs; a cell is kept when its id holds one of them. None keeps all.
     """
     if seeds is not None and seeds < 1:
@@ -67,7 +73,10 @@ def plan(
                 needs = f"{guide.id} {guide.hash} {guide.seed}"
             folder = RunFolder(results, recipe)
             cell = Job(f"{recipe.id} {recipe.hash} {seed}", recipe, False, needs, folder)
-            if folder.record(recipe) is not None:
+            if (record := folder.record(recipe)) is not None:
+                from bench.data.store import check_same_images
+
+                check_same_images(recipe, record, data_dir)
                 recorded.append(cell)
                 continue
             cells.append(cell)

@@ -11,6 +11,7 @@ from bench.recipes import RecipeError, Registry
 
 CPU = torch.device("cpu")
 PIL = ["data.train_limit=96", "train.batch_size=32", "data.workers=0"]
+GUIDES = ["guide.train.batch_size=32"]
 BATCHED = ["train.batch_size=32", "augment.crop=random_resized", "augment.flip=0.5", "augment.erase=0.5"]
 registry = Registry()
 
@@ -22,7 +23,8 @@ def store():
 
 def compose(pipeline, *settings, arm="baseline", seed=0):
     if pipeline == "pil":
-        return registry.compose(f"deit_micro/digits/{arm}", "paper", [*PIL, *settings], seed=seed)
+        settings = [*PIL, *settings, *(GUIDES if arm == "guided" else [])]
+        return registry.compose(f"deit_micro/digits/{arm}", "paper", settings, seed=seed)
     return registry.compose(f"deit_micro/digits/{arm}", "quick", [*BATCHED, *settings], seed=seed)
 
 

@@ -116,7 +116,7 @@ def test_check_says_whether_flowers_stand_in_their_authors_order(tmp_path, withi
     write("flowers102", tmp_path, classes=2, train=2, test=1)
     settings = ["--set", "data.train_images=4", "--set", "data.test_images=2", "--set", "data.classes=2"]
     done = within("check", "flowers102", "--data-dir", tmp_path, *settings, check=True)
-    assert "labels stand in the order of imagelabels.mat" in done.stdout
+    assert "images a class are those of imagelabels.mat" in done.stdout
 
 
 def test_a_palette_with_transparency_does_not_clutter_the_terminal(tmp_path):

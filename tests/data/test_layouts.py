@@ -253,12 +253,12 @@ def test_a_subset_needs_all_of_its_classes(tmp_path):
     ("name", "missing", "words"),
     [
         ("cifar10", "data_batch_3", ["lacks", "data_batch_1"]),
-        ("cifar100", "meta", ["lacks", "train, test and meta"]),
-        ("flowers102", "setid.mat", ["lacks imagelabels.mat and setid.mat"]),
-        ("flowers102", "jpg", ["lacks neither jpg/image_00001.jpg nor 102flowers.tgz"]),
+        ("cifar100", "meta", ["lacks", "train, test or meta"]),
+        ("flowers102", "setid.mat", ["lacks imagelabels.mat or setid.mat"]),
+        ("flowers102", "jpg", ["lacks both jpg/image_00001.jpg and 102flowers.tgz"]),
         ("tiny_imagenet", "val/val_annotations.txt", ["lacks val/val_annotations.txt"]),
         ("tiny_imagenet", "train", ["lacks train/<class>/images/*.JPEG"]),
-        ("chaoyang", "test.json", ["lacks train.json and test.json"]),
+        ("chaoyang", "test.json", ["lacks train.json or test.json"]),
         ("folder", "train", ["lacks two or more class folders"]),
     ],
 )
@@ -268,6 +268,7 @@ def test_a_missing_file_is_named(name, missing, words, tmp_path):
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     if name == "folder":
         shutil.rmtree(top / "test")
+        (top / "notes.txt").touch()
     said = sentence(name, tmp_path, "data.subset=2")
     assert all(word in said for word in [str(top), *words]), said
 
@@ -705,6 +706,8 @@ def test_a_server_that_does_not_answer_gives_one_sentence(mirror, tmp_path, monk
 
 def test_a_folder_without_the_dataset_does_not_hide_the_files_beside_it(tmp_path):
     (tmp_path / "cifar-100-python").mkdir()
+    assert "its download failed" in sentence("cifar100", tmp_path, "data.subset=2")  # an empty folder is as good as none
+    (tmp_path / "cifar-100-python" / "train").touch()
     assert "cifar-100-python lacks" in sentence("cifar100", tmp_path, "data.subset=2")
     parquet_of_cifar100(tmp_path)
     assert opened("cifar100", tmp_path, "data.subset=2").train.labels.tolist() == [0, 1, 1]

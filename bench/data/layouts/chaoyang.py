@@ -22,7 +22,7 @@ def read(files: Files, data: Data) -> Contents:
     """
     root = files.root_of("train.json", "test.json")
     if root is None:
-        raise NotHere("train.json and test.json")
+        raise NotHere("train.json or test.json")
     base = root
     if root.split("/")[-2:-1] == ["json"]:
         base = root.removesuffix("json/")  # the lists lie in a folder of their own, names are relative to the one above

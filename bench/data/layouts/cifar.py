@@ -35,7 +35,7 @@ def read(files: Files, data: Data) -> Contents:
                 _items(files, root + test, column),
                 tuple(classes),
             )
-    raise NotHere("neither train, test and meta of CIFAR-100 nor data_batch_1 … 5, test_batch and batches.meta of CIFAR-10")
+    raise NotHere("train, test or meta of CIFAR-100, and of CIFAR-10 data_batch_1 … 5, test_batch or batches.meta")
 
 
 def _items(files: Files, name: str, column: str) -> Iterator[Item]:

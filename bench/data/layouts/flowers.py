@@ -12,6 +12,9 @@ from bench.data.files import Files
 from bench.data.layouts import Contents, Item, NotHere
 from bench.recipes import Data
 
+# What `python -m bench data check` says of `verify`.
+VERIFIED = "images a class are those of imagelabels.mat, so the labels stand in its order (but for classes of equal counts)"
+NOT_VERIFIED = "the order of the labels was not compared: imagelabels.mat and setid.mat are not in the data folder"
 MARKS = ("imagelabels.mat", "setid.mat")
 
 
@@ -25,7 +28,7 @@ def read(files: Files, data: Data) -> Contents:
     images, inside = files, root
     if f"{root}jpg/image_00001.jpg" not in files:
         if f"{root}102flowers.tgz" not in files or not files.place.is_dir():
-            raise NotHere("neither jpg/image_00001.jpg nor 102flowers.tgz")
+            raise NotHere("both jpg/image_00001.jpg and 102flowers.tgz")
         images, inside = Files(files.place / root / "102flowers.tgz"), ""
         if "jpg/image_00001.jpg" not in images:  # which reads it here, once, and not in every thread that decodes
             raise NotHere("jpg/image_00001.jpg in 102flowers.tgz")
@@ -43,7 +46,7 @@ def labels_and_splits(files: Files) -> tuple[np.ndarray, np.ndarray, np.ndarray,
 
     root = files.root_of(*MARKS)
     if root is None:
-        raise NotHere(" and ".join(MARKS))
+        raise NotHere(" or ".join(MARKS))
     labels, sets = (loadmat(io.BytesIO(files.read(root + name))) for name in MARKS)
     train = np.concatenate([sets["trnid"][0], sets["valid"][0]]).astype(int)
     return labels["labels"][0].astype(int) - 1, train, sets["tstid"][0].astype(int), root
