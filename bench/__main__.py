@@ -12,8 +12,9 @@ import sys
 
 import yaml
 
-from bench.recipes import RecipeError, Registry
+from bench.recipes import Registry
 from bench.run import BAD_INPUT, STOPPED, add_recipe_options, compose
+from bench.schema import RecipeError
 
 
 def parser() -> argparse.ArgumentParser:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bench import models
-from bench.recipes import Guidance, Recipe
+from bench.schema import Guidance, Recipe
 
 
 class Guide(nn.Module):

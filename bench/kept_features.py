@@ -17,9 +17,9 @@ from tqdm import tqdm
 from bench.cache import cache_folder, locked
 from bench.data.augment import resize_weights
 from bench.data.batches import Batch, unaugmented
-from bench.data.store import Part, Store
+from bench.data.parts import Part, Store
 from bench.guide import Guide
-from bench.recipes import Recipe, RecipeError
+from bench.schema import Recipe, RecipeError
 
 BATCH = 200  # consecutive images whose statistics the guide's batch norm uses together, as released
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.cache import cache_folder
-from bench.recipes import Recipe
 from bench.records import RunFolder, replacing, write_json
+from bench.schema import Recipe
 
 
 class KeptGuide:

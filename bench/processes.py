@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from bench.cores import cores_per_process
-from bench.recipes import RecipeError, Train
+from bench.schema import RecipeError, Train
 
 MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 

@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.recipes import Recipe, RecipeError, split_id
+from bench.recipes import split_id
+from bench.schema import Recipe, RecipeError
 
 SCHEMA = 1
 HISTORY_COLUMNS = ("epoch", "lr", "train_loss", "guidance_loss", "test_accuracy", "images_per_second")

@@ -25,8 +25,9 @@ if not __package__:
     # Launched as a file, so Python put bench/ first on the path, where `data` or `models` would be top-level modules.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from bench.recipes import Recipe, RecipeError, Registry
+from bench.recipes import Registry
 from bench.records import SCHEMA, RunFolder
+from bench.schema import Recipe, RecipeError
 
 DONE, BAD_INPUT, FAILED, STOPPED = 0, 2, 3, 75
 

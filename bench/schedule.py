@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from bench.recipes import Train
+from bench.schema import Train
 
 
 def learning_rate(epoch: int, train: Train) -> float:

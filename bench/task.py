@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bench.guidance.logits import logit_loss
 from bench.models.tapped import Tapped
-from bench.recipes import Guidance, Train
+from bench.schema import Guidance, Train
 
 
 class Task(nn.Module):

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from bench import guidance, models
 from bench.data.batches import Batch, Share, TestBatches, train_batches
-from bench.data.store import Store
+from bench.data.parts import Store
 from bench.evaluate import count_correct
 from bench.guide import Guide
 from bench.kept_features import KeptFeatures
 from bench.models.drop_path import draw_scales
 from bench.progress import Progress
-from bench.recipes import Recipe
 from bench.schedule import learning_rate
+from bench.schema import Recipe
 from bench.task import Task, make_optimizer
 
 

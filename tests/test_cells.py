@@ -80,7 +80,15 @@ def test_every_method_guides_every_student(model, method, data_dir):
 
 def test_logits_and_features_guide_together(data_dir):
     features, logits, both = (
-        run(f"deit_tiny/cifar100/{method}", data_dir, *SMALL, "train.lr=0", "guide.train.batch_size=4", "data.train_limit=4", *settings)[2]
+        run(
+            f"deit_tiny/cifar100/{method}",
+            data_dir,
+            *SMALL,
+            "train.lr=0",
+            "guide.train.batch_size=4",
+            "data.train_limit=4",
+            *settings,
+        )[2]
         for method, settings in (("guided", []), ("logit-soft", []), ("logit-soft", ["guidance.weight=2.5"]))
     )
     assert both["guidance_loss"] == pytest.approx(features["guidance_loss"] + logits["guidance_loss"], rel=1e-5)

@@ -17,7 +17,8 @@ from bench.guidance.locality import Resize, attention, similarity
 from bench.guidance.logits import logit_loss
 from bench.guide import Guide
 from bench.kept_features import kept_features, replay
-from bench.recipes import Guidance, RecipeError, Registry
+from bench.recipes import Registry
+from bench.schema import Guidance, RecipeError
 from bench.train import train
 
 CPU = torch.device("cpu")

@@ -9,7 +9,8 @@ from torch import nn
 from bench import models
 from bench.models.drop_path import draw_scales
 from bench.models.tapped import layout_of, to_map
-from bench.recipes import RecipeError, Registry
+from bench.recipes import Registry
+from bench.schema import RecipeError
 
 registry = Registry()
 OF_FIXED_PATCHES = ("pvt_v2_b0", "t2t_vit_7", "t2t_vit_14", "pvt_tiny", "cvt_13")

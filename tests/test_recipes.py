@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from bench import models
 from bench.data.store import open_store
-from bench.recipes import SECTIONS, RecipeError, Registry, shipped_recipes
+from bench.recipes import Registry, shipped_recipes
 from bench.records import RunFolder
+from bench.schema import SECTIONS, RecipeError
 
 PINNED = json.loads(Path(__file__).with_name("suite_hashes.json").read_text())
 registry = Registry()

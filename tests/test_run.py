@@ -19,8 +19,9 @@ from bench.guidance import create
 from bench.kept_guide import KeptGuide
 from bench.models import create as create_model
 from bench.processes import choose_precision, choose_threads
-from bench.recipes import RecipeError, Registry, Train
+from bench.recipes import Registry
 from bench.records import HISTORY_COLUMNS, RunFolder
+from bench.schema import RecipeError, Train
 
 RUN = ["bench/run.py", "--protocol", "quick", *TINY]
 SETTINGS = [word for word in TINY if word != "--set"]

@@ -80,7 +80,9 @@ def test_the_optimiser_decays_matrices_only():
 
 
 def test_a_step_by_hand_is_the_runners():
-    recipe, store, accelerator, guide = arrange("guided", "train.epochs=1", "data.train_limit=32")
+    recipe, store, accelerator, guide = arrange(
+        "guided", "train.epochs=1", "data.train_limit=32", "guide.train.batch_size=32"
+    )
     trained = train(recipe, store, accelerator, guide)
     student = models.create(recipe.model, 10, 0)
     task = Task(student, guidance.create(recipe.guidance, student.shapes, guide.shapes, 0), recipe.guidance).train()

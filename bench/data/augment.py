@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bench.draws import Stream, generator
-from bench.recipes import Augment
+from bench.schema import Augment
 
 ATTEMPTS = 10  # boxes that torchvision's crop and timm's erasing try before they give up
 

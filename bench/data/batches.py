@@ -19,9 +19,9 @@ from torchvision.transforms import Compose, RandomHorizontalFlip
 
 from bench.cores import cores_per_process
 from bench.data.augment import BatchTransform, draw
-from bench.data.store import Images, Part, Store
+from bench.data.parts import Images, Part, Store
 from bench.draws import Stream, generator
-from bench.recipes import Recipe, RecipeError
+from bench.schema import Recipe, RecipeError
 
 
 @dataclass(frozen=True)

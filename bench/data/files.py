@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from bench.recipes import RecipeError
+from bench.schema import RecipeError
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 

@@ -13,7 +13,7 @@ from bench.data.files import find
 from bench.data.layouts import NotHere
 from bench.data.sources import find_or_fetch, locate, looked_for, missing
 from bench.data.store import check_counts, open_store, store_folder, survey
-from bench.recipes import Data, RecipeError
+from bench.schema import Data, RecipeError
 
 
 def table(datasets: list[Data], data_dir: str | Path) -> str:

@@ -16,7 +16,7 @@ from types import ModuleType
 from bench.data import files as on_disk
 from bench.data.files import Files
 from bench.data.layouts import Contents, NotHere
-from bench.recipes import Data, RecipeError
+from bench.schema import Data, RecipeError
 
 
 class NothingWhole(RecipeError):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from bench.draws import Stream, torch_seed
-from bench.recipes import Guidance
+from bench.schema import Guidance
 
 Shape = tuple[int, int, int]  # channels, height, width
 

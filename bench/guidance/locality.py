@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.guidance import Shape
-from bench.recipes import Guidance
+from bench.schema import Guidance
 
 
 class LocalityGuidance(nn.Module):

@@ -9,7 +9,7 @@ from torch import nn
 
 from bench.draws import Stream, torch_seed
 from bench.models.tapped import Tapped, check_places, choose_taps
-from bench.recipes import Model, RecipeError
+from bench.schema import Model, RecipeError
 
 
 def create(model: Model, classes: int, seed: int, *, taps: bool = True) -> Tapped:

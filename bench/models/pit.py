@@ -6,7 +6,7 @@ import timm
 from timm.layers import DropPath
 from torch import nn
 
-from bench.recipes import Model, RecipeError
+from bench.schema import Model, RecipeError
 
 
 def build(model: Model, classes: int) -> nn.Module:

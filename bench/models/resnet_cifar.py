@@ -7,7 +7,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.recipes import Model, RecipeError
+from bench.schema import Model, RecipeError
 
 
 class BasicBlock(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from bench.models.drop_path import DropPath, replace_drop_path
-from bench.recipes import Model, RecipeError
+from bench.schema import Model, RecipeError
 
 
 class Tapped(nn.Module):

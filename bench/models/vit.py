@@ -6,7 +6,7 @@ import timm
 from timm.layers import trunc_normal_
 from torch import nn
 
-from bench.recipes import Model, RecipeError
+from bench.schema import Model, RecipeError
 
 
 def build(model: Model, classes: int) -> nn.Module:

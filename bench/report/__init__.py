@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.recipes import RecipeError, Registry, Suite
+from bench.recipes import Registry, Suite
 from bench.records import write_text
 from bench.report import curves, gather, table
+from bench.schema import RecipeError
 
 
 def suites_with_records(registry: Registry, results: str | Path) -> list[str]:

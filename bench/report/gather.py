@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bench.recipes import RecipeError, Registry, Suite
+from bench.recipes import Registry, Suite
 from bench.records import RunFolder, check_record, write_text
+from bench.schema import RecipeError
 
 Record = dict[str, Any]
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from bench.cores import available_cores
-from bench.recipes import RecipeError, Registry
+from bench.recipes import Registry
 from bench.report import write
 from bench.run import STOPPED
+from bench.schema import RecipeError
 from bench.sweep.plan import Job, Plan, plan
 
 SCRIPT = Path(__file__).parents[1] / "run.py"

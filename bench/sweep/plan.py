@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.recipes import Recipe, RecipeError, Registry, Suite
+from bench.recipes import Registry, Suite
 from bench.records import RunFolder
+from bench.schema import Recipe, RecipeError
 
 
 @dataclass(frozen=True)

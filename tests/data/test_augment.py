@@ -12,7 +12,7 @@ from timm.data.random_erasing import RandomErasing
 from timm.data.transforms import RandomResizedCropAndInterpolation
 
 from bench.data.augment import BatchTransform, crop_and_resize, draw
-from bench.recipes import Augment
+from bench.schema import Augment
 
 CPU = torch.device("cpu")
 KERNELS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}

@@ -7,7 +7,8 @@ from PIL import Image, ImageOps
 
 from bench.data.batches import Share, TestBatches, _posterize, train_batches
 from bench.data.store import open_store
-from bench.recipes import RecipeError, Registry
+from bench.recipes import Registry
+from bench.schema import RecipeError
 
 CPU = torch.device("cpu")
 PIL = ["data.train_limit=96", "train.batch_size=32", "data.workers=0"]

@@ -17,7 +17,8 @@ from PIL import Image
 from bench.data.batches import TestBatches, train_batches
 from bench.data.decode import Unreadable, decode
 from bench.data.store import open_store
-from bench.recipes import RecipeError, Registry
+from bench.recipes import Registry
+from bench.schema import RecipeError
 
 registry = Registry()
 ORIENTATION = 0x0112

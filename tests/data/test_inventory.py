@@ -15,7 +15,8 @@ from PIL import Image
 from bench.__main__ import main
 from bench.data.batches import TestBatches
 from bench.data.store import open_store
-from bench.recipes import RecipeError, Registry
+from bench.recipes import Registry
+from bench.schema import RecipeError
 
 registry = Registry()
 PHOTOS = "folder:photos"

@@ -24,7 +24,8 @@ from bench.cache import cache_folder
 from bench.data.files import Files
 from bench.data.layouts import flowers, parquet
 from bench.data.store import open_store
-from bench.recipes import RecipeError, Registry
+from bench.recipes import Registry
+from bench.schema import RecipeError
 
 registry = Registry()
 NAMES = ["cifar10", "cifar100", "flowers102", "tiny_imagenet", "chaoyang", "folder"]

@@ -12,7 +12,8 @@ from PIL import Image
 
 from bench.data.batches import TestBatches
 from bench.data.store import open_store
-from bench.recipes import Data, RecipeError, Registry
+from bench.recipes import Registry
+from bench.schema import Data, RecipeError
 
 DATA = Data(name="tiny", hub="nobody/tiny", image_column="img", label_column="label", classes=3)
 

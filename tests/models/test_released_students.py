@@ -11,7 +11,8 @@ from torch import nn
 
 from bench import models
 from bench.models import cvt, pvt, t2t_vit
-from bench.recipes import RecipeError, Registry
+from bench.recipes import Registry
+from bench.schema import RecipeError
 from bench.task import Task, make_optimizer
 
 registry = Registry()

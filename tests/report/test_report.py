@@ -5,9 +5,10 @@ import json
 import pytest
 from conftest import command
 
-from bench.recipes import RecipeError, Registry
+from bench.recipes import Registry
 from bench.records import RunFolder
 from bench.report import check, gather, table, write
+from bench.schema import RecipeError
 
 registry = Registry()
 suite = registry.suite("quick")

@@ -8,7 +8,8 @@ import time
 import pytest
 from conftest import ROOT, command
 
-from bench.recipes import RecipeError, Registry
+from bench.recipes import Registry
+from bench.schema import RecipeError
 from bench.sweep.local import slots
 from bench.sweep.plan import plan
 

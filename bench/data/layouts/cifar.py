@@ -12,7 +12,7 @@ import numpy as np
 
 from bench.data.files import Files
 from bench.data.layouts import Contents, Item, NotHere
-from bench.recipes import Data
+from bench.schema import Data
 
 TEN = ([f"data_batch_{i}" for i in range(1, 6)], "test_batch", "batches.meta")
 HUNDRED = (["train"], "test", "meta")

@@ -9,7 +9,7 @@ from PIL import Image
 
 from bench.data.files import Files
 from bench.data.layouts import Contents, Item, NotHere
-from bench.recipes import Data, RecipeError
+from bench.schema import Data, RecipeError
 
 TESTS = ("test", "val", "valid", "validation")
 NO_IMAGES = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")  # that Pillow knows by name and does not decode

@@ -10,7 +10,7 @@ import numpy as np
 
 from bench.data.files import Files
 from bench.data.layouts import Contents, Item, NotHere
-from bench.recipes import Data
+from bench.schema import Data
 
 # What `python -m bench data check` says of `verify`.
 VERIFIED = "images a class are those of imagelabels.mat, so the labels stand in its order (but for classes of equal counts)"

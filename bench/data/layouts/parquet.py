@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.data.files import Files
 from bench.data.layouts import Contents, Item, NotHere
-from bench.recipes import Data, RecipeError
+from bench.schema import Data, RecipeError
 
 TESTS = ("test", "validation", "valid", "val")
 

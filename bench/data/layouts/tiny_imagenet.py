@@ -7,7 +7,7 @@ from functools import partial
 
 from bench.data.files import Files
 from bench.data.layouts import Contents, Item, NotHere
-from bench.recipes import Data, RecipeError
+from bench.schema import Data, RecipeError
 
 ANNOTATIONS = "val/val_annotations.txt"
 
