@@ -10,12 +10,29 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from bench.schema import RecipeError
+
 
 def cache_folder() -> Path:
     """$LOCALITY_BENCH_CACHE, else locality-bench/ in the user's cache folder ($XDG_CACHE_HOME, else ~/.cache)."""
     if chosen := os.environ.get("LOCALITY_BENCH_CACHE"):
         return Path(chosen).expanduser().absolute()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "locality-bench"
+
+
+@contextmanager
+def exclusive(folder: Path, busy: str) -> Iterator[None]:
+    """Hold the lock that belongs to a folder, or raise RecipeError with the sentence `busy` when another process does."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RecipeError(busy) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

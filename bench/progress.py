@@ -23,8 +23,15 @@ class Progress:
         self._evaluated_on = evaluated_on
         self._epochs, self._steps, self._silent = epochs, steps, silent
         self._began = time.perf_counter()
+        self._done = 0  # epochs before this start
         bar = not silent and sys.stderr.isatty()
         self._bar = tqdm(total=epochs * steps, unit="step", smoothing=0.05, dynamic_ncols=True) if bar else None
+
+    def resume(self, epoch: int, step: int) -> None:
+        """What is done already, when a run goes on."""
+        self._done = epoch
+        if self._bar:
+            self._bar.update(epoch * self._steps + step)
 
     def step(self) -> None:
         """One optimiser step has been issued."""
@@ -44,7 +51,7 @@ class Progress:
             self._bar.set_description(f"epoch {row['epoch']}/{self._epochs}")
             self._bar.set_postfix_str(values)
         else:
-            spent = (time.perf_counter() - self._began) / row["epoch"]
+            spent = (time.perf_counter() - self._began) / (row["epoch"] - self._done)
             left = tqdm.format_interval(spent * (self._epochs - row["epoch"]))
             print(f"epoch {row['epoch']:>{len(str(self._epochs))}}/{self._epochs}  {values}  {left} left", flush=True)
 

@@ -139,6 +139,11 @@ class RunFolder:
         """status.json. A launcher garbles exit codes; this file is how a sweep learns what became of a run."""
         write_json(self.path / "status.json", {"state": state, "pid": os.getpid(), "time": round(time.time(), 1), **more})
 
+    def drop_unfinished(self) -> None:
+        """Remove what a process that was killed while it wrote has left. Only who alone runs here may call this."""
+        for temporary in self.path.glob(".*.tmp"):
+            temporary.unlink()
+
     def archive(self) -> None:
         """Set a finished run aside, never overwritten: its folder gets the next free number."""
         if self.path.exists():

@@ -61,6 +61,22 @@ def compose(arguments: argparse.Namespace) -> Recipe:
     return registry.compose(arguments.recipe, arguments.protocol, arguments.set, seed=arguments.seed, suite=suite)
 
 
+class Stop:
+    """The handler of stop signals. While a network trains they set `asked`, for training to save its state and leave after
+    a step; at any other time, and at a second Ctrl-C, they end the run where it stands."""
+
+    def __init__(self) -> None:
+        self.training, self.asked = False, False
+
+    def __call__(self, number: int, frame: Any) -> None:
+        if not self.training or (self.asked and number == signal.SIGINT):
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+STOP = Stop()
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Train the recipe, or its guide with `--guide-only`; raises RecipeError for bad input."""
     recipe = compose(arguments)
@@ -149,7 +165,13 @@ def ensure_guide(guide: Recipe, fingerprint: str, arguments: argparse.Namespace)
     if len(alone) < len(os.environ) and alone.get("OMP_NUM_THREADS") == "1":
         del alone["OMP_NUM_THREADS"]  # the launcher's too
     command = [sys.executable, str(Path(__file__).resolve()), *_as_options(arguments), "--guide-only"]
-    code = subprocess.run(command, env=alone).returncode
+    process = subprocess.Popen(command, env=alone)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.terminate()  # it saves its state and leaves
+        process.wait()
+        raise
     if code == BAD_INPUT:
         sys.exit(BAD_INPUT)  # it has said why
     if code == STOPPED:
@@ -189,16 +211,29 @@ def train_guide(guide: Recipe, store: Any, folder: RunFolder, arguments: argpars
 
 def train_and_record(recipe: Recipe, store: Any, folder: RunFolder, arguments: argparse.Namespace) -> None:
     """Train on the launched processes and leave record, history and weights."""
+    from bench.cache import exclusive
+
+    if int(os.environ.get("RANK", "0")) > 0:
+        _train_and_record(recipe, store, folder, arguments)
+        return
+    # Before any process group exists, so that nobody waits for this process in a collective.
+    with exclusive(folder.path, f"{recipe.id} seed {recipe.seed} is being run by another process, into {folder.path}"):
+        folder.drop_unfinished()
+        _train_and_record(recipe, store, folder, arguments)
+
+
+def _train_and_record(recipe: Recipe, store: Any, folder: RunFolder, arguments: argparse.Namespace) -> None:
     from safetensors.torch import save_file
 
     from bench import environment
+    from bench.checkpoint import Checkpoints
     from bench.data.store import open_store
     from bench.guide import Guide
     from bench.kept_features import kept_features
     from bench.kept_guide import KeptGuide
     from bench.processes import make_accelerator
     from bench.records import replacing
-    from bench.train import train
+    from bench.train import Stopped, train
 
     accelerator, precision = make_accelerator(recipe.train)
     main = accelerator.is_main_process
@@ -219,15 +254,18 @@ def train_and_record(recipe: Recipe, store: Any, folder: RunFolder, arguments: a
             folder.write_history(history)
             folder.write_status("running", epoch=len(history), epochs=recipe.train.epochs)
 
-    began = time.perf_counter()
+    identity = f"{recipe.hash} {recipe.seed} {store.fingerprint} {kept.key if kept else ''}"
+    checkpoints = Checkpoints(folder.path, identity, recipe.train.checkpoint_seconds)
+    STOP.training = True
     try:
-        trained = train(recipe, store, accelerator, guide, after_epoch)
+        trained = train(recipe, store, accelerator, guide, after_epoch, checkpoints, lambda: STOP.asked)
     except BaseException as error:
         if main:
-            stopped = isinstance(error, KeyboardInterrupt)
+            stopped = isinstance(error, (KeyboardInterrupt, Stopped))
             folder.write_status("stopped" if stopped else "failed", error=f"{type(error).__name__}: {error}".rstrip(": "))
         raise
-    seconds = time.perf_counter() - began
+    finally:
+        STOP.training = False
     if not main:
         return
     last, best = trained.history[-1], max(trained.history, key=lambda row: row["test_accuracy"])
@@ -259,7 +297,7 @@ def train_and_record(recipe: Recipe, store: Any, folder: RunFolder, arguments: a
             "precision": {"asked": precision.asked, "used": precision.used},
             "world_size": accelerator.num_processes,
             "hardware": environment.hardware(accelerator.device),
-            "seconds": round(seconds, 1),
+            "seconds": round(trained.seconds, 1),
             "images_per_second": round(median(row["images_per_second"] for row in trained.history), 1),
             "peak_memory_mib": round(environment.peak_memory_mib(accelerator.device)),
             "code": environment.code(),
@@ -268,10 +306,11 @@ def train_and_record(recipe: Recipe, store: Any, folder: RunFolder, arguments: a
             "recipe": recipe.to_dict(),
         }
     )
+    checkpoints.clear()
     folder.write_status("done", epoch=last["epoch"], epochs=recipe.train.epochs)
     print(
         f"{recipe.id} seed {recipe.seed}: {last['test_accuracy']:.2f} % after {last['epoch']} epochs"
-        f" (best {best['test_accuracy']:.2f} % in epoch {best['epoch']}), {seconds:.0f} s, in {folder.path}"
+        f" (best {best['test_accuracy']:.2f} % in epoch {best['epoch']}), {trained.seconds:.0f} s, in {folder.path}"
     )
 
 
@@ -312,14 +351,11 @@ def describe(recipe: Recipe, store: Any, accelerator: Any, precision: Any, kept:
     sys.stdout.flush()
 
 
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt  # so that SIGTERM, which schedulers send, ends a run as Ctrl-C does
-
-
 def main() -> int:
     """Run and turn whatever happens into an exit code."""
     arguments = parser().parse_args()
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGINT):  # schedulers send the first, Ctrl-C the second
+        signal.signal(number, STOP)
     try:
         run(arguments)
     except RecipeError as error:
@@ -329,8 +365,11 @@ def main() -> int:
         print("stopped; the same command starts it again", file=sys.stderr)
         return STOPPED
     except Exception as error:
-        from bench.train import Diverged
+        from bench.train import Diverged, Stopped
 
+        if isinstance(error, Stopped):
+            print(f"stopped {error}; the same command goes on from there", file=sys.stderr)
+            return STOPPED
         if not isinstance(error, Diverged):
             traceback.print_exc()
         print(f"error: {type(error).__name__}: {error}", file=sys.stderr)

@@ -110,6 +110,7 @@ class Train:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: Literal["auto", "cpu", "cuda", "mps"] = key("auto", hashed=False)
     test_batch_size: int = key(200, low=1, hashed=False)
+    checkpoint_seconds: float = key(60.0, low=0, hashed=False)  # between two checkpoints, at epoch ends
     threads: int | None = key(None, low=1, hashed=False)  # of a process on a CPU; None: see bench/processes.py
 
 

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from bench import guidance, models
+from bench.checkpoint import Checkpoints
 from bench.data.batches import Batch, Share, TestBatches, train_batches
 from bench.data.parts import Store
 from bench.evaluate import count_correct
@@ -29,6 +30,13 @@ class Diverged(RuntimeError):
     """The training loss is no longer a finite number."""
 
 
+class Stopped(RuntimeError):
+    """The run was asked to stop; its state is saved."""
+
+
+AGREED_EVERY = 16  # steps after which several processes ask one another whether one of them was told to stop
+
+
 @dataclass(frozen=True)
 class Trained:
     """What a training came to.
@@ -36,6 +44,7 @@ class Trained:
     history: a row an epoch, with the columns of history.csv.
     network, guidance: the weights to keep, on the CPU; guidance is empty where nothing was trained beside the network.
     parameters: trainable ones of the network.
+    seconds: of training and evaluation, interruptions left out.
     maps: shape [channels, height, width] by tapped module, of guided students.
     """
 
@@ -43,6 +52,7 @@ class Trained:
     network: dict[str, Tensor]
     guidance: dict[str, Tensor]
     parameters: int
+    seconds: float
     maps: dict[str, tuple[int, int, int]]
 
 
@@ -52,14 +62,22 @@ def train(
     accelerator: Accelerator,
     guide: Guide | KeptFeatures | None = None,
     after_epoch: Callable[[list[dict[str, Any]]], None] = lambda history: None,
+    checkpoints: Checkpoints | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Trained:
-    """Train the network of a recipe on the processes of `accelerator`.
+    """Train the network of a recipe on the processes of `accelerator`, from where its newest checkpoint stands.
+
+    A run that was stopped or killed and goes on ends as one that was not: on a CPU, at the same number of threads, bit for
+    bit.
 
     Args:
         guide: for recipes with guidance: the frozen guide, or its kept features where the recipe says `guidance.offline`.
         after_epoch: called on every process with the history so far.
+        checkpoints: where the state is kept; None keeps none.
+        stop: asked after every step whether to save and leave. One process that is told so takes the others with it.
 
     Raises:
+        Stopped: `stop` said so, and the state is saved.
         Diverged: the loss of an epoch is not finite.
         RecipeError: the recipe does not fit the dataset or the number of processes.
     """
@@ -82,17 +100,42 @@ def train(
     progress = Progress(settings.epochs, batches.steps, not accelerator.is_main_process, evaluated_on)
 
     history: list[dict[str, Any]] = []
-    kept = {}
-    for epoch in range(settings.epochs):
+    kept: dict[str, Tensor] = {}
+    first_epoch, first_step, totals, earlier = 0, 0, torch.zeros(2), 0.0
+    began = time.perf_counter()
+    if checkpoints is not None and (state := checkpoints.newest()) is not None:
+        task.load_state_dict(state["task"])
+        optimizer.load_state_dict(state["optimizer"])
+        if accelerator.scaler is not None:
+            accelerator.scaler.load_state_dict(state["scaler"])
+        history, kept, totals, earlier = state["history"], state["kept"], state["totals"], state["seconds"]
+        first_epoch, first_step = state["epoch"], state["step"]
+        progress.resume(first_epoch, first_step)
+        if accelerator.is_main_process:
+            print(f"goes on after epoch {first_epoch}, step {first_step} of {batches.steps}", flush=True)
+
+    def save(epoch: int, step: int, totals: Tensor) -> None:
+        if checkpoints is not None and accelerator.is_main_process:
+            scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
+            state = {"task": task.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler, "kept": kept}
+            seconds = earlier + time.perf_counter() - began
+            checkpoints.save(epoch, step, {**state, "history": history, "totals": totals.cpu(), "seconds": seconds})
+
+    def leave(epoch: int, step: int, totals: Tensor) -> None:
+        save(epoch, step, accelerator.reduce(totals, "mean"))
+        accelerator.wait_for_everyone()  # who leaves first makes the launcher end the others, the one that saves too
+        raise Stopped(f"after epoch {epoch}, step {step}")
+
+    for epoch in range(first_epoch, settings.epochs):
         rate = learning_rate(epoch, settings)
         for group in optimizer.param_groups:
             group["lr"] = rate
         drop_path = draw_scales(student.drop_path_rates, batches.positions, recipe.seed, epoch).to(device)
         task.train()
         guided = guide is not None and config.from_epoch <= epoch < (config.until_epoch or math.inf)
-        totals = torch.zeros(2, device=device)  # stays there until the epoch ends: the step never waits for the host
-        began = time.perf_counter()
-        for batch in batches.epoch(epoch):
+        totals = totals.to(device)  # they stay there until the epoch ends: the step never waits for the host
+        epoch_began = time.perf_counter()
+        for step, batch in enumerate(batches.epoch(epoch, first_step), first_step + 1):
             maps, logits = _imitated(guide, batch, recipe, accelerator) if guided else (None, None)
             loss, guidance_loss, _ = parallel(batch.images, batch.labels, drop_path[:, batch.positions], maps, logits)
             accelerator.backward(loss)
@@ -103,11 +146,14 @@ def train(
             optimizer.zero_grad()
             totals += torch.stack([loss.detach(), guidance_loss])
             progress.step()
+            if step < batches.steps and _stop_agreed(stop, step, accelerator):
+                leave(epoch, step, totals)
         train_loss, guidance_mean = (accelerator.reduce(totals, "mean") / batches.steps).tolist()
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - epoch_began
         correct, count = accelerator.reduce(count_correct(student.network, test, device), "sum").tolist()
         if not math.isfinite(train_loss):
             raise Diverged(f"the training loss is {train_loss} in epoch {epoch + 1}")
+        trained_on = (batches.steps - first_step) * settings.batch_size
         history.append(
             {
                 "epoch": epoch + 1,
@@ -115,21 +161,37 @@ def train(
                 "train_loss": round(train_loss, 6),
                 "guidance_loss": round(guidance_mean, 6) if guided else None,
                 "test_accuracy": round(100 * correct / count, 4),
-                "images_per_second": round(batches.positions / seconds, 1),
+                "images_per_second": round(trained_on / seconds, 1),
             }
         )
         progress.epoch(history[-1])
         if recipe.select == "best" and all(row["test_accuracy"] < history[-1]["test_accuracy"] for row in history[:-1]):
             kept = _on_cpu(student.network)
         after_epoch(history)
+        first_step, totals = 0, torch.zeros(2)
+        if epoch + 1 < settings.epochs:
+            if _stop_agreed(stop, 0, accelerator):
+                leave(epoch + 1, 0, totals.to(device))
+            if checkpoints is not None and checkpoints.due():
+                save(epoch + 1, 0, totals)
     progress.close()
     return Trained(
         history,
         kept or _on_cpu(student.network),
         _on_cpu(method) if method is not None else {},
         sum(p.numel() for p in student.network.parameters() if p.requires_grad),
+        earlier + time.perf_counter() - began,
         dict(zip(student.taps, student.shapes, strict=True)),
     )
+
+
+def _stop_agreed(stop: Callable[[], bool], step: int, accelerator: Accelerator) -> bool:
+    """Whether to leave after this step; the same answer on every process."""
+    if accelerator.num_processes == 1:
+        return stop()
+    if step % AGREED_EVERY:
+        return False
+    return accelerator.reduce(torch.tensor(float(stop()), device=accelerator.device), "sum").item() > 0
 
 
 def _imitated(

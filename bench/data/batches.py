@@ -84,8 +84,8 @@ class TrainBatches:
         first = step * batch + self._share.rank * own
         return slice(first, first + own)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch, counted from 0."""
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch, counted from 0, beginning with step `first`."""
         raise NotImplementedError
 
 
@@ -104,13 +104,13 @@ class DeviceBatches(TrainBatches):
         self._labels = torch.from_numpy(self._part.labels).to(device)
         self._transform = BatchTransform(recipe.augment, recipe.model.image_size, recipe.seed, device)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         recipe, device = self._recipe, self._device
         order = self._order(epoch)
         on_device = torch.from_numpy(order).to(device)
         draws = draw(recipe.augment, self._native, recipe.model.image_size, self.positions, recipe.seed, epoch).to(device)
         shares = draws.boxes / torch.tensor([*self._native, *self._native], device=device)
-        for step in range(self.steps):
+        for step in range(first, self.steps):
             rows = self._rows(step)
             chosen = on_device[rows]
             images = self._transform.train(self._pixels[chosen], draws[rows])
@@ -134,10 +134,10 @@ class PilBatches(TrainBatches):
             pin_memory=device.type == "cuda",
         )
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         order = self._order(epoch)
         seeds = generator(self._recipe.seed, Stream.PIL, epoch).integers(2**32, size=self.positions)
-        rows = [self._rows(step) for step in range(self.steps)]
+        rows = [self._rows(step) for step in range(first, self.steps)]
         self._sampler.batches = [list(zip(order[r].tolist(), seeds[r].tolist(), strict=True)) for r in rows]
         for positions, tensors in zip(rows, self._loader, strict=True):
             images, labels, boxes, flips = (tensor.to(self._device, non_blocking=True) for tensor in tensors)

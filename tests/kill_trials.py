@@ -1,0 +1,141 @@
+"""Kills training runs at random moments, starts them again, and compares how they end with one that was never stopped.
+
+    python -m tests.kill_trials --kills 1000
+
+Every run is a child forked from this process, which has imported everything, so that a trial costs seconds. Weights,
+history and record must be the same to the last bit, but for what is a time, a speed or an amount of memory. Exit code 1:
+they differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import accelerate
+import timm
+import torch
+
+from bench import checkpoint, environment, guide, kept_features, train
+from bench.run import STOP, main
+
+assert all((accelerate, timm, torch, checkpoint, environment, guide, kept_features, train))  # imported for the children
+MEASURED = ("seconds", "images_per_second", "peak_memory_mib")
+EVERY_EPOCH = ["train.checkpoint_seconds=0", "train.threads=1"]
+AUGMENT = ["augment.crop=random_resized", "augment.flip=0.5", "augment.erase=0.5", "model.drop_path_rate=0.2"]
+# A student with projections, and a guide that keeps its best epoch: the two kinds of state there are.
+RUNS = {
+    "deit_micro/digits/guided": ["guide.train.epochs=1", "data.train_limit=160", "train.epochs=3", *AUGMENT, *EVERY_EPOCH],
+    "resnet8/digits": ["data.train_limit=320", "train.epochs=3", "select=best", "train.lr=0.3", *EVERY_EPOCH],
+}
+
+
+def start(recipe_id: str, results: Path) -> int:
+    """Fork a child that runs the recipe; its pid."""
+    pid = os.fork()
+    if pid:
+        return pid
+    STOP.training = STOP.asked = False
+    os.fsync = lambda _: time.sleep(0.01)  # a slow disk, so that kills hit writes
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(quiet, stream)
+    settings = [word for setting in RUNS[recipe_id] for word in ("--set", setting)]
+    sys.argv = ["run.py", "--recipe", recipe_id, "--protocol", "quick", "--results-dir", str(results), *settings]
+    os._exit(main())
+
+
+def ended(pid: int, within: float | None = None, writing: Path | None = None) -> int | None:
+    """The child's exit code (negative: the signal that ended it), or None where it still runs after `within` seconds, or as
+    soon as it writes a checkpoint below `writing`."""
+    until = None if within is None else time.monotonic() + within
+    while until is None or time.monotonic() < until:
+        done, status = os.waitpid(pid, 0 if until is None else os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        if writing is None:
+            time.sleep(0.002)
+        elif any(writing.rglob(".checkpoint-*.tmp")):
+            return None
+    return None
+
+
+def outcome(results: Path) -> dict[str, object]:
+    """What a finished run left that must not depend on interruptions."""
+    (folder,) = {path.parent for path in results.rglob("record.json")}
+    record = json.loads((folder / "record.json").read_text())
+    history = [line.rsplit(",", 1)[0] for line in (folder / "history.csv").read_text().splitlines()]  # without the speed
+    weights = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.safetensors")}
+    left = sorted(path.name for path in folder.iterdir())
+    return {**{k: v for k, v in record.items() if k not in MEASURED}, "history": history, "weights": weights, "left": left}
+
+
+def trials(kills: int, seed: int, cache: Path, report_every: int = 100) -> Counter[str]:
+    """Trials until that many kills have hit a running child; counts of what happened."""
+    os.environ["LOCALITY_BENCH_CACHE"] = str(cache / "cache")
+    expected, took = {}, {}
+    for recipe_id in RUNS:
+        for name in ("first", "never stopped"):  # the first decodes the dataset and trains the guide
+            began, results = time.monotonic(), cache / recipe_id.replace("/", "-") / name
+            assert ended(start(recipe_id, results)) == 0, f"{recipe_id} does not run"
+            took[recipe_id] = time.monotonic() - began
+        expected[recipe_id] = outcome(results)
+    draw, counts = random.Random(seed), Counter()
+    while counts["kills"] < kills:
+        recipe_id = draw.choice(list(RUNS))
+        results = cache / "trial"
+        while True:
+            pid = start(recipe_id, results)
+            into_a_write = draw.random() < 0.3
+            within = draw.uniform(0, 1.2 * took[recipe_id])
+            code = ended(pid, 60, results) if into_a_write else ended(pid, within)
+            if code is None:
+                counts["writes"] += any(results.rglob(".checkpoint-*.tmp"))
+                sent = draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+                os.kill(pid, sent)
+                code = ended(pid)
+                counts["kills"] += 1
+                counts[signal.Signals(sent).name] += 1
+                if code == 0:  # it had finished in the meantime
+                    break
+                if code != (-signal.SIGKILL if sent == signal.SIGKILL else 75):
+                    counts["wrong exit codes"] += 1
+            elif code == 0:
+                break
+            else:
+                counts["failures"] += 1
+                break
+        counts["runs"] += 1
+        if code == 0 and outcome(results) != expected[recipe_id]:
+            counts["differences"] += 1
+            different = [k for k, v in outcome(results).items() if v != expected[recipe_id][k]]
+            print(f"{recipe_id} ended differently: {', '.join(different)}", flush=True)
+        shutil.rmtree(results, ignore_errors=True)
+        if counts["runs"] % report_every == 0:
+            print(dict(counts), flush=True)
+    return counts
+
+
+if __name__ == "__main__":
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--kills", type=int, default=25)
+    options.add_argument("--seed", type=int, default=0, help="of the moments")
+    arguments = options.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        found = trials(arguments.kills, arguments.seed, Path(folder))
+    sent = ", ".join(f"{found[name]} {name}" for name in ("SIGKILL", "SIGTERM", "SIGINT"))
+    print(
+        f"{found['runs']} runs, {found['kills']} kills ({sent}; {found['writes']} while a checkpoint was written):"
+        f" {found['differences']} differences, {found['failures']} failures, {found['wrong exit codes']} wrong exit codes"
+    )
+    sys.exit(bool(found["differences"] or found["failures"] or found["wrong exit codes"]))
