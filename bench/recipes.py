@@ -18,7 +18,7 @@ import functools
 import itertools
 import re
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,8 @@ class Registry:
         for folder in extra_dirs:
             if not Path(folder).is_dir():
                 raise RecipeError(f"--recipes-dir {folder}: no such folder")
+            if not any(Path(folder, kind).is_dir() for kind in LAYER_SECTIONS):
+                raise RecipeError(f"--recipes-dir {folder}: holds none of the folders {', '.join(LAYER_SECTIONS)}")
         self._dirs = [shipped_recipes(), *map(Path, extra_dirs)]
         self._cache: dict[tuple[str, str], dict[str, Given]] = {}
 
@@ -85,13 +87,18 @@ class Registry:
             raise RecipeError(f"{part_of}unknown {singular} {name!r}; known: {', '.join(known)}{nearest(name, known)}")
         return next(p for d in reversed(self._dirs) if (p := d / kind / f"{name}.yaml").is_file())
 
+    def _named(self, path: Path) -> str:
+        """A file as errors name it: a shipped one below recipes/, a user's own by its path."""
+        shipped = self._dirs[0]
+        return f"recipes/{path.relative_to(shipped).as_posix()}" if path.is_relative_to(shipped) else str(path)
+
     def _layer(self, kind: str, name: str, part_of: str = "") -> dict[str, Given]:
         """One file's keys, flattened and checked."""
         if (kind, name) not in self._cache:
             content, where = _from_outside(kind, name), name
             if content is None:
                 path = self._path(kind, name, part_of)
-                where = f"recipes/{kind}/{path.name}"
+                where = self._named(path)
                 content = read_file(path, where)
             flat = flatten(content, where, LAYER_SECTIONS[kind])
             for inner, given in flat.items():
@@ -144,7 +151,7 @@ class Registry:
     def suite(self, name: str) -> Suite:
         """A suite by name; raises RecipeError for an unknown name or an invalid file."""
         path = self._path("suites", name)
-        where = f"recipes/suites/{path.name}"
+        where = self._named(path)
         content = read_file(path, where)
         allowed = ("protocol", "models", "datasets", "guidance", "seeds", "set")
         for entry in content:
@@ -216,7 +223,7 @@ class Registry:
                     fail_at(given, path, f"{recipe_id} is itself a guide: write {path.removeprefix('guide.')}")
                 if path.startswith("guidance."):
                     fail_at(given, path, f"{recipe_id} is itself a guide and is not guided")
-            return self._guide(model, dataset, protocol, {**said, **overrides}, seed, prefix="")
+            return self._guide(model, dataset, protocol, {**said, **overrides}, seed, alone=True)
 
         own, said = _split_guide(self._layer("models", model), *files, overrides)
         if "guidance.method" not in own:
@@ -239,7 +246,7 @@ class Registry:
         protocol: str,
         said: Mapping[str, Given],
         seed: int | None = None,
-        prefix: str = "guide.",
+        alone: bool = False,
     ) -> Recipe:
         """The recipe of a guide. It sees the data and the transform of the protocol's students, but trains by what is
         `said` of guides alone; so `resnet56/cifar100` on its own is the guide of `deit_tiny/cifar100/guided`."""
@@ -251,7 +258,8 @@ class Registry:
         own = {**self._layer("models", model), **seen, **said}
         if seed is None:
             seed = read_value(Recipe, "seed", own["seed"], "guide.seed") if "seed" in own else 0
-        return _build(f"{model}/{dataset}", protocol, model, dataset, own, seed, prefix=prefix)
+        of_guide = () if alone else [path for path in said if path not in seen or said[path] != seen[path]]
+        return _build(f"{model}/{dataset}", protocol, model, dataset, own, seed, of_guide=of_guide)
 
     def _split(self, recipe_id: str) -> tuple[str, str, str | None]:
         """(model, dataset, guidance or None)."""
@@ -314,21 +322,30 @@ def _build(
     given: Mapping[str, Given],
     seed: int,
     guide: Recipe | None = None,
-    prefix: str = "",
+    of_guide: Collection[str] = (),
 ) -> Recipe:
-    """A checked recipe from merged layers. An error names keys with the prefix that they have in the user's input."""
+    """A checked recipe from merged layers. An error names the keys of `of_guide` with `guide.` before them, as the user
+    wrote them."""
     sections = {}
     for section, cls in SECTIONS.items():
         if section == "guidance" and guide is None:
             continue
         paths = {f.name: f"{section}.{f.name}" for f in fields(cls)}
-        values = {name: read_value(cls, name, given[path], prefix + path) for name, path in paths.items() if path in given}
+        values = {
+            name: read_value(cls, name, given[path], "guide." * (path in of_guide) + path)
+            for name, path in paths.items()
+            if path in given
+        }
         sections[section] = cls(**values)
     sections["model"] = dataclasses.replace(sections["model"], name=model)
     sections["data"] = dataclasses.replace(sections["data"], name=dataset)
-    select = read_value(Recipe, "select", given["select"], prefix + "select") if "select" in given else "last"
+    select = (
+        read_value(Recipe, "select", given["select"], "guide." * ("select" in of_guide) + "select")
+        if "select" in given
+        else "last"
+    )
     recipe = Recipe(recipe_id, protocol, **sections, guide=guide, seed=seed, select=select)
-    _check_together(recipe, given, prefix)
+    _check_together(recipe, given, of_guide)
     return recipe
 
 
@@ -339,12 +356,12 @@ def _modules_with(function: str, package: str) -> list[str]:
     return sorted(path.stem for path in files if f"\ndef {function}(" in path.read_text(encoding="utf-8"))
 
 
-def _check_together(recipe: Recipe, given: Mapping[str, Given], prefix: str) -> None:
+def _check_together(recipe: Recipe, given: Mapping[str, Given], of_guide: Collection[str]) -> None:
     """Refuse keys that fit one by one and not together."""
     model, data, augment, train = recipe.model, recipe.data, recipe.augment, recipe.train
 
     def fail(path: str, problem: str) -> typing.NoReturn:
-        fail_at(given.get(path, Given(None, f"recipe {recipe.id!r}")), prefix + path, problem)
+        fail_at(given.get(path, Given(None, f"recipe {recipe.id!r}")), "guide." * (path in of_guide) + path, problem)
 
     if model.builder not in (builders := _modules_with("build", "models")):
         fail("model.builder", f"got {model.builder!r}, allowed: {', '.join(builders)}{nearest(model.builder, builders)}")

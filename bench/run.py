@@ -100,12 +100,23 @@ def run(arguments: argparse.Namespace) -> None:
     check_feasible(target, arguments.num_processes)
     data_dir = arguments.data_dir or "data"
     store = open_store(target.data, data_dir)
+    check_batches(recipe, store)
     if target.model.role == "guide":
         train_guide(target, store, folder, arguments)
         return
     if target.guide is not None:
         ensure_guide(target.guide, open_store(target.guide.data, data_dir).fingerprint, arguments)
     train_and_record(target, store, folder, arguments)
+
+
+def check_batches(recipe: Recipe, store: Any) -> None:
+    """Refuse batches of more images than there are to train on, the guide's too; only whole batches count."""
+    for prefix, part in (("", recipe), ("guide.", recipe.guide)):
+        if part is not None and part.train.batch_size > (images := len(store.training(part.data))):
+            raise RecipeError(
+                f"{prefix}train.batch_size: got {part.train.batch_size}, but there are {images} training images and only"
+                f" whole batches count: --set {prefix}train.batch_size=N"
+            )
 
 
 def check_feasible(recipe: Recipe, processes: int | None) -> None:
@@ -291,7 +302,7 @@ def _train_and_record(recipe: Recipe, store: Any, folder: RunFolder, arguments: 
                 "classes": store.classes(recipe.data),
                 "train_images": len(store.training(recipe.data)),
                 "test_images": len(store.evaluation(recipe.data)),
-                "evaluated_on": "holdout" if recipe.data.holdout else "test",
+                "evaluated_on": store.evaluated_on(recipe.data),
             },
             "maps": trained.maps,
             "precision": {"asked": precision.asked, "used": precision.used},
@@ -339,9 +350,9 @@ def describe(recipe: Recipe, store: Any, accelerator: Any, precision: Any, kept:
         f" thread{'s' if hardware['threads'] > 1 else ''}), precision {precision.used} ({precision.asked} asked)"
     )
     training, evaluation = store.training(recipe.data), store.evaluation(recipe.data)
-    held = "held-out training" if recipe.data.holdout else "test"
+    held = {"test": "test", "holdout": "held-out training", "share": "set-aside"}[store.evaluated_on(recipe.data)]
     print(
-        f"{len(training):,} of {len(store.train):,} images to train on, {len(evaluation):,} {held} images,"
+        f"{len(training):,} images to train on, evaluated on {len(evaluation):,} {held} images,"
         f" {store.classes(recipe.data)} classes, fingerprint {store.fingerprint[:8]}"
     )
     if recipe.train.warmup_epochs >= recipe.train.epochs:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import generated
 import pytest
-from conftest import command, refused
+from conftest import ROOT, command, refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -71,6 +71,36 @@ def test_a_guide_is_trained_where_its_student_is():
 
     assert devices("train.device=cpu") == ("cpu", "cpu")
     assert devices("train.device=cpu", "guide.train.device=cuda") == ("cpu", "cuda")
+
+
+def test_errors_name_a_key_as_the_user_wrote_it(tmp_path):
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "datasets" / "mine.yaml").write_text("data: {test_images: 0}\nguide: {model: {name: resnet8}}\n")
+    with pytest.raises(RecipeError, match=rf"^{tmp_path}/datasets/mine.yaml: data.test_images: got 0"):
+        Registry(tmp_path).compose("deit_micro/mine/guided", "quick")
+    with pytest.raises(RecipeError, match=r"^--set: guide.train.epochs: got 0"):
+        registry.compose("deit_micro/digits/guided", "quick", ["guide.train.epochs=0"])
+    with pytest.raises(RecipeError, match=r"^--set: train.epochs: got 0"):
+        registry.compose("resnet8/digits", "quick", ["train.epochs=0"])
+
+
+def test_a_recipes_folder_without_recipes_is_refused(tmp_path):
+    (tmp_path / "deit_wide.yaml").write_text("model: {builder: vit}\n")
+    with pytest.raises(RecipeError, match="holds none of the folders models, datasets"):
+        Registry(tmp_path)
+
+
+def test_the_readmes_files_compose(tmp_path):
+    text = (ROOT / "README.md").read_text().split("```yaml\n")[1].split("```")[0]
+    for part in text.split("# DIR/")[1:]:
+        path = tmp_path / part.split()[0]
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("# " + part)
+    own = Registry(tmp_path)
+    recipes = [own.compose(recipe_id, suite=own.suite("mine")) for recipe_id in own.suite("mine").ids]
+    assert [r.id for r in recipes] == ["deit_wide/birds/baseline", "deit_wide/birds/gentle"]
+    assert recipes[1].guidance.weight == 1 and recipes[1].guide.train.batch_size == 32
+    assert len(models.create(recipes[1].model, 5, 0).shapes) == 3
 
 
 def test_later_layers_win(tmp_path):
@@ -371,4 +401,4 @@ def test_commands_refuse_bad_input_with_exit_code_2(tmp_path):
     (tmp_path / "protocols").mkdir()
     (tmp_path / "protocols" / "mine.yaml").write_text("train: {lr: 5e-4}\n")
     mine = ["--protocol", "mine", "--recipes-dir", tmp_path]
-    refused(command(*run, "deit_micro/digits/baseline", *mine), "recipes/protocols/mine.yaml", "'5e-4'", "write 5.0e-4")
+    refused(command(*run, "deit_micro/digits/baseline", *mine), "protocols/mine.yaml", "'5e-4'", "write 5.0e-4")

@@ -115,7 +115,7 @@ def test_a_folder_with_other_images_is_not_taken_for_the_recorded_one(tmp_path):
     for setting in ("train.epochs=1", "train.batch_size=12", "data.workers=0"):
         words += ["--set", setting]
     first = command(*words, check=True)
-    assert "36 of 36 images to train on, 12 test images, 3 classes" in first.stdout
+    assert "36 images to train on, evaluated on 12 test images, 3 classes" in first.stdout
     assert "is recorded" in command(*words, check=True).stdout
     generated.write("folder", tmp_path, classes=3, train=12, test=4, size=16, seed=1)
     refused(command(*words), "recorded for other images", "--force")
@@ -228,3 +228,20 @@ def test_a_stopped_run_says_so_and_starts_again(tmp_path, sent):
     recipe = Registry().compose("deit_micro/digits/baseline", "quick")
     folder = RunFolder(tmp_path, recipe)
     assert folder.status()["state"] == "stopped" and folder.record(recipe) is None
+
+
+def test_a_batch_of_more_images_than_there_are_names_its_key_before_anything_is_trained(tmp_path):
+    generated.write("folder", tmp_path, classes=3, train=4, test=1, size=16)
+    words = [
+        "bench/run.py",
+        "--recipe",
+        "deit_micro/folder:photos/guided",
+        "--data-dir",
+        tmp_path,
+        "--results-dir",
+        tmp_path,
+    ]
+    refused(command(*words), "train.batch_size: got 128, but there are 12 training images")
+    done = command(*words, "--set", "train.batch_size=12")
+    refused(done, "guide.train.batch_size: got 128, but there are 12 training images", "--set guide.train.batch_size=N")
+    assert not (tmp_path / "runs").exists()

@@ -18,6 +18,8 @@ from bench.schema import Data, RecipeError
 
 def table(datasets: list[Data], data_dir: str | Path) -> str:
     """A row a dataset, without reading any of them."""
+    if not Path(data_dir).is_dir() and str(data_dir) != "data":
+        raise RecipeError(f"--data-dir {data_dir}: no such folder")
     rows = []
     for data in datasets:
         source = locate(data, data_dir)
@@ -46,8 +48,10 @@ def prepare(data: Data, data_dir: str | Path) -> tuple[list[str], list[str]]:
     if store.test is not None:
         lines += _describe(store.test.labels, store.test.sizes, "test")
     training, evaluation = store.training(data), store.evaluation(data)
+    what = {"test": "test", "holdout": "held-out training", "share": "set-aside"}[store.evaluated_on(data)]
     lines.append(
-        f"{store.classes(data)} classes; a run trains on {len(training):,} and is evaluated on {len(evaluation):,}"
+        f"{store.classes(data)} classes; a run trains on {len(training):,} images and is evaluated on {len(evaluation):,}"
+        f" {what} images"
     )
     return [*lines, f"fingerprint {store.fingerprint}"], []
 
@@ -83,6 +87,10 @@ def check(data: Data, data_dir: str | Path) -> tuple[list[str], list[str]]:
         kept = json.loads(decoded.read_text(encoding="utf-8"))["fingerprint"]
         if kept != found.fingerprint:
             wrong.append(f"the decoded pixels are of other images (fingerprint {kept[:8]}): remove {decoded.parent}")
+    if found.left_out:
+        said.append(
+            f"left out, no images by their endings: {', '.join(found.left_out[:20])}{' …' * (len(found.left_out) > 20)}"
+        )
     return [*lines, *said, f"fingerprint {found.fingerprint}"], problems + wrong
 
 

@@ -102,6 +102,12 @@ class Store:
             raise RecipeError(f"data.{key}: no class of {data.name} has two training images, so none can be evaluated on")
         return Part(self.train, chosen)
 
+    def evaluated_on(self, data: Data) -> str:
+        """What `evaluation` is: "test", the dataset's own test set; "share", one cut from its only set; "holdout"."""
+        if data.holdout:
+            return "holdout"
+        return "test" if self.test is not None else "share"
+
     def _may_train(self, data: Data) -> np.ndarray:
         everything = _of_classes(self.train, data)
         return everything if self.test is not None else np.setdiff1d(everything, self._test_of_train(data))

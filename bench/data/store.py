@@ -139,12 +139,14 @@ class Survey:
     classes: their names, or None.
     problems: (name, reason) of each image that cannot be read.
     fingerprint: of pixels, sizes and labels, SHA-256, hex.
+    left_out: files that are no images by their names.
     """
 
     splits: dict[str, dict[str, np.ndarray]]
     classes: tuple[str, ...] | None
     problems: list[tuple[str, str]]
     fingerprint: str
+    left_out: tuple[str, ...]
 
 
 def survey(source: Source, keep: Callable[[str, np.ndarray], object] = lambda split, pixels: None) -> Survey:
@@ -181,7 +183,7 @@ def survey(source: Source, keep: Callable[[str, np.ndarray], object] = lambda sp
             arrays = {"sizes": np.array(sizes, np.int32), "labels": np.array(labels, np.int64)}
             digest.update(arrays["sizes"].tobytes() + arrays["labels"].tobytes())
             splits[split] = {**arrays, "names": np.array(names, dtype=str)}
-    return Survey(splits, contents.classes, problems, digest.hexdigest())
+    return Survey(splits, contents.classes, problems, digest.hexdigest(), contents.left_out)
 
 
 def _plain(name: str) -> str:

@@ -75,8 +75,14 @@ def _notes(suite: Suite, records: list[dict[str, Any]]) -> list[str]:
             "Deviations from the published protocol: docs/protocol.md. In the released code all workers drew the same"
             " augmentations; here each sample draws its own, which is more diverse."
         )
-    if any(r.get("dataset", {}).get("evaluated_on") == "holdout" for r in records):
+    if suite.overrides:
+        settings = ", ".join(f"`{path}={given.value}`" for path, given in suite.overrides)
+        notes.append(f"**Settings of this suite**, over the protocol's: {settings}.")
+    evaluated_on = {r.get("dataset", {}).get("evaluated_on") for r in records}
+    if "holdout" in evaluated_on:
         notes.append("**Not the test set**: with `data.holdout`, accuracy is that on held-out training images.")
+    if "share" in evaluated_on:
+        notes.append("A dataset without a test set of its own is evaluated on the share `data.test_share` of each class.")
     for dataset in suite.datasets:
         own = [r for r in records if split_id(r["id"])[1] == dataset]
         for kinds, word in (

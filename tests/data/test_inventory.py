@@ -60,7 +60,7 @@ def test_list_says_what_is_here_and_what_is_decoded(tmp_path):
     done = data("prepare", "chaoyang", "--data-dir", tmp_path / "data", "--set", "data.subset=4", check=True, **own)
     assert "8 training images of 4 classes, 2 each, 64x64 px" in done.stdout
     assert "4 test images of 4 classes, 1 each" in done.stdout
-    assert "4 classes; a run trains on 8 and is evaluated on 4" in done.stdout
+    assert "4 classes; a run trains on 8 images and is evaluated on 4 test images" in done.stdout
     after = data("list", "--data-dir", tmp_path / "data", check=True, **own)
     assert row(after, "chaoyang")[4] == "decoded"
     checked = data("check", "chaoyang", "--data-dir", tmp_path / "data", "--set", "data.subset=4", check=True, **own)
@@ -72,7 +72,7 @@ def test_prepare_says_how_many_images_a_run_holds_out(tmp_path, within):
     write("folder", tmp_path, classes=3, train=10, test=2)
     done = within("prepare", PHOTOS, "--data-dir", tmp_path, "--set", "data.holdout=0.3", check=True)
     assert "30 training images of 3 classes, 10 each" in done.stdout and " px wide, " in done.stdout
-    assert "3 classes; a run trains on 21 and is evaluated on 9" in done.stdout
+    assert "3 classes; a run trains on 21 images and is evaluated on 9 held-out training images" in done.stdout
 
 
 def test_check_names_every_image_that_cannot_be_read(tmp_path):
@@ -247,3 +247,11 @@ def test_a_dataset_with_nothing_to_be_evaluated_on_is_refused(tmp_path):
     given = registry.dataset(PHOTOS)
     with pytest.raises(RecipeError):
         open_store(given, tmp_path).evaluation(given)
+
+
+def test_check_names_the_files_that_are_left_out(tmp_path, within):
+    top = write("folder", tmp_path, classes=2, train=2, test=1)
+    for name in ("photo.heic", "notes.txt"):
+        (top / "train" / "class_00" / name).write_bytes(b"x")
+    done = within("check", PHOTOS, "--data-dir", tmp_path, check=True)
+    assert "left out, no images by their endings: train/class_00/notes.txt, train/class_00/photo.heic" in done.stdout

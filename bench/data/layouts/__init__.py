@@ -27,11 +27,13 @@ class Contents:
 
     test: None where there is no test split.
     classes: the names of the labels 0, 1, …; None where nothing names them.
+    left_out: files that are no images by their names.
     """
 
     train: Iterable[Item]
     test: Iterable[Item] | None
     classes: tuple[str, ...] | None
+    left_out: tuple[str, ...] = ()
 
 
 class NotHere(LookupError):

@@ -50,4 +50,5 @@ def read(files: Files, data: Data) -> Contents:
     def items(chosen: dict[str, str]) -> list[Item]:
         return [Item(name, number[folder], partial(files.read, name)) for name, folder in chosen.items()]
 
-    return Contents(items(train_images), items(test_images) if test_images else None, tuple(classes))
+    left_out = tuple(sorted(set(files.names) - set(train_images) - set(test_images or ())))
+    return Contents(items(train_images), items(test_images) if test_images else None, tuple(classes), left_out)
