@@ -1,6 +1,6 @@
-"""The command line: `python -m bench list | show | data | sweep | report`.
+"""The command line: `python -m bench list | show | data | verify | sweep | report`.
 
-None of them imports torch (a `show` that builds the network aside), so they answer at once. Exit codes:
+None of them imports torch (`verify`, and a `show` that builds the network, aside), so they answer at once. Exit codes:
 0 done, 1 a check failed, 2 the input, 3 some cells failed, 75 stopped.
 """
 
@@ -56,6 +56,11 @@ def parser() -> argparse.ArgumentParser:
             "--recipes-dir", action="append", default=[], metavar="DIR", help="recipes of your own; may repeat"
         )
         sub.set_defaults(call=data)
+
+    verb = verbs.add_parser("verify", help="evaluate the kept weights of a run anew and compare with its record")
+    verb.add_argument("run", metavar="RUN", help="its folder, as results/runs/deit_micro/digits/guided/…")
+    verb.add_argument("--data-dir", default="data", metavar="DIR", help="local datasets (data)")
+    verb.set_defaults(call=verify)
 
     verb = verbs.add_parser("sweep", help="run every cell of a suite that is not recorded yet")
     verb.add_argument("suite", metavar="SUITE")
@@ -118,7 +123,19 @@ def data(arguments: argparse.Namespace) -> int:
         return 0
     chosen = registry.dataset(arguments.dataset, arguments.set)
     call = inventory.prepare if arguments.action == "prepare" else inventory.check
-    lines, problems = call(chosen, arguments.data_dir)
+    return _say(*call(chosen, arguments.data_dir))
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    """`verify`: the kept weights against the record."""
+    from pathlib import Path
+
+    from bench.verify import verify as verify_run
+
+    return _say(*verify_run(Path(arguments.run), arguments.data_dir))
+
+
+def _say(lines: list[str], problems: list[str]) -> int:
     print("\n".join(lines))
     for problem in problems:
         print(problem, file=sys.stderr)

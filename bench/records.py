@@ -86,6 +86,11 @@ class RunFolder:
         return self.path / "guidance.safetensors"
 
     @property
+    def predictions(self) -> Path:
+        """The class that the kept weights gave each image of the evaluated part, in its order: [images] int64."""
+        return self.path / "predictions.npy"
+
+    @property
     def log(self) -> Path:
         """What a sweep's run printed."""
         return self.path / "log.txt"

@@ -137,6 +137,7 @@ def check_feasible(recipe: Recipe, processes: int | None) -> None:
         if part is not None:
             built = models.create(part.model, part.data.classes or 2, part.seed, taps=recipe.imitates_maps)
             check_batch_of_one(built, part, world)
+            check_micro_batch(built, part, world)
             if part.data.pipeline == "pil":
                 timm_transform(part)
 
@@ -152,6 +153,28 @@ def check_batch_of_one(network: Any, recipe: Recipe, world: int) -> None:
         network.train()(torch.zeros(1, 3, size, size), torch.ones(calls, 1))
     except ValueError as error:
         raise RecipeError(f"train.batch_size: {recipe.model.name} cannot train on one sample a process: {error}") from error
+
+
+def check_micro_batch(network: Any, recipe: Recipe, world: int) -> None:
+    """Refuse micro-batches that do not make up a process's batch, or whose sum would not be the whole batch's gradient."""
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    micro, own = recipe.train.micro_batch, recipe.train.batch_size // world
+    if micro is None or micro == own:
+        return
+    if own % micro:
+        raise RecipeError(f"train.micro_batch: {micro} does not divide a process's batch of {own}")
+    if any(isinstance(module, _BatchNorm) for module in network.modules()):
+        raise RecipeError(f"train.micro_batch: {recipe.model.name} has batch norm, which needs its whole batch at once")
+    if recipe.imitates_maps and recipe.guidance.transform == "similarity":
+        raise RecipeError("train.micro_batch: similarity compares the samples of a whole batch")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error is that memory ran out, on whichever device."""
+    import torch
+
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 def ensure_guide(guide: Recipe, fingerprint: str, arguments: argparse.Namespace) -> None:
@@ -234,6 +257,7 @@ def train_and_record(recipe: Recipe, store: Any, folder: RunFolder, arguments: a
 
 
 def _train_and_record(recipe: Recipe, store: Any, folder: RunFolder, arguments: argparse.Namespace) -> None:
+    import numpy as np
     from safetensors.torch import save_file
 
     from bench import environment
@@ -284,6 +308,8 @@ def _train_and_record(recipe: Recipe, store: Any, folder: RunFolder, arguments: 
         if weights:
             with replacing(path) as temporary:
                 save_file(weights, temporary)
+    with replacing(folder.predictions) as temporary, open(temporary, "wb") as file:
+        np.save(file, trained.predicted.numpy(), allow_pickle=False)
     folder.write_record(
         {
             "schema": SCHEMA,
@@ -381,6 +407,13 @@ def main() -> int:
         if isinstance(error, Stopped):
             print(f"stopped {error}; the same command goes on from there", file=sys.stderr)
             return STOPPED
+        if out_of_memory(error):
+            print(
+                "error: out of memory: train.micro_batch computes a batch in parts, with the same result (--set"
+                " train.micro_batch=N, a divisor of the batch); train.test_batch_size is that of the evaluation",
+                file=sys.stderr,
+            )
+            return FAILED
         if not isinstance(error, Diverged):
             traceback.print_exc()
         print(f"error: {type(error).__name__}: {error}", file=sys.stderr)

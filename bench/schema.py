@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -99,6 +100,8 @@ class Train:
 
     epochs: int = key(300, low=1)
     batch_size: int = key(128, low=1)  # over all processes; the last partial batch is dropped
+    # Samples that a process computes at once; gradients add up to those of the whole batch, so it changes memory and speed.
+    micro_batch: int | None = key(None, low=1, hashed=False)
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = key(5.0e-4, low=0)
     min_lr: float = key(0.0, low=0)
@@ -187,6 +190,25 @@ class Recipe:
         if self.guide is not None:
             out["guide"] = self.guide.to_dict()
         return out
+
+
+def recipe_from_dict(content: Mapping[str, Any]) -> Recipe:
+    """The recipe that `Recipe.to_dict` made plain, as records hold it.
+
+    Raises:
+        RecipeError: it holds a key that recipes have not, or lacks one.
+    """
+    try:
+        sections = {
+            name: cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in content[name].items()})
+            for name, cls in SECTIONS.items()
+            if name in content
+        }
+        guide = recipe_from_dict(content["guide"]) if "guide" in content else None
+        rest = {name: content[name] for name in ("id", "protocol", "seed")}
+        return Recipe(**rest, **sections, guide=guide, select=content.get("select", "last"))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RecipeError(f"a recipe of another version of the suite: {error}") from error
 
 
 SECTIONS: dict[str, type] = {"model": Model, "data": Data, "augment": Augment, "train": Train, "guidance": Guidance}

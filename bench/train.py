@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from bench import guidance, models
 from bench.checkpoint import Checkpoints
 from bench.data.batches import Batch, Share, TestBatches, train_batches
 from bench.data.parts import Store
-from bench.evaluate import count_correct
+from bench.evaluate import predict
 from bench.guide import Guide
 from bench.kept_features import KeptFeatures
 from bench.models.drop_path import draw_scales
@@ -43,6 +44,7 @@ class Trained:
 
     history: a row an epoch, with the columns of history.csv.
     network, guidance: the weights to keep, on the CPU; guidance is empty where nothing was trained beside the network.
+    predicted: [images] int64, the class that the kept weights give each image of the evaluated part, in its order.
     parameters: trainable ones of the network.
     seconds: of training and evaluation, interruptions left out.
     maps: shape [channels, height, width] by tapped module, of guided students.
@@ -51,6 +53,7 @@ class Trained:
     history: list[dict[str, Any]]
     network: dict[str, Tensor]
     guidance: dict[str, Tensor]
+    predicted: Tensor
     parameters: int
     seconds: float
     maps: dict[str, tuple[int, int, int]]
@@ -96,11 +99,14 @@ def train(
     batches = train_batches(recipe, store, device, share)
     test = TestBatches(recipe, store, device, share)
     parallel, optimizer = accelerator.prepare(task, make_optimizer(task.to(device), settings))
+    own = settings.batch_size // share.world
+    micro = settings.micro_batch or own
+    micro_batches = [slice(first, first + micro) for first in range(0, own, micro)]
     evaluated_on = "held-out" if recipe.data.holdout else "test"
     progress = Progress(settings.epochs, batches.steps, not accelerator.is_main_process, evaluated_on)
 
     history: list[dict[str, Any]] = []
-    kept: dict[str, Tensor] = {}
+    kept: dict[str, Any] = {}  # network and predictions of the best epoch, where the recipe selects it
     first_epoch, first_step, totals, earlier = 0, 0, torch.zeros(2), 0.0
     began = time.perf_counter()
     if checkpoints is not None and (state := checkpoints.newest()) is not None:
@@ -137,20 +143,33 @@ def train(
         epoch_began = time.perf_counter()
         for step, batch in enumerate(batches.epoch(epoch, first_step), first_step + 1):
             maps, logits = _imitated(guide, batch, recipe, accelerator) if guided else (None, None)
-            loss, guidance_loss, _ = parallel(batch.images, batch.labels, drop_path[:, batch.positions], maps, logits)
-            accelerator.backward(loss)
+            scales = drop_path[:, batch.positions]
+            for rows in micro_batches:
+                last = rows is micro_batches[-1]
+                with contextlib.nullcontext() if last else accelerator.no_sync(parallel):
+                    loss, guidance_loss, _ = parallel(
+                        batch.images[rows],
+                        batch.labels[rows],
+                        scales[:, rows],
+                        None if maps is None else [m[rows] for m in maps],
+                        None if logits is None else logits[rows],
+                    )
+                    accelerator.backward(loss / len(micro_batches))
+                totals += torch.stack([loss.detach(), guidance_loss]) / len(micro_batches)
             if method is not None and not guided:
                 for parameter in method.parameters():
                     parameter.grad = None  # at rest: without a gradient there is no weight decay either
             optimizer.step()
             optimizer.zero_grad()
-            totals += torch.stack([loss.detach(), guidance_loss])
             progress.step()
             if step < batches.steps and _stop_agreed(stop, step, accelerator):
                 leave(epoch, step, totals)
         train_loss, guidance_mean = (accelerator.reduce(totals, "mean") / batches.steps).tolist()
         seconds = time.perf_counter() - epoch_began
-        correct, count = accelerator.reduce(count_correct(student.network, test, device), "sum").tolist()
+        given, right = predict(student.network, test, device)
+        counts = torch.tensor([0.0, len(right)], device=device)  # whole numbers, exact in fp32 up to 16 million images
+        counts[0] = (given == right).sum()
+        correct, count = accelerator.reduce(counts, "sum").tolist()
         if not math.isfinite(train_loss):
             raise Diverged(f"the training loss is {train_loss} in epoch {epoch + 1}")
         trained_on = (batches.steps - first_step) * settings.batch_size
@@ -166,7 +185,7 @@ def train(
         )
         progress.epoch(history[-1])
         if recipe.select == "best" and all(row["test_accuracy"] < history[-1]["test_accuracy"] for row in history[:-1]):
-            kept = _on_cpu(student.network)
+            kept = {"network": _on_cpu(student.network), "predicted": _in_order(given, int(count), accelerator)}
         after_epoch(history)
         first_step, totals = 0, torch.zeros(2)
         if epoch + 1 < settings.epochs:
@@ -175,10 +194,13 @@ def train(
             if checkpoints is not None and checkpoints.due():
                 save(epoch + 1, 0, totals)
     progress.close()
+    if not kept:
+        kept = {"network": _on_cpu(student.network), "predicted": _in_order(given, int(count), accelerator)}
     return Trained(
         history,
-        kept or _on_cpu(student.network),
+        kept["network"],
         _on_cpu(method) if method is not None else {},
+        kept["predicted"],
         sum(p.numel() for p in student.network.parameters() if p.requires_grad),
         earlier + time.perf_counter() - began,
         dict(zip(student.taps, student.shapes, strict=True)),
@@ -214,6 +236,16 @@ def _imitated(
         mine = slice(accelerator.process_index * own, (accelerator.process_index + 1) * own)
         logits, maps = logits[mine], [m[mine] for m in maps]
     return maps, logits if config.logits != "none" else None
+
+
+def _in_order(own: Tensor, count: int, accelerator: Accelerator) -> Tensor:
+    """The predictions of all processes, [count] on the CPU, in the order of the evaluated part: each has every n-th."""
+    world = accelerator.num_processes
+    parts = accelerator.gather(accelerator.pad_across_processes(own, pad_index=-1)).view(world, -1).cpu()
+    out = torch.empty(count, dtype=own.dtype)
+    for rank, part in enumerate(parts):
+        out[rank::world] = part[: len(out[rank::world])]
+    return out
 
 
 def _on_cpu(module: torch.nn.Module) -> dict[str, Tensor]:

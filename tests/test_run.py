@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,8 @@ import generated
 import pytest
 import torch
 from conftest import ROOT, TINY, command, refused
-from safetensors.torch import load_file
+from filelock import FileLock
+from safetensors.torch import load_file, save_file
 
 from bench.guidance import create
 from bench.kept_guide import KeptGuide
@@ -80,18 +82,22 @@ def test_what_a_run_leaves(guided):
     assert "1 process on cpu" in outputs[0] and "precision fp32" in outputs[0] and "1 thread)" in outputs[0]
 
 
-def test_the_kept_weights_give_the_recorded_accuracy(guided):
-    from bench.data.batches import TestBatches
-    from bench.data.store import open_store
-    from bench.evaluate import count_correct
-
+def test_verify_gives_the_recorded_predictions_and_finds_what_was_changed(guided, tmp_path):
     recipe = recipe_of("guided")
-    folder = RunFolder(guided[0], recipe)
-    network = create_model(recipe.model, 10, 0).network
-    network.load_state_dict(load_file(folder.weights))
-    store = open_store(recipe.data, "data")
-    correct, count = count_correct(network, TestBatches(recipe, store, torch.device("cpu")), torch.device("cpu")).tolist()
-    assert 100 * correct / count == pytest.approx(folder.record(recipe)["last_accuracy"], abs=1e-4)
+    for name in ("whole", "weights", "record"):
+        shutil.copytree(RunFolder(guided[0], recipe).path, tmp_path / name)
+    done = command("-m", "bench", "verify", tmp_path / "whole", check=True)
+    assert "same kind of device and libraries" in done.stdout and "predictions differ" not in done.stdout
+    weights = load_file(tmp_path / "weights" / "model.safetensors")
+    weights["head.bias"] += torch.linspace(0, 5, 10)
+    save_file(weights, tmp_path / "weights" / "model.safetensors")
+    done = command("-m", "bench", "verify", tmp_path / "weights")
+    assert done.returncode == 1 and "do not give what is recorded" in done.stderr
+    assert "predictions differ: image " in done.stdout  # by name
+    text = (tmp_path / "record" / "record.json").read_text()
+    (tmp_path / "record" / "record.json").write_text(text.replace('"epochs": 1,', '"epochs": 2,'))
+    refused(command("-m", "bench", "verify", tmp_path / "record"), "is not that of its recipe")
+    refused(command("-m", "bench", "verify", tmp_path), "no finished run")
 
 
 def test_a_recorded_run_is_not_run_again_unless_forced(guided):
@@ -245,3 +251,23 @@ def test_a_batch_of_more_images_than_there_are_names_its_key_before_anything_is_
     done = command(*words, "--set", "train.batch_size=12")
     refused(done, "guide.train.batch_size: got 128, but there are 12 training images", "--set guide.train.batch_size=N")
     assert not (tmp_path / "runs").exists()
+
+
+def test_running_out_of_memory_gives_a_sentence(tmp_path):
+    words = ["--recipe", "deit_micro/digits/baseline", "--protocol", "quick", "--results-dir", str(tmp_path)]
+    huge = ["--set", "model.image_size=256", "--set", "train.batch_size=1024", "--set", "train.epochs=1"]
+    limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (6 << 30,) * 2); sys.argv = sys.argv[1:];"
+    done = command(
+        "-c", limited + "import runpy; runpy.run_path(sys.argv[0], run_name='__main__')", "bench/run.py", *words, *huge
+    )
+    assert done.returncode == 3 and "Traceback" not in done.stderr, done.stderr
+    assert "out of memory" in done.stderr and "train.micro_batch" in done.stderr
+
+
+def test_a_second_process_on_the_same_run_says_so(tmp_path):
+    folder = RunFolder(tmp_path, Registry().compose("deit_micro/digits/baseline", "quick", SETTINGS[:2])).path
+    folder.parent.mkdir(parents=True)
+    words = [*RUN[:3], *TINY[:4], "--recipe", "deit_micro/digits/baseline", "--results-dir", tmp_path]
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        refused(command(*words), "is being run by another process")
+    assert "epoch 1/1" in command(*words, check=True).stdout

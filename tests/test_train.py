@@ -12,10 +12,12 @@ from conftest import TINY, command, refused
 from bench import guidance, models
 from bench.data.batches import TestBatches, train_batches
 from bench.data.store import open_store
-from bench.evaluate import count_correct
+from bench.evaluate import predict
 from bench.guide import Guide
 from bench.models.drop_path import draw_scales
 from bench.recipes import Registry
+from bench.run import check_feasible
+from bench.schema import RecipeError
 from bench.task import Task, make_optimizer
 from bench.train import Diverged, train
 
@@ -94,6 +96,30 @@ def test_a_step_by_hand_is_the_runners():
     assert trained.history[0]["train_loss"] == pytest.approx(expected.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("arm", ["baseline", "guided", "guided-attention", "logit-soft"])
+def test_micro_batches_add_up_to_the_batch(arm):
+    settings = ["train.epochs=2", "data.train_limit=128"]
+    whole, parts = (train(*arrange(arm, *settings, *more)) for more in ([], ["train.micro_batch=8"]))
+    for one, other in zip(whole.history, parts.history, strict=True):
+        assert other["train_loss"] == pytest.approx(one["train_loss"], rel=1e-5)
+    for name, weight in whole.network.items():
+        assert torch.allclose(weight, parts.network[name], atol=1e-4), name
+
+
+@pytest.mark.parametrize(
+    ("recipe_id", "setting", "words"),
+    [
+        ("deit_micro/digits/baseline", "train.micro_batch=5", "5 does not divide a process's batch of 32"),
+        ("cvt_13/digits/baseline", "train.micro_batch=8", "cvt_13 has batch norm"),
+        ("deit_micro/digits/guided-similarity", "train.micro_batch=8", "similarity"),
+    ],
+)
+def test_micro_batches_that_would_change_the_result_are_refused(recipe_id, setting, words):
+    recipe = registry.compose(recipe_id, "quick", [setting, "model.image_size=16"])
+    with pytest.raises(RecipeError, match=words):
+        check_feasible(recipe, None)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run():
     with pytest.raises(Diverged, match="epoch 1"):
         train(*arrange("baseline", "train.lr=1.0e+30"))
@@ -110,14 +136,15 @@ def test_the_best_epoch_can_be_kept():
     for select, expected in (("last", accuracies[-1]), ("best", max(accuracies))):
         network = models.create(last.model, 10, 0).network
         network.load_state_dict(kept[select].network)
-        correct, count = count_correct(network, TestBatches(last, store, CPU), CPU).tolist()
-        assert 100 * correct / count == pytest.approx(expected, abs=1e-3)
+        given, right = predict(network, TestBatches(last, store, CPU), CPU)
+        assert 100 * (given == right).float().mean().item() == pytest.approx(expected, abs=1e-3)
+        assert torch.equal(given, kept[select].predicted)
 
 
 def test_evaluation_keeps_no_maps():
     recipe, store, _, _ = arrange("guided")
     student = models.create(recipe.model, 10, 0)
-    count_correct(student.network, TestBatches(recipe, store, CPU), CPU)
+    predict(student.network, TestBatches(recipe, store, CPU), CPU)
     assert not student._outputs
     _, maps = student.eval()(torch.randn(2, 3, 16, 16))
     assert len(maps) == 3 and not student._outputs

@@ -1,0 +1,79 @@
+"""`python -m bench verify RUN`: whether the kept weights of a run give the accuracy that its record says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from bench import environment, models
+from bench.data.batches import TestBatches
+from bench.data.store import open_store
+from bench.evaluate import predict
+from bench.processes import choose_device
+from bench.records import check_record
+from bench.schema import RecipeError, recipe_from_dict
+
+ALLOWED = 0.1  # percentage points between devices or library versions, whose arithmetic differs
+
+
+def verify(run: Path, data_dir: str | Path) -> tuple[list[str], list[str]]:
+    """Evaluate the kept weights of a run anew.
+
+    On the same kind of device and with the same libraries every prediction must be the recorded one; elsewhere the images
+    that differ are named, and the accuracy may differ by 0.1 points.
+
+    Args:
+        run: its folder, with record.json.
+
+    Returns:
+        (what was compared, problems), in sentences.
+
+    Raises:
+        RecipeError: the folder holds no finished run, or the dataset is not here.
+    """
+    try:
+        record = json.loads((run / "record.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"{run}: no finished run: record.json cannot be read ({type(error).__name__})") from error
+    check_record(record, str(run / "record.json"))
+    recipe = recipe_from_dict(record["recipe"])
+    if recipe.hash != record["hash"]:
+        raise RecipeError(f"{run}: the record's hash {record['hash'][:8]} is not that of its recipe, {recipe.hash[:8]}")
+    store = open_store(recipe.data, data_dir)
+    if store.fingerprint != record["dataset"]["fingerprint"]:
+        raise RecipeError(
+            f"{run}: recorded on other images (fingerprint {record['dataset']['fingerprint'][:8]}) than {recipe.data.name}"
+            f" has here ({store.fingerprint[:8]})"
+        )
+    device = torch.device(choose_device(recipe.train))
+    network = models.create(recipe.model, store.classes(recipe.data), recipe.seed, taps=False).network.to(device)
+    try:
+        network.load_state_dict(load_file(run / "model.safetensors"))
+        recorded = np.load(run / "predictions.npy", allow_pickle=False)
+    except Exception as error:  # safetensors and torch raise kinds of their own for files that are not theirs
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RecipeError(f"{run}: its weights or predictions cannot be read: {reason}") from error
+    given, right = (tensor.cpu().numpy() for tensor in predict(network, TestBatches(recipe, store, device), device))
+    accuracy, key = round(100 * float((given == right).mean()), 4), f"{recipe.select}_accuracy"
+    problems = []
+    if len(recorded) != len(given):
+        raise RecipeError(f"{run}: {len(recorded)} predictions for {len(given)} images")
+    part = store.evaluation(recipe.data)
+    differ = [str(name) for name in part.images.names[part.chosen[recorded != given]]]
+    same = (
+        record["libraries"] == environment.libraries()
+        and record["hardware"]["device"] == environment.hardware(device)["device"]
+    )
+    lines = [
+        f"{recipe.id} seed {recipe.seed}: recorded {record[key]:.4f} %, now {accuracy:.4f} % of {len(given):,} images",
+        "same kind of device and libraries" if same else f"other device or libraries: {ALLOWED} points are allowed",
+    ]
+    if differ:
+        lines.append(f"{len(differ)} predictions differ: {', '.join(differ[:20])}{' …' * (len(differ) > 20)}")
+    if (same and differ) or abs(accuracy - record[key]) > (0.00005 if same else ALLOWED):
+        problems.append(f"{run}: the kept weights do not give what is recorded")
+    return lines, problems
