@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.recipes import Registry, Suite
 from bench.records import RunFolder, check_record, write_text
-from bench.schema import RecipeError
+from bench.schema import RecipeError, recipe_from_dict
 
 Record = dict[str, Any]
 
@@ -73,7 +73,26 @@ def gather(registry: Registry, suite: Suite, results: str | Path) -> list[Record
                 rows = folder.history()
                 found[one.seed] = {**record, "history": {name: [row[name] for row in rows] for name in rows[0]}}
         records += [found[seed] for seed in sorted(found)]
+    for record in records:
+        if contradiction := contradicts_itself(record):
+            raise RecipeError(f"{contradiction}: set it aside, or run it again with --force")
     return records
+
+
+def contradicts_itself(record: Record) -> str | None:
+    """A sentence where a record's hash is not that of the recipe it holds, or its accuracies are not those of its history;
+    None where they are. Someone has changed it, or something has."""
+    name = f"record {record['id']} seed {record['seed']}"
+    try:
+        hash_now = recipe_from_dict(record["recipe"]).hash
+    except (KeyError, RecipeError) as error:
+        return f"{name}: holds no recipe that can be read ({error})"
+    accuracies = record["history"]["test_accuracy"]
+    if hash_now != record["hash"]:
+        return f"{name}: its hash {record['hash'][:8]} is not that of the recipe it holds, {hash_now[:8]}"
+    if (record["last_accuracy"], record["best_accuracy"]) != (accuracies[-1], max(accuracies)):
+        return f"{name}: its last or best accuracy is not that of its history"
+    return None
 
 
 def mismatches(registry: Registry, suite: Suite, records: list[Record]) -> list[str]:
@@ -86,4 +105,6 @@ def mismatches(registry: Registry, suite: Suite, records: list[Record]) -> list[
             out.append(f"{name}: not in suite {suite.name}")
         elif record["hash"] != hashes[record["id"]]:
             out.append(f"{name}: its hash {record['hash'][:8]} is not its recipe's, {hashes[record['id']][:8]}")
+        elif contradiction := contradicts_itself(record):
+            out.append(contradiction)
     return out

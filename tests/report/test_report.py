@@ -35,6 +35,7 @@ def record_run(results, arm, seed, accuracy, precision="fp32"):
             "guide": {**guide, "epochs": 20, "seconds": 9.0} if arm == "guided" else None,
             "hardware": {"device": "cpu", "processor": "Z80", "threads": 1},
             "precision": {"asked": "fp32", "used": precision},
+            "recipe": recipe.to_dict(),
         }
     )
 
@@ -165,6 +166,27 @@ def test_damaged_runs_give_one_sentence(results):
             write(registry, suite, results)
         (folder / name).write_text(kept)
     assert write(registry, suite, results)
+
+
+def test_records_that_contradict_themselves_are_refused_by_name(results):
+    recipe = registry.compose("deit_micro/digits/guided", suite=suite, seed=1)
+    folder = RunFolder(results, recipe)
+    honest = json.loads((folder.path / "record.json").read_text())
+    other = {**honest["recipe"], "train": {**honest["recipe"]["train"], "epochs": 300}}
+    for change, words in (
+        ({"recipe": other}, "is not that of the recipe it holds"),
+        ({"recipe": {}}, "holds no recipe"),
+        ({"last_accuracy": 99.0}, "not that of its history"),
+        ({"best_accuracy": 99.0}, "not that of its history"),
+    ):
+        folder.write_record({**honest, **change})
+        with pytest.raises(RecipeError, match=f"record deit_micro/digits/guided seed 1: .*{words}"):
+            write(registry, suite, results)
+    folder.write_record(honest)
+    write(registry, suite, results)
+    path = gather.records_path(results, "quick")
+    path.write_text(path.read_text().replace('"last_accuracy": 94.0', '"last_accuracy": 98.0'))
+    assert any("not that of its history" in problem for problem in check(registry, suite, results))
 
 
 def test_runs_that_are_not_of_one_kind_are_pointed_out(results):
