@@ -1,7 +1,7 @@
-"""The command line: `python -m bench list | show | data | verify | sweep | report`.
+"""The command line: `python -m bench list | show | data | doctor | verify | sweep | report`.
 
-None of them imports torch (`verify`, and a `show` that builds the network, aside), so they answer at once. Exit codes:
-0 done, 1 a check failed, 2 the input, 3 some cells failed, 75 stopped.
+None of them imports torch (but `doctor`, `verify`, and a `show` that builds the network), so they answer at once. Exit
+codes: 0 done, 1 a check failed, 2 the input, 3 some cells failed, 75 stopped.
 """
 
 from __future__ import annotations
@@ -56,6 +56,15 @@ def parser() -> argparse.ArgumentParser:
             "--recipes-dir", action="append", default=[], metavar="DIR", help="recipes of your own; may repeat"
         )
         sub.set_defaults(call=data)
+
+    verb = verbs.add_parser(
+        "doctor", help="what there is to run with, what is wrong, whether a recipe or suite can run here"
+    )
+    verb.add_argument("what", nargs="?", metavar="RECIPE or SUITE", help="exit code 1 if it cannot run here")
+    verb.add_argument("--protocol", default="paper", metavar="NAME", help="of a recipe (paper)")
+    verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of a recipe; may repeat")
+    _add_folders(verb, data=True)
+    verb.set_defaults(call=doctor)
 
     verb = verbs.add_parser("verify", help="evaluate the kept weights of a run anew and compare with its record")
     verb.add_argument("run", metavar="RUN", help="its folder, as results/runs/deit_micro/digits/guided/…")
@@ -124,6 +133,20 @@ def data(arguments: argparse.Namespace) -> int:
     chosen = registry.dataset(arguments.dataset, arguments.set)
     call = inventory.prepare if arguments.action == "prepare" else inventory.check
     return _say(*call(chosen, arguments.data_dir))
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """`doctor`: the machine, and what a recipe or suite needs of it."""
+    from bench.doctor import examine
+
+    registry = Registry(*arguments.recipes_dir)
+    what, recipes = arguments.what, []
+    if what is not None and "/" in what:
+        recipes = [registry.compose(what, arguments.protocol, arguments.set)]
+    elif what is not None:
+        suite = registry.suite(what)
+        recipes = [registry.compose(recipe_id, suite=suite) for recipe_id in suite.ids]
+    return _say(*examine(registry, recipes, arguments.data_dir or "data", arguments.results_dir))
 
 
 def verify(arguments: argparse.Namespace) -> int:

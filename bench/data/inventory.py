@@ -22,11 +22,27 @@ def table(datasets: list[Data], data_dir: str | Path) -> str:
         raise RecipeError(f"--data-dir {data_dir}: no such folder")
     rows = []
     for data in datasets:
-        source = locate(data, data_dir)
-        here = "no" if source is None else "decoded" if (store_folder(source) / "store.json").is_file() else "yes"
-        rows.append([data.name, data.classes, data.train_images, data.test_images, here, _origin(data), data.licence])
+        rows.append(
+            [
+                data.name,
+                data.classes,
+                data.train_images,
+                data.test_images,
+                state(data, data_dir),
+                _origin(data),
+                data.licence,
+            ]
+        )
     headers = ["dataset", "classes", "training", "test", "here", "comes from", "licence"]
     return tabulate(rows, headers, intfmt=",", missingval="")
+
+
+def state(data: Data, data_dir: str | Path) -> str:
+    """Whether a dataset is here: "decoded", "yes", or "no"."""
+    source = locate(data, data_dir)
+    if source is None:
+        return "no"
+    return "decoded" if (store_folder(source) / "store.json").is_file() else "yes"
 
 
 def _origin(data: Data) -> str:
