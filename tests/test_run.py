@@ -253,6 +253,20 @@ def test_a_batch_of_more_images_than_there_are_names_its_key_before_anything_is_
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_stop_signal_to_the_whole_group_leaves_the_state(tmp_path):
+    # as a scheduler, a sweep or Ctrl-C sends it: the data workers get it too
+    words = ["--recipe", "deit_micro/digits/baseline", "--results-dir", str(tmp_path)]
+    settings = ("train.epochs=500", "train.batch_size=32", "data.train_limit=256", "data.workers=1")
+    words += [word for setting in settings for word in ("--set", setting)]
+    start = [sys.executable, "bench/run.py", *words]
+    process = subprocess.Popen(start, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert any(line.startswith("epoch ") for line in process.stdout)
+    os.killpg(process.pid, signal.SIGTERM)
+    process.stdout.close()
+    assert process.wait(timeout=60) == 75
+    assert len(list(tmp_path.rglob("checkpoint-*.pt"))) == 1
+
+
 def test_running_out_of_memory_gives_a_sentence(tmp_path):
     words = ["--recipe", "deit_micro/digits/baseline", "--protocol", "quick", "--results-dir", str(tmp_path)]
     huge = ["--set", "model.image_size=256", "--set", "train.batch_size=1024", "--set", "train.epochs=1"]

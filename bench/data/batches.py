@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -131,6 +132,7 @@ class PilBatches(TrainBatches):
             batch_sampler=self._sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
+            worker_init_fn=_leave_stop_signals_to_the_run,
             pin_memory=device.type == "cuda",
         )
 
@@ -142,6 +144,12 @@ class PilBatches(TrainBatches):
         for positions, tensors in zip(rows, self._loader, strict=True):
             images, labels, boxes, flips = (tensor.to(self._device, non_blocking=True) for tensor in tensors)
             yield Batch(images, labels, positions, order[positions], boxes, flips)
+
+
+def _leave_stop_signals_to_the_run(worker: int) -> None:
+    """Schedulers and terminals send them to workers as well, and a run whose workers die cannot save its state."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _PositionSampler(Sampler):

@@ -145,7 +145,7 @@ class _Sweep:
                 self._waiting.remove(job)
                 slot = self._free.pop(0)
                 job.folder.log.parent.mkdir(parents=True, exist_ok=True)
-                with open(job.folder.log, "w", encoding="utf-8") as log:
+                with open(job.folder.log, "a", encoding="utf-8") as log:
                     command = job.command(sys.executable, SCRIPT, self._suite, self._options)
                     # A group of its own, so that stopping a run also stops its data workers.
                     process = subprocess.Popen(
