@@ -394,13 +394,18 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):  # schedulers send the first, Ctrl-C the second
         signal.signal(number, STOP)
     try:
+        return _outcome(arguments)
+    except KeyboardInterrupt:  # also one that comes while another end is being told
+        print("stopped; the same command starts it again", file=sys.stderr)
+        return STOPPED
+
+
+def _outcome(arguments: argparse.Namespace) -> int:
+    try:
         run(arguments)
     except RecipeError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
-    except KeyboardInterrupt:
-        print("stopped; the same command starts it again", file=sys.stderr)
-        return STOPPED
     except Exception as error:
         from bench.train import Diverged, Stopped
 

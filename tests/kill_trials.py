@@ -42,8 +42,11 @@ RUNS = {
 
 def start(recipe_id: str, results: Path) -> int:
     """Fork a child that runs the recipe; its pid."""
+    signals = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # until the child has its handlers
     pid = os.fork()
     if pid:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
         return pid
     STOP.training = STOP.asked = False
     os.fsync = lambda _: time.sleep(0.01)  # a slow disk, so that kills hit writes
@@ -52,7 +55,13 @@ def start(recipe_id: str, results: Path) -> int:
         os.dup2(quiet, stream)
     settings = [word for setting in RUNS[recipe_id] for word in ("--set", setting)]
     sys.argv = ["run.py", "--recipe", recipe_id, "--protocol", "quick", "--results-dir", str(results), *settings]
-    os._exit(main())
+    for number in signals:
+        signal.signal(number, STOP)
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+        os._exit(main())
+    except KeyboardInterrupt:
+        os._exit(75)
 
 
 def ended(pid: int, within: float | None = None, writing: Path | None = None) -> int | None:
@@ -110,6 +119,7 @@ def trials(kills: int, seed: int, cache: Path, report_every: int = 100) -> Count
                     break
                 if code != (-signal.SIGKILL if sent == signal.SIGKILL else 75):
                     counts["wrong exit codes"] += 1
+                    print(f"{recipe_id}: exit code {code} after {signal.Signals(sent).name}", flush=True)
             elif code == 0:
                 break
             else:
