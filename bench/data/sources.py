@@ -86,7 +86,7 @@ def damaged(source: Source) -> Iterator[None]:
         yield
     except RecipeError:
         raise
-    except Exception as error:
+    except Exception as error:  # of as many kinds as there are readers
         reason = (str(error).splitlines() or [""])[0][:200]
         where = f"dataset {source.data.name!r} ({source})"
         raise RecipeError(f"{where}: its files cannot be read ({type(error).__name__}: {reason})") from error
