@@ -40,14 +40,18 @@ def verify(run: Path, data_dir: str | Path) -> tuple[list[str], list[str]]:
     except (OSError, ValueError) as error:
         raise RecipeError(f"{run}: no finished run: record.json cannot be read ({type(error).__name__})") from error
     check_record(record, str(run / "record.json"))
+    for name in ("recipe", "dataset", "libraries"):
+        if not isinstance(record.get(name), dict):
+            raise RecipeError(f"{run / 'record.json'}: not a record: {name} is {record.get(name)!r}")
     recipe = recipe_from_dict(record["recipe"])
     if recipe.hash != record["hash"]:
         raise RecipeError(f"{run}: the record's hash {record['hash'][:8]} is not that of its recipe, {recipe.hash[:8]}")
     store = open_store(recipe.data, data_dir)
-    if store.fingerprint != record["dataset"]["fingerprint"]:
+    recorded_on = str(record["dataset"].get("fingerprint"))
+    if store.fingerprint != recorded_on:
         raise RecipeError(
-            f"{run}: recorded on other images (fingerprint {record['dataset']['fingerprint'][:8]}) than {recipe.data.name}"
-            f" has here ({store.fingerprint[:8]})"
+            f"{run}: recorded on other images (fingerprint {recorded_on[:8]}) than {recipe.data.name} has here"
+            f" ({store.fingerprint[:8]})"
         )
     device = torch.device(choose_device(recipe.train))
     network = models.create(recipe.model, store.classes(recipe.data), recipe.seed, taps=False).network.to(device)
@@ -66,7 +70,7 @@ def verify(run: Path, data_dir: str | Path) -> tuple[list[str], list[str]]:
     differ = [str(name) for name in part.images.names[part.chosen[recorded != given]]]
     same = (
         record["libraries"] == environment.libraries()
-        and record["hardware"]["device"] == environment.hardware(device)["device"]
+        and record["hardware"].get("device") == environment.hardware(device)["device"]
     )
     lines = [
         f"{recipe.id} seed {recipe.seed}: recorded {record[key]:.4f} %, now {accuracy:.4f} % of {len(given):,} images",

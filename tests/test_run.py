@@ -24,6 +24,7 @@ from bench.processes import choose_precision, choose_threads
 from bench.recipes import Registry
 from bench.records import HISTORY_COLUMNS, RunFolder
 from bench.schema import RecipeError, Train
+from bench.verify import verify
 
 RUN = ["bench/run.py", "--protocol", "quick", *TINY]
 SETTINGS = [word for word in TINY if word != "--set"]
@@ -98,6 +99,15 @@ def test_verify_gives_the_recorded_predictions_and_finds_what_was_changed(guided
     (tmp_path / "record" / "record.json").write_text(text.replace('"epochs": 1,', '"epochs": 2,'))
     refused(command("-m", "bench", "verify", tmp_path / "record"), "is not that of its recipe")
     refused(command("-m", "bench", "verify", tmp_path), "no finished run")
+    whole = json.loads(text)
+    for name in ("recipe", "dataset", "libraries", "hardware", "last_accuracy"):
+        content = {key: value for key, value in whole.items() if key != name}
+        (tmp_path / "record" / "record.json").write_text(json.dumps(content))
+        with pytest.raises(RecipeError, match=f"not a record: {name} is None"):
+            verify(tmp_path / "record", "data")
+    (tmp_path / "record" / "record.json").write_text(json.dumps({**whole, "recipe": {"model": {"nonsense": 1}}}))
+    with pytest.raises(RecipeError, match="another version"):
+        verify(tmp_path / "record", "data")
 
 
 def test_a_recorded_run_is_not_run_again_unless_forced(guided):
