@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from bench.records import replacing
+from bench.records import write_bytes
 
 KEPT = 2
 
@@ -43,11 +43,11 @@ class Checkpoints:
         The file is a SHA-256 of what follows it, and that is what `torch.save` writes. A kill at any instant leaves the old
         files, and at the most a temporary one.
         """
-        content = io.BytesIO()
-        torch.save({"identity": self._identity, "epoch": epoch, "step": step, **state}, content)
-        with replacing(self._folder / f"checkpoint-{epoch:06d}-{step:08d}.pt") as temporary, open(temporary, "wb") as file:
-            file.write(hashlib.sha256(content.getbuffer()).digest())
-            file.write(content.getbuffer())
+        buffer = io.BytesIO()
+        torch.save({"identity": self._identity, "epoch": epoch, "step": step, **state}, buffer)
+        content = buffer.getbuffer()
+        path = self._folder / f"checkpoint-{epoch:06d}-{step:08d}.pt"
+        write_bytes(path, hashlib.sha256(content).digest(), content)
         for path in self._files()[KEPT:]:
             path.unlink()
         self._last = time.monotonic()
@@ -57,7 +57,7 @@ class Checkpoints:
         stderr, and the one before it taken."""
         for path in self._files():
             try:
-                state = _read(path)
+                state = read(path)
             except (OSError, ValueError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
                 _warn(f"{path.name} is damaged ({reason}): going back to the one before")
@@ -77,8 +77,13 @@ class Checkpoints:
         return sorted(self._folder.glob("checkpoint-*.pt"), reverse=True)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """A checkpoint's state; raises ValueError where its checksum is not that of its content. Loading runs no code."""
+def read(path: Path) -> dict[str, Any]:
+    """A checkpoint's state, on the CPU: the epoch and step it stands at, `task` and `optimizer` as torch's state dicts, the
+    history so far. Loading runs no code.
+
+    Raises:
+        ValueError: its checksum is not that of its content.
+    """
     raw = path.read_bytes()
     digest, content = raw[:32], raw[32:]
     if hashlib.sha256(content).digest() != digest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from bench.data.batches import TestBatches
@@ -13,14 +14,27 @@ def predict(network: nn.Module, batches: TestBatches, device: torch.device) -> t
     """The class that a network gives each image of this process's part, and the right one: [count] int64, on the device.
 
     Runs in fp32 and in evaluation mode, as the published numbers do; the network's mode is put back afterwards. Nothing
-    waits for the device.
+    waits for the device. A part without images gives none.
     """
     training = network.training
     network.eval()
-    given, right = [], []
+    given, right = ([torch.empty(0, dtype=torch.int64, device=device)] for _ in range(2))
     with torch.autocast(device.type, enabled=False):
         for images, labels in batches:
             given.append(network(images).argmax(1))
             right.append(labels)
     network.train(training)
     return torch.cat(given), torch.cat(right)
+
+
+def accuracy(network: nn.Module, batches: TestBatches, accelerator: Accelerator) -> tuple[float, Tensor]:
+    """Of all evaluated images the share that a network tells right, in %, and the class it gives each, [images] int64
+    on the CPU, in their order. All processes call this together, and each gets both; the parts may differ in size."""
+    given, right = predict(network, batches, accelerator.device)
+    world = accelerator.num_processes
+    counts = accelerator.gather(torch.tensor([len(given)], device=accelerator.device)).tolist()
+    out = torch.empty(sum(counts), 2, dtype=torch.int64)
+    parts = accelerator.gather(accelerator.pad_across_processes(torch.stack([given, right], 1))).view(world, -1, 2).cpu()
+    for rank, (part, count) in enumerate(zip(parts, counts, strict=True)):
+        out[rank::world] = part[:count]
+    return 100 * (out[:, 0] == out[:, 1]).sum().item() / len(out), out[:, 0]

@@ -3,10 +3,12 @@ and flipped as each sample is (the released code's `OFFLINE`)."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -85,9 +87,13 @@ def kept_features(guide: Guide, key: str, recipe: Recipe, store: Store, device: 
     which = f"{store.fingerprint} {recipe.guidance.guide_norm} {recipe.guide.model.taps} ".encode() + part.chosen.tobytes()
     folder = cache_folder() / "features" / f"{key}-{hashlib.sha256(which).hexdigest()[:16]}"
     with locked(folder, f"features of {recipe.guide.id}"):
-        if not (folder / "done.json").is_file():
-            _compute(guide.to(device), recipe.guide, part, device, folder)
-    return KeptFeatures(folder)
+        if (folder / "done.json").is_file():
+            with contextlib.suppress(OSError, ValueError, EOFError):
+                return KeptFeatures(folder)
+            print(f"warning: the features in {folder} are damaged and are made anew", file=sys.stderr, flush=True)
+            shutil.rmtree(folder)
+        _compute(guide.to(device), recipe.guide, part, device, folder)
+        return KeptFeatures(folder)
 
 
 @torch.no_grad()
@@ -98,14 +104,18 @@ def _compute(guide: Guide, recipe: Recipe, part: Part, device: torch.device, fol
     print(f"features of {recipe.id}: {len(part):,} images of {values:,} values, {size / 2**20:,.0f} MiB in {folder.parent}")
     if size > free:
         raise RecipeError(f"guidance.offline: the features take {size / 2**20:,.0f} MiB, {free / 2**20:,.0f} MiB are free")
+    for left in folder.parent.glob(f"{folder.name}.*.tmp"):  # by a process that was killed
+        shutil.rmtree(left)
     temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         stages = [
             np.lib.format.open_memmap(temporary / f"stage{k}.npy", "w+", np.float16, (len(part), *shape))
             for k, shape in enumerate(shapes)
         ]
+        for path in temporary.iterdir():
+            with open(path, "r+b") as file:  # a disk that fills up under a memory map would kill the process
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
         for first in tqdm(range(0, len(part), BATCH), "features", disable=None):
             _, maps = guide(unaugmented(recipe, part.images, part.chosen[first : first + BATCH], device))
             for stage, of_batch in zip(stages, maps, strict=True):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.cache import cache_folder
-from bench.records import RunFolder, replacing, write_json
+from bench.records import RunFolder, replacing, sha256, write_json
 from bench.schema import Recipe
 
 
@@ -35,8 +35,11 @@ class KeptGuide:
         return self.folder / "model.safetensors"
 
     def exists(self) -> bool:
-        """Whether the guide is trained; its record is written last."""
-        return (self.folder / "record.json").is_file() and self.weights.is_file()
+        """Whether the guide is trained and whole: its record is written last, and has the checksum of its weights."""
+        try:
+            return self.record()["weights"] == sha256(self.weights)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
     def record(self) -> dict[str, Any]:
         """The record of the guide's own training."""

@@ -102,6 +102,10 @@ def make_accelerator(train: Train) -> tuple[Accelerator, Precision]:
     precision = choose_precision(train, device)
     if device == "cpu" and (threads := choose_threads(train)):
         torch.set_num_threads(threads)
+    if train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch asks for; read at cuBLAS' first use
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
     os.environ.pop("ACCELERATE_MIXED_PRECISION", None)  # settled above; accelerate would let it override the argument
     accelerator = Accelerator(mixed_precision=MIXED[precision.used], cpu=device == "cpu")
     started = int(os.environ.get("WORLD_SIZE", "1"))

@@ -43,8 +43,9 @@ class Progress:
         if self._silent:
             return
         guidance = f"  guidance {row['guidance_loss']:.4f}" if row["guidance_loss"] is not None else ""
+        loss = "not finite" if row["train_loss"] is None else f"{row['train_loss']:.4f}"
         values = (
-            f"loss {row['train_loss']:.4f}{guidance}  {self._evaluated_on} {row['test_accuracy']:.2f} %"
+            f"loss {loss}{guidance}  {self._evaluated_on} {row['test_accuracy']:.2f} %"
             f"  {row['images_per_second']:,.0f} images/s"
         )
         if self._bar:

@@ -11,6 +11,8 @@ A guided recipe trains its guide first, once; later runs find it in the cache. W
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import signal
 import subprocess
@@ -26,7 +28,7 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from bench.recipes import Registry
-from bench.records import SCHEMA, RunFolder
+from bench.records import SCHEMA, RunFolder, no_room
 from bench.schema import Recipe, RecipeError
 
 DONE, BAD_INPUT, FAILED, STOPPED = 0, 2, 3, 75
@@ -61,6 +63,16 @@ def compose(arguments: argparse.Namespace) -> Recipe:
     return registry.compose(arguments.recipe, arguments.protocol, arguments.set, seed=arguments.seed, suite=suite)
 
 
+class Diverged(RuntimeError):
+    """The training loss became no finite number. The record says so."""
+
+    def __init__(self, recipe: Recipe, record: dict[str, Any], folder: RunFolder) -> None:
+        super().__init__(
+            f"{recipe.id} seed {recipe.seed} diverged: its loss was no finite number in epoch {record['epochs']} of"
+            f" {recipe.train.epochs} (recorded so; state and history are in {folder.path}, --force runs it again)"
+        )
+
+
 class Stop:
     """The handler of stop signals. While a network trains they set `asked`, for training to save its state and leave after
     a step; at any other time, and at a second Ctrl-C, they end the run where it stands."""
@@ -78,7 +90,12 @@ STOP = Stop()
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Train the recipe, or its guide with `--guide-only`; raises RecipeError for bad input."""
+    """Train the recipe, or its guide with `--guide-only`.
+
+    Raises:
+        RecipeError: bad input.
+        Diverged: the loss became no finite number, in this run or in the one that is recorded.
+    """
     recipe = compose(arguments)
     if arguments.guide_only and recipe.guide is None:
         raise RecipeError(f"--guide-only: {recipe.id} needs no guide")
@@ -88,6 +105,8 @@ def run(arguments: argparse.Namespace) -> None:
         from bench.data.store import check_same_images
 
         check_same_images(target, record, arguments.data_dir or "data")
+        if record.get("diverged"):
+            raise Diverged(target, record, folder)
         print(f"{target.id} seed {target.seed} is recorded: {record['last_accuracy']:.2f} % (--force runs it again)")
         return
     if arguments.data_dir is not None and not Path(arguments.data_dir).is_dir():
@@ -101,6 +120,7 @@ def run(arguments: argparse.Namespace) -> None:
     data_dir = arguments.data_dir or "data"
     store = open_store(target.data, data_dir)
     check_batches(recipe, store)
+    folder.check_writable()
     if target.model.role == "guide":
         train_guide(target, store, folder, arguments)
         return
@@ -189,6 +209,8 @@ def ensure_guide(guide: Recipe, fingerprint: str, arguments: argparse.Namespace)
     kept = KeptGuide(guide, fingerprint)
     if kept.exists():
         return
+    if kept.folder.exists():
+        print(f"warning: the kept guide in {kept.folder} is damaged and is made anew", file=sys.stderr, flush=True)
     if int(os.environ.get("LOCAL_RANK", "0")) > 0:
         while not kept.exists():
             time.sleep(1)
@@ -237,7 +259,9 @@ def train_guide(guide: Recipe, store: Any, folder: RunFolder, arguments: argpars
             return
         record = folder.record(guide)
         same_pixels = record and record.get("dataset", {}).get("fingerprint") == store.fingerprint
-        done = same_pixels and folder.weights.is_file()
+        if same_pixels and record.get("diverged") and arguments.guide_only:
+            raise Diverged(guide, record, folder)
+        done = same_pixels and folder.has_weights_of(record)
         if not done or not arguments.guide_only:
             train_and_record(guide, store, folder, arguments)
         kept.keep(folder)
@@ -253,21 +277,22 @@ def train_and_record(recipe: Recipe, store: Any, folder: RunFolder, arguments: a
     # Before any process group exists, so that nobody waits for this process in a collective.
     with exclusive(folder.path, f"{recipe.id} seed {recipe.seed} is being run by another process, into {folder.path}"):
         folder.drop_unfinished()
+        if arguments.force or folder.is_recorded:
+            folder.archive()
         _train_and_record(recipe, store, folder, arguments)
 
 
 def _train_and_record(recipe: Recipe, store: Any, folder: RunFolder, arguments: argparse.Namespace) -> None:
     import numpy as np
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    from bench import environment
     from bench.checkpoint import Checkpoints
     from bench.data.store import open_store
     from bench.guide import Guide
     from bench.kept_features import kept_features
     from bench.kept_guide import KeptGuide
     from bench.processes import make_accelerator
-    from bench.records import replacing
+    from bench.records import sha256, write_bytes
     from bench.train import Stopped, train
 
     accelerator, precision = make_accelerator(recipe.train)
@@ -279,8 +304,6 @@ def _train_and_record(recipe: Recipe, store: Any, folder: RunFolder, arguments: 
     if kept and recipe.guidance.offline:
         guide = kept_features(guide, kept.key, recipe, store, accelerator.device)
     if main:
-        if arguments.force:
-            folder.archive()
         describe(recipe, store, accelerator, precision, kept)
         folder.write_status("running", epoch=0, epochs=recipe.train.epochs)
 
@@ -295,60 +318,82 @@ def _train_and_record(recipe: Recipe, store: Any, folder: RunFolder, arguments: 
     try:
         trained = train(recipe, store, accelerator, guide, after_epoch, checkpoints, lambda: STOP.asked)
     except BaseException as error:
-        if main:
-            stopped = isinstance(error, (KeyboardInterrupt, Stopped))
-            folder.write_status("stopped" if stopped else "failed", error=f"{type(error).__name__}: {error}".rstrip(": "))
+        stopped = isinstance(error, (KeyboardInterrupt, Stopped))
+        # A process that fails takes the others with it, and they know less about why: the first to say so has the word.
+        if (main or not stopped) and folder.status().get("state") != "failed":
+            with contextlib.suppress(OSError):  # the error itself may be that nothing can be written
+                folder.write_status(
+                    "stopped" if stopped else "failed", error=f"{type(error).__name__}: {error}".rstrip(": ")
+                )
         raise
     finally:
         STOP.training = False
-    if not main:
-        return
-    last, best = trained.history[-1], max(trained.history, key=lambda row: row["test_accuracy"])
-    for path, weights in ((folder.weights, trained.network), (folder.guidance_weights, trained.guidance)):
-        if weights:
-            with replacing(path) as temporary:
-                save_file(weights, temporary)
-    with replacing(folder.predictions) as temporary, open(temporary, "wb") as file:
-        np.save(file, trained.predicted.numpy(), allow_pickle=False)
-    folder.write_record(
-        {
-            "schema": SCHEMA,
-            "id": recipe.id,
-            "protocol": recipe.protocol,
-            "seed": recipe.seed,
-            "hash": recipe.hash,
-            "last_accuracy": last["test_accuracy"],
-            "best_accuracy": best["test_accuracy"],
-            "best_epoch": best["epoch"],
-            "epochs": last["epoch"],
-            "parameters": trained.parameters,
-            "guide": _guide_summary(kept) if kept else None,
-            "dataset": {
-                "fingerprint": store.fingerprint,
-                "classes": store.classes(recipe.data),
-                "train_images": len(store.training(recipe.data)),
-                "test_images": len(store.evaluation(recipe.data)),
-                "evaluated_on": store.evaluated_on(recipe.data),
-            },
-            "maps": trained.maps,
-            "precision": {"asked": precision.asked, "used": precision.used},
-            "world_size": accelerator.num_processes,
-            "hardware": environment.hardware(accelerator.device),
-            "seconds": round(trained.seconds, 1),
-            "images_per_second": round(median(row["images_per_second"] for row in trained.history), 1),
-            "peak_memory_mib": round(environment.peak_memory_mib(accelerator.device)),
-            "code": environment.code(),
-            "libraries": environment.libraries(),
-            "set": _own_settings(arguments),
-            "recipe": recipe.to_dict(),
-        }
-    )
-    checkpoints.clear()
-    folder.write_status("done", epoch=last["epoch"], epochs=recipe.train.epochs)
-    print(
-        f"{recipe.id} seed {recipe.seed}: {last['test_accuracy']:.2f} % after {last['epoch']} epochs"
-        f" (best {best['test_accuracy']:.2f} % in epoch {best['epoch']}), {trained.seconds:.0f} s, in {folder.path}"
-    )
+    record = make_record(recipe, store, accelerator, precision, kept, trained)
+    if main:
+        if trained.diverged:
+            write_bytes(folder.diverged_weights, save(trained.network))
+        else:
+            predictions = io.BytesIO()
+            np.save(predictions, trained.predicted.numpy(), allow_pickle=False)
+            write_bytes(folder.predictions, predictions.getbuffer())
+            write_bytes(folder.weights, save(trained.network))
+            record["weights"] = sha256(folder.weights)
+            if trained.guidance:
+                write_bytes(folder.guidance_weights, save(trained.guidance))
+        folder.write_record({**record, "set": _own_settings(arguments)})
+        state = "diverged" if trained.diverged else "done"
+        folder.write_status(state, epoch=record["epochs"], epochs=recipe.train.epochs)
+    if trained.diverged:
+        accelerator.wait_for_everyone()  # a launcher ends the others when one fails, the one that writes the record too
+        raise Diverged(recipe, record, folder)
+    if main:
+        checkpoints.clear()
+        print(
+            f"{recipe.id} seed {recipe.seed}: {record['last_accuracy']:.2f} % after {record['epochs']} epochs (best"
+            f" {record['best_accuracy']:.2f} % in epoch {record['best_epoch']}), {trained.seconds:.0f} s, in {folder.path}"
+        )
+
+
+def make_record(recipe: Recipe, store: Any, accelerator: Any, precision: Any, kept: Any, trained: Any) -> dict[str, Any]:
+    """What there is to say about a finished training. One that diverged has no accuracies."""
+    from bench import environment
+
+    history = trained.history
+    best = max(history, key=lambda row: row["test_accuracy"])
+    accuracies = {
+        "last_accuracy": history[-1]["test_accuracy"],
+        "best_accuracy": best["test_accuracy"],
+        "best_epoch": best["epoch"],
+    }
+    return {
+        "schema": SCHEMA,
+        "id": recipe.id,
+        "protocol": recipe.protocol,
+        "seed": recipe.seed,
+        "hash": recipe.hash,
+        "diverged": trained.diverged,
+        **(dict.fromkeys(accuracies) if trained.diverged else accuracies),
+        "epochs": len(history),
+        "parameters": trained.parameters,
+        "guide": _guide_summary(kept) if kept else None,
+        "dataset": {
+            "fingerprint": store.fingerprint,
+            "classes": store.classes(recipe.data),
+            "train_images": len(store.training(recipe.data)),
+            "test_images": len(store.evaluation(recipe.data)),
+            "evaluated_on": store.evaluated_on(recipe.data),
+        },
+        "maps": trained.maps,
+        "precision": {"asked": precision.asked, "used": precision.used},
+        "world_size": accelerator.num_processes,
+        "hardware": environment.hardware(accelerator.device),
+        "seconds": round(trained.seconds, 1),
+        "images_per_second": round(median(row["images_per_second"] for row in history), 1),
+        "peak_memory_mib": round(environment.peak_memory_mib(accelerator.device)),
+        "code": environment.code(),
+        "libraries": environment.libraries(),
+        "recipe": recipe.to_dict(),
+    }
 
 
 def _own_settings(arguments: argparse.Namespace) -> list[str]:
@@ -407,21 +452,26 @@ def _outcome(arguments: argparse.Namespace) -> int:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     except Exception as error:
-        from bench.train import Diverged, Stopped
+        from bench.train import Stopped
 
         if isinstance(error, Stopped):
             print(f"stopped {error}; the same command goes on from there", file=sys.stderr)
             return STOPPED
-        if out_of_memory(error):
-            print(
-                "error: out of memory: train.micro_batch computes a batch in parts, with the same result (--set"
-                " train.micro_batch=N, a divisor of the batch); train.test_batch_size is that of the evaluation",
-                file=sys.stderr,
+        if isinstance(error, Diverged):
+            sentence = str(error)
+        elif out_of_memory(error):
+            sentence = (
+                "out of memory: train.micro_batch computes a batch in parts, with the same result (--set"
+                " train.micro_batch=N, a divisor of the batch); train.test_batch_size is that of the evaluation"
             )
-            return FAILED
-        if not isinstance(error, Diverged):
+        elif no_room(error):
+            sentence = f"{error.filename}: {error.strerror}: the same command goes on from the last checkpoint"
+        elif "DataLoader worker" in str(error):  # torch has no kind of its own for a worker that was killed
+            sentence = f"{error}: the same command goes on from the last checkpoint; --set data.workers=0 needs no workers"
+        else:
             traceback.print_exc()
-        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+            sentence = f"{type(error).__name__}: {error}"
+        print(f"error: {sentence}", file=sys.stderr)
         return FAILED
     return DONE
 

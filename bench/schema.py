@@ -114,6 +114,9 @@ class Train:
     device: Literal["auto", "cpu", "cuda", "mps"] = key("auto", hashed=False)
     test_batch_size: int = key(200, low=1, hashed=False)
     checkpoint_seconds: float = key(60.0, low=0, hashed=False)  # between two checkpoints, at epoch ends
+    deterministic: bool = key(
+        False, hashed=False
+    )  # only operations that give the same bits each time, on a GPU too; slower
     threads: int | None = key(None, low=1, hashed=False)  # of a process on a CPU; None: see bench/processes.py
 
 

@@ -17,18 +17,14 @@ from bench import guidance, models
 from bench.checkpoint import Checkpoints
 from bench.data.batches import Batch, Share, TestBatches, train_batches
 from bench.data.parts import Store
-from bench.evaluate import predict
+from bench.evaluate import accuracy
 from bench.guide import Guide
 from bench.kept_features import KeptFeatures
 from bench.models.drop_path import draw_scales
 from bench.progress import Progress
 from bench.schedule import learning_rate
-from bench.schema import Recipe
+from bench.schema import Recipe, RecipeError
 from bench.task import Task, make_optimizer
-
-
-class Diverged(RuntimeError):
-    """The training loss is no longer a finite number."""
 
 
 class Stopped(RuntimeError):
@@ -48,6 +44,7 @@ class Trained:
     parameters: trainable ones of the network.
     seconds: of training and evaluation, interruptions left out.
     maps: shape [channels, height, width] by tapped module, of guided students.
+    diverged: the training loss of the last epoch was no finite number, and training ended there.
     """
 
     history: list[dict[str, Any]]
@@ -57,6 +54,7 @@ class Trained:
     parameters: int
     seconds: float
     maps: dict[str, tuple[int, int, int]]
+    diverged: bool
 
 
 def train(
@@ -81,7 +79,6 @@ def train(
 
     Raises:
         Stopped: `stop` said so, and the state is saved.
-        Diverged: the loss of an epoch is not finite.
         RecipeError: the recipe does not fit the dataset or the number of processes.
     """
     settings, device = recipe.train, accelerator.device
@@ -109,7 +106,9 @@ def train(
     kept: dict[str, Any] = {}  # network and predictions of the best epoch, where the recipe selects it
     first_epoch, first_step, totals, earlier = 0, 0, torch.zeros(2), 0.0
     began = time.perf_counter()
-    if checkpoints is not None and (state := checkpoints.newest()) is not None:
+    state = checkpoints.newest() if checkpoints is not None else None
+    _check_same_start(state, accelerator)
+    if state is not None:
         task.load_state_dict(state["task"])
         optimizer.load_state_dict(state["optimizer"])
         if accelerator.scaler is not None:
@@ -166,27 +165,26 @@ def train(
                 leave(epoch, step, totals)
         train_loss, guidance_mean = (accelerator.reduce(totals, "mean") / batches.steps).tolist()
         seconds = time.perf_counter() - epoch_began
-        given, right = predict(student.network, test, device)
-        counts = torch.tensor([0.0, len(right)], device=device)  # whole numbers, exact in fp32 up to 16 million images
-        counts[0] = (given == right).sum()
-        correct, count = accelerator.reduce(counts, "sum").tolist()
-        if not math.isfinite(train_loss):
-            raise Diverged(f"the training loss is {train_loss} in epoch {epoch + 1}")
+        test_accuracy, predicted = accuracy(student.network, test, accelerator)
+        diverged = not math.isfinite(train_loss)
         trained_on = (batches.steps - first_step) * settings.batch_size
         history.append(
             {
                 "epoch": epoch + 1,
                 "lr": rate,
-                "train_loss": round(train_loss, 6),
-                "guidance_loss": round(guidance_mean, 6) if guided else None,
-                "test_accuracy": round(100 * correct / count, 4),
+                "train_loss": None if diverged else round(train_loss, 6),
+                "guidance_loss": round(guidance_mean, 6) if guided and math.isfinite(guidance_mean) else None,
+                "test_accuracy": round(test_accuracy, 4),
                 "images_per_second": round(trained_on / seconds, 1),
             }
         )
         progress.epoch(history[-1])
         if recipe.select == "best" and all(row["test_accuracy"] < history[-1]["test_accuracy"] for row in history[:-1]):
-            kept = {"network": _on_cpu(student.network), "predicted": _in_order(given, int(count), accelerator)}
+            kept = {"network": _on_cpu(student.network), "predicted": predicted}
         after_epoch(history)
+        if diverged:
+            kept = {}  # the network as it is now, for whoever wants to know why
+            break
         first_step, totals = 0, torch.zeros(2)
         if epoch + 1 < settings.epochs:
             if _stop_agreed(stop, 0, accelerator):
@@ -195,7 +193,7 @@ def train(
                 save(epoch + 1, 0, totals)
     progress.close()
     if not kept:
-        kept = {"network": _on_cpu(student.network), "predicted": _in_order(given, int(count), accelerator)}
+        kept = {"network": _on_cpu(student.network), "predicted": predicted}
     return Trained(
         history,
         kept["network"],
@@ -204,7 +202,19 @@ def train(
         sum(p.numel() for p in student.network.parameters() if p.requires_grad),
         earlier + time.perf_counter() - began,
         dict(zip(student.taps, student.shapes, strict=True)),
+        diverged,
     )
+
+
+def _check_same_start(state: dict[str, Any] | None, accelerator: Accelerator) -> None:
+    """Raise RecipeError where the processes would go on from different checkpoints."""
+    start = [state["epoch"], state["step"]] if state is not None else [-1, -1]
+    starts = accelerator.gather(torch.tensor([start], device=accelerator.device))
+    if (starts != starts[0]).any():
+        raise RecipeError(
+            f"--results-dir: the processes found different checkpoints there (epoch, step: {starts.tolist()}): it must be"
+            " one folder that all machines see"
+        )
 
 
 def _stop_agreed(stop: Callable[[], bool], step: int, accelerator: Accelerator) -> bool:
@@ -236,16 +246,6 @@ def _imitated(
         mine = slice(accelerator.process_index * own, (accelerator.process_index + 1) * own)
         logits, maps = logits[mine], [m[mine] for m in maps]
     return maps, logits if config.logits != "none" else None
-
-
-def _in_order(own: Tensor, count: int, accelerator: Accelerator) -> Tensor:
-    """The predictions of all processes, [count] on the CPU, in the order of the evaluated part: each has every n-th."""
-    world = accelerator.num_processes
-    parts = accelerator.gather(accelerator.pad_across_processes(own, pad_index=-1)).view(world, -1).cpu()
-    out = torch.empty(count, dtype=own.dtype)
-    for rank, part in enumerate(parts):
-        out[rank::world] = part[: len(out[rank::world])]
-    return out
 
 
 def _on_cpu(module: torch.nn.Module) -> dict[str, Tensor]:

@@ -40,6 +40,8 @@ def verify(run: Path, data_dir: str | Path) -> tuple[list[str], list[str]]:
     except (OSError, ValueError) as error:
         raise RecipeError(f"{run}: no finished run: record.json cannot be read ({type(error).__name__})") from error
     check_record(record, str(run / "record.json"))
+    if record.get("diverged"):
+        raise RecipeError(f"{run}: this run diverged in epoch {record['epochs']}, so there is no accuracy to verify")
     for name in ("recipe", "dataset", "libraries"):
         if not isinstance(record.get(name), dict):
             raise RecipeError(f"{run / 'record.json'}: not a record: {name} is {record.get(name)!r}")

@@ -40,6 +40,14 @@ def data_dir(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(autouse=True)
+def _deterministic():
+    """`train.deterministic`: no student, guide or method may need an operation that torch then refuses."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 def run(recipe_id, data_dir, *settings):
     """Two steps of four images and one evaluation of four, from initial weights of student and guide."""
     two_steps = ["train.epochs=1", "train.batch_size=4", "data.subset=4", "data.workers=0", "train.warmup_epochs=0"]

@@ -9,14 +9,17 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import generated
+import psutil
 import pytest
 import torch
 from conftest import ROOT, TINY, command, refused
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
+from bench.checkpoint import read
 from bench.guidance import create
 from bench.kept_guide import KeptGuide
 from bench.models import create as create_model
@@ -202,7 +205,8 @@ def test_a_guide_that_fails_ends_its_run_with_a_sentence(tmp_path):
     words = ["--recipe", "deit_micro/digits/guided", "--protocol", "quick", "--results-dir", tmp_path, *TINY]
     done = command("bench/run.py", *words, "--set", "guide.train.lr=1.0e+30")
     assert done.returncode == 3 and "Traceback" not in done.stderr
-    assert "Diverged" in done.stderr and "the guide resnet8/digits could not be trained" in done.stderr
+    assert "resnet8/digits seed 0 diverged" in done.stderr
+    assert "the guide resnet8/digits could not be trained" in done.stderr
 
 
 def test_accelerate_launch_runs_a_recipe(tmp_path):
@@ -266,7 +270,7 @@ def test_a_batch_of_more_images_than_there_are_names_its_key_before_anything_is_
 def test_a_stop_signal_to_the_whole_group_leaves_the_state(tmp_path):
     # as a scheduler, a sweep or Ctrl-C sends it: the data workers get it too
     words = ["--recipe", "deit_micro/digits/baseline", "--results-dir", str(tmp_path)]
-    settings = ("train.epochs=500", "train.batch_size=32", "data.train_limit=256", "data.workers=1")
+    settings = ("train.epochs=500", "train.batch_size=32", "data.train_limit=256", "data.workers=1", "data.pipeline=pil")
     words += [word for setting in settings for word in ("--set", setting)]
     start = [sys.executable, "bench/run.py", *words]
     process = subprocess.Popen(start, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
@@ -286,6 +290,123 @@ def test_running_out_of_memory_gives_a_sentence(tmp_path):
     )
     assert done.returncode == 3 and "Traceback" not in done.stderr, done.stderr
     assert "out of memory" in done.stderr and "train.micro_batch" in done.stderr
+
+
+def test_a_run_that_diverges_is_recorded_so_and_keeps_its_state(tmp_path):
+    settings = ["train.lr=1.0e+30", "train.epochs=3", "train.warmup_epochs=2", "train.warmup_lr=1.0e-4", *SETTINGS[1:2]]
+    settings.append("train.checkpoint_seconds=0")
+    words = ["bench/run.py", "--recipe", "deit_micro/digits/baseline", "--protocol", "quick", "--results-dir", tmp_path]
+    words += [word for setting in settings for word in ("--set", setting)]
+    recipe = Registry().compose("deit_micro/digits/baseline", "quick", settings)
+    folder = RunFolder(tmp_path, recipe)
+    first = command(*words)
+    assert first.returncode == 3 and "diverged" in first.stderr and "Traceback" not in first.stderr
+    record = folder.record(recipe)
+    assert record["diverged"] and record["last_accuracy"] is None and folder.status()["state"] == "diverged"
+    assert [row["train_loss"] is None for row in folder.history()] == [False] * (record["epochs"] - 1) + [True]
+    weights = load_file(folder.diverged_weights)
+    assert not all(torch.isfinite(w).all() for w in weights.values()) and not folder.weights.exists()
+    checkpoint = read(max(folder.path.glob("checkpoint-*.pt")))
+    assert all(torch.isfinite(w).all() for w in checkpoint["task"].values())  # from here it can be watched
+    before = (folder.path / "record.json").read_bytes()
+    again = command(*words)
+    assert again.returncode == 3 and again.stderr == first.stderr and (folder.path / "record.json").read_bytes() == before
+
+
+def limited(limit, *words, env):
+    """A command that may not write files of more than `limit` bytes: the system refuses the write that has no room."""
+    code = (
+        "import resource, runpy, sys; sys.argv = sys.argv[1:]\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, resource.RLIM_INFINITY))\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    return command("-c", code, *words, env=env)
+
+
+def test_a_disk_that_is_full_ends_the_run_with_a_sentence_and_loses_nothing(tmp_path):
+    env = {"LOCALITY_BENCH_CACHE": str(tmp_path / "cache")}
+    words = [*RUN[:3], *TINY[2:4], "--recipe", "deit_micro/digits/baseline", "--results-dir", tmp_path / "results"]
+    words += ["--set", "train.epochs=3", "--set", "train.checkpoint_seconds=0"]
+
+    def no_room(limit, writing):
+        done = limited(limit, *words, env=env)
+        assert done.returncode == 3 and "Traceback" not in done.stderr, done.stderr
+        (line,) = done.stderr.strip().splitlines()
+        assert line.startswith("error: ") and "File too large" in line and writing in line
+        assert not list(tmp_path.rglob("*.tmp"))
+
+    no_room(100_000, "digits")  # the decoded pixels take more
+    no_room(400_000, "checkpoint-")
+    assert "goes on" not in command(*words, env=env, check=True).stdout
+    records = {path: path.read_bytes() for path in tmp_path.rglob("record.json")}
+    words += ["--seed", "1"]
+    no_room(400_000, "checkpoint-")
+    words[words.index("train.checkpoint_seconds=0")] = "train.checkpoint_seconds=60"
+    no_room(400_000, "model.safetensors")
+    assert len(records) == 1 and all(path.read_bytes() == content for path, content in records.items())
+    command(*words, env=env, check=True)
+    assert len(list(tmp_path.rglob("record.json"))) == 2
+
+
+def test_results_that_cannot_be_written_are_refused_before_the_guide_is_trained(tmp_path):
+    folder = tmp_path / "results"
+    folder.mkdir(mode=0o555)
+    if os.geteuid() == 0:
+        folder = Path("/sys/results")  # where root cannot write either
+    words = [*RUN, "--recipe", "deit_micro/digits/guided", "--results-dir", folder]
+    refused(command(*words, env={"LOCALITY_BENCH_CACHE": str(tmp_path / "cache")}), "--results-dir", "cannot be written")
+    assert not (tmp_path / "cache" / "guides").exists()
+
+
+@pytest.mark.parametrize("damage", ["cut short", "one bit", "no weights", "record"])
+def test_a_damaged_guide_is_made_anew(guided, tmp_path, damage):
+    results, cache, _ = guided
+    shutil.copytree(cache, tmp_path / "cache")
+    (folder,) = (tmp_path / "cache" / "guides").glob("*/")
+    weights, record = folder / "model.safetensors", folder / "record.json"
+    whole = weights.read_bytes()
+    if damage == "record":
+        record.write_text(record.read_text()[:100])
+    elif damage == "no weights":
+        weights.unlink()
+    else:
+        weights.write_bytes(whole[:-1] if damage == "cut short" else whole[:-3] + bytes([whole[-3] ^ 4]) + whole[-2:])
+    env = {"LOCALITY_BENCH_CACHE": str(tmp_path / "cache")}
+    words = [*RUN, "--recipe", "deit_micro/digits/guided", "--results-dir", tmp_path / "results"]
+    done = command(*words, env=env, check=True)
+    assert "is damaged and is made anew" in done.stderr and "resnet8/digits seed 0:" in done.stdout
+    assert weights.read_bytes() == whole
+    recipe = recipe_of("guided")
+    expected = RunFolder(results, recipe).record(recipe)["last_accuracy"]
+    assert RunFolder(tmp_path / "results", recipe).record(recipe)["last_accuracy"] == expected
+
+
+def test_damaged_features_are_made_anew(tmp_path):
+    env = {"LOCALITY_BENCH_CACHE": str(tmp_path / "cache")}
+    words = [*RUN, "--recipe", "deit_micro/digits/guided-offline", "--results-dir", tmp_path / "results"]
+    command(*words, env=env, check=True)
+    (stage,) = (tmp_path / "cache" / "features").glob("*/stage0.npy")
+    whole = stage.read_bytes()
+    stage.write_bytes(whole[: len(whole) // 2])
+    done = command(*words, "--seed", "1", env=env, check=True)
+    assert (
+        "is damaged" not in done.stdout and "are damaged and are made anew" in done.stderr and stage.read_bytes() == whole
+    )
+
+
+def test_a_data_worker_that_dies_ends_the_run_with_a_sentence(tmp_path):
+    settings = ("train.epochs=500", "train.batch_size=32", "data.train_limit=256", "data.workers=1", "data.pipeline=pil")
+    words = ["--recipe", "deit_micro/digits/baseline", "--results-dir", str(tmp_path)]
+    words += [word for setting in settings for word in ("--set", setting)]
+    process = subprocess.Popen(
+        [sys.executable, "bench/run.py", *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert any(line.startswith("epoch ") for line in process.stdout)
+    for worker in psutil.Process(process.pid).children():
+        worker.kill()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 3 and "Traceback" not in said
+    assert "DataLoader worker" in said and "data.workers=0" in said
 
 
 def test_a_second_process_on_the_same_run_says_so(tmp_path):

@@ -16,6 +16,7 @@ from types import ModuleType
 from bench.data import files as on_disk
 from bench.data.files import Files
 from bench.data.layouts import Contents, NotHere
+from bench.records import no_room
 from bench.schema import Data, RecipeError
 
 
@@ -87,6 +88,8 @@ def damaged(source: Source) -> Iterator[None]:
     except RecipeError:
         raise
     except Exception as error:  # of as many kinds as there are readers
+        if no_room(error):
+            raise
         reason = (str(error).splitlines() or [""])[0][:200]
         where = f"dataset {source.data.name!r} ({source})"
         raise RecipeError(f"{where}: its files cannot be read ({type(error).__name__}: {reason})") from error

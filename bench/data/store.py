@@ -11,6 +11,8 @@ import itertools
 import json
 import os
 import shutil
+import sys
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -43,16 +45,16 @@ def open_store(data: Data, data_dir: str | Path) -> Store:
         with locked(cache_folder() / "datasets" / f"{_plain(data.name)}-fetched", f"dataset {data.name}"):
             source = find_or_fetch(data, data_dir)
     folder = store_folder(source)
-    if not (folder / "store.json").is_file():
+    if (store := _opened(folder, data.name)) is None:
         with locked(folder, f"dataset {data.name}"):
-            if not (folder / "store.json").is_file():
+            if (store := _opened(folder, data.name)) is None:
+                if folder.exists():
+                    print(f"warning: the store in {folder} is damaged and is made anew", file=sys.stderr, flush=True)
                 print(f"decoding {data.name} from {source}, once", flush=True)
                 _decode(source, folder)
-    described = json.loads((folder / "store.json").read_text(encoding="utf-8"))
-    train, test = (_open_split(folder, split) for split in ("train", "test"))
-    names = tuple(described["classes"]) if described["classes"] else None
-    check_counts(data, str(source), train.labels, None if test is None else test.labels, names)
-    return Store(data.name, train, test, names, described["fingerprint"])
+                store = _opened(folder, data.name)
+    check_counts(data, str(source), store.train.labels, None if store.test is None else store.test.labels, store.names)
+    return store
 
 
 def check_same_images(recipe: Recipe, record: Mapping[str, Any], data_dir: str | Path) -> None:
@@ -190,18 +192,31 @@ def _plain(name: str) -> str:
     return name.replace(":", "-").replace("/", "-")
 
 
-def _open_split(folder: Path, split: str) -> Images | None:
-    if not (folder / f"{split}.npz").is_file():
+def _opened(folder: Path, name: str) -> Store | None:
+    """The store in a folder; None where there is none, or none that is whole."""
+    try:
+        described = json.loads((folder / "store.json").read_text(encoding="utf-8"))
+        splits = {split: _open_split(folder, split) for split in described["splits"]}
+        names = tuple(described["classes"]) if described["classes"] else None
+        return Store(name, splits["train"], splits.get("test"), names, described["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None
+
+
+def _open_split(folder: Path, split: str) -> Images:
     with np.load(folder / f"{split}.npz", allow_pickle=False) as arrays:
         pixels = np.memmap(folder / f"{split}.pixels", np.uint8, "r")
-        return Images(pixels, arrays["sizes"], arrays["labels"], arrays["names"])
+        images = Images(pixels, arrays["sizes"], arrays["labels"], arrays["names"])
+    if len(pixels) != 3 * images.sizes.astype(np.int64).prod(1).sum() or len(images.sizes) != len(images):
+        raise ValueError("not all pixels are here")
+    return images
 
 
 def _decode(source: Source, folder: Path) -> None:
-    """Write the store to a temporary folder, then move it into place."""
+    """Write the store to a temporary folder, then move it into place. Who calls this holds the folder's lock."""
+    for left in (folder, *folder.parent.glob(f"{folder.name}.*.tmp")):  # damaged, or left by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
     temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         with ExitStack() as stack:
@@ -211,8 +226,11 @@ def _decode(source: Source, folder: Path) -> None:
             raise RecipeError(f"dataset {source.data.name!r} ({source}): {unreadable_sentence(found.problems)}")
         for split, arrays in found.splits.items():
             np.savez(temporary / f"{split}.npz", **arrays)
-        described = {"fingerprint": found.fingerprint, "classes": found.classes}
+        described = {"fingerprint": found.fingerprint, "classes": found.classes, "splits": list(found.splits)}
         (temporary / "store.json").write_text(json.dumps(described), encoding="utf-8")
         os.replace(temporary, folder)
+    except OSError as error:
+        error.filename = error.filename or str(folder)  # a failed write does not say to which file
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -48,7 +48,8 @@ def figures(suite: Suite, records: list[dict[str, Any]]) -> dict[str, Figure]:
         for dataset in suite.datasets:
             arms = {}
             for guidance in suite.guidance:
-                own = [r["history"]["test_accuracy"] for r in records if r["id"] == f"{model}/{dataset}/{guidance}"]
+                cell = [r for r in records if r["id"] == f"{model}/{dataset}/{guidance}" and not r.get("diverged")]
+                own = [r["history"]["test_accuracy"] for r in cell]
                 if own:
                     arms[guidance] = own
             if arms:

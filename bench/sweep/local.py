@@ -160,7 +160,9 @@ class _Sweep:
                 continue
             del self._running[process]
             self._free.append(slot)
-            self._end(job, "" if code == 0 else _last_line(job), time.perf_counter() - began)
+            # A cell that diverged is an outcome, which the table shows; a guide that did is none.
+            ended = code == 0 or (not job.is_guide and job.folder.record(job.recipe) is not None)
+            self._end(job, "" if ended else _last_line(job), time.perf_counter() - began)
 
     def _end(self, job: Job, error: str, seconds: float) -> None:
         self._ended.add(job.key)
@@ -172,7 +174,9 @@ class _Sweep:
             return
         recipe = job.recipe.guide if job.is_guide else job.recipe
         record = job.folder.record(recipe)
-        outcome = f"{record['last_accuracy']:.2f} %" if record else "in the cache"
+        outcome = "in the cache"
+        if record:
+            outcome = "diverged" if record.get("diverged") else f"{record['last_accuracy']:.2f} %"
         print(f"{counted} {job.name}: {outcome}  ({tqdm.format_interval(seconds)})", flush=True)
 
     def _stop(self) -> None:

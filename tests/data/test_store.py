@@ -2,16 +2,20 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import command, refused
+from conftest import ROOT, command, refused
 from PIL import Image
 
 from bench.data.batches import TestBatches
-from bench.data.store import open_store
+from bench.data.sources import locate
+from bench.data.store import open_store, store_folder
 from bench.recipes import Registry
 from bench.schema import Data, RecipeError
 
@@ -49,6 +53,41 @@ def test_local_parquet_files_are_decoded_once(folder, monkeypatch):
     assert np.array_equal(store.train.array(), expected) and np.array_equal(store.train[4], expected[4])
     monkeypatch.setattr("bench.data.store._decode", None)  # a second look must not decode
     assert open_store(DATA, folder).fingerprint == store.fingerprint
+
+
+@pytest.mark.parametrize("name", ["train.pixels", "test.pixels", "train.npz", "test.npz", "store.json"])
+@pytest.mark.parametrize("kept", [None, 0.5], ids=["missing", "cut short"])
+def test_a_store_that_is_not_whole_is_made_anew(folder, capsys, name, kept):
+    whole = open_store(DATA, folder)
+    path = store_folder(locate(DATA, folder)) / name
+    content = path.read_bytes()
+    path.unlink()
+    if kept is not None:
+        path.write_bytes(content[: int(kept * len(content))])
+    again = open_store(DATA, folder)
+    assert "is damaged and is made anew" in capsys.readouterr().err
+    assert again.fingerprint == whole.fingerprint and np.array_equal(again.train.array(), whole.train.array())
+    assert len(again.test) == 5
+
+
+def test_decoding_that_is_killed_leaves_nothing_that_is_used(folder):
+    decode = (
+        "import os, signal, sys; from bench.data import store; from tests.data.test_store import DATA\n"
+        "survey = store.survey\n"
+        "def slow(source, keep): survey(source, keep); print('written', flush=True); signal.pause()\n"
+        "store.survey = slow; store.open_store(DATA, sys.argv[1])"
+    )
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", decode, str(folder)], cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True
+    )
+    assert any(line == "written\n" for line in process.stdout)
+    process.kill()
+    process.communicate()
+    store = store_folder(locate(DATA, folder))
+    assert any(store.parent.glob(f"{store.name}.*.tmp")) and not store.exists()
+    assert len(open_store(DATA, folder).train) == 12
+    assert not any(store.parent.glob(f"{store.name}.*.tmp"))
 
 
 def test_the_fingerprint_is_of_the_pixels_not_of_the_files(folder, tmp_path_factory):

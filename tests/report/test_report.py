@@ -156,6 +156,23 @@ def test_records_that_are_none_give_one_sentence(tmp_path):
         write(registry, suite, tmp_path / "empty")
 
 
+def test_seeds_that_diverged_are_counted_and_not_averaged(results):
+    for arm, seeds in (("baseline", (2,)), ("guided", (0, 1, 2))):
+        for seed in seeds:
+            recipe = registry.compose(f"deit_micro/digits/{arm}", suite=suite, seed=seed)
+            folder = RunFolder(results, recipe)
+            record = folder.record(recipe)
+            lost = dict.fromkeys(("last_accuracy", "best_accuracy", "best_epoch"))
+            folder.write_record({**record, **lost, "diverged": True})
+    text = write(registry, suite, results)
+    cells = [cell.strip() for cell in text.splitlines()[8].split("|")[3:7]]
+    assert cells == ["81.00 ± 1.41 (1 of 3 diverged)", "diverged", "diverged", "2 / 0"]
+    assert text.count("diverged in epoch 2") == 4 and check(registry, suite, results) == []
+    folder.write_record({**record, "diverged": True})
+    with pytest.raises(RecipeError, match="diverged and has accuracies"):
+        write(registry, suite, results)
+
+
 def test_damaged_runs_give_one_sentence(results):
     recipe = registry.compose("deit_micro/digits/guided", suite=suite, seed=1)
     folder = RunFolder(results, recipe).path

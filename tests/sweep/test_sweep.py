@@ -34,6 +34,7 @@ def recipes(tmp_path_factory):
     (folder / "suites" / "short.yaml").write_text(SUITE)
     broken = SUITE.replace("guide: {train: {", "guide: {train: {lr: 1.0e+30, ")
     (folder / "suites" / "broken.yaml").write_text(broken)
+    (folder / "suites" / "wild.yaml").write_text(SUITE.replace("train: {epochs: 1}", "train: {epochs: 1, lr: 1.0e+30}", 1))
     return folder
 
 
@@ -85,8 +86,17 @@ def test_a_failing_guide_fails_its_cells_and_no_others(recipes, tmp_path):
     words = ["-m", "bench", "sweep", "broken", "--recipes-dir", recipes, "--results-dir", tmp_path, "--seeds", "1"]
     done = command(*words)
     assert done.returncode == 3
-    assert "deit_micro/digits/baseline seed 0: " in done.stdout and "Diverged" in done.stdout
+    assert "deit_micro/digits/baseline seed 0: " in done.stdout
+    assert "resnet8/digits seed 0: FAILED: resnet8/digits seed 0 diverged" in done.stdout
     assert "its guide could not be trained" in done.stderr and "not run" in done.stdout
+
+
+def test_a_cell_that_diverges_is_an_outcome_and_not_run_again(recipes, tmp_path):
+    words = ["-m", "bench", "sweep", "wild", "--recipes-dir", recipes, "--results-dir", tmp_path, "--seeds", "1"]
+    done = command(*words, check=True)
+    assert "deit_micro/digits/baseline seed 0: diverged  (" in done.stdout
+    assert "| deit_micro | digits    | diverged   |" in done.stdout
+    assert "2 cells recorded, 0 to run" in command(*words, check=True).stdout
 
 
 def test_stopping_a_sweep_leaves_no_orphans(recipes, tmp_path):
