@@ -465,7 +465,7 @@ def _outcome(arguments: argparse.Namespace) -> int:
                 " train.micro_batch=N, a divisor of the batch); train.test_batch_size is that of the evaluation"
             )
         elif no_room(error):
-            sentence = f"{error.filename}: {error.strerror}: make room, and the same command goes on from the last checkpoint"
+            sentence = f"{error.filename}: {error.strerror}: with room there the same command goes on"
         elif "DataLoader worker" in str(error):  # torch has no kind of its own for a worker that was killed
             sentence = f"{error}: the same command goes on from the last checkpoint; --set data.workers=0 needs no workers"
         else:

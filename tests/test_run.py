@@ -311,6 +311,11 @@ def test_a_run_that_diverges_is_recorded_so_and_keeps_its_state(tmp_path):
     before = (folder.path / "record.json").read_bytes()
     again = command(*words)
     assert again.returncode == 3 and again.stderr == first.stderr and (folder.path / "record.json").read_bytes() == before
+    # a record of another recipe whose hash begins alike: a run into the same folder sets it aside
+    folder.write_record({**record, "hash": record["hash"][:8] + "0" * 56})
+    other = (folder.path / "record.json").read_bytes()
+    assert command(*words).returncode == 3 and folder.record(recipe)["hash"] == recipe.hash
+    assert (folder.path.with_name(f"{folder.path.name}.old1") / "record.json").read_bytes() == other
 
 
 def limited(limit, *words, env):
