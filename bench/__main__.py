@@ -1,7 +1,7 @@
-"""The command line: `python -m bench list | show | data | doctor | verify | sweep | report`.
+"""The command line: `python -m bench list | show | data | doctor | speed | verify | sweep | report`.
 
-None of them imports torch (but `doctor`, `verify`, and a `show` that builds the network), so they answer at once. Exit
-codes: 0 done, 1 a check failed, 2 the input, 3 some cells failed, 75 stopped.
+None of them imports torch (but `doctor`, `speed`, `verify`, and a `show` that builds the network), so they answer at once.
+Exit codes: 0 done, 1 a check failed, 2 the input, 3 some cells failed, 75 stopped.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 
 import yaml
 
@@ -70,6 +71,16 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("run", metavar="RUN", help="its folder, as results/runs/deit_micro/digits/guided/…")
     verb.add_argument("--data-dir", default="data", metavar="DIR", help="local datasets (data)")
     verb.set_defaults(call=verify)
+
+    verb = verbs.add_parser("speed", help="images/s of a recipe here, and where the time of a step goes")
+    verb.add_argument("--recipe", required=True, metavar="ID")
+    add_recipe_options(verb)
+    verb.add_argument("--steps", type=int, default=20, metavar="N", help="an arm (20)")
+    verb.add_argument("--compare", choices=["plain"], help="measure the plain way beside it: PIL workers, eager, fp32")
+    verb.add_argument("--synthetic", type=int, metavar="PX", help="images of noise of this side instead of the dataset")
+    verb.add_argument("--data-dir", default="data", metavar="DIR", help="local datasets (data)")
+    verb.add_argument("--json", metavar="FILE", help="write what was measured there, too")
+    verb.set_defaults(call=speed, seed=0)
 
     verb = verbs.add_parser("sweep", help="run every cell of a suite that is not recorded yet")
     verb.add_argument("suite", metavar="SUITE")
@@ -156,6 +167,40 @@ def verify(arguments: argparse.Namespace) -> int:
     from bench.verify import verify as verify_run
 
     return _say(*verify_run(Path(arguments.run), arguments.data_dir))
+
+
+def speed(arguments: argparse.Namespace) -> int:
+    """`speed`: time a recipe, beside its baseline and, where asked, the plain way."""
+    if arguments.steps < 1:
+        raise RecipeError(f"--steps: got {arguments.steps}, allowed from 1")
+    if arguments.synthetic is not None and not 1 <= arguments.synthetic <= 4096:
+        raise RecipeError(f"--synthetic: got {arguments.synthetic}, allowed from 1 to 4096")
+    recipe, began = compose(arguments), time.perf_counter()
+    import accelerate  # noqa: F401
+    import timm  # noqa: F401
+    import torch  # noqa: F401
+
+    imports = time.perf_counter() - began
+    from pathlib import Path
+
+    from bench.data.store import open_store
+    from bench.records import write_json
+    from bench.run import check_batches, check_feasible
+    from bench.speed import arms_of, lines, measure, random_store
+
+    check_feasible(recipe, None)
+    if arguments.synthetic is not None:
+        store = random_store(recipe, arguments.synthetic)
+    else:
+        store = open_store(recipe.data, arguments.data_dir)
+    check_batches(recipe, store)
+    arms = arms_of(recipe, plain=arguments.compare == "plain")
+    found = measure(arms, store, arguments.steps, lambda text: print(text, file=sys.stderr, flush=True))
+    found["first_step"]["imports"] = imports
+    print("\n".join(lines(found)))
+    if arguments.json:
+        write_json(Path(arguments.json), found)
+    return 0
 
 
 def _say(lines: list[str], problems: list[str]) -> int:

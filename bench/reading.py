@@ -53,6 +53,8 @@ def _convert(value: Any, hint: Any, from_text: bool) -> Any:
     any way Python reads; in a file YAML has typed it already and a text stays a text."""
     origin = typing.get_origin(hint)
     if origin is Literal:
+        if value is False:
+            value = "off"  # which is how YAML 1.1 reads the word
         if isinstance(value, str) and value in typing.get_args(hint):
             return value
         raise TypeError

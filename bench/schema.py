@@ -112,6 +112,8 @@ class Train:
     momentum: float = key(0.9, low=0, high=0.999999)  # sgd, Nesterov
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: Literal["auto", "cpu", "cuda", "mps"] = key("auto", hashed=False)
+    # torch.compile: auto is graphs on a GPU and off elsewhere; default without, graphs with CUDA graphs.
+    compile: Literal["auto", "off", "default", "graphs"] = key("auto", hashed=False)
     test_batch_size: int = key(200, low=1, hashed=False)
     checkpoint_seconds: float = key(60.0, low=0, hashed=False)  # between two checkpoints, at epoch ends
     deterministic: bool = key(

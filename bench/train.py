@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -13,9 +12,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from bench import guidance, models
+from bench import models
 from bench.checkpoint import Checkpoints
-from bench.data.batches import Batch, Share, TestBatches, train_batches
+from bench.data.batches import Share, TestBatches, train_batches
 from bench.data.parts import Store
 from bench.evaluate import accuracy
 from bench.guide import Guide
@@ -24,7 +23,7 @@ from bench.models.drop_path import draw_scales
 from bench.progress import Progress
 from bench.schedule import learning_rate
 from bench.schema import Recipe, RecipeError
-from bench.task import Task, make_optimizer
+from bench.step import Step
 
 
 class Stopped(RuntimeError):
@@ -85,20 +84,10 @@ def train(
     share = Share(accelerator.process_index, accelerator.num_processes)
     config = recipe.guidance
     student = models.create(recipe.model, store.classes(recipe.data), recipe.seed, taps=recipe.imitates_maps)
-    method = None
-    if guide is not None:
-        method = guidance.create(config, student.shapes, guide.shapes, recipe.seed)
-        if isinstance(guide, Guide):
-            guide.to(device)
-    task = Task(student, method, config)
-    if device.type == "cuda" and share.world > 1:
-        task = torch.nn.SyncBatchNorm.convert_sync_batchnorm(task)  # of students that have batch norm: the global batch's
+    train_step = Step(recipe, student, guide, accelerator)
+    task, optimizer = train_step.task, train_step.optimizer
     batches = train_batches(recipe, store, device, share)
     test = TestBatches(recipe, store, device, share)
-    parallel, optimizer = accelerator.prepare(task, make_optimizer(task.to(device), settings))
-    own = settings.batch_size // share.world
-    micro = settings.micro_batch or own
-    micro_batches = [slice(first, first + micro) for first in range(0, own, micro)]
     evaluated_on = "held-out" if recipe.data.holdout else "test"
     progress = Progress(settings.epochs, batches.steps, not accelerator.is_main_process, evaluated_on)
 
@@ -141,25 +130,7 @@ def train(
         totals = totals.to(device)  # they stay there until the epoch ends: the step never waits for the host
         epoch_began = time.perf_counter()
         for step, batch in enumerate(batches.epoch(epoch, first_step), first_step + 1):
-            maps, logits = _imitated(guide, batch, recipe, accelerator) if guided else (None, None)
-            scales = drop_path[:, batch.positions]
-            for rows in micro_batches:
-                last = rows is micro_batches[-1]
-                with contextlib.nullcontext() if last else accelerator.no_sync(parallel):
-                    loss, guidance_loss, _ = parallel(
-                        batch.images[rows],
-                        batch.labels[rows],
-                        scales[:, rows],
-                        None if maps is None else [m[rows] for m in maps],
-                        None if logits is None else logits[rows],
-                    )
-                    accelerator.backward(loss / len(micro_batches))
-                totals += torch.stack([loss.detach(), guidance_loss]) / len(micro_batches)
-            if method is not None and not guided:
-                for parameter in method.parameters():
-                    parameter.grad = None  # at rest: without a gradient there is no weight decay either
-            optimizer.step()
-            optimizer.zero_grad()
+            totals += train_step(batch, drop_path[:, batch.positions], guided)
             progress.step()
             if step < batches.steps and _stop_agreed(stop, step, accelerator):
                 leave(epoch, step, totals)
@@ -197,7 +168,7 @@ def train(
     return Trained(
         history,
         kept["network"],
-        _on_cpu(method) if method is not None else {},
+        _on_cpu(task.guidance) if task.guidance is not None else {},
         kept["predicted"],
         sum(p.numel() for p in student.network.parameters() if p.requires_grad),
         earlier + time.perf_counter() - began,
@@ -224,28 +195,6 @@ def _stop_agreed(stop: Callable[[], bool], step: int, accelerator: Accelerator) 
     if step % AGREED_EVERY:
         return False
     return accelerator.reduce(torch.tensor(float(stop()), device=accelerator.device), "sum").item() > 0
-
-
-def _imitated(
-    guide: Guide | KeptFeatures, batch: Batch, recipe: Recipe, accelerator: Accelerator
-) -> tuple[list[Tensor], Tensor | None]:
-    """The guide's maps of this process's samples, and its logits where the recipe wants them. Where the guide's batch norm
-    uses the batch's statistics, every process runs it on the views of the global batch, so that one GPU and eight mean the
-    same statistics."""
-    if isinstance(guide, KeptFeatures):
-        return guide.maps(batch), None
-    view = guide.view(batch.images)
-    config, world = recipe.guidance, accelerator.num_processes
-    together = world > 1 and config.guide_norm == "batch" and config.guide_norm_scope == "global"
-    if together:
-        view = accelerator.gather(view)
-    with accelerator.autocast():
-        logits, maps = guide(view)
-    if together:
-        own = len(batch.labels)
-        mine = slice(accelerator.process_index * own, (accelerator.process_index + 1) * own)
-        logits, maps = logits[mine], [m[mine] for m in maps]
-    return maps, logits if config.logits != "none" else None
 
 
 def _on_cpu(module: torch.nn.Module) -> dict[str, Tensor]:

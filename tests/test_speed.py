@@ -1,0 +1,89 @@
+"""`bench speed` counts and times what a run does; how fast that is, no test says."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from conftest import command, refused
+
+from bench.models import create
+from bench.recipes import Registry
+from bench.schema import Recipe
+from bench.speed import Arm, random_store
+from bench.step import compile_mode
+
+registry = Registry()
+SETTINGS = ["data.train_images=64", "data.train_limit=32", "train.batch_size=16"]
+ARMS = {"baseline": SETTINGS, "guided": [*SETTINGS, "guide.train.batch_size=16"]}
+
+
+def multiplications(recipe: Recipe) -> int:
+    """Of one image's forward through a plain vision transformer: its linear layers, patches and attention."""
+    network, counted = create(recipe.model, 10, 0).network, []
+    for module in network.modules():
+        if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)):
+            module.register_forward_hook(
+                lambda m, _, out: counted.append(m.weight.numel() * out.numel() // m.weight.shape[0])
+            )
+    size = recipe.model.image_size
+    network(torch.zeros(1, 3, size, size))
+    tokens, width = (size // recipe.model.patch_size) ** 2 + 1, network.embed_dim
+    return sum(counted) + len(network.blocks) * 2 * tokens * tokens * width
+
+
+def test_flops_are_those_of_the_layers():
+    baseline, guided = (registry.compose(f"deit_micro/digits/{arm}", "quick", s) for arm, s in ARMS.items())
+    flops = Arm(baseline, random_store(baseline, 8)).flops()
+    assert flops["forward"] == pytest.approx(2 * multiplications(baseline), rel=1e-6)
+    assert 2.5 < flops["forward and backward"] / flops["forward"] <= 3 and "guide" not in flops
+    arm = Arm(guided, random_store(guided, 8))
+    more = arm.flops()
+    assert flops["forward"] < more["forward"] < 1.1 * flops["forward"] and more["guide"] > 0  # the projections
+    (weight, *_) = arm.step.task.parameters()
+    before = weight.detach().clone()
+    arm.steps(3)  # through the end of an epoch of two
+    assert not torch.equal(weight, before)
+
+
+def test_the_command_measures_every_part(tmp_path):
+    words = ["-m", "bench", "speed", "--recipe", "deit_micro/digits/guided", "--protocol", "quick", "--steps", "5"]
+    words += ["--compare", "plain", "--set", "data.train_limit=64", "--set", "augment.rand_augment=rand-m9-mstd0.5-inc1"]
+    done = command(*words, "--set", "data.workers=0", "--json", tmp_path / "speed.json", check=True)
+    found = json.loads((tmp_path / "speed.json").read_text())
+    assert list(found["arms"]) == ["guided", "baseline", "plain"]
+    assert list(found["parts_ms"]) == ["input", "guide", "forward", "backward", "optimiser"]
+    for name, arm in found["arms"].items():
+        assert arm["images_per_second"] == pytest.approx(1e3 * found["batch"] / arm["ms"])
+        assert arm["range_ms"][0] <= arm["ms"] <= arm["range_ms"][1]
+        assert f"{name:<10} " in done.stdout
+    ratio = found["arms"]["guided"]["ms"] / found["arms"]["baseline"]["ms"]
+    assert found["ratios"]["baseline"] == pytest.approx(ratio) and f"{ratio:.3f} of one of baseline" in done.stdout
+    assert all(math.isfinite(v) and v > 0 for v in (found["utilisation"], found["evaluation_images_per_second"]))
+    assert 0 < found["first_step"]["imports"] < found["first_step"]["seconds"]
+
+
+def test_what_cannot_be_measured_is_refused():
+    words = ["-m", "bench", "speed", "--recipe", "deit_micro/digits/guided", "--protocol", "quick"]
+    refused(command(*words, "--steps", "0"), "--steps", "allowed from 1")
+    refused(command(*words, "--synthetic", "0"), "--synthetic")
+
+
+@pytest.mark.parametrize(
+    ("settings", "device", "world", "mode"),
+    [
+        ([], "cpu", 1, None),
+        ([], "cuda", 1, "reduce-overhead"),
+        ([], "cuda", 2, "default"),
+        (["train.micro_batch=8"], "cuda", 1, "default"),
+        (["train.compile=off"], "cuda", 1, None),
+        (["train.compile=default"], "cpu", 1, "default"),
+        (["train.compile=graphs"], "cpu", 1, "default"),
+    ],
+)
+def test_compilation_is_for_gpus_and_graphs_for_single_processes(settings, device, world, mode):
+    recipe = registry.compose("deit_micro/digits/guided", "quick", settings)
+    assert compile_mode(recipe, torch.device(device), world) == mode
+    assert recipe.hash == registry.compose("deit_micro/digits/guided", "quick").hash
