@@ -149,11 +149,10 @@ def argument(kind: Kind, magnitude: np.ndarray, negative: np.ndarray, increasing
     return np.zeros_like(level)
 
 
-def rand_augment(images: Tensor, operations: Operations, fill: Tensor) -> None:
-    """Apply each sample's operations, in place.
+def rand_augment(images: Tensor, operations: Operations, fill: Tensor) -> Tensor:
+    """Each sample after its operations: [batch, 3, size, size] uint8, as `images`.
 
     Args:
-        images: [batch, 3, size, size] uint8.
         operations: of these samples.
         fill: [3, 1, 1] uint8, on the device of the images, the colour where a moved image has no pixels.
     """
@@ -166,20 +165,28 @@ def rand_augment(images: Tensor, operations: Operations, fill: Tensor) -> None:
         (Kind.ROTATE, Kind.ROTATE, lambda *group: _rotate(*group, fill)),
     )
     for kinds, arguments in zip(operations.kinds.T, operations.arguments.T, strict=True):
+        # Samples with the same operation side by side, so that each group is a view.
         order = np.argsort(kinds, kind="stable")
-        rows = _upload(order, images.device)
         kinds, arguments = kinds[order], arguments[order]
+        there, back = _upload(np.stack([order, np.argsort(order)]), images.device)
+        images = images.index_select(0, there)
         for first, last, function in groups:
             group = slice(*np.searchsorted(kinds, (first, last + 1)).tolist())
             if group.start < group.stop:
-                chosen = images.index_select(0, rows[group])
-                images.index_copy_(0, rows[group], function(chosen, kinds[group], arguments[group]))
+                images[group] = function(images[group], kinds[group], arguments[group])
+        images = images.index_select(0, back)
+    return images
 
 
 def _upload(values: np.ndarray, device: torch.device) -> Tensor:
     """Numbers on the device; from pinned memory, so that the host does not wait for a GPU."""
     tensor = torch.from_numpy(values)
     return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+
+def to_levels(values: Tensor) -> Tensor:
+    """Grey levels cut to whole ones from 0 to 255, uint8; the values are used up. By way of int16, since torch's way from float to uint8 is slow on a CPU."""
+    return values.clamp_(0, 255).to(torch.int16).to(torch.uint8)
 
 
 def _map_levels(images: Tensor, kinds: np.ndarray, arguments: np.ndarray) -> Tensor:
@@ -214,7 +221,7 @@ def _table(kind: int, argument: float) -> np.ndarray:
 
 def _auto_contrast(images: Tensor) -> Tensor:
     """[batch, 3, 256] uint8: the tables that stretch each channel over all levels."""
-    low, high = (side.float()[..., None] for side in torch.aminmax(images.flatten(2), dim=2))
+    low, high = (side(images, (2, 3)).float()[..., None] for side in (torch.amin, torch.amax))
     level = torch.arange(256.0, device=images.device)
     # One division of whole numbers, which float32 does exactly. Pillow multiplies by a rounded scale in double precision
     # and may land just below a whole number.
@@ -239,7 +246,7 @@ def _equalize(images: Tensor) -> Tensor:
 def _blend(base: Tensor, images: Tensor, factors: np.ndarray) -> Tensor:
     """Pillow's blend: away from `base` [batch, …] float32, whole levels, by a factor a sample, cut to whole levels."""
     factor = _upload(factors.astype(np.float32), images.device)[:, None, None, None]
-    return (images - base).mul_(factor).add_(base).clamp_(0, 255).to(torch.uint8)
+    return to_levels((images - base).mul_(factor).add_(base))
 
 
 def _grey(images: Tensor) -> Tensor:
@@ -270,11 +277,10 @@ def _sharpness(images: Tensor, kinds: np.ndarray, factors: np.ndarray) -> Tensor
     return _blend(base, images, factors)
 
 
-def _cubic(taps: tuple[Tensor, ...], along: Tensor) -> Tensor:
+def _cubic(first: Tensor, second: Tensor, third: Tensor, fourth: Tensor, along: Tensor) -> Tensor:
     """Pillow's interpolation when it moves images: Keys' cubic with a = -1 (its resize has -0.5) between the second and the
     third of four pixels, `along` from 0 to 1. In differences to the second, so that flat parts stay exactly flat: the
     result is cut to whole levels, and 99.99 would become 99."""
-    first, second, third, fourth = taps
     squared = along * along
     cubed = squared * along
     value = (first - second).mul_(2 * squared - cubed - along)
@@ -303,10 +309,10 @@ def _slide_rows(images: Tensor, shift: Tensor, fill: Tensor) -> Tensor:
     along = torch.arange(-1, size + 2, device=images.device)  # four pixels around each place; neighbours share three
     index = (start.long()[..., None] + along).clamp_(0, size - 1)
     pixels = images.gather(3, index[:, None].expand(-1, 3, -1, -1)).float()
-    value = _cubic(tuple(pixels[..., i : i + size] for i in range(4)), (shift - start)[:, None, :, None])
+    value = _cubic(*(pixels[..., i : i + size] for i in range(4)), (shift - start)[:, None, :, None])
     place = shift[..., None] + (torch.arange(size, device=images.device) + 0.5)
     inside = (place >= 0) & (place < size)
-    return torch.where(inside[:, None], value.clamp_(0, 255).to(torch.uint8), fill)
+    return _filled(value, inside, fill)
 
 
 def _rotate(images: Tensor, kinds: np.ndarray, degrees: np.ndarray, fill: Tensor) -> Tensor:
@@ -321,15 +327,17 @@ def _rotate(images: Tensor, kinds: np.ndarray, degrees: np.ndarray, fill: Tensor
     inside = (across >= 0) & (across < size) & (down >= 0) & (down < size)
     across, down = (place.sub_(0.5).clamp_(-0.5, size - 0.5).flatten(1) for place in (across, down))
     left, top = across.floor(), down.floor()
-    # Four neighbours of a row in one number of 32 bits, so that one look-up brings all of them.
-    padded = torch.nn.functional.pad(images.float(), (2, 2, 0, 0), mode="replicate").to(torch.uint8)
-    fours = padded.unfold(3, 4, 1).contiguous().view(torch.int32).flatten(2)
-    beside = (across - left)[:, None]
-    column, row = left.long() + 1, top.long()
+    columns = [(left.long() + right).clamp_(0, size - 1) for right in (-1, 0, 1, 2)]
+    pixels, beside = images.flatten(2), (across - left)[:, None]
     values = []
     for below in (-1, 0, 1, 2):
-        index = (row + below).clamp_(0, size - 1).mul_(size + 1).add_(column)
-        taps = fours.gather(2, index[:, None].expand(-1, 3, -1)).view(torch.uint8).view(batch, 3, -1, 4)
-        values.append(_cubic(taps.movedim(3, 0).float().unbind(0), beside))
-    value = _cubic(tuple(values), (down - top)[:, None])
-    return torch.where(inside[:, None], value.view_as(images).clamp_(0, 255).to(torch.uint8), fill)
+        row = (top.long() + below).clamp_(0, size - 1).mul_(size)
+        taps = (pixels.gather(2, (row + column)[:, None].expand(-1, 3, -1)).float() for column in columns)
+        values.append(_cubic(*taps, beside))
+    return _filled(_cubic(*values, (down - top)[:, None]).view(batch, 3, size, size), inside, fill)
+
+
+def _filled(values: Tensor, inside: Tensor, fill: Tensor) -> Tensor:
+    """Values cut to whole levels inside, the fill colour elsewhere. In products, since torch.where is slow on a CPU."""
+    inside = inside[:, None].to(torch.uint8)
+    return to_levels(values).mul_(inside).add_((1 - inside) * fill)
