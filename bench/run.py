@@ -123,6 +123,7 @@ def check_feasible(recipe: Recipe, processes: int | None) -> None:
     """Refuse at once what could only fail later, after the hours that a guide's training takes."""
     from bench import models
     from bench.data.batches import timm_transform
+    from bench.data.rand_augment import parse
     from bench.processes import check_launch, choose_device, choose_precision
 
     world = check_launch(processes)
@@ -140,6 +141,8 @@ def check_feasible(recipe: Recipe, processes: int | None) -> None:
             check_micro_batch(built, part, world)
             if part.data.pipeline == "pil":
                 timm_transform(part)
+            elif part.augment.rand_augment:
+                parse(part.augment.rand_augment)
 
 
 def check_batch_of_one(network: Any, recipe: Recipe, world: int) -> None:

@@ -88,7 +88,7 @@ class Augment:
     crop_ratio: tuple[float, float] = key((3 / 4, 4 / 3), low=0.01, high=100)  # width / height; random_resized
     padding: int = key(0, low=0)  # native px of black on each side before a crop of the native size; padded
     flip: float = key(0.5, low=0, high=1)  # probability
-    rand_augment: str | None = None  # timm's configuration string
+    rand_augment: str | None = None  # timm's configuration string; batched takes m, mstd, inc, n and p
     erase: float = key(0.25, low=0, high=1)  # probability
     mean: tuple[float, float, float] = key(IMAGENET_MEAN, low=0, high=1)
     std: tuple[float, float, float] = key(IMAGENET_STD, low=0.0001, high=1)

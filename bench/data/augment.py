@@ -174,8 +174,8 @@ def crop_and_resize(
     rows = pixels.permute(0, 1, 3, 2).reshape(batch, height * 3, width).float()
     # Pillow rounds halves up
     rows = torch.matmul(rows, across.transpose(1, 2)).add_(0.5).floor_().clamp_(0, 255)
-    image = to_levels(torch.matmul(down, rows.view(batch, height, 3 * size)).add_(0.5))
-    return image.view(batch, size, 3, size).permute(0, 2, 1, 3).contiguous()
+    image = torch.matmul(down, rows.view(batch, height, 3 * size)).add_(0.5)
+    return to_levels(image.view(batch, size, 3, size).permute(0, 2, 1, 3))
 
 
 class BatchTransform:

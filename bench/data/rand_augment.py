@@ -1,8 +1,8 @@
 """RandAugment of a whole batch on the device, each sample with operations of its own (arXiv 1909.13719).
 
 It is what timm's transform of the same configuration does with Pillow, in distribution, and each operation gives Pillow's
-grey levels. `draw_operations` draws on the host for all positions of an epoch; `rand_augment` applies a batch's share. Which
-samples an operation falls on is therefore known on the host, and nothing waits for the device.
+grey levels. `draw_operations` draws on the host for all positions of an epoch; `rand_augment` applies a batch's share. So
+the host knows which samples an operation falls on, and nothing waits for the device.
 """
 
 from __future__ import annotations
@@ -185,8 +185,9 @@ def _upload(values: np.ndarray, device: torch.device) -> Tensor:
 
 
 def to_levels(values: Tensor) -> Tensor:
-    """Grey levels cut to whole ones from 0 to 255, uint8; the values are used up. By way of int16, since torch's way from float to uint8 is slow on a CPU."""
-    return values.clamp_(0, 255).to(torch.int16).to(torch.uint8)
+    """Grey levels cut to whole ones from 0 to 255: contiguous uint8. The values are used up. By way of int16, since torch's
+    way from float to uint8 is slow on a CPU."""
+    return values.clamp_(0, 255).to(torch.int16).to(torch.uint8, memory_format=torch.contiguous_format)
 
 
 def _map_levels(images: Tensor, kinds: np.ndarray, arguments: np.ndarray) -> Tensor:
@@ -293,8 +294,9 @@ def _slide(images: Tensor, kinds: np.ndarray, arguments: np.ndarray, fill: Tenso
     size = images.shape[-1]
     rows = int(np.searchsorted(kinds, Kind.SHEAR_Y))
     sheared = (kinds == Kind.SHEAR_X) | (kinds == Kind.SHEAR_Y)
-    # px that each row is moved by; of columns, the image is turned first
-    shear, pixels = _upload(np.where([sheared, ~sheared], [arguments, arguments * size], 0).astype(np.float32), images.device)
+    slopes = np.where([sheared, ~sheared], [arguments, arguments * size], 0).astype(np.float32)
+    shear, pixels = _upload(slopes, images.device)
+    # px that each row is moved by; columns are rows of the image turned over
     shift = shear[:, None] * (torch.arange(size, device=images.device) + 0.5) + pixels[:, None]
     turned = torch.cat([images[:rows], images[rows:].transpose(2, 3)])
     moved = _slide_rows(turned, shift, fill)

@@ -11,9 +11,10 @@ from bench.recipes import Registry
 from bench.schema import RecipeError
 
 CPU = torch.device("cpu")
-PIL = ["data.train_limit=96", "train.batch_size=32", "data.workers=0"]
+PIL = ["data.pipeline=pil", "data.train_limit=96", "train.batch_size=32", "data.workers=0"]
 GUIDES = ["guide.train.batch_size=32"]
 BATCHED = ["train.batch_size=32", "augment.crop=random_resized", "augment.flip=0.5", "augment.erase=0.5"]
+RANDOM = "augment.rand_augment=rand-m9-mstd0.5-inc1"
 registry = Registry()
 
 
@@ -26,10 +27,12 @@ def compose(pipeline, *settings, arm="baseline", seed=0):
     if pipeline == "pil":
         settings = [*PIL, *settings, *(GUIDES if arm == "guided" else [])]
         return registry.compose(f"deit_micro/digits/{arm}", "paper", settings, seed=seed)
+    if pipeline == "batched-rand":
+        settings = [RANDOM, *settings]
     return registry.compose(f"deit_micro/digits/{arm}", "quick", [*BATCHED, *settings], seed=seed)
 
 
-@pytest.mark.parametrize("pipeline", ["pil", "batched"])
+@pytest.mark.parametrize("pipeline", ["pil", "batched", "batched-rand"])
 def test_any_number_of_processes_sees_the_same_global_batches(store, pipeline):
     recipe = compose(pipeline)
     alone = list(train_batches(recipe, store, CPU).epoch(1))
@@ -41,7 +44,7 @@ def test_any_number_of_processes_sees_the_same_global_batches(store, pipeline):
         assert [part[step].positions.start for part in parts] == list(range(step * 32, step * 32 + 32, 8))
 
 
-@pytest.mark.parametrize("pipeline", ["pil", "batched"])
+@pytest.mark.parametrize("pipeline", ["pil", "batched", "batched-rand"])
 def test_epochs_and_seeds_differ_and_repeat(store, pipeline):
     def first(seed, epoch):
         return next(iter(train_batches(compose(pipeline, seed=seed), store, CPU).epoch(epoch))).images
@@ -50,7 +53,7 @@ def test_epochs_and_seeds_differ_and_repeat(store, pipeline):
     assert not torch.equal(first(0, 0), first(0, 1)) and not torch.equal(first(0, 0), first(1, 0))
 
 
-@pytest.mark.parametrize("pipeline", ["pil", "batched"])
+@pytest.mark.parametrize("pipeline", ["pil", "batched", "batched-rand"])
 def test_baseline_and_guided_of_one_seed_see_the_same_images(store, pipeline):
     arms = [train_batches(compose(pipeline, arm=arm, seed=2), store, CPU) for arm in ("baseline", "guided")]
     for baseline, guided in zip(*(arm.epoch(0) for arm in arms), strict=True):
