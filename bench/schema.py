@@ -71,7 +71,10 @@ class Data:
     licence: str = key("", hashed=False)
     ask: str = key("", hashed=False)  # whom to ask for a dataset that nobody may pass on
     pipeline: Literal["batched", "pil"] = "batched"  # on the device for a whole batch | timm's transform in workers
-    workers: int | None = key(None, low=0, hashed=False)  # of the pil pipeline; None: one a core
+    # Where the batched pipeline keeps the pixels: on the device, or on the host, which then feeds them step by step; auto:
+    # on the device where they fit. Images that differ in size stay on the host.
+    residence: Literal["auto", "device", "host"] = key("auto", hashed=False)
+    workers: int | None = key(None, low=0, hashed=False)  # of the pil pipeline, and of crops on the host; None: one a core
     subset: int | None = key(None, low=2)  # only the first so many classes; the files need not hold the others
     # A share of each class of the training set that is evaluated in place of the test set, which is left alone: for
     # choosing epochs and settings.

@@ -48,11 +48,11 @@ class Draws:
         return Draws(*(None if (value := getattr(self, f.name)) is None else value[rows] for f in fields(self)))
 
 
-def draw(augment: Augment, native: tuple[int, int], size: int, count: int, seed: int, epoch: int) -> Draws:
+def draw(augment: Augment, native: tuple[int, int] | np.ndarray, size: int, count: int, seed: int, epoch: int) -> Draws:
     """The numbers for `count` positions of one epoch.
 
     Args:
-        native: height and width of the stored images, px.
+        native: height and width of the stored images, px; or [count, 2], those of the image at each position.
         size: side of the network's input, px.
     """
     crop = generator(seed, Stream.CROP, epoch)
@@ -62,7 +62,7 @@ def draw(augment: Augment, native: tuple[int, int], size: int, count: int, seed:
         corner = crop.integers(0, 2 * augment.padding, size=(count, 2), endpoint=True)
         boxes = np.concatenate([corner, np.broadcast_to(native, (count, 2))], axis=1)
     else:
-        boxes = np.broadcast_to(np.array([0, 0, *native]), (count, 4))
+        boxes = np.concatenate([np.zeros((count, 2)), np.broadcast_to(native, (count, 2))], axis=1)
     flips = generator(seed, Stream.FLIP, epoch).random(count) < augment.flip
     # timm's RandomErasing: area 2 % to 33 %, aspect 0.3 to 1/0.3, strictly smaller than the image, else nothing
     erase = generator(seed, Stream.ERASE, epoch)
@@ -80,7 +80,7 @@ def draw(augment: Augment, native: tuple[int, int], size: int, count: int, seed:
 def _random_boxes(
     random: np.random.Generator,
     count: int,
-    image: tuple[int, int],
+    image: tuple[int, int] | np.ndarray,
     area: tuple[float, float],
     ratio: tuple[float, float],
     erasing: float | None = None,
@@ -91,9 +91,9 @@ def _random_boxes(
     With `erasing`, a probability, the boxes of timm's erasing: its ratio is height / width rather than width / height, a
     box may not fill the image, and there is none where no attempt fits or the probability says so.
     """
-    height, width = image
+    height, width = np.broadcast_to(np.asarray(image, np.int64), (count, 2)).T
     uniform = random.random((count, 2 * ATTEMPTS + 3))  # a row a position, so that a row does not depend on the count
-    share = (area[0] + (area[1] - area[0]) * uniform[:, :ATTEMPTS]) * (height * width)
+    share = (area[0] + (area[1] - area[0]) * uniform[:, :ATTEMPTS]) * (height * width)[:, None]
     low, high = np.log(ratio)
     aspect = np.exp(low + (high - low) * uniform[:, ATTEMPTS : 2 * ATTEMPTS])
     if erasing is not None:
@@ -101,15 +101,16 @@ def _random_boxes(
     box_width = np.rint(np.sqrt(share * aspect)).astype(np.int64)
     box_height = np.rint(np.sqrt(share / aspect)).astype(np.int64)
     room = 0 if erasing is None else 1
-    fits = (box_width <= width - room) & (box_height <= height - room) & (box_width > 0) & (box_height > 0)
+    fits = (box_width > 0) & (box_width <= width[:, None] - room)
+    fits &= (box_height > 0) & (box_height <= height[:, None] - room)
     if erasing is not None:
         fits &= uniform[:, -1:] < erasing
     first = np.arange(count), fits.argmax(1)
     box_width, box_height, found = box_width[first], box_height[first], fits.any(1)
-    fallback_height, fallback_width = 0, 0
+    fallback_height = fallback_width = np.zeros(count, np.int64)
     if erasing is None:
-        fallback_width = min(width, round(height * ratio[1])) if width / height > ratio[1] else width
-        fallback_height = min(height, round(width / ratio[0])) if width / height < ratio[0] else height
+        fallback_width = np.minimum(width, np.rint(height * ratio[1]).astype(np.int64))
+        fallback_height = np.minimum(height, np.rint(width / ratio[0]).astype(np.int64))
     box_width = np.where(found, box_width, fallback_width)
     box_height = np.where(found, box_height, fallback_height)
     where = uniform[:, -3:-1].T
@@ -196,13 +197,17 @@ class BatchTransform:
         self._fill = torch.tensor(fill, dtype=torch.uint8, device=device).view(3, 1, 1)
         self._part = CPU_PART if device.type == "cpu" else None
 
-    def train(self, pixels: Tensor, draws: Draws) -> Tensor:
-        """[batch, height, width, 3] uint8 and its rows of the epoch's draws to [batch, 3, size, size] float32."""
+    def train(self, pixels: Tensor, draws: Draws, cropped: bool = False) -> Tensor:
+        """[batch, height, width, 3] uint8 and its rows of the epoch's draws to [batch, 3, size, size] float32.
+
+        Args:
+            cropped: the pixels were cut to their boxes and resized to [batch, size, size, 3] before.
+        """
         out = torch.empty(len(pixels), 3, self._size, self._size, device=pixels.device)
         part = self._part or len(pixels)
         for first in range(0, len(pixels), part):
             rows = slice(first, first + part)
-            self._augment_into(out[rows], pixels[rows], draws[rows])
+            self._augment_into(out[rows], pixels[rows], draws[rows], cropped)
         return out
 
     def test(self, pixels: Tensor) -> Tensor:
@@ -210,10 +215,14 @@ class BatchTransform:
         whole = torch.tensor([[0, 0, *pixels.shape[1:3]]], device=pixels.device)
         return crop_and_resize(pixels, whole, self._size, "bilinear").mul(self._scale).add_(self._shift)
 
-    def _augment_into(self, out: Tensor, pixels: Tensor, draws: Draws) -> None:
-        if padding := self._augment.padding:
-            pixels = torch.nn.functional.pad(pixels, (0, 0, padding, padding, padding, padding))
-        images = crop_and_resize(pixels, draws.boxes, self._size, "bicubic", draws.flips)
+    def _augment_into(self, out: Tensor, pixels: Tensor, draws: Draws, cropped: bool) -> None:
+        if cropped:
+            images = pixels.permute(0, 3, 1, 2)
+            images = torch.where(draws.flips[:, None, None, None], images.flip(3), images).contiguous()
+        else:
+            if padding := self._augment.padding:
+                pixels = torch.nn.functional.pad(pixels, (0, 0, padding, padding, padding, padding))
+            images = crop_and_resize(pixels, draws.boxes, self._size, "bicubic", draws.flips)
         if draws.operations is not None:
             images = rand_augment(images, draws.operations, self._fill)
         out.copy_(images).mul_(self._scale).add_(self._shift)
