@@ -26,6 +26,7 @@ class Stream(IntEnum):
     PROJECTION = 9  # initial weights
     HOLDOUT = 10  # which training images `data.holdout` evaluates on
     TEST_SHARE = 11  # which images are the test set of a dataset that has none
+    RAND_AUGMENT = 12  # of the batched pipeline
 
 
 def generator(seed: int, stream: Stream, epoch: int = 0) -> np.random.Generator:

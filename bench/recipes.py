@@ -367,8 +367,6 @@ def _check_together(recipe: Recipe, given: Mapping[str, Given], of_guide: Collec
         fail("model.builder", f"got {model.builder!r}, allowed: {', '.join(builders)}{nearest(model.builder, builders)}")
     if model.timm is not None and not re.fullmatch(r"[A-Za-z0-9_]+", model.timm):
         fail("model.timm", f"got {model.timm!r}, allowed is the name of an architecture; no weights are loaded")
-    if augment.rand_augment and data.pipeline == "batched":
-        fail("augment.rand_augment", "needs data.pipeline=pil; the batched pipeline has no RandAugment yet")
     if augment.crop != "random_resized" and data.pipeline == "pil":
         fail("augment.crop", f"{augment.crop!r} needs data.pipeline=batched; timm's transform crops at random sizes")
     if augment.padding and augment.crop != "padded":

@@ -130,19 +130,27 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def check_batches(recipe: Recipe, store: Any) -> None:
-    """Refuse batches of more images than there are to train on, the guide's too; only whole batches count."""
+    """Refuse what the images themselves rule out, of the guide too: batches of more than there are to train on, since only
+    whole ones count, and a place for them that they cannot have."""
+    from bench.data.batches import check_residence
+
     for prefix, part in (("", recipe), ("guide.", recipe.guide)):
-        if part is not None and part.train.batch_size > (images := len(store.training(part.data))):
+        if part is None:
+            continue
+        training = store.training(part.data)
+        if part.train.batch_size > (images := len(training)):
             raise RecipeError(
                 f"{prefix}train.batch_size: got {part.train.batch_size}, but there are {images} training images and only"
                 f" whole batches count: --set {prefix}train.batch_size=N"
             )
+        check_residence(part.data, training)
 
 
 def check_feasible(recipe: Recipe, processes: int | None) -> None:
     """Refuse at once what could only fail later, after the hours that a guide's training takes."""
     from bench import models
     from bench.data.batches import timm_transform
+    from bench.data.rand_augment import parse
     from bench.processes import check_launch, choose_device, choose_precision
 
     world = check_launch(processes)
@@ -160,6 +168,8 @@ def check_feasible(recipe: Recipe, processes: int | None) -> None:
             check_micro_batch(built, part, world)
             if part.data.pipeline == "pil":
                 timm_transform(part)
+            elif part.augment.rand_augment:
+                parse(part.augment.rand_augment)
 
 
 def check_batch_of_one(network: Any, recipe: Recipe, world: int) -> None:

@@ -71,7 +71,10 @@ class Data:
     licence: str = key("", hashed=False)
     ask: str = key("", hashed=False)  # whom to ask for a dataset that nobody may pass on
     pipeline: Literal["batched", "pil"] = "batched"  # on the device for a whole batch | timm's transform in workers
-    workers: int | None = key(None, low=0, hashed=False)  # of the pil pipeline; None: one a core
+    # Where the batched pipeline keeps the pixels: on the device, or on the host, which then feeds them step by step; auto:
+    # on the device where they fit. Images that differ in size stay on the host.
+    residence: Literal["auto", "device", "host"] = key("auto", hashed=False)
+    workers: int | None = key(None, low=0, hashed=False)  # of the pil pipeline, and of crops on the host; None: one a core
     subset: int | None = key(None, low=2)  # only the first so many classes; the files need not hold the others
     # A share of each class of the training set that is evaluated in place of the test set, which is left alone: for
     # choosing epochs and settings.
@@ -88,7 +91,7 @@ class Augment:
     crop_ratio: tuple[float, float] = key((3 / 4, 4 / 3), low=0.01, high=100)  # width / height; random_resized
     padding: int = key(0, low=0)  # native px of black on each side before a crop of the native size; padded
     flip: float = key(0.5, low=0, high=1)  # probability
-    rand_augment: str | None = None  # timm's configuration string
+    rand_augment: str | None = None  # timm's configuration string; batched takes m, mstd, inc, n and p
     erase: float = key(0.25, low=0, high=1)  # probability
     mean: tuple[float, float, float] = key(IMAGENET_MEAN, low=0, high=1)
     std: tuple[float, float, float] = key(IMAGENET_STD, low=0.0001, high=1)

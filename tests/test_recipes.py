@@ -227,7 +227,6 @@ def test_set_numbers_may_be_spelt_as_python_reads_them():
         ("resnet56/cifar10", "guide.train.epochs=1", ["write train.epochs"]),
         ("deit_tiny/cifar10/baseline", "train.batch_size=60000", ["60000", "50000"]),
         ("deit_tiny/cifar10/baseline", "data.train_limit=60000", ["60000", "50000"]),
-        ("deit_tiny/cifar10/baseline", "data.pipeline=batched", ["rand_augment"]),
         ("deit_tiny/cifar10/baseline", "train.lr", ["key.path=value"]),
         ("deit_tiny/cifar10/baseline", "train.lr=[1", ["YAML"]),
         ("deit_tiny/cifar10/baseline", "train.epochs=2020-13-45", ["YAML"]),

@@ -1,22 +1,25 @@
 """Augmentation of a whole batch on the device, each sample with numbers of its own.
 
 `draw` makes the numbers of an epoch on the host; `BatchTransform` applies them. Crop and resize are two batched matrix
-products with one weight matrix a sample, which is what Pillow's antialiased resize computes.
+products with one weight matrix a sample, which is what Pillow's antialiased resize computes. From there to the
+normalisation images are whole grey levels in uint8, a quarter of the memory to move.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from bench.data.rand_augment import Operations, draw_operations, parse, rand_augment, to_levels
 from bench.draws import Stream, generator
 from bench.schema import Augment
 
 ATTEMPTS = 10  # boxes that torchvision's crop and timm's erasing try before they give up
+CPU_PART = 32  # images that a CPU augments at once, so that they stay in its caches
 
 
 @dataclass(frozen=True)
@@ -25,27 +28,31 @@ class Draws:
 
     boxes: [positions, 4] float32, top, left, height, width of the crop in px of the (padded) native image.
     flips: [positions] bool.
-    erased: [positions, 4] int64, top, left, height, width in px of the input; height 0 erases nothing.
-    noise: [positions, 2] int64, where in the noise bank the filling begins.
+    erased: [positions, 4] int64, top, left, height, width in px of the input; height 0 erases nothing. On the host.
+    noise: [positions, 2] int64, where in the noise bank the filling begins. On the host.
+    operations: of RandAugment, on the host; None without it.
     """
 
     boxes: Tensor
     flips: Tensor
     erased: Tensor
     noise: Tensor
+    operations: Operations | None = None
 
     def to(self, device: torch.device) -> Draws:
-        return Draws(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
+        """With boxes and flips on the device. The rest stays where it can be looked at without waiting for the device."""
+        boxes, flips = (tensor.to(device, non_blocking=True) for tensor in (self.boxes, self.flips))
+        return replace(self, boxes=boxes, flips=flips)
 
-    def __getitem__(self, rows: slice | Tensor) -> Draws:
-        return Draws(*(getattr(self, f.name)[rows] for f in fields(self)))
+    def __getitem__(self, rows: slice) -> Draws:
+        return Draws(*(None if (value := getattr(self, f.name)) is None else value[rows] for f in fields(self)))
 
 
-def draw(augment: Augment, native: tuple[int, int], size: int, count: int, seed: int, epoch: int) -> Draws:
+def draw(augment: Augment, native: tuple[int, int] | np.ndarray, size: int, count: int, seed: int, epoch: int) -> Draws:
     """The numbers for `count` positions of one epoch.
 
     Args:
-        native: height and width of the stored images, px.
+        native: height and width of the stored images, px; or [count, 2], those of the image at each position.
         size: side of the network's input, px.
     """
     crop = generator(seed, Stream.CROP, epoch)
@@ -55,7 +62,7 @@ def draw(augment: Augment, native: tuple[int, int], size: int, count: int, seed:
         corner = crop.integers(0, 2 * augment.padding, size=(count, 2), endpoint=True)
         boxes = np.concatenate([corner, np.broadcast_to(native, (count, 2))], axis=1)
     else:
-        boxes = np.broadcast_to(np.array([0, 0, *native]), (count, 4))
+        boxes = np.concatenate([np.zeros((count, 2)), np.broadcast_to(native, (count, 2))], axis=1)
     flips = generator(seed, Stream.FLIP, epoch).random(count) < augment.flip
     # timm's RandomErasing: area 2 % to 33 %, aspect 0.3 to 1/0.3, strictly smaller than the image, else nothing
     erase = generator(seed, Stream.ERASE, epoch)
@@ -66,13 +73,14 @@ def draw(augment: Augment, native: tuple[int, int], size: int, count: int, seed:
         torch.from_numpy(flips),
         torch.from_numpy(erased),
         torch.from_numpy(noise),
+        draw_operations(parse(augment.rand_augment), count, seed, epoch) if augment.rand_augment else None,
     )
 
 
 def _random_boxes(
     random: np.random.Generator,
     count: int,
-    image: tuple[int, int],
+    image: tuple[int, int] | np.ndarray,
     area: tuple[float, float],
     ratio: tuple[float, float],
     erasing: float | None = None,
@@ -83,9 +91,9 @@ def _random_boxes(
     With `erasing`, a probability, the boxes of timm's erasing: its ratio is height / width rather than width / height, a
     box may not fill the image, and there is none where no attempt fits or the probability says so.
     """
-    height, width = image
+    height, width = np.broadcast_to(np.asarray(image, np.int64), (count, 2)).T
     uniform = random.random((count, 2 * ATTEMPTS + 3))  # a row a position, so that a row does not depend on the count
-    share = (area[0] + (area[1] - area[0]) * uniform[:, :ATTEMPTS]) * (height * width)
+    share = (area[0] + (area[1] - area[0]) * uniform[:, :ATTEMPTS]) * (height * width)[:, None]
     low, high = np.log(ratio)
     aspect = np.exp(low + (high - low) * uniform[:, ATTEMPTS : 2 * ATTEMPTS])
     if erasing is not None:
@@ -93,15 +101,16 @@ def _random_boxes(
     box_width = np.rint(np.sqrt(share * aspect)).astype(np.int64)
     box_height = np.rint(np.sqrt(share / aspect)).astype(np.int64)
     room = 0 if erasing is None else 1
-    fits = (box_width <= width - room) & (box_height <= height - room) & (box_width > 0) & (box_height > 0)
+    fits = (box_width > 0) & (box_width <= width[:, None] - room)
+    fits &= (box_height > 0) & (box_height <= height[:, None] - room)
     if erasing is not None:
         fits &= uniform[:, -1:] < erasing
     first = np.arange(count), fits.argmax(1)
     box_width, box_height, found = box_width[first], box_height[first], fits.any(1)
-    fallback_height, fallback_width = 0, 0
+    fallback_height = fallback_width = np.zeros(count, np.int64)
     if erasing is None:
-        fallback_width = min(width, round(height * ratio[1])) if width / height > ratio[1] else width
-        fallback_height = min(height, round(width / ratio[0])) if width / height < ratio[0] else height
+        fallback_width = np.minimum(width, np.rint(height * ratio[1]).astype(np.int64))
+        fallback_height = np.minimum(height, np.rint(width / ratio[0]).astype(np.int64))
     box_width = np.where(found, box_width, fallback_width)
     box_height = np.where(found, box_height, fallback_height)
     where = uniform[:, -3:-1].T
@@ -155,7 +164,7 @@ def crop_and_resize(
         flips: [batch] bool, mirror the result left to right.
 
     Returns:
-        [batch, 3, size, size] float32, whole numbers from 0 to 255.
+        [batch, 3, size, size] uint8.
     """
     batch, height, width, _ = pixels.shape
     top, left, box_height, box_width = boxes.float().unbind(1)
@@ -164,13 +173,10 @@ def crop_and_resize(
     if flips is not None:
         across = torch.where(flips[:, None, None], across.flip(1), across)
     rows = pixels.permute(0, 1, 3, 2).reshape(batch, height * 3, width).float()
-    rows = _grey_levels(torch.matmul(rows, across.transpose(1, 2)))
-    image = _grey_levels(torch.matmul(down, rows.view(batch, height, 3 * size)))
-    return image.view(batch, size, 3, size).permute(0, 2, 1, 3)
-
-
-def _grey_levels(x: Tensor) -> Tensor:
-    return x.add_(0.5).floor_().clamp_(0, 255)  # Pillow rounds halves up
+    # Pillow rounds halves up
+    rows = torch.matmul(rows, across.transpose(1, 2)).add_(0.5).floor_().clamp_(0, 255)
+    image = torch.matmul(down, rows.view(batch, height, 3 * size)).add_(0.5)
+    return to_levels(image.view(batch, size, 3, size).permute(0, 2, 1, 3))
 
 
 class BatchTransform:
@@ -187,26 +193,42 @@ class BatchTransform:
         self._scale, self._shift = 1 / (255 * std), -mean / std
         bank = generator(seed, Stream.NOISE, 2**32 - 1).standard_normal((3, 2 * size, 2 * size), np.float32)
         self._bank = torch.from_numpy(bank).to(device)
+        fill = [min(255, round(255 * level)) for level in augment.mean]  # timm's
+        self._fill = torch.tensor(fill, dtype=torch.uint8, device=device).view(3, 1, 1)
+        self._part = CPU_PART if device.type == "cpu" else None
 
-    def train(self, pixels: Tensor, draws: Draws) -> Tensor:
-        """[batch, height, width, 3] uint8 and its rows of the epoch's draws to [batch, 3, size, size] float32."""
-        if padding := self._augment.padding:
-            pixels = torch.nn.functional.pad(pixels, (0, 0, padding, padding, padding, padding))
-        images = crop_and_resize(pixels, draws.boxes, self._size, "bicubic", draws.flips)
-        images = images.mul(self._scale).add_(self._shift)
-        return self._erase(images, draws) if self._augment.erase else images
+    def train(self, pixels: Tensor, draws: Draws, cropped: bool = False) -> Tensor:
+        """[batch, height, width, 3] uint8 and its rows of the epoch's draws to [batch, 3, size, size] float32.
+
+        Args:
+            cropped: the pixels were cut to their boxes and resized to [batch, size, size, 3] before.
+        """
+        out = torch.empty(len(pixels), 3, self._size, self._size, device=pixels.device)
+        part = self._part or len(pixels)
+        for first in range(0, len(pixels), part):
+            rows = slice(first, first + part)
+            self._augment_into(out[rows], pixels[rows], draws[rows], cropped)
+        return out
 
     def test(self, pixels: Tensor) -> Tensor:
         """[batch, height, width, 3] uint8 to [batch, 3, size, size] float32: Pillow's bilinear resize, no crop."""
         whole = torch.tensor([[0, 0, *pixels.shape[1:3]]], device=pixels.device)
         return crop_and_resize(pixels, whole, self._size, "bilinear").mul(self._scale).add_(self._shift)
 
-    def _erase(self, images: Tensor, draws: Draws) -> Tensor:
-        along = torch.arange(self._size, device=images.device)
-        top, left, height, width = (side[:, None] for side in draws.erased.unbind(1))
-        rows = (along >= top) & (along < top + height)
-        columns = (along >= left) & (along < left + width)
-        inside = rows[:, None, :, None] & columns[:, None, None, :]
-        from_row, from_column = (draws.noise[:, i, None] + along for i in range(2))
-        noise = self._bank[:, from_row[:, :, None], from_column[:, None, :]].transpose(0, 1)
-        return torch.where(inside, noise, images)
+    def _augment_into(self, out: Tensor, pixels: Tensor, draws: Draws, cropped: bool) -> None:
+        if cropped:
+            images = pixels.permute(0, 3, 1, 2)
+            images = torch.where(draws.flips[:, None, None, None], images.flip(3), images).contiguous()
+        else:
+            if padding := self._augment.padding:
+                pixels = torch.nn.functional.pad(pixels, (0, 0, padding, padding, padding, padding))
+            images = crop_and_resize(pixels, draws.boxes, self._size, "bicubic", draws.flips)
+        if draws.operations is not None:
+            images = rand_augment(images, draws.operations, self._fill)
+        out.copy_(images).mul_(self._scale).add_(self._shift)
+        for image, erased, noise in zip(out, draws.erased.tolist(), draws.noise.tolist(), strict=True):
+            top, left, height, width = erased
+            if height:
+                row, column = noise
+                from_bank = self._bank[:, row + top : row + top + height, column + left : column + left + width]
+                image[:, top : top + height, left : left + width] = from_bank

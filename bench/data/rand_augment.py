@@ -1,0 +1,345 @@
+"""RandAugment of a whole batch on the device, each sample with operations of its own (arXiv 1909.13719).
+
+It is what timm's transform of the same configuration does with Pillow, in distribution, and each operation gives Pillow's
+grey levels. `draw_operations` draws on the host for all positions of an epoch; `rand_augment` applies a batch's share. So
+the host knows which samples an operation falls on, and nothing waits for the device.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.draws import Stream, generator
+from bench.schema import RecipeError
+
+
+class Kind(IntEnum):
+    """The operations, those that are computed together side by side."""
+
+    NONE = -1
+    INVERT = 0
+    POSTERIZE = 1
+    SOLARIZE = 2
+    SOLARIZE_ADD = 3
+    BRIGHTNESS = 4
+    AUTO_CONTRAST = 5
+    EQUALIZE = 6
+    COLOR = 7
+    CONTRAST = 8
+    SHARPNESS = 9
+    SHEAR_X = 10
+    TRANSLATE_X = 11
+    SHEAR_Y = 12
+    TRANSLATE_Y = 13
+    ROTATE = 14
+
+
+KINDS = len(Kind) - 1
+TOP = 10  # the magnitude at which an operation is strongest
+MOST_LAYERS = 16
+SECTION = re.compile(r"(mstd|inc|m|n|p)([0-9]+(?:\.[0-9]+)?)")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a configuration such as `rand-m9-mstd0.5-inc1` says.
+
+    magnitude: m, 0 to 10.
+    deviation: mstd, of each operation's magnitude around m; above 100 it is drawn uniformly from 0 to m.
+    increasing: inc, whether posterize, solarize and the enhancements grow stronger with the magnitude.
+    layers: n, operations drawn for each image, with replacement.
+    probability: p, that a drawn operation is applied.
+    """
+
+    magnitude: float = TOP
+    deviation: float = 0.0
+    increasing: bool = False
+    layers: int = 2
+    probability: float = 0.5
+
+
+def parse(text: str) -> Settings:
+    """The settings of a timm configuration, sections in any order.
+
+    Raises:
+        RecipeError: it says something else, or what the batched pipeline does not do.
+    """
+    allowed = {"m": (0, TOP), "mstd": (0, math.inf), "inc": (0, 1), "n": (1, MOST_LAYERS), "p": (0, 1)}
+    first, *sections = text.split("-")
+    given: dict[str, float] = {}
+    for name, number in (match.groups() if (match := SECTION.fullmatch(s)) else ("", "") for s in sections):
+        known = name in allowed and name not in given and (name in ("mstd", "p") or "." not in number)
+        if not known or not allowed[name][0] <= float(number) <= allowed[name][1]:
+            first = ""
+            break
+        given[name] = float(number)
+    if first != "rand":
+        raise RecipeError(
+            f"augment.rand_augment: got {text!r}, data.pipeline=batched allows rand with m0 to m{TOP}, mstd, inc0 or inc1,"
+            f" n1 to n{MOST_LAYERS} and p0 to p1, each at most once, as rand-m9-mstd0.5-inc1; data.pipeline=pil takes all"
+            " of timm's"
+        )
+    return Settings(
+        given.get("m", TOP), given.get("mstd", 0.0), bool(given.get("inc", 0)), int(given.get("n", 2)), given.get("p", 0.5)
+    )
+
+
+@dataclass(frozen=True)
+class Operations:
+    """The operations of some positions, on the host.
+
+    kinds: int8 [positions, layers], first to last applied, of `Kind`; NONE where the draw says not to apply.
+    arguments: float64 [positions, layers], what Pillow's function takes: degrees, bits kept, a threshold, a level to add, a
+        factor, px across a px down, or shares of the side. 0 for operations that take none.
+    """
+
+    kinds: np.ndarray
+    arguments: np.ndarray
+
+    def __getitem__(self, rows: slice) -> Operations:
+        return Operations(self.kinds[rows], self.arguments[rows])
+
+
+def draw_operations(settings: Settings, count: int, seed: int, epoch: int) -> Operations:
+    """The operations of `count` positions of one epoch."""
+    # A fixed number of draws a position, so that a row does not depend on the count.
+    uniform = generator(seed, Stream.RAND_AUGMENT, epoch).random((count, settings.layers, 5))
+    which, applied, sign, radius, angle = np.moveaxis(uniform, 2, 0)
+    kinds = (which * KINDS).astype(np.int8)
+    if settings.deviation > 100:
+        magnitude = settings.magnitude * radius
+    else:  # Box and Muller's normal numbers
+        normal = np.sqrt(-2 * np.log1p(-radius)) * np.cos(2 * np.pi * angle)
+        magnitude = np.clip(settings.magnitude + settings.deviation * normal, 0, TOP)
+    arguments = np.zeros(kinds.shape)
+    for kind in Kind:
+        here = kinds == kind
+        arguments[here] = argument(kind, magnitude[here], sign[here] > 0.5, settings.increasing)
+    kinds[applied >= settings.probability] = Kind.NONE
+    return Operations(kinds, arguments)
+
+
+def argument(kind: Kind, magnitude: np.ndarray, negative: np.ndarray, increasing: bool) -> np.ndarray:
+    """What timm's level functions make of magnitudes from 0 to 10; float64, as `Operations.arguments`."""
+    level = magnitude / TOP
+    signed = np.where(negative, -level, level)
+    if kind == Kind.ROTATE:
+        return signed * 30
+    if kind in (Kind.SHEAR_X, Kind.SHEAR_Y):
+        return signed * 0.3
+    if kind in (Kind.TRANSLATE_X, Kind.TRANSLATE_Y):
+        return signed * 0.45
+    if kind in (Kind.COLOR, Kind.CONTRAST, Kind.BRIGHTNESS, Kind.SHARPNESS):
+        return np.maximum(0.1, 1 + signed * 0.9) if increasing else level * 1.8 + 0.1
+    if kind == Kind.POSTERIZE:
+        bits = np.floor(level * 4)
+        return 4 - bits if increasing else bits
+    if kind == Kind.SOLARIZE:
+        threshold = np.floor(level * 256)
+        return 256 - threshold if increasing else threshold
+    if kind == Kind.SOLARIZE_ADD:
+        return np.floor(level * 110)
+    return np.zeros_like(level)
+
+
+def rand_augment(images: Tensor, operations: Operations, fill: Tensor) -> Tensor:
+    """Each sample after its operations: [batch, 3, size, size] uint8, as `images`.
+
+    Args:
+        operations: of these samples.
+        fill: [3, 1, 1] uint8, on the device of the images, the colour where a moved image has no pixels.
+    """
+    groups = (
+        (Kind.INVERT, Kind.EQUALIZE, _map_levels),
+        (Kind.COLOR, Kind.COLOR, _color),
+        (Kind.CONTRAST, Kind.CONTRAST, _contrast),
+        (Kind.SHARPNESS, Kind.SHARPNESS, _sharpness),
+        (Kind.SHEAR_X, Kind.TRANSLATE_Y, lambda *group: _slide(*group, fill)),
+        (Kind.ROTATE, Kind.ROTATE, lambda *group: _rotate(*group, fill)),
+    )
+    for kinds, arguments in zip(operations.kinds.T, operations.arguments.T, strict=True):
+        # Samples with the same operation side by side, so that each group is a view.
+        order = np.argsort(kinds, kind="stable")
+        kinds, arguments = kinds[order], arguments[order]
+        there, back = _upload(np.stack([order, np.argsort(order)]), images.device)
+        images = images.index_select(0, there)
+        for first, last, function in groups:
+            group = slice(*np.searchsorted(kinds, (first, last + 1)).tolist())
+            if group.start < group.stop:
+                images[group] = function(images[group], kinds[group], arguments[group])
+        images = images.index_select(0, back)
+    return images
+
+
+def _upload(values: np.ndarray, device: torch.device) -> Tensor:
+    """Numbers on the device; from pinned memory, so that the host does not wait for a GPU."""
+    tensor = torch.from_numpy(values)
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+
+def to_levels(values: Tensor) -> Tensor:
+    """Grey levels cut to whole ones from 0 to 255: contiguous uint8. The values are used up. By way of int16, since torch's
+    way from float to uint8 is slow on a CPU."""
+    return values.clamp_(0, 255).to(torch.int16).to(torch.uint8, memory_format=torch.contiguous_format)
+
+
+def _map_levels(images: Tensor, kinds: np.ndarray, arguments: np.ndarray) -> Tensor:
+    """Operations that map each grey level to another: one table a sample and channel."""
+    given, contrast = np.searchsorted(kinds, (Kind.AUTO_CONTRAST, Kind.EQUALIZE)).tolist()
+    tables = np.stack([_table(*pair) for pair in zip(kinds[:given], arguments[:given], strict=True)] or [[]])
+    parts = []
+    if given:
+        parts.append(_upload(tables, images.device)[:, None].expand(-1, 3, -1))
+    if given < contrast:
+        parts.append(_auto_contrast(images[given:contrast]))
+    if contrast < len(kinds):
+        parts.append(_equalize(images[contrast:]))
+    return torch.cat(parts).gather(2, images.flatten(2).long()).view_as(images)
+
+
+def _table(kind: int, argument: float) -> np.ndarray:
+    """[256] uint8, the new level of each."""
+    level = np.arange(256)
+    if kind == Kind.INVERT:
+        new = 255 - level
+    elif kind == Kind.POSTERIZE:
+        new = level & ~(2 ** (8 - int(argument)) - 1)  # 0 bits: black, as Pillow before 13
+    elif kind == Kind.SOLARIZE:
+        new = np.where(level < argument, level, 255 - level)
+    elif kind == Kind.SOLARIZE_ADD:
+        new = np.where(level < 128, np.minimum(level + argument, 255), level)
+    else:  # brightness: Pillow's blend with black, in float32
+        new = np.clip(level.astype(np.float32) * np.float32(argument), 0, 255)
+    return new.astype(np.uint8)
+
+
+def _auto_contrast(images: Tensor) -> Tensor:
+    """[batch, 3, 256] uint8: the tables that stretch each channel over all levels."""
+    low, high = (side(images, (2, 3)).float()[..., None] for side in (torch.amin, torch.amax))
+    level = torch.arange(256.0, device=images.device)
+    # One division of whole numbers, which float32 does exactly. Pillow multiplies by a rounded scale in double precision
+    # and may land just below a whole number.
+    stretched = ((level - low) * 255 / (high - low)).clamp_(0, 255)
+    return torch.where(high > low, stretched, level).to(torch.uint8)
+
+
+def _equalize(images: Tensor) -> Tensor:
+    """[batch, 3, 256] uint8: the tables that spread the levels of each channel evenly."""
+    level = torch.arange(256, device=images.device)
+    counts = torch.zeros(*images.shape[:2], 256, dtype=torch.int32, device=images.device)
+    one = torch.ones((), dtype=torch.int32, device=images.device)
+    pixels = images.flatten(2).long()
+    counts.scatter_add_(2, pixels, one.expand_as(pixels))
+    brightest = counts.gather(2, ((counts > 0) * level).amax(2, keepdim=True))
+    step = (pixels.shape[2] - brightest).div(255, rounding_mode="floor")
+    below = counts.cumsum(2) - counts
+    spread = (below + step // 2).div(step.clamp(min=1), rounding_mode="floor").clamp_(max=255)
+    return torch.where(step > 0, spread, level).to(torch.uint8)
+
+
+def _blend(base: Tensor, images: Tensor, factors: np.ndarray) -> Tensor:
+    """Pillow's blend: away from `base` [batch, …] float32, whole levels, by a factor a sample, cut to whole levels."""
+    factor = _upload(factors.astype(np.float32), images.device)[:, None, None, None]
+    return to_levels((images - base).mul_(factor).add_(base))
+
+
+def _grey(images: Tensor) -> Tensor:
+    """[batch, 1, size, size] float32: Pillow's luminance, whole levels. All its sums are below 2**24, so exact."""
+    red, green, blue = images.float().unbind(1)
+    return red.mul_(19595).add_(green.mul_(38470)).add_(blue.mul_(7471)).add_(0x8000).mul_(2**-16).floor_()[:, None]
+
+
+def _color(images: Tensor, kinds: np.ndarray, factors: np.ndarray) -> Tensor:
+    return _blend(_grey(images), images, factors)
+
+
+def _contrast(images: Tensor, kinds: np.ndarray, factors: np.ndarray) -> Tensor:
+    grey = _grey(images)
+    pixels = grey[0].numel()
+    total = grey.sum((1, 2, 3), keepdim=True, dtype=torch.int64)
+    mean = (2 * total + pixels).div(2 * pixels, rounding_mode="floor")  # rounded, halves up
+    return _blend(mean.float(), images, factors)
+
+
+def _sharpness(images: Tensor, kinds: np.ndarray, factors: np.ndarray) -> Tensor:
+    """Away from the mean of 3x3 pixels in which the middle counts five times; edges stay."""
+    base = images.float()
+    across = base[..., :-2] + base[..., 1:-1] + base[..., 2:]
+    total = across[:, :, :-2] + across[:, :, 1:-1] + across[:, :, 2:]
+    total.add_(base[:, :, 1:-1, 1:-1], alpha=4)
+    base[:, :, 1:-1, 1:-1] = total.div_(13).add_(0.5).floor_()
+    return _blend(base, images, factors)
+
+
+def _cubic(first: Tensor, second: Tensor, third: Tensor, fourth: Tensor, along: Tensor) -> Tensor:
+    """Pillow's interpolation when it moves images: Keys' cubic with a = -1 (its resize has -0.5) between the second and the
+    third of four pixels, `along` from 0 to 1. In differences to the second, so that flat parts stay exactly flat: the
+    result is cut to whole levels, and 99.99 would become 99."""
+    squared = along * along
+    cubed = squared * along
+    value = (first - second).mul_(2 * squared - cubed - along)
+    value.addcmul_(third - second, along + squared - cubed)
+    return value.addcmul_(fourth - second, cubed - squared).add_(second)
+
+
+def _slide(images: Tensor, kinds: np.ndarray, arguments: np.ndarray, fill: Tensor) -> Tensor:
+    """Shear and translate, which move whole rows along themselves, or whole columns."""
+    size = images.shape[-1]
+    rows = int(np.searchsorted(kinds, Kind.SHEAR_Y))
+    sheared = (kinds == Kind.SHEAR_X) | (kinds == Kind.SHEAR_Y)
+    slopes = np.where([sheared, ~sheared], [arguments, arguments * size], 0).astype(np.float32)
+    shear, pixels = _upload(slopes, images.device)
+    # px that each row is moved by; columns are rows of the image turned over
+    shift = shear[:, None] * (torch.arange(size, device=images.device) + 0.5) + pixels[:, None]
+    turned = torch.cat([images[:rows], images[rows:].transpose(2, 3)])
+    moved = _slide_rows(turned, shift, fill)
+    moved[rows:] = moved[rows:].transpose(2, 3).clone()
+    return moved
+
+
+def _slide_rows(images: Tensor, shift: Tensor, fill: Tensor) -> Tensor:
+    """Rows read at `shift` [batch, size] px to the right."""
+    size = images.shape[-1]
+    start = shift.floor()
+    along = torch.arange(-1, size + 2, device=images.device)  # four pixels around each place; neighbours share three
+    index = (start.long()[..., None] + along).clamp_(0, size - 1)
+    pixels = images.gather(3, index[:, None].expand(-1, 3, -1, -1)).float()
+    value = _cubic(*(pixels[..., i : i + size] for i in range(4)), (shift - start)[:, None, :, None])
+    place = shift[..., None] + (torch.arange(size, device=images.device) + 0.5)
+    inside = (place >= 0) & (place < size)
+    return _filled(value, inside, fill)
+
+
+def _rotate(images: Tensor, kinds: np.ndarray, degrees: np.ndarray, fill: Tensor) -> Tensor:
+    """Rotate counterclockwise around the middle."""
+    batch, _, size, _ = images.shape
+    radians = np.radians(degrees)
+    turn = np.stack([np.cos(radians), np.sin(radians)]).astype(np.float32)
+    cos, sin = _upload(turn, images.device)[:, :, None, None]
+    middle = torch.arange(size, device=images.device) + 0.5 - size / 2
+    across = cos * middle - sin * middle[:, None] + size / 2
+    down = sin * middle + cos * middle[:, None] + size / 2
+    inside = (across >= 0) & (across < size) & (down >= 0) & (down < size)
+    across, down = (place.sub_(0.5).clamp_(-0.5, size - 0.5).flatten(1) for place in (across, down))
+    left, top = across.floor(), down.floor()
+    columns = [(left.long() + right).clamp_(0, size - 1) for right in (-1, 0, 1, 2)]
+    pixels, beside = images.flatten(2), (across - left)[:, None]
+    values = []
+    for below in (-1, 0, 1, 2):
+        row = (top.long() + below).clamp_(0, size - 1).mul_(size)
+        taps = (pixels.gather(2, (row + column)[:, None].expand(-1, 3, -1)).float() for column in columns)
+        values.append(_cubic(*taps, beside))
+    return _filled(_cubic(*values, (down - top)[:, None]).view(batch, 3, size, size), inside, fill)
+
+
+def _filled(values: Tensor, inside: Tensor, fill: Tensor) -> Tensor:
+    """Values cut to whole levels inside, the fill colour elsewhere. In products, since torch.where is slow on a CPU."""
+    inside = inside[:, None].to(torch.uint8)
+    return to_levels(values).mul_(inside).add_((1 - inside) * fill)
