@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 import time
 import urllib.parse
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bench.reading import shown
 from bench.recipes import split_id
 from bench.schema import Recipe, RecipeError
 
@@ -48,22 +50,63 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
+def from_json(text: str) -> Any:
+    """What a JSON text holds; raises ValueError for everything that is none, NaN among it."""
+
+    def refuse(word: str) -> None:
+        raise ValueError(f"{word} is no JSON")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; raises OSError or ValueError."""
+    return from_json(path.read_text(encoding="utf-8"))
+
+
 # What tables and curves are drawn from, with the types that a record must have there.
 _RECORD = {
     **{"id": str, "seed": int, "hash": str, "epochs": int, "best_epoch": int, "world_size": int},
     **{"last_accuracy": float, "best_accuracy": float, "seconds": float, "images_per_second": float},
-    **{"hardware": dict, "precision": dict},
+    **{"hardware": {"device": str}, "precision": {"used": str}},
 }
+_CPU = {"processor": str, "threads": int}
+_GUIDE = {"key": str, "id": str, "seed": int, "select": str, "epochs": int, "seconds": float}
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value from JSON is a finite number."""
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:  # a whole number that no float can hold
+        return False
 
 
 def check_record(record: Any, where: str) -> None:
     """Raise RecipeError, naming `where`, unless `record` has what tables are drawn from."""
-    if not isinstance(record, dict):
-        raise RecipeError(f"{where}: not a record")
-    for name, kind in _RECORD.items():
-        value = record.get(name)
-        if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool):
-            raise RecipeError(f"{where}: not a record: {name} is {value!r}")
+    _check(record, _RECORD, where)
+    if record["hardware"]["device"] == "cpu":
+        _check(record["hardware"], _CPU, where, "hardware.")
+    if (guide := record.get("guide")) is not None:
+        _check(guide, _GUIDE, where, "guide.")
+        _check(guide, {f"{guide['select']}_accuracy": float}, where, "guide.")
+    if "dataset" in record:
+        said = record["dataset"] if isinstance(record["dataset"], dict) else {"fingerprint": None}
+        _check(said, {name: str for name in ("fingerprint", "evaluated_on") if name in said}, where, "dataset.")
+
+
+def _check(content: Any, types: Mapping[str, Any], where: str, prefix: str = "") -> None:
+    if not isinstance(content, dict):
+        raise RecipeError(f"{where}: not a record{f': {prefix[:-1]} holds no keys' if prefix else ''}")
+    for name, kind in types.items():
+        value = content.get(name)
+        if isinstance(kind, dict):
+            _check(value, kind, where, f"{prefix}{name}.")
+        elif not (is_number(value) if kind is float else type(value) is kind):
+            raise RecipeError(f"{where}: not a record: {prefix}{name} is {shown(value)}")
 
 
 class RunFolder:
@@ -99,7 +142,7 @@ class RunFolder:
         """The record of a finished run of exactly this recipe and seed, or None. Raises RecipeError for a damaged one."""
         path = self.path / "record.json"
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = read_json(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
@@ -119,11 +162,11 @@ class RunFolder:
                 rows = [
                     {k: None if row[k] == "" else float(row[k]) for k in HISTORY_COLUMNS} for row in csv.DictReader(file)
                 ]
-            if not rows:
+            if not rows or not all(math.isfinite(value) for row in rows for value in row.values() if value is not None):
                 raise ValueError
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            return [{**row, "epoch": int(row["epoch"]), "test_accuracy": float(row["test_accuracy"])} for row in rows]
+        except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
             raise RecipeError(f"{path}: not the history of a run ({type(error).__name__})") from None
-        return [{**row, "epoch": int(row["epoch"])} for row in rows]
 
     def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """history.csv, a row an epoch; epochs count from 1 and a column without a value stays empty."""
@@ -134,11 +177,13 @@ class RunFolder:
         write_text(self.path / "history.csv", text.getvalue())
 
     def status(self) -> dict[str, Any]:
-        """How the run stands: state (running, done, failed, stopped), epoch, epochs, and the error. Empty: not begun."""
+        """How the run stands: state (running, done, failed, stopped), epoch, epochs, and the error. Empty: not begun, or
+        damaged."""
         try:
-            return json.loads((self.path / "status.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
+            status = read_json(self.path / "status.json")
+        except (OSError, ValueError):
             return {}
+        return status if isinstance(status, dict) else {}
 
     def write_status(self, state: str, **more: Any) -> None:
         """status.json. A launcher garbles exit codes; this file is how a sweep learns what became of a run."""
