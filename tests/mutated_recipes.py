@@ -272,7 +272,9 @@ def replace_value(content: dict, draw: random.Random) -> tuple[dict, str]:
     """Another value in the place of one that is there."""
     path = draw.choice(list(leaves(content)))
     _inside(content, path[:-1])[path[-1]] = "@@"
-    return content, draw.choice(RAW)
+    section, name = ("", *path)[-2:]
+    known = section in SECTIONS and name in [f.name for f in dataclasses.fields(SECTIONS[section])]
+    return content, plausible(section, name, draw) if known and draw.random() < 0.5 else draw.choice(RAW)
 
 
 def add_key(content: dict, draw: random.Random) -> tuple[dict, str]:
@@ -375,7 +377,7 @@ def mutant(folder: Path, draw: random.Random) -> Mutant:
     shipped = sorted(
         p.relative_to(shipped_recipes()).with_suffix("").as_posix() for p in shipped_recipes().glob("*/*.yaml")
     )
-    kind, stem = draw.choice(SMALL if draw.random() < 0.6 else shipped).split("/")
+    kind, stem = draw.choice(SMALL if draw.random() < 0.8 else shipped).split("/")
     name = stem if draw.random() < 0.3 else "mutant"
     path = folder / kind / f"{name}.yaml"
     path.parent.mkdir(parents=True)
@@ -385,7 +387,7 @@ def mutant(folder: Path, draw: random.Random) -> Mutant:
         no_file(path, draw)
         whole = b""
     else:
-        if how < 0.75:
+        if how < 0.8:
             content = copy.deepcopy(_plain(path.with_name(f"{stem}.yaml").relative_to(folder)))
             if kind == "suites" and draw.random() < 0.5:
                 content["set"] = {
@@ -401,7 +403,7 @@ def mutant(folder: Path, draw: random.Random) -> Mutant:
                     text = json.dumps(content).replace('"@@"', raw)
                     whole = text.encode("utf-8", "surrogatepass")
                     content = json.loads(json.dumps(content).replace('"@@":', '"3":').replace('"@@"', "3"))
-        if how >= 0.7:
+        if how >= 0.77:
             for _ in range(draw.choice([1, 1, 2])):
                 whole = damage_bytes(whole, draw)
         path.write_bytes(whole)
@@ -456,11 +458,10 @@ def small(recipe: Recipe) -> bool:
         return False
     for part in filter(None, (recipe, recipe.guide)):
         model = part.model
-        if model.builder not in ("vit", "resnet_cifar") or model.image_size > 40 or (model.width or 192) > 128:
+        tokens = (model.image_size / (model.patch_size or 16)) ** 2 if model.builder == "vit" else 1
+        if model.builder not in ("vit", "resnet_cifar") or tokens > 100:
             return False
-        if (model.depth or 12) > 14 or (
-            (model.image_size / (model.patch_size or 16)) ** 2 > 100 and model.builder == "vit"
-        ):
+        if model.image_size > 40 or (model.width or 192) > 128 or (model.depth or 12) > 14:
             return False
     return True
 
