@@ -69,7 +69,7 @@ class Registry:
 
     def __init__(self, *extra_dirs: str | Path) -> None:
         for folder in extra_dirs:
-            if not Path(folder).is_dir():
+            if not os.path.isdir(folder):  # which answers for names that are too long as well
                 raise RecipeError(f"--recipes-dir {folder}: no such folder")
             if not any(Path(folder, kind).is_dir() for kind in LAYER_SECTIONS):
                 raise RecipeError(f"--recipes-dir {folder}: holds none of the folders {', '.join(LAYER_SECTIONS)}")

@@ -51,13 +51,12 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def from_json(text: str) -> Any:
-    """What a JSON text holds; raises ValueError for everything that is none, NaN among it."""
-
-    def refuse(word: str) -> None:
-        raise ValueError(f"{word} is no JSON")
-
+    """What a JSON text holds; raises ValueError for what is none, and for what could not be written again: NaN, numbers
+    beyond those of floats, halves of characters."""
     try:
-        return json.loads(text, parse_constant=refuse)
+        content = json.loads(text)
+        json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
+        return content
     except RecursionError:
         raise ValueError("nested too deep") from None
 
@@ -116,6 +115,8 @@ class RunFolder:
     def __init__(self, results: str | Path, recipe: Recipe) -> None:
         parts = split_id(recipe.id, recipe.model.role)
         parts = [urllib.parse.quote(part, safe="").replace(".", "%2E") for part in parts]
+        if max(map(len, parts)) > 200:  # a file's name has 255 bytes, and locks and temporary files add to it
+            raise RecipeError(f"recipe {recipe.id!r}: its names are too long for a folder's")
         self.path = Path(results, "runs", *parts, f"{recipe.hash[:8]}-seed{recipe.seed}")
 
     @property
