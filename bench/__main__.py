@@ -109,10 +109,10 @@ def list_ids(arguments: argparse.Namespace) -> int:
     """`list`: every id, or a suite's."""
     registry = Registry(*arguments.recipes_dir)
     if arguments.guides:
-        suites = [arguments.suite] if arguments.suite else registry.names("suites")
+        suites = [arguments.suite] if arguments.suite is not None else registry.names("suites")
         ids = list(dict.fromkeys(guide for name in suites for guide in registry.guides(registry.suite(name))))
     else:
-        ids = registry.suite(arguments.suite).ids if arguments.suite else registry.ids()
+        ids = registry.suite(arguments.suite).ids if arguments.suite is not None else registry.ids()
     print(json.dumps(ids, indent=2) if arguments.json else "\n".join(ids))
     return 0
 
@@ -222,7 +222,7 @@ def report(arguments: argparse.Namespace) -> int:
     from bench.report import check, suites_with_records, write
 
     registry = Registry(*arguments.recipes_dir)
-    names = [arguments.suite] if arguments.suite else suites_with_records(registry, arguments.results_dir)
+    names = [arguments.suite] if arguments.suite is not None else suites_with_records(registry, arguments.results_dir)
     if not names:
         raise RecipeError(f"--results-dir {arguments.results_dir}: no suite has records here")
     problems = []

@@ -73,8 +73,9 @@ class Checkpoints:
             path.unlink(missing_ok=True)
 
     def _files(self) -> list[Path]:
-        """Newest first."""
-        return sorted(self._folder.glob("checkpoint-*.pt"), reverse=True)
+        """Newest first; what is called otherwise is somebody else's, and neither read nor removed."""
+        found = self._folder.glob(f"checkpoint-{'[0-9]' * 6}-{'[0-9]' * 8}.pt")
+        return sorted((path for path in found if path.is_file()), reverse=True)
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ refused in one sentence that says where it was written, what was given and what 
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import math
 import re
@@ -30,6 +31,12 @@ class Given:
 def nearest(name: object, allowed: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(name), list(allowed), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def shown(value: object) -> str:
+    """A value as errors quote it: as Python writes it, not more than a line of it."""
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:100]} …"
 
 
 def fail_at(given: Given, path: str, problem: str) -> typing.NoReturn:
@@ -77,14 +84,17 @@ def _convert(value: Any, hint: Any, from_text: bool) -> Any:
             value = float(value)
         except OverflowError:
             raise TypeError from None
-    if type(value) is not hint or (hint is float and not math.isfinite(value)):
+    if type(value) is not hint or (hint is float and not math.isfinite(value)) or (hint is str and "\0" in value):
         raise TypeError
     return value
 
 
+_types = functools.cache(typing.get_type_hints)  # of a section's keys
+
+
 def read_value(section: type, name: str, given: Given, path: str) -> Any:
     """The value of one key, converted and checked against its type and range."""
-    hint = typing.get_type_hints(section)[name]
+    hint = _types(section)[name]
     from_text = given.where == "--set"
     try:
         value = _convert(given.value, hint, from_text)
@@ -96,7 +106,7 @@ def read_value(section: type, name: str, given: Given, path: str) -> Any:
             advice = f" (YAML reads {given.value} as text: write {mantissa}.0e{exponent})"
         elif typing.get_origin(hint) is Literal:
             advice = nearest(given.value, typing.get_args(hint))
-        fail_at(given, path, f"got {given.value!r}, allowed is {hint_text}{advice}")
+        fail_at(given, path, f"got {shown(given.value)}, allowed is {hint_text}{advice}")
     spec = next(f for f in fields(section) if f.name == name).metadata
     low, high = spec.get("low"), spec.get("high")
     for number in value if isinstance(value, tuple) else (value,):
@@ -104,18 +114,27 @@ def read_value(section: type, name: str, given: Given, path: str) -> Any:
             continue
         if (low is not None and number < low) or (high is not None and number > high):
             bounds = f"at least {low}" if high is None else f"from {low} to {high}"
-            fail_at(given, path, f"got {given.value!r}, allowed is {bounds}")
+            fail_at(given, path, f"got {shown(given.value)}, allowed is {bounds}")
     return value
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Safe YAML in which a key that stands twice is an error rather than a silent overwrite."""
+class _PlainLoader(yaml.SafeLoader):
+    """Safe YAML in which a key that stands twice is an error rather than a silent overwrite, and in which nothing refers to
+    something else: what is read is as large as it was written."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.get_event()
+            problem = f"*{event.anchor} refers to another place, which recipes cannot: write the value out"
+            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
             if key_node.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key_node.value!r} stands twice", node.start_mark)
+                problem = f"key {shown(key_node.value)} stands twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
             seen.add(key_node.value)
         return super().construct_mapping(node, deep)
 
@@ -123,14 +142,17 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 def read_yaml(text: str, where: str) -> Any:
     """Plain data from YAML; a syntax error becomes one sentence that names `where` and the line."""
     try:
-        content = yaml.load(text, _UniqueKeyLoader)
-        json.dumps(content, default=str)  # refuses what refers to itself, and numbers of thousands of digits
+        content = yaml.load(text, _PlainLoader)
+        # refuses numbers of thousands of digits, endless nesting, and characters that no file can hold
+        json.dumps(content, default=str, ensure_ascii=False).encode()
         return content
-    except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        # PyYAML's constructors raise the latter four: impossible dates and numbers, keys that are lists, endless nesting
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError, LookupError, AttributeError) as error:
+        # PyYAML's constructors raise the others: impossible dates and numbers, keys that are lists, `!!bool x`, `!!int ""`
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
-        problem = str(getattr(error, "problem", None) or error or type(error).__name__).partition("\n")[0]
+        said = (getattr(error, "context", None), getattr(error, "problem", None))
+        problem = ", ".join(part for part in said if part) or str(error).partition("\n")[0] or type(error).__name__
+        problem = "nested too deep" if isinstance(error, RecursionError) else problem
         raise RecipeError(f"{where}{line}: not valid YAML: {problem}") from None
 
 
@@ -148,10 +170,12 @@ def parse_set(assignments: Sequence[str]) -> dict[str, Given]:
 def flatten(content: Any, where: str, allowed: Sequence[str], prefix: str = "") -> dict[str, Given]:
     """{"train.epochs": Given} from a nested mapping; unknown sections and keys are refused here."""
     if not isinstance(content, Mapping):
-        raise RecipeError(f"{where}: {prefix.rstrip('.') or 'the file'} must hold keys, got {content!r}")
+        raise RecipeError(f"{where}: {prefix.rstrip('.') or 'the file'} must hold keys, got {shown(content)}")
     out = {}
     for name, value in content.items():
         path = f"{prefix}{name}"
+        if not isinstance(name, str) or "." in name:
+            raise RecipeError(f"{where}: {prefix}{shown(name)} is no key: write a: {{b: 1}} for a.b")
         if not prefix and name not in allowed:
             raise RecipeError(f"{where}: {path} is no section here; allowed: {', '.join(allowed)}{nearest(name, allowed)}")
         if isinstance(value, Mapping) or (not prefix and name in SECTIONS):
@@ -184,11 +208,13 @@ def check_known(path: str, given: Given) -> None:
 
 
 def read_file(path: Path, where: str) -> Mapping[str, Any]:
+    if path.exists() and not path.is_file():  # a folder, or a pipe or a device, which may never end
+        raise RecipeError(f"{where}: is no plain file")
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{where}: cannot be read: {error}") from None
     content = read_yaml(text, where)
     if not isinstance(content, Mapping):
-        raise RecipeError(f"{where}: must hold keys, got {content!r}")
+        raise RecipeError(f"{where}: must hold keys, got {shown(content)}")
     return content

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import os
 import re
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -23,8 +24,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from bench.reading import Given, check_known, fail_at, flatten, nearest, parse_set, read_file, read_value
-from bench.schema import LAYER_SECTIONS, SECTIONS, SHARED_WITH_GUIDE, Data, Guidance, Recipe, RecipeError
+from bench.reading import Given, check_known, fail_at, flatten, nearest, parse_set, read_file, read_value, shown
+from bench.schema import LAYER_SECTIONS, SECTIONS, SHARED_WITH_GUIDE, Data, Guidance, Model, Recipe, RecipeError
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,9 @@ class Suite:
         return ["/".join(parts) for parts in itertools.product(self.models, self.datasets, self.guidance)]
 
 
-NAME = "[A-Za-z0-9][A-Za-z0-9_.-]*"
+LONGEST = 96  # characters of a name, as on the hub; names become parts of file names
+NAME = f"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{LONGEST - 1}}}"
+MOST_WEIGHTS, MOST_TOKENS = 1e9, 4096  # of a network: ViT-g/14 has as many weights; 64 x 64 tokens
 DATASET = rf"({NAME}|folder:{NAME}|hub:{NAME}(/{NAME})?)"
 
 
@@ -66,7 +69,7 @@ class Registry:
 
     def __init__(self, *extra_dirs: str | Path) -> None:
         for folder in extra_dirs:
-            if not Path(folder).is_dir():
+            if not os.path.isdir(folder):  # which answers for names that are too long as well
                 raise RecipeError(f"--recipes-dir {folder}: no such folder")
             if not any(Path(folder, kind).is_dir() for kind in LAYER_SECTIONS):
                 raise RecipeError(f"--recipes-dir {folder}: holds none of the folders {', '.join(LAYER_SECTIONS)}")
@@ -74,8 +77,10 @@ class Registry:
         self._cache: dict[tuple[str, str], dict[str, Given]] = {}
 
     def names(self, kind: str) -> list[str]:
-        """The names that `recipes/<kind>/*.yaml` define, sorted."""
-        return sorted({path.stem for folder in self._dirs for path in (folder / kind).glob("*.yaml")})
+        """The names that `recipes/<kind>/*.yaml` define, sorted. A file of another kind of name, which no id could hold and
+        which might point elsewhere (`...yaml`), is none of them."""
+        stems = {path.stem for folder in self._dirs for path in (folder / kind).glob("*.yaml")}
+        return sorted(stem for stem in stems if re.fullmatch(NAME, stem))
 
     def _path(self, kind: str, name: str, part_of: str = "") -> Path:
         known = self.names(kind)
@@ -84,8 +89,11 @@ class Registry:
             singular = {"models": "model", "datasets": "dataset", "protocols": "protocol", "suites": "suite"}.get(
                 kind, kind
             )
-            raise RecipeError(f"{part_of}unknown {singular} {name!r}; known: {', '.join(known)}{nearest(name, known)}")
-        return next(p for d in reversed(self._dirs) if (p := d / kind / f"{name}.yaml").is_file())
+            form = "" if re.fullmatch(NAME, name) else f" (letters, digits, _, . and -, at most {LONGEST}, a letter first)"
+            raise RecipeError(
+                f"{part_of}unknown {singular} {shown(name)}{form}; known: {', '.join(known)}{nearest(name, known)}"
+            )
+        return next(p for d in reversed(self._dirs) if os.path.lexists(p := d / kind / f"{name}.yaml"))
 
     def _named(self, path: Path) -> str:
         """A file as errors name it: a shipped one below recipes/, a user's own by its path."""
@@ -95,7 +103,7 @@ class Registry:
     def _layer(self, kind: str, name: str, part_of: str = "") -> dict[str, Given]:
         """One file's keys, flattened and checked."""
         if (kind, name) not in self._cache:
-            content, where = _from_outside(kind, name), name
+            content, where = _from_outside(kind, name, part_of), name
             if content is None:
                 path = self._path(kind, name, part_of)
                 where = self._named(path)
@@ -156,24 +164,30 @@ class Registry:
         allowed = ("protocol", "models", "datasets", "guidance", "seeds", "set")
         for entry in content:
             if entry not in allowed:
-                raise RecipeError(f"{where}: {entry} is no key; allowed: {', '.join(allowed)}{nearest(entry, allowed)}")
+                raise RecipeError(
+                    f"{where}: {shown(entry)} is no key; allowed: {', '.join(allowed)}{nearest(entry, allowed)}"
+                )
         lists = {}
         for entry, inner in (("models", str), ("datasets", str), ("guidance", str), ("seeds", int)):
             value = content.get(entry)
             if not isinstance(value, list) or not value or any(type(v) is not inner for v in value):
                 kind = "whole numbers" if inner is int else "names"
-                raise RecipeError(f"{where}: {entry}: got {value!r}, allowed is a list of {kind}")
+                raise RecipeError(f"{where}: {entry}: got {shown(value)}, allowed is a list of {kind}")
             if len(set(value)) < len(value):
-                raise RecipeError(f"{where}: {entry}: got {value!r}, in which one stands twice")
+                raise RecipeError(f"{where}: {entry}: got {shown(value)}, in which one stands twice")
             lists[entry] = tuple(value)
+        if not all(0 <= seed < 2**63 for seed in lists["seeds"]):
+            raise RecipeError(f"{where}: seeds: got {shown(content['seeds'])}, allowed are numbers from 0 to 2**63 - 1")
         for kind in ("models", "datasets", "guidance"):
             for part in lists[kind]:
                 self._layer(kind, part, f"{where}: ")
-        self._path("protocols", str(content.get("protocol")), f"{where}: ")
+        if not isinstance(protocol := content.get("protocol"), str):
+            raise RecipeError(f"{where}: protocol: got {shown(protocol)}, allowed is a name")
+        self._path("protocols", protocol, f"{where}: ")
         overrides = flatten(content.get("set", {}), where, LAYER_SECTIONS["suites"])
         for inner, given in overrides.items():
             check_known(inner, given)
-        return Suite(name, content["protocol"], **lists, overrides=tuple(overrides.items()))
+        return Suite(name, protocol, **lists, overrides=tuple(overrides.items()))
 
     def compose(
         self,
@@ -266,7 +280,7 @@ class Registry:
         model, _, rest = recipe_id.partition("/")
         if not re.fullmatch(rf"(timm:)?{NAME}", model) or not re.fullmatch(rf"{DATASET}(/{NAME})?", rest):
             raise RecipeError(
-                f"recipe {recipe_id!r}: an id is <model>/<dataset>/<guidance>, as deit_tiny/cifar100/guided, or"
+                f"recipe {shown(recipe_id)}: an id is <model>/<dataset>/<guidance>, as deit_tiny/cifar100/guided, or"
                 " <model>/<dataset> for a guide, as resnet56/cifar100; `python -m bench list` prints them all"
             )
         dataset, _, guidance = rest.rpartition("/")
@@ -283,14 +297,14 @@ class Registry:
         return model, dataset, guidance
 
 
-def _from_outside(kind: str, name: str) -> dict[str, Any] | None:
+def _from_outside(kind: str, name: str, part_of: str) -> dict[str, Any] | None:
     """What a file would say of a model or dataset that has none: of `timm:`, `folder:` and `hub:`. None for other names."""
     source, colon, inner = name.partition(":")
     if not colon or kind not in ("models", "datasets"):
         return None
     if not re.fullmatch(DATASET if kind == "datasets" else f"timm:{NAME}", name):
         forms = "timm:NAME" if kind == "models" else "folder:NAME, hub:NAME and hub:OWNER/NAME"
-        raise RecipeError(f"{kind[:-1]} {name!r}: allowed are names of {kind}, and {forms}")
+        raise RecipeError(f"{part_of}{kind[:-1]} {shown(name)}: allowed are names of {kind}, and {forms}")
     if kind == "models":
         # the drop path of the paper's students; taps are chosen from the network itself
         return {"model": {"builder": "any_timm", "timm": inner, "drop_path_rate": 0.1}}
@@ -349,6 +363,28 @@ def _build(
     return recipe
 
 
+def recipe_from_dict(content: Any, where: str) -> Recipe:
+    """The recipe that `Recipe.to_dict` made plain, as records hold it, checked like one that is composed.
+
+    Args:
+        where: it was read, for an error.
+
+    Raises:
+        RecipeError: it is no recipe of this version of the suite.
+    """
+    try:
+        given = flatten({name: content[name] for name in SECTIONS if name in content}, where, tuple(SECTIONS))
+        given |= {name: Given(content[name], where) for name in ("seed", "select") if name in content}
+        for path, value in given.items():
+            check_known(path, value)
+        names = [read_value(Recipe, name, Given(content[name], where), name) for name in ("id", "protocol", "seed")]
+        parts = [read_value(cls, "name", given[path], path) for cls, path in ((Model, "model.name"), (Data, "data.name"))]
+        guide = recipe_from_dict(content["guide"], where) if "guide" in content else None
+    except (KeyError, TypeError, RecursionError) as error:
+        raise RecipeError(f"{where}: holds no recipe of this version of the suite: {error}") from None
+    return _build(names[0], names[1], *parts, given, names[2], guide)
+
+
 @functools.cache
 def _modules_with(function: str, package: str) -> list[str]:
     """The modules of bench/<package> that define a function: the models, guidance methods or layouts a recipe can name."""
@@ -367,6 +403,7 @@ def _check_together(recipe: Recipe, given: Mapping[str, Given], of_guide: Collec
         fail("model.builder", f"got {model.builder!r}, allowed: {', '.join(builders)}{nearest(model.builder, builders)}")
     if model.timm is not None and not re.fullmatch(r"[A-Za-z0-9_]+", model.timm):
         fail("model.timm", f"got {model.timm!r}, allowed is the name of an architecture; no weights are loaded")
+    _check_size(model, fail)
     if augment.crop != "random_resized" and data.pipeline == "pil":
         fail("augment.crop", f"{augment.crop!r} needs data.pipeline=batched; timm's transform crops at random sizes")
     if augment.padding and augment.crop != "padded":
@@ -387,13 +424,26 @@ def _check_together(recipe: Recipe, given: Mapping[str, Given], of_guide: Collec
         _check_guidance(recipe, fail)
 
 
+def _check_size(model: Model, fail: Callable[[str, str], typing.NoReturn]) -> None:
+    """Refuse what would fill the memory of any machine when it is built."""
+    a_layer = 64 if model.role == "guide" else 4 + 2 * (model.mlp_ratio or 4)  # weights in widths squared, about
+    weights = (model.depth or 12) * (model.width or 0) ** 2 * a_layer
+    if weights > MOST_WEIGHTS:
+        fail("model.width", f"got {model.width}, about {weights:.0e} weights in all, allowed are {MOST_WEIGHTS:.0e}")
+    side = model.image_size // model.patch_size if model.patch_size else 0
+    if side**2 > MOST_TOKENS:
+        fail("model.patch_size", f"got {model.patch_size}: {side} x {side} tokens, allowed are at most {MOST_TOKENS}")
+
+
 def _check_data(data: Data, fail: Callable[[str, str], typing.NoReturn]) -> None:
     """Refuse keys of a dataset that do not fit together."""
     if data.layout not in (layouts := _modules_with("read", "data/layouts")):
         fail("data.layout", f"got {data.layout!r}, allowed: {', '.join(layouts)}{nearest(data.layout, layouts)}")
     for place in data.places:
-        if not place or place.startswith("/") or ".." in place.split("/"):
-            fail("data.places", f"got {place!r}, allowed are names and patterns below the data folder")
+        if {"", ".", "..", "**"} & set(place.split("/")) or "**" in place:
+            fail("data.places", f"got {shown(place)}, allowed are names and patterns below the data folder, without **")
+    if data.hub is not None and not re.fullmatch(f"{NAME}(/{NAME})?", data.hub):
+        fail("data.hub", f"got {shown(data.hub)}, allowed is the name of a dataset on the hub, as owner/name")
     if data.subset and data.classes and data.subset > data.classes:
         fail("data.subset", f"got {data.subset}, allowed is at most {data.classes}, the classes of {data.name}")
 

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import io
 import json
+import math
 import os
 import tempfile
 import time
@@ -19,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bench.reading import shown
 from bench.recipes import split_id
 from bench.schema import Recipe, RecipeError
 
@@ -76,26 +78,68 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def from_json(text: str) -> Any:
+    """What a JSON text holds; raises ValueError for what is none, and for what could not be written again: NaN, numbers
+    beyond those of floats, halves of characters."""
+    try:
+        content = json.loads(text)
+        json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
+        return content
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; raises OSError or ValueError."""
+    return from_json(path.read_text(encoding="utf-8"))
+
+
 # What tables and curves are drawn from, with the types that a record must have there.
 _RECORD = {
     **{"id": str, "seed": int, "hash": str, "epochs": int, "world_size": int},
-    **{"seconds": float, "images_per_second": float, "hardware": dict, "precision": dict},
+    **{"seconds": float, "images_per_second": float},
+    **{"hardware": {"device": str}, "precision": {"used": str}},
 }
 # What a run that diverged does not have.
 _ACCURACIES = {"last_accuracy": float, "best_accuracy": float, "best_epoch": int}
+_CPU = {"processor": str, "threads": int}
+_GUIDE = {"key": str, "id": str, "seed": int, "select": str, "epochs": int, "seconds": float}
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value from JSON is a finite number."""
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:  # a whole number that no float can hold
+        return False
 
 
 def check_record(record: Any, where: str) -> None:
     """Raise RecipeError, naming `where`, unless `record` has what tables are drawn from."""
-    if not isinstance(record, dict):
-        raise RecipeError(f"{where}: not a record")
-    if not isinstance(record.get("diverged", False), bool):  # records of before there was the word have it not
-        raise RecipeError(f"{where}: not a record: diverged is {record['diverged']!r}")
-    wanted = _RECORD if record.get("diverged") else _RECORD | _ACCURACIES
-    for name, kind in wanted.items():
-        value = record.get(name)
-        if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool):
-            raise RecipeError(f"{where}: not a record: {name} is {value!r}")
+    _check(record, _RECORD, where)
+    if "diverged" in record:  # records of before there was the word have it not
+        _check(record, {"diverged": bool}, where)
+    if not record.get("diverged"):
+        _check(record, _ACCURACIES, where)
+    if record["hardware"]["device"] == "cpu":
+        _check(record["hardware"], _CPU, where, "hardware.")
+    if (guide := record.get("guide")) is not None:
+        _check(guide, _GUIDE, where, "guide.")
+        _check(guide, {f"{guide['select']}_accuracy": float}, where, "guide.")
+    if "dataset" in record:
+        said = record["dataset"] if isinstance(record["dataset"], dict) else {"fingerprint": None}
+        _check(said, {name: str for name in ("fingerprint", "evaluated_on") if name in said}, where, "dataset.")
+
+
+def _check(content: Any, types: Mapping[str, Any], where: str, prefix: str = "") -> None:
+    if not isinstance(content, dict):
+        raise RecipeError(f"{where}: not a record{f': {prefix[:-1]} holds no keys' if prefix else ''}")
+    for name, kind in types.items():
+        value = content.get(name)
+        if isinstance(kind, dict):
+            _check(value, kind, where, f"{prefix}{name}.")
+        elif not (is_number(value) if kind is float else type(value) is kind):
+            raise RecipeError(f"{where}: not a record: {prefix}{name} is {shown(value)}")
 
 
 class RunFolder:
@@ -105,6 +149,8 @@ class RunFolder:
     def __init__(self, results: str | Path, recipe: Recipe) -> None:
         parts = split_id(recipe.id, recipe.model.role)
         parts = [urllib.parse.quote(part, safe="").replace(".", "%2E") for part in parts]
+        if max(map(len, parts)) > 200:  # a file's name has 255 bytes, and locks and temporary files add to it
+            raise RecipeError(f"recipe {recipe.id!r}: its names are too long for a folder's")
         self.path = Path(results, "runs", *parts, f"{recipe.hash[:8]}-seed{recipe.seed}")
 
     @property
@@ -140,7 +186,7 @@ class RunFolder:
         """The record of a finished run of exactly this recipe and seed, or None. Raises RecipeError for a damaged one."""
         path = self.path / "record.json"
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = read_json(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
@@ -160,11 +206,11 @@ class RunFolder:
                 rows = [
                     {k: None if row[k] == "" else float(row[k]) for k in HISTORY_COLUMNS} for row in csv.DictReader(file)
                 ]
-            if not rows:
+            if not rows or not all(math.isfinite(value) for row in rows for value in row.values() if value is not None):
                 raise ValueError
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            return [{**row, "epoch": int(row["epoch"]), "test_accuracy": float(row["test_accuracy"])} for row in rows]
+        except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
             raise RecipeError(f"{path}: not the history of a run ({type(error).__name__})") from None
-        return [{**row, "epoch": int(row["epoch"])} for row in rows]
 
     def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """history.csv, a row an epoch; epochs count from 1 and a column without a value stays empty."""
@@ -176,11 +222,12 @@ class RunFolder:
 
     def status(self) -> dict[str, Any]:
         """How the run stands: state (running, done, diverged, failed, stopped), epoch, epochs, and the error. Empty: not
-        begun."""
+        begun, or damaged."""
         try:
-            return json.loads((self.path / "status.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
+            status = read_json(self.path / "status.json")
+        except (OSError, ValueError):
             return {}
+        return status if isinstance(status, dict) else {}
 
     def write_status(self, state: str, **more: Any) -> None:
         """status.json. A launcher garbles exit codes; this file is how a sweep learns what became of a run."""

@@ -59,7 +59,7 @@ def add_recipe_options(to: argparse.ArgumentParser) -> None:
 def compose(arguments: argparse.Namespace) -> Recipe:
     """The recipe that the command line asks for."""
     registry = Registry(*arguments.recipes_dir)
-    suite = registry.suite(arguments.suite) if arguments.suite else None
+    suite = registry.suite(arguments.suite) if arguments.suite is not None else None
     return registry.compose(arguments.recipe, arguments.protocol, arguments.set, seed=arguments.seed, suite=suite)
 
 
@@ -109,7 +109,7 @@ def run(arguments: argparse.Namespace) -> None:
             raise Diverged(target, record, folder)
         print(f"{target.id} seed {target.seed} is recorded: {record['last_accuracy']:.2f} % (--force runs it again)")
         return
-    if arguments.data_dir is not None and not Path(arguments.data_dir).is_dir():
+    if arguments.data_dir is not None and not os.path.isdir(arguments.data_dir):
         raise RecipeError(f"--data-dir {arguments.data_dir}: no such folder")
     if Path(arguments.results_dir).exists() and not Path(arguments.results_dir).is_dir():
         raise RecipeError(f"--results-dir {arguments.results_dir}: is no folder")

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+import re
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -22,6 +22,11 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 class RecipeError(ValueError):
     """The user's input cannot be run; the message is one sentence that says where, what was given and what is allowed."""
+
+    def __init__(self, sentence: str) -> None:
+        # It quotes what users, and libraries, have written: line breaks, control characters, words of any length.
+        line = "".join(character if character.isprintable() else " " for character in sentence)
+        super().__init__(re.sub(r"\S{400,}", lambda word: f"{word[0][:100]}…", line))
 
 
 def key(default: Any, *, low: float | None = None, high: float | None = None, hashed: bool = True) -> Any:
@@ -37,11 +42,11 @@ class Model:
     role: Literal["student", "guide"] = "student"
     builder: str = ""  # module in bench/models
     timm: str | None = None  # timm's name of the architecture, for builders that start from one
-    image_size: int = key(224, low=1, high=4096)  # px, square
+    image_size: int = key(224, low=1, high=1024)  # px, square
     patch_size: int | None = key(None, low=1, high=1024)  # px
-    width: int | None = key(None, low=1)  # channels: of the tokens, or of a CNN's first stage
-    depth: int | None = key(None, low=1)  # blocks of a transformer, layers of a CNN
-    heads: int | None = key(None, low=1)
+    width: int | None = key(None, low=1, high=8192)  # channels: of the tokens, or of a CNN's first stage
+    depth: int | None = key(None, low=1, high=1202)  # blocks of a transformer, layers of a CNN
+    heads: int | None = key(None, low=1, high=1024)
     mlp_ratio: float | None = key(None, low=0.1, high=64)  # hidden width of the MLPs, in widths
     drop_path_rate: float = key(0.0, low=0, high=0.99)
     taps: tuple[str, ...] = ()  # modules whose outputs are the feature maps, first to last
@@ -64,18 +69,20 @@ class Data:
     train_split: str = "train"  # "a+b" is both
     test_split: str = "test"
     test_share: float = key(0.2, low=0.01, high=0.9)  # of each class, the test set of a dataset that has none of its own
-    classes: int | None = key(None, low=2)  # None: those that are found
+    classes: int | None = key(None, low=2, high=100_000)  # None: those that are found
     train_images: int | None = key(None, low=1)  # what the splits must hold; None accepts any number
     test_images: int | None = key(None, low=1)
-    short_side: int | None = key(None, low=1)  # px; larger images are shrunk to it when they are decoded
+    short_side: int | None = key(None, low=1, high=65_536)  # px; larger images are shrunk to it when they are decoded
     licence: str = key("", hashed=False)
     ask: str = key("", hashed=False)  # whom to ask for a dataset that nobody may pass on
     pipeline: Literal["batched", "pil"] = "batched"  # on the device for a whole batch | timm's transform in workers
     # Where the batched pipeline keeps the pixels: on the device, or on the host, which then feeds them step by step; auto:
     # on the device where they fit. Images that differ in size stay on the host.
     residence: Literal["auto", "device", "host"] = key("auto", hashed=False)
-    workers: int | None = key(None, low=0, hashed=False)  # of the pil pipeline, and of crops on the host; None: one a core
-    subset: int | None = key(None, low=2)  # only the first so many classes; the files need not hold the others
+    # Of the pil pipeline, and of crops on the host; None: one a core.
+    workers: int | None = key(None, low=0, high=256, hashed=False)
+    # Only the first so many classes; the files need not hold the others.
+    subset: int | None = key(None, low=2, high=100_000)
     # A share of each class of the training set that is evaluated in place of the test set, which is left alone: for
     # choosing epochs and settings.
     holdout: float = key(0.0, low=0, high=0.9)
@@ -89,7 +96,7 @@ class Augment:
     crop: Literal["random_resized", "padded", "none"] = "random_resized"
     crop_area: tuple[float, float] = key((0.08, 1.0), low=0.0001, high=1)  # of the native image; random_resized
     crop_ratio: tuple[float, float] = key((3 / 4, 4 / 3), low=0.01, high=100)  # width / height; random_resized
-    padding: int = key(0, low=0)  # native px of black on each side before a crop of the native size; padded
+    padding: int = key(0, low=0, high=256)  # native px of black on each side before a crop of the native size; padded
     flip: float = key(0.5, low=0, high=1)  # probability
     rand_augment: str | None = None  # timm's configuration string; batched takes m, mstd, inc, n and p
     erase: float = key(0.25, low=0, high=1)  # probability
@@ -101,28 +108,27 @@ class Augment:
 class Train:
     """Optimiser and schedule. The learning rate is constant within an epoch and never scaled by batch or devices."""
 
-    epochs: int = key(300, low=1)
-    batch_size: int = key(128, low=1)  # over all processes; the last partial batch is dropped
+    epochs: int = key(300, low=1, high=100_000)
+    batch_size: int = key(128, low=1, high=1_000_000)  # over all processes; the last partial batch is dropped
     # Samples that a process computes at once; gradients add up to those of the whole batch, so it changes memory and speed.
     micro_batch: int | None = key(None, low=1, hashed=False)
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = key(5.0e-4, low=0)
     min_lr: float = key(0.0, low=0)
     warmup_lr: float = key(0.0, low=0)
-    warmup_epochs: int = key(0, low=0)
-    weight_decay: float = key(0.05, low=0)
+    warmup_epochs: int = key(0, low=0, high=100_000)
+    weight_decay: float = key(0.05, low=0, high=1000)
     betas: tuple[float, float] = key((0.9, 0.999), low=0, high=0.999999)  # adamw
     momentum: float = key(0.9, low=0, high=0.999999)  # sgd, Nesterov
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: Literal["auto", "cpu", "cuda", "mps"] = key("auto", hashed=False)
     # torch.compile: auto is graphs on a GPU and off elsewhere; default without, graphs with CUDA graphs.
     compile: Literal["auto", "off", "default", "graphs"] = key("auto", hashed=False)
-    test_batch_size: int = key(200, low=1, hashed=False)
+    test_batch_size: int = key(200, low=1, high=1_000_000, hashed=False)
     checkpoint_seconds: float = key(60.0, low=0, hashed=False)  # between two checkpoints, at epoch ends
-    deterministic: bool = key(
-        False, hashed=False
-    )  # only operations that give the same bits each time, on a GPU too; slower
-    threads: int | None = key(None, low=1, hashed=False)  # of a process on a CPU; None: see bench/processes.py
+    # Only operations that give the same bits each time, on a GPU too; slower.
+    deterministic: bool = key(False, hashed=False)
+    threads: int | None = key(None, low=1, high=1024, hashed=False)  # of a process on a CPU; None: see bench/processes.py
 
 
 @dataclass(frozen=True)
@@ -130,7 +136,7 @@ class Guidance:
     """How the guide's feature maps enter the student's loss (arXiv 2207.10026)."""
 
     method: str = "none"  # module in bench/guidance
-    weight: float = key(2.5, low=0)  # of the feature term; 0 leaves it out
+    weight: float = key(2.5, low=0, high=1e6)  # of the feature term; 0 leaves it out
     transform: Literal["linear", "attention", "similarity"] = "linear"  # of a map before it is compared
     stages: tuple[int, ...] | None = key(None, low=0)  # which pairs of taps count, from 0; None: all
     from_epoch: int = key(0, low=0)  # guidance acts from this epoch, counted from 0 …
@@ -198,25 +204,6 @@ class Recipe:
         if self.guide is not None:
             out["guide"] = self.guide.to_dict()
         return out
-
-
-def recipe_from_dict(content: Mapping[str, Any]) -> Recipe:
-    """The recipe that `Recipe.to_dict` made plain, as records hold it.
-
-    Raises:
-        RecipeError: it holds a key that recipes have not, or lacks one.
-    """
-    try:
-        sections = {
-            name: cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in content[name].items()})
-            for name, cls in SECTIONS.items()
-            if name in content
-        }
-        guide = recipe_from_dict(content["guide"]) if "guide" in content else None
-        rest = {name: content[name] for name in ("id", "protocol", "seed")}
-        return Recipe(**rest, **sections, guide=guide, select=content.get("select", "last"))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise RecipeError(f"a recipe of another version of the suite: {error}") from error
 
 
 SECTIONS: dict[str, type] = {"model": Model, "data": Data, "augment": Augment, "train": Train, "guidance": Guidance}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,9 @@ from bench.data.batches import TestBatches
 from bench.data.store import open_store
 from bench.evaluate import predict
 from bench.processes import choose_device
-from bench.records import check_record
-from bench.schema import RecipeError, recipe_from_dict
+from bench.recipes import recipe_from_dict
+from bench.records import check_record, read_json
+from bench.schema import RecipeError
 
 ALLOWED = 0.1  # percentage points between devices or library versions, whose arithmetic differs
 
@@ -36,7 +36,7 @@ def verify(run: Path, data_dir: str | Path) -> tuple[list[str], list[str]]:
         RecipeError: the folder holds no finished run, or the dataset is not here.
     """
     try:
-        record = json.loads((run / "record.json").read_text(encoding="utf-8"))
+        record = read_json(run / "record.json")
     except (OSError, ValueError) as error:
         raise RecipeError(f"{run}: no finished run: record.json cannot be read ({type(error).__name__})") from error
     check_record(record, str(run / "record.json"))
@@ -45,7 +45,7 @@ def verify(run: Path, data_dir: str | Path) -> tuple[list[str], list[str]]:
     for name in ("recipe", "dataset", "libraries"):
         if not isinstance(record.get(name), dict):
             raise RecipeError(f"{run / 'record.json'}: not a record: {name} is {record.get(name)!r}")
-    recipe = recipe_from_dict(record["recipe"])
+    recipe = recipe_from_dict(record["recipe"], str(run / "record.json"))
     if recipe.hash != record["hash"]:
         raise RecipeError(f"{run}: the record's hash {record['hash'][:8]} is not that of its recipe, {recipe.hash[:8]}")
     store = open_store(recipe.data, data_dir)

@@ -217,7 +217,7 @@ def test_set_numbers_may_be_spelt_as_python_reads_them():
         ("deit_tiny/cifar10/guided", "train.epochs=true", ["True", "whole number"]),
         ("deit_tiny/cifar10/guided", "train.lr=.nan", ["a number"]),
         ("deit_tiny/cifar10/guided", "train.lr=fast", ["fast", "a number"]),
-        ("deit_tiny/cifar10/guided", "train.epochs=0", ["at least 1"]),
+        ("deit_tiny/cifar10/guided", "train.epochs=0", ["from 1 to"]),
         ("deit_tiny/cifar10/guided", "train.precision=bf61", ["bf61", "did you mean 'bf16'"]),
         ("deit_tiny/cifar10/guided", "model.taps=[blocks.0]", ["1 taps", "3 of its guide"]),
         ("deit_tiny/cifar10/guided", "guide.model.name=pit_tiny", ["pit_tiny is a student"]),

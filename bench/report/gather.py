@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bench.recipes import Registry, Suite
-from bench.records import RunFolder, check_record, write_text
-from bench.schema import RecipeError, recipe_from_dict
+from bench.recipes import Registry, Suite, recipe_from_dict
+from bench.records import RunFolder, check_record, from_json, is_number, write_text
+from bench.schema import RecipeError
 
 Record = dict[str, Any]
 
@@ -35,13 +35,13 @@ def load(results: str | Path, suite: str) -> list[Record]:
     for number, line in enumerate(lines, 1):
         where = f"{path} line {number}"
         try:
-            record = json.loads(line)
+            record = from_json(line)
         except ValueError:
             raise RecipeError(f"{where}: not JSON") from None
         check_record(record, where)
         history = record.get("history")
         accuracies = history.get("test_accuracy") if isinstance(history, dict) else None
-        if not isinstance(accuracies, list) or not accuracies or any(type(a) not in (int, float) for a in accuracies):
+        if not isinstance(accuracies, list) or not accuracies or not all(map(is_number, accuracies)):
             raise RecipeError(f"{where}: not a record: history.test_accuracy is no list of numbers")
         records.append(record)
     return records
@@ -84,8 +84,8 @@ def contradicts_itself(record: Record) -> str | None:
     None where they are. Someone has changed it, or something has."""
     name = f"record {record['id']} seed {record['seed']}"
     try:
-        hash_now = recipe_from_dict(record["recipe"]).hash
-    except (KeyError, RecipeError) as error:
+        hash_now = recipe_from_dict(record.get("recipe"), "recipe").hash
+    except RecipeError as error:
         return f"{name}: holds no recipe that can be read ({error})"
     accuracies = record["history"]["test_accuracy"]
     told = (record.get("last_accuracy"), record.get("best_accuracy"))
