@@ -36,9 +36,10 @@ def test_crop_and_resize_is_pillows(data):
         theirs = theirs.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     difference = np.abs(ours.numpy() - np.asarray(theirs, np.float32))
     # Pillow computes with whole-number weights, so a value close to a half may round the other way, and the second pass
-    # then sees one grey level of difference, which bicubic weights can stretch to two. That is rare: few pixels differ.
+    # then sees one grey level of difference, which bicubic weights can stretch to two. That is rare: few pixels differ. (Of
+    # a box of a few pixels whole rows are equal, and differ together.)
     assert difference.max() <= 2
-    if difference.size >= 300:
+    if difference.size >= 300 and min(box_height, box_width) >= 5:
         assert difference.mean() <= 0.1
 
 

@@ -289,14 +289,15 @@ def write_parquet(folder, images):
         datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / f"{split}.parquet")
 
 
-def test_images_of_one_pixel_and_of_one_row_train_and_are_evaluated(tmp_path):
+@pytest.mark.parametrize("pipeline", ["batched", "pil"])
+def test_images_of_one_pixel_and_of_one_row_train_and_are_evaluated(tmp_path, pipeline):
     for split in ("train", "test"):
         for label, name in enumerate(("a", "b")):
             (tmp_path / "thin" / split / name).mkdir(parents=True)
             for i, (width, height) in enumerate([(1, 1), (1, 2000), (2000, 1), (5, 3)]):
                 image = Image.fromarray(pixels(height, width, label))
                 image.save(tmp_path / "thin" / split / name / f"{i}.png")
-    settings_ = ["data.workers=0", "train.batch_size=8"]
+    settings_ = [f"data.pipeline={pipeline}", "data.workers=0", "train.batch_size=8"]
     recipe = registry.compose("deit_micro/folder:thin/baseline", "paper", settings_)
     store = open_store(recipe.data, tmp_path)
     size = recipe.model.image_size
