@@ -121,17 +121,19 @@ class Arm:
         def both() -> None:
             self.accelerator.backward(forward())
 
-        def each(call: Callable[[], object], warm: bool = True) -> float:
-            if warm:
-                call()
-            return median(self.seconds(call) for _ in range(count))
+        def each(call: Callable[[], object], before: Callable[[], object] = lambda: None) -> float:
+            taken = []
+            for _ in range(count + 1):  # the first warms up
+                before()
+                taken.append(self.seconds(call))
+            return median(taken[1:])
 
         out = {"input": each(lambda: self.input(1))}
         if guided:
             out["guide"] = each(lambda: step.imitated(batch))
         out["forward"] = each(forward)
         out["backward"] = max(0.0, each(both) - out["forward"])
-        out["optimiser"] = each(step.update, warm=False)
+        out["optimiser"] = each(step.update, before=both)  # without gradients it would do nothing
         return out
 
     def flops(self) -> dict[str, float]:
@@ -204,10 +206,10 @@ def measure(
     for name, (recipe, plain) in asked.items():
         say(f"{name}: warming up")
         with Arm(recipe, store, plain) as arm:
-            arm.steps(1)
             if not arms:
+                arm.input(1)
                 first_step["seconds"] = time.time() - psutil.Process().create_time()
-            arm.steps(2)
+            arm.steps(3)
         arms[name] = arm
     each = max(1, steps // ROUNDS)
     turns: dict[str, list[float]] = {name: [] for name in arms}
@@ -288,4 +290,4 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
         f" here in {found['precision']}; peak memory {found['peak_memory_mib']:,.0f} MiB"
     )
     start = found["first_step"]
-    yield f"  first step {start['seconds']:.1f} s after the process began, {start['imports']:.1f} s of it for imports"
+    yield f"  the first step began {start['seconds']:.1f} s after the process, {start['imports']:.1f} s of it were imports"
