@@ -489,9 +489,10 @@ def forked(words: list[str], log: Path) -> tuple[int, str]:
     """`bench/run.py` with these words in a child of this process: its exit code and what it wrote to stderr."""
     pid = os.fork()
     if not pid:
-        sys.stdout, sys.stderr = open(os.devnull, "w"), open(log, "w", errors="backslashreplace")  # noqa: SIM115, for as long as the child lives
-        for number, stream in ((1, sys.stdout), (2, sys.stderr)):
-            os.dup2(stream.fileno(), number)
+        for number, path in ((1, os.devnull), (2, log)):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        # pytest has put files of its own in their place
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", errors="backslashreplace") for number in (1, 2))
         sys.argv = ["run.py", *words]
         signal.alarm(60)
         code = 70
