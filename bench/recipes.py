@@ -48,7 +48,7 @@ class Suite:
 
 LONGEST = 96  # characters of a name, as on the hub; names become parts of file names
 NAME = f"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{LONGEST - 1}}}"
-MOST_WEIGHTS, MOST_TOKENS = 1e9, 4096  # of a network: ViT-g/14 has as many weights; 64 x 64 tokens
+MOST_WEIGHTS, MOST_TOKENS = 5e8, 4096  # of a network: ViT-L has 3e8 weights; 64 x 64 tokens
 DATASET = rf"({NAME}|folder:{NAME}|hub:{NAME}(/{NAME})?)"
 
 

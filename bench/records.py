@@ -133,7 +133,7 @@ def check_record(record: Any, where: str) -> None:
 
 def _check(content: Any, types: Mapping[str, Any], where: str, prefix: str = "") -> None:
     if not isinstance(content, dict):
-        raise RecipeError(f"{where}: not a record{f': {prefix[:-1]} holds no keys' if prefix else ''}")
+        raise RecipeError(f"{where}: not a record{f': {prefix[:-1]} is {shown(content)}' if prefix else ''}")
     for name, kind in types.items():
         value = content.get(name)
         if isinstance(kind, dict):

@@ -45,7 +45,7 @@ class Model:
     image_size: int = key(224, low=1, high=1024)  # px, square
     patch_size: int | None = key(None, low=1, high=1024)  # px
     width: int | None = key(None, low=1, high=8192)  # channels: of the tokens, or of a CNN's first stage
-    depth: int | None = key(None, low=1, high=1202)  # blocks of a transformer, layers of a CNN
+    depth: int | None = key(None, low=1, high=256)  # blocks of a transformer, layers of a CNN
     heads: int | None = key(None, low=1, high=1024)
     mlp_ratio: float | None = key(None, low=0.1, high=64)  # hidden width of the MLPs, in widths
     drop_path_rate: float = key(0.0, low=0, high=0.99)

@@ -13,6 +13,7 @@ from bench.data.batches import TestBatches
 from bench.data.store import open_store
 from bench.evaluate import predict
 from bench.processes import choose_device
+from bench.reading import shown
 from bench.recipes import recipe_from_dict
 from bench.records import check_record, read_json
 from bench.schema import RecipeError
@@ -44,7 +45,7 @@ def verify(run: Path, data_dir: str | Path) -> tuple[list[str], list[str]]:
         raise RecipeError(f"{run}: this run diverged in epoch {record['epochs']}, so there is no accuracy to verify")
     for name in ("recipe", "dataset", "libraries"):
         if not isinstance(record.get(name), dict):
-            raise RecipeError(f"{run / 'record.json'}: not a record: {name} is {record.get(name)!r}")
+            raise RecipeError(f"{run / 'record.json'}: not a record: {name} is {shown(record.get(name))}")
     recipe = recipe_from_dict(record["recipe"], str(run / "record.json"))
     if recipe.hash != record["hash"]:
         raise RecipeError(f"{run}: the record's hash {record['hash'][:8]} is not that of its recipe, {recipe.hash[:8]}")

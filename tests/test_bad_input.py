@@ -111,7 +111,7 @@ def files(tmp_path, monkeypatch):
 
 
 def test_two_thousand_damaged_recipe_files(tmp_path):
-    found = trials(2000, 0, 16, tmp_path)
+    found = trials(2000, 0, 16, tmp_path, builds=100)
     assert not found.failures, "\n".join(found.failures)
     counts = found.counts
     assert counts["refused"] + counts["accepted"] == 2000 and counts["run"] == 16

@@ -109,7 +109,7 @@ def test_verify_gives_the_recorded_predictions_and_finds_what_was_changed(guided
         with pytest.raises(RecipeError, match=f"not a record: {name} is None"):
             verify(tmp_path / "record", "data")
     (tmp_path / "record" / "record.json").write_text(json.dumps({**whole, "recipe": {"model": {"nonsense": 1}}}))
-    with pytest.raises(RecipeError, match="another version"):
+    with pytest.raises(RecipeError, match=r"record\.json: model\.nonsense: is no key"):
         verify(tmp_path / "record", "data")
 
 
