@@ -140,7 +140,8 @@ def find_or_fetch(data: Data, data_dir: str | Path) -> Source:
             getattr(torchvision_datasets(), data.torchvision)(folder, download=True)
             for path in Path(folder).iterdir():
                 os.replace(path, Path(data_dir, path.name))
-    except (OSError, RuntimeError, ValueError) as error:  # urllib's errors are OSErrors; RuntimeError: a wrong checksum
+    # urllib's errors are OSErrors; RuntimeError: a wrong checksum; TypeError: a name there that is no download
+    except (OSError, RuntimeError, ValueError, TypeError) as error:
         other = f", or --set data.source=hub takes it from there ({data.hub})" if data.hub else ""
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise RecipeError(f"{missing(data, data_dir)}; its download failed ({reason}){other}") from error
