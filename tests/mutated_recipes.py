@@ -511,13 +511,13 @@ def forked(words: list[str], log: Path) -> tuple[int, str]:
 
 def really_run(recipe: Recipe, words: list[str], folder: Path) -> tuple[int, str]:
     """A short run of an accepted recipe, its guide first: exit code and stderr."""
-    settings = ["train.epochs=1", "train.checkpoint_seconds=9999"]
+    settings = ["train.epochs=1", "train.checkpoint_seconds=9999", "train.compile=off"]
     if (recipe.data.train_limit or 1000) > 96:
         settings.append("data.train_limit=96")
     if recipe.train.batch_size > 96:
         settings.append("train.batch_size=32")
     if recipe.guide is not None:
-        settings.append("guide.train.epochs=1")
+        settings += ["guide.train.epochs=1", "guide.train.compile=off"]
         settings += ["guide.train.batch_size=32"] if recipe.guide.train.batch_size > 96 else []
         settings += ["guide.data.train_limit=96"] if (recipe.guide.data.train_limit or 0) > 96 else []
         settings += ["guidance.from_epoch=0"] if recipe.guidance.from_epoch else []

@@ -86,9 +86,11 @@ def called(monkeypatch, capsys, main, *words):
 
 
 def answered(outcome, *names):
-    """Exit code 0, or 2 and one sentence."""
+    """Exit code 0, or 2 and one sentence, or verify's 1."""
     code, _, said = outcome
     assert "Traceback" not in said
+    if code == 1 and "the kept weights do not give what is recorded" in said:
+        return  # another accuracy is damage too
     if code == 0:
         return
     assert code == 2, outcome

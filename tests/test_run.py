@@ -20,6 +20,7 @@ from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
 from bench.checkpoint import read
+from bench.data.store import open_store
 from bench.guidance import create
 from bench.kept_guide import KeptGuide
 from bench.models import create as create_model
@@ -345,7 +346,6 @@ def test_a_disk_that_is_full_ends_the_run_with_a_sentence_and_loses_nothing(tmp_
     assert "goes on" not in command(*words, env=env, check=True).stdout
     records = {path: path.read_bytes() for path in tmp_path.rglob("record.json")}
     words += ["--seed", "1"]
-    no_room(400_000, "checkpoint-")
     words[words.index("train.checkpoint_seconds=0")] = "train.checkpoint_seconds=60"
     no_room(400_000, "model.safetensors")
     assert len(records) == 1 and all(path.read_bytes() == content for path, content in records.items())
@@ -363,25 +363,25 @@ def test_results_that_cannot_be_written_are_refused_before_the_guide_is_trained(
     assert not (tmp_path / "cache" / "guides").exists()
 
 
-@pytest.mark.parametrize("damage", ["cut short", "one bit", "no weights", "record"])
-def test_a_damaged_guide_is_made_anew(guided, tmp_path, damage):
+def test_a_damaged_guide_is_made_anew(guided, tmp_path, monkeypatch):
     results, cache, _ = guided
     shutil.copytree(cache, tmp_path / "cache")
-    (folder,) = (tmp_path / "cache" / "guides").glob("*/")
-    weights, record = folder / "model.safetensors", folder / "record.json"
-    whole = weights.read_bytes()
-    if damage == "record":
-        record.write_text(record.read_text()[:100])
-    elif damage == "no weights":
-        weights.unlink()
-    else:
-        weights.write_bytes(whole[:-1] if damage == "cut short" else whole[:-3] + bytes([whole[-3] ^ 4]) + whole[-2:])
-    env = {"LOCALITY_BENCH_CACHE": str(tmp_path / "cache")}
-    words = [*RUN, "--recipe", "deit_micro/digits/guided", "--results-dir", tmp_path / "results"]
-    done = command(*words, env=env, check=True)
-    assert "is damaged and is made anew" in done.stderr and "resnet8/digits seed 0:" in done.stdout
-    assert weights.read_bytes() == whole
+    monkeypatch.setenv("LOCALITY_BENCH_CACHE", str(tmp_path / "cache"))
     recipe = recipe_of("guided")
+    kept = KeptGuide(recipe.guide, open_store(recipe.guide.data, "data").fingerprint)
+    for path in (kept.weights, kept.folder / "record.json"):
+        whole = path.read_bytes()
+        one_bit = whole[:-3] + bytes([whole[-3] ^ 4]) + whole[-2:]
+        for damaged in (whole[:-1], one_bit, b"") if path == kept.weights else (whole[:100], b"", b"{}", b"[1]"):
+            assert kept.exists()
+            path.write_bytes(damaged)
+            assert not kept.exists()
+            path.write_bytes(whole)
+    whole = kept.weights.read_bytes()
+    kept.weights.write_bytes(whole[:-3] + bytes([whole[-3] ^ 4]) + whole[-2:])
+    done = command(*RUN, "--recipe", "deit_micro/digits/guided", "--results-dir", tmp_path / "results", check=True)
+    assert "is damaged and is made anew" in done.stderr and "resnet8/digits seed 0:" in done.stdout
+    assert kept.weights.read_bytes() == whole
     expected = RunFolder(results, recipe).record(recipe)["last_accuracy"]
     assert RunFolder(tmp_path / "results", recipe).record(recipe)["last_accuracy"] == expected
 

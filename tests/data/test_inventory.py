@@ -8,6 +8,7 @@ import subprocess
 
 import numpy as np
 import pytest
+import torch
 from conftest import command, refused
 from generated import write
 from PIL import Image
@@ -198,7 +199,7 @@ def test_all_runs_of_a_recipe_hold_out_the_same_images(photos):
     ]
     chosen = [photos.evaluation(recipe.data).chosen.tolist() for recipe in recipes]
     assert all(other == chosen[0] for other in chosen)
-    labels = np.concatenate([labels for _, labels in TestBatches(recipes[3], photos, "cpu")])
+    labels = np.concatenate([labels for _, labels in TestBatches(recipes[3], photos, torch.device("cpu"))])
     assert labels.tolist() == photos.train.labels[chosen[0]].tolist()
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from conftest import ROOT, command, refused
 from PIL import Image
 
@@ -113,7 +114,7 @@ def test_images_of_many_sizes_and_modes(tmp_path):
     assert all(np.array_equal(store.train[i], p) for i, p in enumerate(pixels))
     assert all((store.test[i][..., 0] == store.test[i][..., 1]).all() for i in range(3))
     recipe = Registry().compose("deit_micro/digits/baseline", "quick", ["train.test_batch_size=2"])
-    batches = list(TestBatches(recipe, store, "cpu"))
+    batches = list(TestBatches(recipe, store, torch.device("cpu")))
     assert [tuple(images.shape) for images, _ in batches] == [(2, 3, 16, 16), (1, 3, 16, 16)]
 
 
