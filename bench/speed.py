@@ -32,7 +32,7 @@ from bench.schema import Recipe
 from bench.step import Step, compile_mode
 
 ROUNDS = 5  # turns in which the arms are measured
-EVALUATED = 1_000  # test images, at most
+EVALUATED = {"cuda": 10_000}  # test images, at most; 200 elsewhere
 
 
 def random_store(recipe: Recipe, side: int) -> Store:
@@ -44,7 +44,13 @@ def random_store(recipe: Recipe, side: int) -> Store:
         labels = np.arange(count, dtype=np.int64) % (recipe.data.classes or 100)
         return Images(pixels, np.full((count, 2), side, np.int32), labels, labels.astype(str))
 
-    return Store(recipe.data.name, split(recipe.data.train_images or 50_000), split(EVALUATED), None, f"noise of {side} px")
+    return Store(
+        recipe.data.name,
+        split(recipe.data.train_images or 50_000),
+        split(recipe.data.test_images or 10_000),
+        None,
+        f"noise of {side} px",
+    )
 
 
 class Arm:
@@ -70,7 +76,8 @@ class Arm:
         self.step.task.train()
         self.network, self.mode = student.network, compile_mode(recipe, device, 1)
         self._batches = train_batches(recipe, store, device)
-        self._test = TestBatches(recipe, store, device, Share(0, max(1, len(store.evaluation(recipe.data)) // EVALUATED)))
+        every = max(1, len(store.evaluation(recipe.data)) // EVALUATED.get(device.type, 200))
+        self._test = TestBatches(recipe, store, device, Share(0, every))
         self._drop_path = draw_scales(student.drop_path_rates, self._batches.positions, recipe.seed, 0).to(device)
         self._endless = itertools.chain.from_iterable(map(self._batches.epoch, itertools.count()))
 
@@ -196,10 +203,10 @@ def measure(
         say: told what goes on.
 
     Returns:
-        `arms`: images/s and ms a step of each (the median turn, and the fastest and slowest); `ratios`: of the first arm's
-        step to each other arm's; `parts_ms` of a step, FLOPs an image, FLOP/s of a matrix product, the share of it that is
-        used, images/s of the evaluation, peak memory, seconds from the start of the process to the first step, and what it
-        ran on.
+        `arms`: images/s and ms a step of each (the median turn, and the fastest and slowest), and images/s of its input
+        alone; `ratios`: of the first arm's step to each other arm's; `parts_ms` of a step, FLOPs an image, FLOP/s of a
+        matrix product, the share of it that is used, images/s of the evaluation, peak memory, seconds from the start of the
+        process to the first step, and what it ran on.
     """
     arms: dict[str, Arm] = {}
     first_step = {}
@@ -213,11 +220,13 @@ def measure(
         arms[name] = arm
     each = max(1, steps // ROUNDS)
     turns: dict[str, list[float]] = {name: [] for name in arms}
+    inputs: dict[str, list[float]] = {name: [] for name in arms}
     for turn in range(ROUNDS):
         say(f"turn {turn + 1} of {ROUNDS}, {each} steps an arm")
         for name, arm in arms.items():
             with arm:
                 turns[name].append(arm.seconds(lambda arm=arm: arm.steps(each)) / each)
+                inputs[name].append(arm.seconds(lambda arm=arm: arm.input(each)) / each)
     name, first = next(iter(arms.items()))
     say(f"{name}: its parts")
     batch, device = first.recipe.train.batch_size, first.accelerator.device
@@ -242,6 +251,7 @@ def measure(
                 "images_per_second": batch / seconds[name],
                 "ms": 1e3 * seconds[name],
                 "range_ms": [1e3 * min(own), 1e3 * max(own)],
+                "input_images_per_second": batch / median(inputs[name]),
             }
             for name, own in turns.items()
         },
@@ -273,7 +283,8 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     for name, arm in found["arms"].items():
         low, high = arm["range_ms"]
         rate = f"{arm['images_per_second']:>10,.1f} images/s"
-        yield f"  {name:<10} {rate}  {arm['ms']:,.1f} ms a step ({low:,.1f} to {high:,.1f})"
+        alone = f"input alone {arm['input_images_per_second']:,.1f} images/s"
+        yield f"  {name:<10} {rate}  {arm['ms']:,.1f} ms a step ({low:,.1f} to {high:,.1f})  {alone}"
     first = next(iter(found["arms"]))
     for other, ratio in found["ratios"].items():
         yield f"  a step of {first} takes {ratio:.3f} of one of {other}"
