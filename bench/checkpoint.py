@@ -32,6 +32,7 @@ class Checkpoints:
     def __init__(self, folder: Path, identity: str, every: float) -> None:
         self._folder, self._identity, self._every = folder, identity, every
         self._last = time.monotonic()
+        self._rejected: set[Path] = set()  # damaged, or of another run: they do not count among the newest
 
     def due(self) -> bool:
         """Whether the last one is old enough for another."""
@@ -48,8 +49,9 @@ class Checkpoints:
         content = buffer.getbuffer()
         path = self._folder / f"checkpoint-{epoch:06d}-{step:08d}.pt"
         write_bytes(path, hashlib.sha256(content).digest(), content)
-        for path in self._files()[KEPT:]:
-            path.unlink()
+        self._rejected.discard(path)
+        for old in [old for old in self._files() if old not in self._rejected][KEPT:]:
+            old.unlink()
         self._last = time.monotonic()
 
     def newest(self) -> dict[str, Any] | None:
@@ -61,10 +63,12 @@ class Checkpoints:
             except (OSError, ValueError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
                 _warn(f"{path.name} is damaged ({reason}): going back to the one before")
+                self._rejected.add(path)
                 continue
             if state["identity"] == self._identity:
                 return state
-            _warn(f"{path.name} is of another run, with other images or another guide: left aside")
+            _warn(f"{path.name} is of another run, with other images, precision or another guide: left aside")
+            self._rejected.add(path)
         return None
 
     def clear(self) -> None:

@@ -20,6 +20,7 @@ from bench.cache import cache_folder, locked
 from bench.data.augment import resize_weights
 from bench.data.batches import Batch, unaugmented
 from bench.data.parts import Part, Store
+from bench.data.upload import upload
 from bench.guide import Guide
 from bench.schema import Recipe, RecipeError
 
@@ -45,10 +46,7 @@ class KeptFeatures:
         As released, the crop is cut down to whole cells of the map; colour operations and erasing leave no trace.
         """
         device = batch.images.device
-        return [
-            replay(torch.from_numpy(stage[batch.chosen]).to(device).float(), batch.boxes, batch.flips)
-            for stage in self._stages
-        ]
+        return [replay(upload(stage[batch.chosen], device).float(), batch.boxes, batch.flips) for stage in self._stages]
 
 
 def replay(maps: Tensor, boxes: Tensor, flips: Tensor) -> Tensor:
@@ -62,9 +60,9 @@ def replay(maps: Tensor, boxes: Tensor, flips: Tensor) -> Tensor:
         The maps at their own size again, resized bilinearly. A crop of less than one cell keeps that cell.
     """
     height, width = maps.shape[2:]
-    sides = torch.tensor([height, width, height, width], device=boxes.device)
+    sides = (height, width, height, width)
     # 1e-4 of a cell: a share such as 6/32 of a map of 32 cells must not fall to 5.99…
-    top, left, tall, wide = (boxes * sides + 1e-4).floor().unbind(1)
+    top, left, tall, wide = ((boxes[:, k] * side + 1e-4).floor() for k, side in enumerate(sides))
     tall, wide = tall.clamp(min=1), wide.clamp(min=1)
     down = resize_weights(top.clamp(max=height - 1), tall, height, height, "bilinear")
     across = resize_weights(left.clamp(max=width - 1), wide, width, width, "bilinear")
@@ -87,9 +85,12 @@ def kept_features(guide: Guide, key: str, recipe: Recipe, store: Store, device: 
     which = f"{store.fingerprint} {recipe.guidance.guide_norm} {recipe.guide.model.taps} ".encode() + part.chosen.tobytes()
     folder = cache_folder() / "features" / f"{key}-{hashlib.sha256(which).hexdigest()[:16]}"
     with locked(folder, f"features of {recipe.guide.id}"):
-        if (folder / "done.json").is_file():
-            with contextlib.suppress(OSError, ValueError, EOFError):
-                return KeptFeatures(folder)
+        if folder.exists():
+            with contextlib.suppress(OSError, ValueError, EOFError, KeyError, TypeError):
+                kept = KeptFeatures(folder)
+                said = json.loads((folder / "done.json").read_text(encoding="utf-8"))
+                if [len(part), said["shapes"]] == [said["images"], [list(shape) for shape in kept.shapes]]:
+                    return kept
             print(f"warning: the features in {folder} are damaged and are made anew", file=sys.stderr, flush=True)
             shutil.rmtree(folder)
         _compute(guide.to(device), recipe.guide, part, device, folder)

@@ -102,6 +102,7 @@ def make_accelerator(train: Train) -> tuple[Accelerator, Precision]:
     precision = choose_precision(train, device)
     if device == "cpu" and (threads := choose_threads(train)):
         torch.set_num_threads(threads)
+    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, in every evaluation too; bf16 does not use it
     if train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch asks for; read at cuBLAS' first use
         torch.use_deterministic_algorithms(True)

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -64,12 +65,13 @@ def compose(arguments: argparse.Namespace) -> Recipe:
 
 
 class Diverged(RuntimeError):
-    """The training loss became no finite number. The record says so."""
+    """The training loss, or a weight, became no finite number. The record says so."""
 
     def __init__(self, recipe: Recipe, record: dict[str, Any], folder: RunFolder) -> None:
         super().__init__(
-            f"{recipe.id} seed {recipe.seed} diverged: its loss was no finite number in epoch {record['epochs']} of"
-            f" {recipe.train.epochs} (recorded so; state and history are in {folder.path}, --force runs it again)"
+            f"{recipe.id} seed {recipe.seed} diverged: its loss or weights were no finite numbers in epoch"
+            f" {record['epochs']} of {recipe.train.epochs} (recorded so; state and history are in {folder.path}, --force"
+            " runs it again)"
         )
 
 
@@ -94,7 +96,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     Raises:
         RecipeError: bad input.
-        Diverged: the loss became no finite number, in this run or in the one that is recorded.
+        Diverged: the loss or a weight became no finite number, in this run or in the one that is recorded.
     """
     recipe = compose(arguments)
     if arguments.guide_only and recipe.guide is None:
@@ -268,13 +270,17 @@ def train_guide(guide: Recipe, store: Any, folder: RunFolder, arguments: argpars
         if arguments.guide_only and kept.exists():
             return
         record = folder.record(guide)
-        same_pixels = record and record.get("dataset", {}).get("fingerprint") == store.fingerprint
-        if same_pixels and record.get("diverged") and arguments.guide_only:
+        trained = record is not None and _same_pixels(record, store)
+        if trained and record.get("diverged") and arguments.guide_only:
             raise Diverged(guide, record, folder)
-        done = same_pixels and folder.has_weights_of(record)
+        done = trained and folder.has_weights_of(record)
         if not done or not arguments.guide_only:
             train_and_record(guide, store, folder, arguments)
         kept.keep(folder)
+
+
+def _same_pixels(record: dict[str, Any], store: Any) -> bool:
+    return record.get("dataset", {}).get("fingerprint") == store.fingerprint
 
 
 def train_and_record(recipe: Recipe, store: Any, folder: RunFolder, arguments: argparse.Namespace) -> None:
@@ -282,14 +288,38 @@ def train_and_record(recipe: Recipe, store: Any, folder: RunFolder, arguments: a
     from bench.cache import exclusive
 
     if int(os.environ.get("RANK", "0")) > 0:
-        _train_and_record(recipe, store, folder, arguments)
+        with _status_told(folder, main=False):
+            _train_and_record(recipe, store, folder, arguments)
         return
     # Before any process group exists, so that nobody waits for this process in a collective.
     with exclusive(folder.path, f"{recipe.id} seed {recipe.seed} is being run by another process, into {folder.path}"):
         folder.drop_unfinished()
-        if arguments.force or folder.is_recorded:
+        record = folder.record(recipe)
+        if record and not arguments.force and _same_pixels(record, store) and folder.has_weights_of(record):
+            raise RecipeError(f"{recipe.id} seed {recipe.seed} has been recorded by another process in the meantime")
+        if folder.is_recorded:
             folder.archive()
-        _train_and_record(recipe, store, folder, arguments)
+        folder.write_status("running", epoch=0, epochs=recipe.train.epochs)
+        with _status_told(folder, main=True):
+            _train_and_record(recipe, store, folder, arguments)
+
+
+@contextlib.contextmanager
+def _status_told(folder: RunFolder, main: bool) -> Iterator[None]:
+    """Leave in status.json how a run ended that did not come to its record."""
+    try:
+        yield
+    except BaseException as error:
+        from bench.train import Stopped
+
+        stopped = isinstance(error, (KeyboardInterrupt, Stopped))
+        # A process that fails takes the others with it, and they know less about why: the first to say so has the word.
+        told = folder.is_recorded or folder.status().get("state") == "failed"
+        if (main or not stopped) and not told:
+            with contextlib.suppress(OSError):  # the error itself may be that nothing can be written
+                said = f"{type(error).__name__}: {error}".rstrip(": ")
+                folder.write_status("stopped" if stopped else "failed", error=said)
+        raise
 
 
 def _train_and_record(recipe: Recipe, store: Any, folder: RunFolder, arguments: argparse.Namespace) -> None:
@@ -303,7 +333,7 @@ def _train_and_record(recipe: Recipe, store: Any, folder: RunFolder, arguments: 
     from bench.kept_guide import KeptGuide
     from bench.processes import make_accelerator
     from bench.records import sha256, write_bytes
-    from bench.train import Stopped, train
+    from bench.train import train
 
     accelerator, precision = make_accelerator(recipe.train)
     main = accelerator.is_main_process
@@ -315,27 +345,18 @@ def _train_and_record(recipe: Recipe, store: Any, folder: RunFolder, arguments: 
         guide = kept_features(guide, kept.key, recipe, store, accelerator.device)
     if main:
         describe(recipe, store, accelerator, precision, kept)
-        folder.write_status("running", epoch=0, epochs=recipe.train.epochs)
 
     def after_epoch(history: list[dict[str, Any]]) -> None:
         if main:
             folder.write_history(history)
             folder.write_status("running", epoch=len(history), epochs=recipe.train.epochs)
 
-    identity = f"{recipe.hash} {recipe.seed} {store.fingerprint} {kept.key if kept else ''}"
+    # `auto` may mean another precision on another machine, and no run is half of one and half of the other.
+    identity = f"{recipe.hash} {recipe.seed} {store.fingerprint} {kept.key if kept else ''} {precision.used}"
     checkpoints = Checkpoints(folder.path, identity, recipe.train.checkpoint_seconds)
     STOP.training = True
     try:
         trained = train(recipe, store, accelerator, guide, after_epoch, checkpoints, lambda: STOP.asked)
-    except BaseException as error:
-        stopped = isinstance(error, (KeyboardInterrupt, Stopped))
-        # A process that fails takes the others with it, and they know less about why: the first to say so has the word.
-        if (main or not stopped) and folder.status().get("state") != "failed":
-            with contextlib.suppress(OSError):  # the error itself may be that nothing can be written
-                folder.write_status(
-                    "stopped" if stopped else "failed", error=f"{type(error).__name__}: {error}".rstrip(": ")
-                )
-        raise
     finally:
         STOP.training = False
     record = make_record(recipe, store, accelerator, precision, kept, trained)
@@ -395,6 +416,7 @@ def make_record(recipe: Recipe, store: Any, accelerator: Any, precision: Any, ke
         },
         "maps": trained.maps,
         "precision": {"asked": precision.asked, "used": precision.used},
+        "compile": trained.compiled,
         "world_size": accelerator.num_processes,
         "hardware": environment.hardware(accelerator.device),
         "seconds": round(trained.seconds, 1),

@@ -30,6 +30,7 @@ class Step:
     Attributes:
         task: what learns: student and projections.
         optimizer: its optimiser.
+        mode: torch.compile's, or None.
     """
 
     def __init__(
@@ -40,18 +41,17 @@ class Step:
         method = None if guide is None else guidance.create(recipe.guidance, student.shapes, guide.shapes, recipe.seed)
         task = Task(student, method, recipe.guidance)
         if device.type == "cuda" and world > 1:
-            task = torch.nn.SyncBatchNorm.convert_sync_batchnorm(
-                task
-            )  # of students that have batch norm: the global batch's
-        self._mode = compile_mode(recipe, device, world)
+            # Of students that have batch norm: of the global batch.
+            task = torch.nn.SyncBatchNorm.convert_sync_batchnorm(task)
+        self.mode = compile_mode(recipe, device, world)
         if isinstance(guide, Guide):
             guide.to(device)
-        if self._mode is not None:
+        if self.mode is not None:
             # What was not asked for must not keep a run from going on where no compiler is.
             torch._dynamo.config.suppress_errors = recipe.train.compile == "auto"
             for module in (task, guide):
                 if isinstance(module, torch.nn.Module):
-                    module.compile(mode=self._mode)  # before data parallelism wraps it, which keeps it one graph
+                    module.compile(mode=self.mode)  # before data parallelism wraps it; torch cuts it into buckets there
         self.task = task
         self._parallel, self.optimizer = accelerator.prepare(task, make_optimizer(task.to(device), recipe.train))
         own = recipe.train.batch_size // world
@@ -68,7 +68,7 @@ class Step:
         Returns:
             [2] on the device: the loss, and the unweighted terms of guidance added up.
         """
-        if self._mode == "reduce-overhead":
+        if self.mode == "reduce-overhead":
             torch.compiler.cudagraph_mark_step_begin()
         maps, logits = self.imitated(batch) if guided else (None, None)
         sums = self.backward(batch, drop_path, maps, logits)
@@ -77,6 +77,13 @@ class Step:
                 parameter.grad = None  # at rest: without a gradient there is no weight decay either
         self.update()
         return sums
+
+    @property
+    def compiled(self) -> str:
+        """What became of compilation so far: "off", the mode, or "fell back" where there is no compiler."""
+        if self.mode is None:
+            return "off"
+        return self.mode if torch._dynamo.utils.counters["stats"]["unique_graphs"] else "fell back"
 
     def imitated(self, batch: Batch) -> tuple[list[Tensor], Tensor | None]:
         """The guide's maps of this process's samples, and its logits where the recipe wants them. Where the guide's batch
@@ -102,14 +109,13 @@ class Step:
         self, batch: Batch, drop_path: Tensor, maps: list[Tensor] | None, logits: Tensor | None, rows: slice = slice(None)
     ) -> tuple[Tensor, Tensor]:
         """The loss of some rows of a batch, with its graph, and the unweighted terms of guidance."""
-        loss, guidance_loss, _ = self._parallel(
+        return self._parallel(
             batch.images[rows],
             batch.labels[rows],
             drop_path[:, rows],
             None if maps is None else [m[rows] for m in maps],
             None if logits is None else logits[rows],
         )
-        return loss, guidance_loss
 
     def backward(self, batch: Batch, drop_path: Tensor, maps: list[Tensor] | None, logits: Tensor | None) -> Tensor:
         """Forward and backward of a batch, in micro-batches where the recipe says so; gradients add up to the batch's."""

@@ -40,7 +40,7 @@ class Task(nn.Module):
         drop_path: Tensor | None = None,
         guide_maps: Sequence[Tensor] | None = None,
         guide_logits: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]:
         """One batch.
 
         Args:
@@ -51,7 +51,7 @@ class Task(nn.Module):
             guide_logits: [batch, classes], where they are imitated.
 
         Returns:
-            The loss, the unweighted terms of guidance added up (zero without guidance), and the logits [batch, classes].
+            The loss, and the unweighted terms of guidance added up (zero without guidance).
         """
         logits, maps = self.student(images, drop_path)
         loss = F.cross_entropy(logits.float(), labels)
@@ -68,7 +68,7 @@ class Task(nn.Module):
         elif self.guidance is not None:
             # Data parallelism waits for a gradient of every parameter, so projections that rest get one of zero.
             loss = loss + 0 * sum(parameter.sum() for parameter in self.guidance.parameters())
-        return loss, guidance_loss, logits
+        return loss, guidance_loss
 
 
 def make_optimizer(task: Task, train: Train) -> torch.optim.Optimizer:

@@ -43,7 +43,8 @@ class Trained:
     parameters: trainable ones of the network.
     seconds: of training and evaluation, interruptions left out.
     maps: shape [channels, height, width] by tapped module, of guided students.
-    diverged: the training loss of the last epoch was no finite number, and training ended there.
+    diverged: the training loss of the last epoch, or a weight after it, was no finite number, and training ended there.
+    compiled: torch.compile's mode, "off", or "fell back" where it was wanted and could not be had.
     """
 
     history: list[dict[str, Any]]
@@ -54,6 +55,7 @@ class Trained:
     seconds: float
     maps: dict[str, tuple[int, int, int]]
     diverged: bool
+    compiled: str
 
 
 def train(
@@ -137,13 +139,14 @@ def train(
         train_loss, guidance_mean = (accelerator.reduce(totals, "mean") / batches.steps).tolist()
         seconds = time.perf_counter() - epoch_began
         test_accuracy, predicted = accuracy(student.network, test, accelerator)
-        diverged = not math.isfinite(train_loss)
+        finite = torch.stack([parameter.detach().isfinite().all() for parameter in task.parameters()]).all().item()
+        diverged = not (finite and math.isfinite(train_loss))
         trained_on = (batches.steps - first_step) * settings.batch_size
         history.append(
             {
                 "epoch": epoch + 1,
                 "lr": rate,
-                "train_loss": None if diverged else round(train_loss, 6),
+                "train_loss": round(train_loss, 6) if math.isfinite(train_loss) else None,
                 "guidance_loss": round(guidance_mean, 6) if guided and math.isfinite(guidance_mean) else None,
                 "test_accuracy": round(test_accuracy, 4),
                 "images_per_second": round(trained_on / seconds, 1),
@@ -174,6 +177,7 @@ def train(
         earlier + time.perf_counter() - began,
         dict(zip(student.taps, student.shapes, strict=True)),
         diverged,
+        train_step.compiled,
     )
 
 

@@ -43,6 +43,20 @@ def test_a_checkpoint_of_another_run_is_never_taken_up(tmp_path, capsys):
     assert "of another run" in capsys.readouterr().err
 
 
+def test_checkpoints_of_another_run_and_damaged_ones_never_push_out_those_of_this_one(tmp_path):
+    other = Checkpoints(tmp_path, "other images", 0)
+    for epoch in (98, 99):
+        other.save(epoch, 0, {})
+    (tmp_path / "checkpoint-000100-00000000.pt").write_bytes(b"damaged")
+    own = Checkpoints(tmp_path, "this run", 0)
+    assert own.newest() is None
+    for epoch in (1, 2, 3):
+        own.save(epoch, 0, {})
+    assert Checkpoints(tmp_path, "this run", 0).newest()["epoch"] == 3
+    assert Checkpoints(tmp_path, "other images", 0).newest()["epoch"] == 99
+    assert not (tmp_path / "checkpoint-000001-00000000.pt").exists()
+
+
 def test_a_checkpoint_cannot_run_code(tmp_path, capsys):
     import hashlib
     import io

@@ -249,6 +249,8 @@ def test_a_stopped_run_says_so_and_starts_again(tmp_path, sent):
     recipe = Registry().compose("deit_micro/digits/baseline", "quick")
     folder = RunFolder(tmp_path, recipe)
     assert folder.status()["state"] == "stopped" and folder.record(recipe) is None
+    again = command("bench/run.py", *words, "--force", "--set", "train.checkpoint_seconds=0", check=True)
+    assert "goes on after epoch" in again.stdout and not list(folder.path.parent.glob("*.old*"))  # nothing is recorded yet
 
 
 def test_a_batch_of_more_images_than_there_are_names_its_key_before_anything_is_trained(tmp_path):

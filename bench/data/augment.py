@@ -212,7 +212,8 @@ class BatchTransform:
 
     def test(self, pixels: Tensor) -> Tensor:
         """[batch, height, width, 3] uint8 to [batch, 3, size, size] float32: Pillow's bilinear resize, no crop."""
-        whole = torch.tensor([[0, 0, *pixels.shape[1:3]]], device=pixels.device)
+        whole = torch.zeros(1, 4, device=pixels.device)
+        whole[0, 2], whole[0, 3] = pixels.shape[1:3]
         return crop_and_resize(pixels, whole, self._size, "bilinear").mul(self._scale).add_(self._shift)
 
     def _augment_into(self, out: Tensor, pixels: Tensor, draws: Draws, cropped: bool) -> None:

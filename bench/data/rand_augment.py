@@ -1,8 +1,9 @@
 """RandAugment of a whole batch on the device, each sample with operations of its own (arXiv 1909.13719).
 
 It is what timm's transform of the same configuration does with Pillow, in distribution, and each operation gives Pillow's
-grey levels. `draw_operations` draws on the host for all positions of an epoch; `rand_augment` applies a batch's share. So
-the host knows which samples an operation falls on, and nothing waits for the device.
+grey levels, or the next to it where Pillow's rounding falls the other way. `draw_operations` draws on the host for all
+positions of an epoch; `rand_augment` applies a batch's share. So the host knows which samples an operation falls on, and
+nothing waits for the device.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.data.upload import upload
 from bench.draws import Stream, generator
 from bench.schema import RecipeError
 
@@ -168,7 +170,7 @@ def rand_augment(images: Tensor, operations: Operations, fill: Tensor) -> Tensor
         # Samples with the same operation side by side, so that each group is a view.
         order = np.argsort(kinds, kind="stable")
         kinds, arguments = kinds[order], arguments[order]
-        there, back = _upload(np.stack([order, np.argsort(order)]), images.device)
+        there, back = upload(np.stack([order, np.argsort(order)]), images.device)
         images = images.index_select(0, there)
         for first, last, function in groups:
             group = slice(*np.searchsorted(kinds, (first, last + 1)).tolist())
@@ -176,12 +178,6 @@ def rand_augment(images: Tensor, operations: Operations, fill: Tensor) -> Tensor
                 images[group] = function(images[group], kinds[group], arguments[group])
         images = images.index_select(0, back)
     return images
-
-
-def _upload(values: np.ndarray, device: torch.device) -> Tensor:
-    """Numbers on the device; from pinned memory, so that the host does not wait for a GPU."""
-    tensor = torch.from_numpy(values)
-    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
 def to_levels(values: Tensor) -> Tensor:
@@ -196,7 +192,7 @@ def _map_levels(images: Tensor, kinds: np.ndarray, arguments: np.ndarray) -> Ten
     tables = np.stack([_table(*pair) for pair in zip(kinds[:given], arguments[:given], strict=True)] or [[]])
     parts = []
     if given:
-        parts.append(_upload(tables, images.device)[:, None].expand(-1, 3, -1))
+        parts.append(upload(tables, images.device)[:, None].expand(-1, 3, -1))
     if given < contrast:
         parts.append(_auto_contrast(images[given:contrast]))
     if contrast < len(kinds):
@@ -246,7 +242,7 @@ def _equalize(images: Tensor) -> Tensor:
 
 def _blend(base: Tensor, images: Tensor, factors: np.ndarray) -> Tensor:
     """Pillow's blend: away from `base` [batch, …] float32, whole levels, by a factor a sample, cut to whole levels."""
-    factor = _upload(factors.astype(np.float32), images.device)[:, None, None, None]
+    factor = upload(factors.astype(np.float32), images.device)[:, None, None, None]
     return to_levels((images - base).mul_(factor).add_(base))
 
 
@@ -295,7 +291,7 @@ def _slide(images: Tensor, kinds: np.ndarray, arguments: np.ndarray, fill: Tenso
     rows = int(np.searchsorted(kinds, Kind.SHEAR_Y))
     sheared = (kinds == Kind.SHEAR_X) | (kinds == Kind.SHEAR_Y)
     slopes = np.where([sheared, ~sheared], [arguments, arguments * size], 0).astype(np.float32)
-    shear, pixels = _upload(slopes, images.device)
+    shear, pixels = upload(slopes, images.device)
     # px that each row is moved by; columns are rows of the image turned over
     shift = shear[:, None] * (torch.arange(size, device=images.device) + 0.5) + pixels[:, None]
     turned = torch.cat([images[:rows], images[rows:].transpose(2, 3)])
@@ -322,7 +318,7 @@ def _rotate(images: Tensor, kinds: np.ndarray, degrees: np.ndarray, fill: Tensor
     batch, _, size, _ = images.shape
     radians = np.radians(degrees)
     turn = np.stack([np.cos(radians), np.sin(radians)]).astype(np.float32)
-    cos, sin = _upload(turn, images.device)[:, :, None, None]
+    cos, sin = upload(turn, images.device)[:, :, None, None]
     middle = torch.arange(size, device=images.device) + 0.5 - size / 2
     across = cos * middle - sin * middle[:, None] + size / 2
     down = sin * middle + cos * middle[:, None] + size / 2

@@ -189,5 +189,8 @@ class _Sweep:
 
 
 def _last_line(job: Job) -> str:
-    lines = job.folder.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    try:
+        lines = job.folder.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    except OSError:  # set aside with its folder
+        lines = []
     return f"{lines[-1].removeprefix('error: ') if lines else 'it printed nothing'} (see {job.folder.log})"
