@@ -1,6 +1,7 @@
 """The command line: `python -m bench list | show | data | doctor | speed | verify | sweep | report`.
 
-None of them imports torch (but `doctor`, `speed`, `verify`, and a `show` that builds the network), so they answer at once.
+None of them imports torch (but `doctor`, `verify`, the processes that `speed` starts, and a `show` that builds the
+network), so they answer at once.
 Exit codes: 0 done, 1 a check failed, 2 the input, 3 some cells failed, 75 stopped.
 """
 
@@ -8,8 +9,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
-import time
+from functools import partial
 
 import yaml
 
@@ -175,28 +177,16 @@ def speed(arguments: argparse.Namespace) -> int:
         raise RecipeError(f"--steps: got {arguments.steps}, allowed from 1")
     if arguments.synthetic is not None and not 1 <= arguments.synthetic <= 4096:
         raise RecipeError(f"--synthetic: got {arguments.synthetic}, allowed from 1 to 4096")
-    recipe, began = compose(arguments), time.perf_counter()
-    import accelerate  # noqa: F401
-    import timm  # noqa: F401
-    import torch  # noqa: F401
-
-    imports = time.perf_counter() - began
     from pathlib import Path
 
-    from bench.data.store import open_store
     from bench.records import write_json
-    from bench.run import check_batches, check_feasible
-    from bench.speed import arms_of, lines, measure, random_store
+    from bench.speed import arms_of, lines, measure
 
-    check_feasible(recipe, None)
-    if arguments.synthetic is not None:
-        store = random_store(recipe, arguments.synthetic)
-    else:
-        store = open_store(recipe.data, arguments.data_dir)
-    check_batches(recipe, store)
-    arms = arms_of(recipe, plain=arguments.compare == "plain")
-    found = measure(arms, store, arguments.steps, lambda text: print(text, file=sys.stderr, flush=True))
-    found["first_step"]["imports"] = imports
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # an end without Ctrl-C's tidying would leave stopped arms behind
+    arms = arms_of(compose(arguments), plain=arguments.compare == "plain")
+    say = partial(print, file=sys.stderr, flush=True)
+    found = measure(arms, arguments.data_dir, arguments.synthetic, arguments.steps, say)
     print("\n".join(lines(found)))
     if arguments.json:
         write_json(Path(arguments.json), found)

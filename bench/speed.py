@@ -1,272 +1,267 @@
 """`python -m bench speed`: images per second of a recipe on this machine, and where the time of a step goes.
 
-The guide has its initial weights, which take as long as trained ones. Arms are measured in turns, so that whatever else the
-machine does falls on all alike.
+The guide has its initial weights, which take as long as trained ones. Every arm is a process of its own (speed_arm.py),
+since precision and memory are a process's; they are measured in turns, so that whatever else the machine does falls on all
+alike, and whoever has no turn is stopped, with the workers that would fill its queues. This side needs no torch.
 """
 
 from __future__ import annotations
 
-import itertools
-import time
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from multiprocessing import Pipe
+from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
-import psutil
-import torch
-from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
-
-from bench import environment, models
-from bench.data.batches import Batch, Share, TestBatches, train_batches
-from bench.data.parts import Images, Store
-from bench.evaluate import predict
-from bench.guide import Guide
-from bench.kept_features import kept_features
-from bench.models.drop_path import draw_scales
-from bench.processes import make_accelerator
-from bench.schema import Recipe
-from bench.step import Step, compile_mode
+from bench.cache import cache_folder
+from bench.schema import Recipe, RecipeError
 
 ROUNDS = 5  # turns in which the arms are measured
-EVALUATED = {"cuda": 10_000}  # test images, at most; 200 elsewhere
+WARM_UP = 3  # steps before the first turn
+CLOSING = 20  # seconds that an arm has to leave by itself, which clears what its workers keep in /tmp
+
+# The libraries first, so that the time of their imports is known.
+START = (
+    "import time; t = time.perf_counter(); import accelerate, timm, torch; t = time.perf_counter() - t;"
+    " from bench.speed_arm import serve; serve(t)"
+)
 
 
-def random_store(recipe: Recipe, side: int) -> Store:
-    """Images of noise in the place of a dataset that is not here: as many, of `side` x `side` px."""
-    numbers = np.random.default_rng(0)
-
-    def split(count: int) -> Images:
-        pixels = numbers.integers(0, 256, count * side * side * 3, dtype=np.uint8)
-        labels = np.arange(count, dtype=np.int64) % (recipe.data.classes or 100)
-        return Images(pixels, np.full((count, 2), side, np.int32), labels, labels.astype(str))
-
-    return Store(
-        recipe.data.name,
-        split(recipe.data.train_images or 50_000),
-        split(recipe.data.test_images or 10_000),
-        None,
-        f"noise of {side} px",
-    )
-
-
-class Arm:
-    """One way to train, ready to be timed.
+class ArmProcess:
+    """An arm in its own process and session. Leaving the context ends the whole session, whatever it does.
 
     Args:
-        plain: as one would without this suite: timm's transform in worker processes, eager, fp32 without TF32.
+        name: of the arm, for messages.
     """
 
-    def __init__(self, recipe: Recipe, store: Store, plain: bool = False) -> None:
-        if plain:
-            train = replace(recipe.train, precision="fp32", compile="off")
-            recipe = replace(recipe, data=replace(recipe.data, pipeline="pil"), train=train)
-        self.recipe, self._plain = recipe, plain
-        self.accelerator, self.precision = make_accelerator(recipe.train)
-        device = self.accelerator.device
-        classes = store.classes(recipe.data)
-        student = models.create(recipe.model, classes, recipe.seed, taps=recipe.imitates_maps)
-        guide = Guide(recipe.guide, classes, None, recipe.guidance) if recipe.guide is not None else None
-        if guide is not None and recipe.guidance.offline:
-            guide = kept_features(guide, "untrained", recipe, store, device)
-        self.step = Step(recipe, student, guide, self.accelerator)
-        self.step.task.train()
-        self.network, self.mode = student.network, compile_mode(recipe, device, 1)
-        self._batches = train_batches(recipe, store, device)
-        every = max(1, len(store.evaluation(recipe.data)) // EVALUATED.get(device.type, 200))
-        self._test = TestBatches(recipe, store, device, Share(0, every))
-        self._drop_path = draw_scales(student.drop_path_rates, self._batches.positions, recipe.seed, 0).to(device)
-        self._endless = itertools.chain.from_iterable(map(self._batches.epoch, itertools.count()))
+    def __init__(self, name: str) -> None:
+        self._name = name
+        paths = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        self._connection, its_end = Pipe()
+        with its_end:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", START, str(its_end.fileno())],  # -P: this package, not one that lies here
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # what it prints is no result
+                env=environment,
+                pass_fds=[its_end.fileno()],
+                start_new_session=True,
+            )
 
-    def __enter__(self) -> Arm:
-        if self._plain:
-            self._tf32 = torch.backends.cudnn.allow_tf32
-            torch.backends.cudnn.allow_tf32 = False
+    def __enter__(self) -> ArmProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._plain:
-            torch.backends.cudnn.allow_tf32 = self._tf32
+        self._signal(signal.SIGKILL)  # ends stopped processes, too
+        self._process.wait()
+        self._connection.close()
 
-    def steps(self, count: int) -> None:
-        """Train that many steps, as a run does."""
-        for batch in itertools.islice(self._endless, count):
-            self.step(batch, self._drop_path[:, batch.positions], self.recipe.guide is not None)
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody left; zombies only, on macOS
+            os.killpg(self._process.pid, number)
 
-    def input(self, count: int) -> Batch:
-        """Make that many batches; returns the last."""
-        return list(itertools.islice(self._endless, count))[-1]
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """The session runs inside; it is stopped afterwards."""
+        self._signal(signal.SIGCONT)
+        try:
+            yield
+        finally:
+            self._signal(signal.SIGSTOP)
 
-    def evaluated(self) -> int:
-        """Evaluate; returns how many images."""
-        return len(predict(self.network, self._test, self.accelerator.device)[0])
+    def ask(self, command: str, *arguments: object) -> Any:
+        """What a method of `speed_arm.Service` answers.
 
-    def seconds(self, call: Callable[[], object]) -> float:
-        """How long a call takes, the device's work included."""
-        self._wait()
-        began = time.perf_counter()
-        call()
-        self._wait()
-        return time.perf_counter() - began
+        Raises:
+            RecipeError: it raised one.
+            RuntimeError: it raised something else, or the process has ended.
+        """
+        with contextlib.suppress(BrokenPipeError):  # the answer's absence says it
+            self._connection.send((command, arguments))
+        outcome, answer = self._answer()
+        if outcome == "refused":
+            raise RecipeError(answer)
+        if outcome == "failed":
+            raise RuntimeError(f"the arm {self._name!r} failed:\n{answer}")
+        return answer
 
-    def _wait(self) -> None:
-        if self.accelerator.device.type == "cuda":
-            torch.cuda.synchronize(self.accelerator.device)
+    def _answer(self) -> tuple[str, Any]:
+        try:
+            # Its workers hold the pipe open, so the end of the process alone does not end the waiting.
+            while not self._connection.poll(1):
+                if self._process.poll() is not None and not self._connection.poll():
+                    raise EOFError
+            return self._connection.recv()
+        except (EOFError, ConnectionResetError):
+            self._signal(signal.SIGKILL)
+            code = self._process.wait()
+            why = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            raise RuntimeError(f"the process of the arm {self._name!r} ended without an answer ({why})") from None
 
-    def parts(self, count: int) -> dict[str, float]:
-        """Seconds a step of each part by itself. On a GPU parts may overlap, so they can add up to more than a step."""
-        step, batch = self.step, self.input(1)
-        scales, guided = self._drop_path[:, batch.positions], self.recipe.guide is not None
-        maps, logits = step.imitated(batch) if guided else (None, None)
+    def close(self) -> None:
+        """Let it leave by itself, for `wait`."""
+        self._signal(signal.SIGCONT)
+        with contextlib.suppress(OSError):
+            self._connection.send(None)
 
-        def forward() -> Tensor:
-            return step.forward(batch, scales, maps, logits)[0]
-
-        def both() -> None:
-            self.accelerator.backward(forward())
-
-        def each(call: Callable[[], object], before: Callable[[], object] = lambda: None) -> float:
-            taken = []
-            for _ in range(count + 1):  # the first warms up
-                before()
-                taken.append(self.seconds(call))
-            return median(taken[1:])
-
-        out = {"input": each(lambda: self.input(1))}
-        if guided:
-            out["guide"] = each(lambda: step.imitated(batch))
-        out["forward"] = each(forward)
-        out["backward"] = max(0.0, each(both) - out["forward"])
-        out["optimiser"] = each(step.update, before=both)  # without gradients it would do nothing
-        return out
-
-    def flops(self) -> dict[str, float]:
-        """FLOPs an image (two a multiplication): of the student's forward, of its forward and backward, of the guide."""
-        batch = self.input(1)
-        scales, count = self._drop_path[:, batch.positions], len(batch.labels)
-        maps, logits = self.step.imitated(batch) if self.recipe.guide is not None else (None, None)
-        out = {}
-        with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"):
-            with FlopCounterMode(display=False) as counter:
-                loss, _ = self.step.forward(batch, scales, maps, logits)
-                out["forward"] = counter.get_total_flops() / count
-                self.accelerator.backward(loss)
-            out["forward and backward"] = counter.get_total_flops() / count
-            if self.recipe.guide is not None:
-                with FlopCounterMode(display=False) as counter:
-                    self.step.imitated(batch)
-                out["guide"] = counter.get_total_flops() / count
-        self.step.optimizer.zero_grad()
-        return out
+    def wait(self) -> None:
+        """Return once it has left, or its time to do so is over."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(CLOSING)
 
 
-def matrix_rate(device: torch.device, precision: str, size: int | None = None) -> float:
-    """FLOP/s of a large square matrix product on this device, the best of ten: what a network can hope for."""
-    size = size or (8192 if device.type == "cuda" else 2048)
-    kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    one, other = (torch.randn(size, size, device=device, dtype=kind) for _ in range(2))
-    best = float("inf")
-    for _ in range(10):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        began = time.perf_counter()
-        one @ other
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - began)
-    return 2 * size**3 / best
-
-
-def arms_of(recipe: Recipe, plain: bool) -> dict[str, tuple[Recipe, bool]]:
-    """{name: (recipe, whether the plain way)} of what is timed: the recipe, what it costs over its baseline, and, if asked,
-    the plain way."""
+def arms_of(recipe: Recipe, plain: bool) -> dict[str, Recipe]:
+    """{name: recipe} of what is timed: the recipe, what it costs over its baseline, and, if asked, the plain way: as one
+    would train it without this suite, with timm's transform in worker processes, eager, in fp32."""
     guided = recipe.guide is not None
-    arms = {recipe.id.rpartition("/")[2] if guided else "baseline": (recipe, False)}
+    arms = {recipe.id.rpartition("/")[2] if guided else "baseline": recipe}
     if guided:
-        arms["baseline"] = (replace(recipe, guidance=None, guide=None), False)
+        arms["baseline"] = replace(recipe, guidance=None, guide=None)
     if plain:
-        arms["plain"] = (recipe, True)
+        train = replace(recipe.train, precision="fp32", compile="off")
+        arms["plain"] = replace(recipe, data=replace(recipe.data, pipeline="pil"), train=train)
     return arms
 
 
 def measure(
-    asked: dict[str, tuple[Recipe, bool]], store: Store, steps: int, say: Callable[[str], None] = lambda text: None
+    recipes: dict[str, Recipe],
+    data_dir: str,
+    synthetic: int | None,
+    steps: int,
+    say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Time the arms in turns, and take the first one apart.
 
     Args:
-        asked: from `arms_of`.
+        recipes: from `arms_of`.
+        data_dir: local datasets.
+        synthetic: px, the side of the images of noise that take the dataset's place, or None.
         steps: of each arm.
         say: told what goes on.
 
     Returns:
-        `arms`: images/s and ms a step of each (the median turn, and the fastest and slowest), and images/s of its input
-        alone; `ratios`: of the first arm's step to each other arm's; `parts_ms` of a step, FLOPs an image, FLOP/s of a
-        matrix product, the share of it that is used, images/s of the evaluation, peak memory, seconds from the start of the
-        process to the first step, and what it ran on.
+        `arms`: images/s and ms a step of each (the median turn, and the fastest and slowest), images/s of its input alone,
+        its peak memory and precision; `ratios`: of the first arm's step to each other arm's; `parts_ms` of a step, FLOPs an
+        image, FLOP/s of a matrix product, the share of it that is used, images/s of the evaluation, peak memory, seconds
+        from the start of the first arm's process to its first step and of its imports, and what it ran on.
+
+    Raises:
+        RecipeError: an arm cannot be run, or a launcher has started several processes.
+        RuntimeError: an arm failed.
     """
-    arms: dict[str, Arm] = {}
-    first_step = {}
-    for name, (recipe, plain) in asked.items():
-        say(f"{name}: warming up")
-        with Arm(recipe, store, plain) as arm:
-            if not arms:
-                arm.input(1)
-                first_step["seconds"] = time.time() - psutil.Process().create_time()
-            arm.steps(3)
-        arms[name] = arm
-    each = max(1, steps // ROUNDS)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RecipeError(f"WORLD_SIZE={os.environ['WORLD_SIZE']}: bench speed measures one process: use no launcher")
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(_scratch(recipes))
+        arms: dict[str, ArmProcess] = {}
+        facts: dict[str, dict[str, Any]] = {}
+        for name, recipe in recipes.items():
+            arms[name] = arm = stack.enter_context(ArmProcess(name))
+            with arm.turn():
+                facts[name] = arm.ask("prepare", recipe, data_dir, synthetic, scratch)
+                say(f"{name}: warming up")
+                arm.ask("steps", WARM_UP)
+        each = max(1, steps // ROUNDS)
+        turns, inputs = _take_turns(arms, each, say)
+        memory = {name: _ask(arm, "peak_memory_mib") for name, arm in arms.items()}  # before taking one apart needs more
+        name, first = next(iter(arms.items()))
+        say(f"{name}: its parts")
+        details = _ask(first, "details", max(3, each))
+        for arm in arms.values():
+            arm.close()
+        for arm in arms.values():
+            arm.wait()
+    return _summary(recipes, facts, each * ROUNDS, turns, inputs, memory, details)
+
+
+@contextlib.contextmanager
+def _scratch(recipes: dict[str, Recipe]) -> Iterator[str | None]:
+    """A temporary folder on the cache's disk for the features of offline guidance, or None where nobody keeps any: an
+    untrained guide's are of no use to anyone later."""
+    if not any(recipe.guidance is not None and recipe.guidance.offline for recipe in recipes.values()):
+        yield None
+        return
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="speed-", dir=cache_folder()) as folder:
+        yield folder
+
+
+def _ask(arm: ArmProcess, command: str, *arguments: object) -> Any:
+    with arm.turn():
+        return arm.ask(command, *arguments)
+
+
+def _take_turns(
+    arms: dict[str, ArmProcess], each: int, say: Callable[[str], None]
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Seconds a step, and seconds a batch of input, of each arm and turn of `each` steps."""
     turns: dict[str, list[float]] = {name: [] for name in arms}
     inputs: dict[str, list[float]] = {name: [] for name in arms}
     for turn in range(ROUNDS):
         say(f"turn {turn + 1} of {ROUNDS}, {each} steps an arm")
         for name, arm in arms.items():
-            with arm:
-                turns[name].append(arm.seconds(lambda arm=arm: arm.steps(each)) / each)
-                inputs[name].append(arm.seconds(lambda arm=arm: arm.input(each)) / each)
-    name, first = next(iter(arms.items()))
-    say(f"{name}: its parts")
-    batch, device = first.recipe.train.batch_size, first.accelerator.device
+            with arm.turn():
+                arm.ask("steps", 1)  # what stood still has lost the caches to the others
+                turns[name].append(arm.ask("steps", each) / each)
+                inputs[name].append(arm.ask("input", each) / each)
+    return turns, inputs
+
+
+def _summary(
+    recipes: dict[str, Recipe],
+    facts: dict[str, dict[str, Any]],
+    steps: int,
+    turns: dict[str, list[float]],
+    inputs: dict[str, list[float]],
+    memory: dict[str, float],
+    details: dict[str, Any],
+) -> dict[str, Any]:
+    """What `measure` returns, of what the arms answered."""
+    name, recipe = next(iter(recipes.items()))
+    batch, first = recipe.train.batch_size, facts[name]
     seconds = {name: median(own) for name, own in turns.items()}
-    with first:
-        parts = first.parts(max(3, each))
-        evaluated = first.evaluated()  # warms up
-        evaluation = evaluated / first.seconds(first.evaluated)
-        flops = first.flops()
-    rate = matrix_rate(device, first.precision.used)
+    flops, rate = details["flops"], details["matrix_flops"]
     return {
-        "recipe": first.recipe.id,
-        "protocol": first.recipe.protocol,
-        "hash": first.recipe.hash,
+        "recipe": recipe.id,
+        "protocol": recipe.protocol,
+        "hash": recipe.hash,
         "batch": batch,
-        "image_size": first.recipe.model.image_size,
-        "precision": first.precision.used,
-        "compile": first.mode or "off",
-        "steps": each * ROUNDS,
+        "image_size": recipe.model.image_size,
+        "precision": first["precision"],
+        "compile": first["compile"],
+        "steps": steps,
         "arms": {
             name: {
                 "images_per_second": batch / seconds[name],
                 "ms": 1e3 * seconds[name],
                 "range_ms": [1e3 * min(own), 1e3 * max(own)],
                 "input_images_per_second": batch / median(inputs[name]),
+                "peak_memory_mib": memory[name],
+                "precision": facts[name]["precision"],
+                "compile": facts[name]["compile"],
             }
             for name, own in turns.items()
         },
-        "ratios": {other: seconds[name] / seconds[other] for other in list(arms)[1:]},
-        "parts_ms": {part: 1e3 * value for part, value in parts.items()},
-        "evaluation_images_per_second": evaluation,
+        "ratios": {other: seconds[name] / seconds[other] for other in list(recipes)[1:]},
+        "parts_ms": {part: 1e3 * value for part, value in details["parts"].items()},
+        "evaluation_images_per_second": details["evaluation"],
         "flops_per_image": flops,
         "matrix_flops": rate,
         "utilisation": (flops["forward and backward"] + flops.get("guide", 0)) * batch / seconds[name] / rate,
-        "first_step": first_step,
-        "peak_memory_mib": environment.peak_memory_mib(device),
-        "dataset": store.fingerprint,
-        "hardware": environment.hardware(device),
-        "libraries": environment.libraries(),
-        "code": environment.code(),
+        "first_step": {"seconds": first["seconds"], "imports": first["imports"]},
+        "peak_memory_mib": memory[name],
+        "dataset": first["dataset"],
+        "hardware": details["hardware"],
+        "libraries": details["libraries"],
+        "code": details["code"],
     }
 
 

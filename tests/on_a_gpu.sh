@@ -14,8 +14,12 @@ measure() { # measure NAME OPTIONS…
     shift
     [ -s "$out/$name.json" ] && return
     echo "== $name"
-    "$python" -m bench speed --synthetic 32 --json "$out/$name.json" "$@" 2>/dev/null | tee "$out/$name.txt" ||
-        { echo "$name: failed (exit code ${PIPESTATUS[0]})" | tee "$out/$name.failed"; rm -f "$out/$name.txt"; }
+    if "$python" -m bench speed --synthetic 32 --json "$out/$name.json" "$@" 2>"$out/$name.err" | tee "$out/$name.txt"; then
+        rm -f "$out/$name.err" "$out/$name.failed"
+    else
+        echo "$name: failed (exit code ${PIPESTATUS[0]}), $out/$name.err says why" | tee "$out/$name.failed"
+        rm -f "$out/$name.txt"
+    fi
 }
 
 measure deit_tiny --recipe deit_tiny/cifar100/guided --steps 100 --compare plain
@@ -31,8 +35,9 @@ done
 if [ ! -s "$out/side-by-side-1.json" ]; then
     echo "== two runs side by side"
     for i in 1 2; do
-        "$python" -m bench speed --recipe deit_tiny/cifar100/guided --synthetic 32 --steps 200 \
-            --json "$out/side-by-side-$i.json" > "$out/side-by-side-$i.txt" 2>/dev/null &
+        { "$python" -m bench speed --recipe deit_tiny/cifar100/guided --synthetic 32 --steps 200 \
+            --json "$out/side-by-side-$i.json" > "$out/side-by-side-$i.txt" 2>"$out/side-by-side-$i.err" &&
+            rm "$out/side-by-side-$i.err"; } &
     done
     wait
     head -n 3 "$out"/side-by-side-?.txt

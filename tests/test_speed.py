@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
 
+import psutil
 import pytest
 import torch
-from conftest import command, refused
+from conftest import ROOT, command, refused
 
 from bench.models import create
 from bench.recipes import Registry
 from bench.schema import Recipe
-from bench.speed import Arm, random_store
+from bench.speed_arm import Arm, random_store
 from bench.step import compile_mode
 
 registry = Registry()
@@ -51,9 +58,14 @@ def test_flops_are_those_of_the_layers():
 def test_the_command_measures_every_part(tmp_path):
     words = ["-m", "bench", "speed", "--recipe", "deit_micro/digits/guided", "--protocol", "quick", "--steps", "5"]
     words += ["--compare", "plain", "--set", "data.train_limit=64", "--set", "augment.rand_augment=rand-m9-mstd0.5-inc1"]
-    done = command(*words, "--set", "data.workers=0", "--json", tmp_path / "speed.json", check=True)
+    words += ["--set", "train.precision=bf16", "--set", "data.workers=1"]
+    done = command(*words, "--json", tmp_path / "speed.json", check=True)
     found = json.loads((tmp_path / "speed.json").read_text())
-    assert list(found["arms"]) == ["guided", "baseline", "plain"]
+    assert {name: arm["precision"] for name, arm in found["arms"].items()} == {
+        "guided": "bf16",
+        "baseline": "bf16",
+        "plain": "fp32",
+    }
     assert list(found["parts_ms"]) == ["input", "guide", "forward", "backward", "optimiser"]
     for name, arm in found["arms"].items():
         assert arm["images_per_second"] == pytest.approx(1e3 * found["batch"] / arm["ms"])
@@ -65,10 +77,49 @@ def test_the_command_measures_every_part(tmp_path):
     assert 0 < found["first_step"]["imports"] < found["first_step"]["seconds"]
 
 
-def test_what_cannot_be_measured_is_refused():
+def test_features_of_an_untrained_guide_do_not_stay(tmp_path):
+    words = ["-m", "bench", "speed", "--recipe", "deit_micro/digits/guided-offline", "--protocol", "quick", "--steps", "1"]
+    settings = ["--set", "data.train_limit=64", "--set", "train.batch_size=32", "--set", "train.micro_batch=16"]
+    done = command(*words, *settings, check=True, env={"LOCALITY_BENCH_CACHE": str(tmp_path)})
+    assert "features of " in done.stderr and "features of " not in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["datasets"]
+
+
+def running(session: int) -> list[psutil.Process]:
+    """The processes of a session that have not ended."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_of_an_arm_outlives_the_command(number):
+    words = ["--recipe", "deit_micro/digits/baseline", "--protocol", "quick", "--steps", "100000", "--compare", "plain"]
+    start = [sys.executable, "-m", "bench", "speed", *words, "--set", "data.workers=1"]
+    with subprocess.Popen(start, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert any("turn 1" in line for line in process.stderr)  # one arm runs, the other is stopped
+        arms = [child.pid for child in psutil.Process(process.pid).children()]
+        states = [one.status() for arm in arms for one in running(arm)]
+        assert len(arms) == 2 and psutil.STATUS_STOPPED in states and set(states) != {psutil.STATUS_STOPPED}
+        process.send_signal(number)
+        process.wait(30)
+    deadline = time.monotonic() + 10
+    while any(map(running, arms)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(running, arms))
+    assert process.returncode == (-number if number == signal.SIGKILL else 75)
+
+
+def test_what_cannot_be_measured_is_refused(tmp_path):
     words = ["-m", "bench", "speed", "--recipe", "deit_micro/digits/guided", "--protocol", "quick"]
     refused(command(*words, "--steps", "0"), "--steps", "allowed from 1")
     refused(command(*words, "--synthetic", "0"), "--synthetic")
+    refused(command(*words, env={"WORLD_SIZE": "2"}), "bench speed measures one process")
+    missing = ["-m", "bench", "speed", "--recipe", "deit_micro/folder:nowhere/baseline", "--protocol", "quick"]
+    refused(command(*missing, "--data-dir", tmp_path), "nowhere")  # the arm's process says so
 
 
 @pytest.mark.parametrize(
