@@ -171,7 +171,8 @@ def measure(
                 arm.ask("steps", WARM_UP)
         each = max(1, steps // ROUNDS)
         turns, inputs = _take_turns(arms, each, say)
-        memory = {name: _ask(arm, "peak_memory_mib") for name, arm in arms.items()}  # before taking one apart needs more
+        for name, arm in arms.items():
+            facts[name] |= _ask(arm, "so_far")  # before taking one apart needs more memory
         name, first = next(iter(arms.items()))
         say(f"{name}: its parts")
         details = _ask(first, "details", max(3, each))
@@ -179,7 +180,7 @@ def measure(
             arm.close()
         for arm in arms.values():
             arm.wait()
-    return _summary(recipes, facts, each * ROUNDS, turns, inputs, memory, details)
+    return _summary(recipes, facts, each * ROUNDS, turns, inputs, details)
 
 
 @contextlib.contextmanager
@@ -221,7 +222,6 @@ def _summary(
     steps: int,
     turns: dict[str, list[float]],
     inputs: dict[str, list[float]],
-    memory: dict[str, float],
     details: dict[str, Any],
 ) -> dict[str, Any]:
     """What `measure` returns, of what the arms answered."""
@@ -244,7 +244,7 @@ def _summary(
                 "ms": 1e3 * seconds[name],
                 "range_ms": [1e3 * min(own), 1e3 * max(own)],
                 "input_images_per_second": batch / median(inputs[name]),
-                "peak_memory_mib": memory[name],
+                "peak_memory_mib": facts[name]["peak_memory_mib"],
                 "precision": facts[name]["precision"],
                 "compile": facts[name]["compile"],
             }
@@ -257,7 +257,7 @@ def _summary(
         "matrix_flops": rate,
         "utilisation": (flops["forward and backward"] + flops.get("guide", 0)) * batch / seconds[name] / rate,
         "first_step": {"seconds": first["seconds"], "imports": first["imports"]},
-        "peak_memory_mib": memory[name],
+        "peak_memory_mib": first["peak_memory_mib"],
         "dataset": first["dataset"],
         "hardware": details["hardware"],
         "libraries": details["libraries"],

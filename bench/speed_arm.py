@@ -32,7 +32,7 @@ from bench.models.drop_path import draw_scales
 from bench.processes import make_accelerator
 from bench.run import check_batches, check_feasible
 from bench.schema import Recipe, RecipeError
-from bench.step import Step, compile_mode
+from bench.step import Step
 
 EVALUATED = {"cuda": 10_000}  # test images, at most; 200 elsewhere
 UNTIMED = 3  # repeats of a part before it is timed: a CUDA graph runs, is recorded, and only then replayed
@@ -61,7 +61,6 @@ class Arm:
     """One way to train, ready to be timed.
 
     Attributes:
-        mode: of torch.compile, or None.
         precision: what was asked for and what is used.
     """
 
@@ -76,7 +75,7 @@ class Arm:
             guide = kept_features(guide, "untrained", recipe, store, device)
         self.step = Step(recipe, student, guide, self.accelerator)
         self.step.task.train()
-        self.network, self.mode = student.network, compile_mode(recipe, device, 1)
+        self.network = student.network
         self._guided = guide is not None
         self._micro = recipe.train.micro_batch or recipe.train.batch_size
         self._batches = train_batches(recipe, store, device)
@@ -115,7 +114,7 @@ class Arm:
     def _begin(self) -> None:
         """As a step begins: without gradients, and with the last step's CUDA graphs free to be run again."""
         self.step.optimizer.zero_grad()
-        if self.mode == "reduce-overhead":
+        if self.step.mode == "reduce-overhead":
             torch.compiler.cudagraph_mark_step_begin()
 
     def _imitated(self, batch: Batch) -> tuple[list[Tensor] | None, Tensor | None]:
@@ -217,7 +216,7 @@ class Service:
             scratch: the cache of what is made from here on, as an untrained guide's features, or None for the user's.
 
         Returns:
-            `seconds` since the process began, `imports` in seconds, `precision`, `compile` and the `dataset`'s fingerprint.
+            `seconds` since the process began, `imports` in seconds, `precision` and the `dataset`'s fingerprint.
 
         Raises:
             RecipeError: the recipe cannot be run here.
@@ -233,7 +232,6 @@ class Service:
             "seconds": time.time() - psutil.Process().create_time(),
             "imports": self._imports,
             "precision": self._arm.precision.used,
-            "compile": self._arm.mode or "off",
             "dataset": self._store.fingerprint,
         }
 
@@ -245,9 +243,12 @@ class Service:
         """Seconds of making that many batches."""
         return self._arm.seconds(lambda: self._arm.input(count))
 
-    def peak_memory_mib(self) -> float:
-        """Peak memory up to now, in MiB."""
-        return environment.peak_memory_mib(self._arm.device)
+    def so_far(self) -> dict[str, Any]:
+        """`peak_memory_mib` up to now, and what became of `compile`."""
+        return {
+            "peak_memory_mib": environment.peak_memory_mib(self._arm.device),
+            "compile": self._arm.step.compiled,
+        }
 
     def details(self, count: int) -> dict[str, Any]:
         """Seconds of the `parts` of a step, each the median of `count`; images/s of the `evaluation`; `flops` an image;
