@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 
 from conftest import ROOT, TINY, command
@@ -13,7 +14,8 @@ LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"
 def test_two_processes_killed_at_random_moments_end_as_if_they_had_not_been():
     # one of them is killed or told to stop; in a process of its own, since this one has met accelerate as one process
     done = command("-m", "tests.kill_trials", "--kills", "5", "--seed", "2", "--processes", "2", check=True)
-    assert "5 kills" in done.stdout and "0 differences, 0 failures, 0 wrong exit codes" in done.stdout
+    assert int(re.search(r"(\d+) kills", done.stdout)[1]) >= 5
+    assert "0 differences, 0 failures, 0 wrong exit codes" in done.stdout
 
 
 def test_one_process_that_fails_ends_the_run_with_its_error(tmp_path):
