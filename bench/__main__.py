@@ -16,7 +16,8 @@ from functools import partial
 import yaml
 
 from bench.recipes import Registry
-from bench.run import BAD_INPUT, STOPPED, add_recipe_options, compose
+from bench.records import unwritable
+from bench.run import BAD_INPUT, FAILED, STOPPED, add_recipe_options, compose
 from bench.schema import RecipeError
 
 
@@ -186,7 +187,11 @@ def speed(arguments: argparse.Namespace) -> int:
         signal.signal(number, signal.default_int_handler)  # an end without Ctrl-C's tidying would leave stopped arms behind
     arms = arms_of(compose(arguments), plain=arguments.compare == "plain")
     say = partial(print, file=sys.stderr, flush=True)
-    found = measure(arms, arguments.data_dir, arguments.synthetic, arguments.steps, say)
+    try:
+        found = measure(arms, arguments.data_dir, arguments.synthetic, arguments.steps, say)
+    except RuntimeError as error:  # it holds the arm's own traceback
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
     print("\n".join(lines(found)))
     if arguments.json:
         write_json(Path(arguments.json), found)
@@ -240,6 +245,11 @@ def main() -> int:
     except BrokenPipeError:
         sys.stderr.close()  # the reader, `head` say, has gone
         return 0
+    except OSError as error:
+        if not (told := unwritable(error)):
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        return BAD_INPUT
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return STOPPED

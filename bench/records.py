@@ -16,7 +16,7 @@ import tempfile
 import time
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,13 @@ def no_room(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in _NO_ROOM
 
 
+def unwritable(error: BaseException) -> str | None:
+    """The sentence to say where an error is that a folder or a file cannot be written; None for other errors."""
+    if isinstance(error, PermissionError) or no_room(error):
+        return f"{error.filename} cannot be written: {error.strerror}"
+    return None
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place, synced to disk, when the block ends without an error. An OSError
@@ -52,7 +59,8 @@ def replacing(path: Path) -> Iterator[Path]:
         error.filename = error.filename or str(path)  # a failed write does not say to which file
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where nothing can be written, nothing can be removed
+            temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, *parts: bytes | memoryview) -> None:

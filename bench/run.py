@@ -29,7 +29,7 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from bench.recipes import Registry
-from bench.records import SCHEMA, RunFolder, no_room
+from bench.records import SCHEMA, RunFolder, unwritable
 from bench.schema import Recipe, RecipeError
 
 DONE, BAD_INPUT, FAILED, STOPPED = 0, 2, 3, 75
@@ -200,6 +200,12 @@ def check_micro_batch(network: Any, recipe: Recipe, world: int) -> None:
         raise RecipeError(f"train.micro_batch: {recipe.model.name} has batch norm, which needs its whole batch at once")
     if recipe.imitates_maps and recipe.guidance.transform == "similarity":
         raise RecipeError("train.micro_batch: similarity compares the samples of a whole batch")
+
+
+OUT_OF_MEMORY = (
+    "out of memory: train.micro_batch computes a batch in parts, with the same result (--set train.micro_batch=N, a divisor"
+    " of the batch); train.test_batch_size is that of the evaluation"
+)
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -492,12 +498,9 @@ def _outcome(arguments: argparse.Namespace) -> int:
         if isinstance(error, Diverged):
             sentence = str(error)
         elif out_of_memory(error):
-            sentence = (
-                "out of memory: train.micro_batch computes a batch in parts, with the same result (--set"
-                " train.micro_batch=N, a divisor of the batch); train.test_batch_size is that of the evaluation"
-            )
-        elif no_room(error):
-            sentence = f"{error.filename}: {error.strerror}: with room there the same command goes on"
+            sentence = OUT_OF_MEMORY
+        elif told := unwritable(error):
+            sentence = f"{told}: when it can, the same command goes on"
         elif "DataLoader worker" in str(error):  # torch has no kind of its own for a worker that was killed
             sentence = f"{error}: the same command goes on from the last checkpoint; --set data.workers=0 needs no workers"
         else:

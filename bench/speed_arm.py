@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import ctypes
 import itertools
 import os
@@ -30,7 +31,8 @@ from bench.guide import Guide
 from bench.kept_features import kept_features
 from bench.models.drop_path import draw_scales
 from bench.processes import make_accelerator
-from bench.run import check_batches, check_feasible
+from bench.records import unwritable
+from bench.run import OUT_OF_MEMORY, check_batches, check_feasible, out_of_memory
 from bench.schema import Recipe, RecipeError
 from bench.step import Step
 
@@ -91,9 +93,7 @@ class Arm:
 
     def input(self, count: int) -> Batch:
         """Make that many batches; returns the last."""
-        for batch in itertools.islice(self._endless, count):  # noqa: B007
-            pass
-        return batch
+        return collections.deque(itertools.islice(self._endless, count), maxlen=1)[0]
 
     def evaluated(self) -> int:
         """Evaluate; returns how many images."""
@@ -282,8 +282,9 @@ def serve(imports: float) -> None:
                 answer = "done", getattr(service, command)(*arguments)
             except RecipeError as error:
                 answer = "refused", str(error)
-            except Exception:
-                answer = "failed", traceback.format_exc()
+            except Exception as error:  # of whatever kind: the other process shall know, and this one stay
+                told = OUT_OF_MEMORY if out_of_memory(error) else unwritable(error)
+                answer = ("refused", told) if told else ("failed", traceback.format_exc())
             connection.send(answer)
 
 

@@ -24,7 +24,7 @@ from bench.data.store import open_store
 from bench.guidance import create
 from bench.kept_guide import KeptGuide
 from bench.models import create as create_model
-from bench.processes import choose_precision, choose_threads
+from bench.processes import choose_precision, choose_threads, make_accelerator
 from bench.recipes import Registry
 from bench.records import HISTORY_COLUMNS, RunFolder
 from bench.schema import RecipeError, Train
@@ -238,6 +238,16 @@ def test_launchers_do_not_leave_the_cores_idle(monkeypatch, environment, setting
     assert choose_threads(Train(**settings)) == threads
 
 
+def test_deterministic_is_what_torch_is_told():
+    try:
+        make_accelerator(Train(device="cpu", precision="fp32"))
+        assert not torch.are_deterministic_algorithms_enabled()
+        make_accelerator(Train(device="cpu", precision="fp32", deterministic=True))
+        assert torch.are_deterministic_algorithms_enabled() and os.environ.pop("CUBLAS_WORKSPACE_CONFIG")
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_run_says_so_and_starts_again(tmp_path, sent):
     words = ["--recipe", "deit_micro/digits/baseline", "--protocol", "quick", "--results-dir", str(tmp_path)]
@@ -362,8 +372,16 @@ def test_results_that_cannot_be_written_are_refused_before_the_guide_is_trained(
     if os.geteuid() == 0:
         folder = Path("/sys/results")  # where root cannot write either
     words = [*RUN, "--recipe", "deit_micro/digits/guided", "--results-dir", folder]
-    refused(command(*words, env={"LOCALITY_BENCH_CACHE": str(tmp_path / "cache")}), "--results-dir", "cannot be written")
+    env = {"LOCALITY_BENCH_CACHE": str(tmp_path / "cache")}
+    refused(command(*words, env=env), "--results-dir", "cannot be written")
     assert not (tmp_path / "cache" / "guides").exists()
+    refused(command("-m", "bench", "sweep", "quick", "--results-dir", folder, env=env), "cannot be written")
+    env = {"LOCALITY_BENCH_CACHE": str(folder / "cache")}
+    refused(command("-m", "bench", "data", "prepare", "digits", env=env), "cannot be written")
+    speed = ["-m", "bench", "speed", "--recipe", "deit_micro/digits/baseline", "--protocol", "quick"]
+    refused(command(*speed, env=env), "cannot be written")
+    done = command(*RUN[:3], "--recipe", "deit_micro/digits/baseline", "--results-dir", tmp_path / "other", env=env)
+    assert done.returncode == 3 and "Traceback" not in done.stderr and "cannot be written" in done.stderr
 
 
 def test_a_damaged_guide_is_made_anew(guided, tmp_path, monkeypatch):
