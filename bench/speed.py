@@ -23,7 +23,7 @@ from typing import Any
 from bench.cache import cache_folder
 from bench.schema import Recipe, RecipeError
 
-ROUNDS = 5  # turns in which the arms are measured
+ROUNDS = 10  # turns in which the arms are measured
 WARM_UP = 3  # steps before the first turn
 CLOSING = 20  # seconds that an arm has to leave by itself, which clears what its workers keep in /tmp
 
@@ -149,9 +149,10 @@ def measure(
 
     Returns:
         `arms`: images/s and ms a step of each (the median turn, and the fastest and slowest), images/s of its input alone,
-        its peak memory and precision; `ratios`: of the first arm's step to each other arm's; `parts_ms` of a step, FLOPs an
-        image, FLOP/s of a matrix product, the share of it that is used, images/s of the evaluation, peak memory, seconds
-        from the start of the first arm's process to its first step and of its imports, and what it ran on.
+        its peak memory and precision; `ratios`: of the first arm's step to each other arm's, the median over turns;
+        `parts_ms` of a step, FLOPs an image, FLOP/s of a matrix product, the share of it that is used, images/s of the
+        evaluation, peak memory, seconds from the start of the first arm's process to its first step and of its imports,
+        and what it ran on.
 
     Raises:
         RecipeError: an arm cannot be run, or a launcher has started several processes.
@@ -250,7 +251,11 @@ def _summary(
             }
             for name, own in turns.items()
         },
-        "ratios": {other: seconds[name] / seconds[other] for other in list(recipes)[1:]},
+        # turn by turn, since a machine's speed drifts from one to the next by more than what guidance costs
+        "ratios": {
+            other: median(one / another for one, another in zip(turns[name], turns[other], strict=True))
+            for other in list(recipes)[1:]
+        },
         "parts_ms": {part: 1e3 * value for part, value in details["parts"].items()},
         "evaluation_images_per_second": details["evaluation"],
         "flops_per_image": flops,
