@@ -25,7 +25,8 @@ class Checkpoints:
     """The checkpoints of one run, in its folder.
 
     Args:
-        identity: of the run: recipe hash, seed, dataset, guide. A checkpoint of another one is never taken up.
+        identity: of the run: recipe hash, seed, dataset, guide, precision used. A checkpoint of another one is never
+            taken up.
         every: seconds between two, so that short epochs do not spend their time writing.
     """
 

@@ -561,7 +561,7 @@ def trials(
             out.counts["refused"] += 1
             if problem := one_sentence(str(error), *names):
                 out.fail(f"{problem}: {str(error)[:2000]}", case)
-        except Exception:
+        except Exception:  # any kind but RecipeError is what is looked for
             out.fail(traceback.format_exc(), case)
         else:
             out.counts["accepted"] += 1
@@ -604,7 +604,7 @@ def _look_at(
         if problem := one_sentence(str(error), *names, "model "):
             out.fail(f"check_feasible: {problem}: {error}", case)
         return
-    except Exception:
+    except Exception:  # as above
         out.fail(traceback.format_exc(), case)
         return
     if out.counts["run"] >= runs or not small(recipe):
