@@ -93,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
     _add_folders(verb, data=True)
     verb.set_defaults(call=sweep)
 
-    verb = verbs.add_parser("report", help="gather records and draw the tables and curves from them")
+    verb = verbs.add_parser("report", help="gather records and draw tables, pictures and the page from them")
     verb.add_argument("--suite", metavar="NAME", help="one suite instead of all that have records")
     verb.add_argument("--check", action="store_true", help="write nothing; fail where a file is not what the records give")
     _add_folders(verb)
@@ -220,13 +220,12 @@ def report(arguments: argparse.Namespace) -> int:
     names = [arguments.suite] if arguments.suite is not None else suites_with_records(registry, arguments.results_dir)
     if not names:
         raise RecipeError(f"--results-dir {arguments.results_dir}: no suite has records here")
-    problems = []
-    for name in names:
-        suite = registry.suite(name)
-        if arguments.check:
-            problems += check(registry, suite, arguments.results_dir)
-        else:
-            print(write(registry, suite, arguments.results_dir), end="")
+    suites = [registry.suite(name) for name in names]
+    problems = check(registry, suites, arguments.results_dir) if arguments.check else []
+    if not arguments.check:
+        for name, table in zip(names, write(registry, suites, arguments.results_dir), strict=True):
+            print(f"suite {name}\n\n{table}\n")
+        print(f"tables, pictures and page: {arguments.results_dir}/index.html")
     for problem in problems:
         print(problem, file=sys.stderr)
     if arguments.check and not problems:

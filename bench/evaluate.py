@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from bench.data.batches import TestBatches
 
@@ -38,3 +40,15 @@ def accuracy(network: nn.Module, batches: TestBatches, accelerator: Accelerator)
     for rank, (part, count) in enumerate(zip(parts, counts, strict=True)):
         out[rank::world] = part[:count]
     return 100 * (out[:, 0] == out[:, 1]).sum().item() / len(out), out[:, 0]
+
+
+def flops_per_image(network: nn.Module, image_size: int, device: torch.device) -> int:
+    """FLOPs of a forward pass of one image in evaluation, a multiplication and an addition counted as two (so twice the
+    multiply-accumulates that papers call FLOPs)."""
+    training = network.training
+    network.eval()
+    # Attention by its own matrix products, since not every device's fused kernel is one that torch can count.
+    with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 3, image_size, image_size, device=device))
+    network.train(training)
+    return counter.get_total_flops()

@@ -12,6 +12,7 @@ import io
 import json
 import math
 import os
+import re
 import tempfile
 import time
 import urllib.parse
@@ -86,12 +87,17 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+# NaN and Infinity, exponents of three digits, whole numbers of 300, escaped halves of characters.
+_SUSPECT = re.compile(r"NaN|Infinity|[eE]\+?0*[1-9]\d\d|\d{300}|\\u[dD]")
+
+
 def from_json(text: str) -> Any:
     """What a JSON text holds; raises ValueError for what is none, and for what could not be written again: NaN, numbers
     beyond those of floats, halves of characters."""
     try:
         content = json.loads(text)
-        json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
+        if _SUSPECT.search(text):  # writing it takes longer than reading it
+            json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
         return content
     except RecursionError:
         raise ValueError("nested too deep") from None
@@ -107,6 +113,15 @@ _RECORD = {
     **{"id": str, "seed": int, "hash": str, "epochs": int, "world_size": int},
     **{"seconds": float, "images_per_second": float},
     **{"hardware": {"device": str}, "precision": {"used": str}},
+}
+# What records of earlier versions of the suite may lack.
+_OPTIONAL = {
+    "parameters": int,
+    "flops_per_image": int,
+    "peak_memory_mib": float,
+    "code": dict,
+    "libraries": dict,
+    "set": list,
 }
 # What a run that diverged does not have.
 _ACCURACIES = {"last_accuracy": float, "best_accuracy": float, "best_epoch": int}
@@ -125,8 +140,7 @@ def is_number(value: Any) -> bool:
 def check_record(record: Any, where: str) -> None:
     """Raise RecipeError, naming `where`, unless `record` has what tables are drawn from."""
     _check(record, _RECORD, where)
-    if "diverged" in record:  # records of before there was the word have it not
-        _check(record, {"diverged": bool}, where)
+    _check(record, {name: kind for name, kind in {"diverged": bool, **_OPTIONAL}.items() if name in record}, where)
     if not record.get("diverged"):
         _check(record, _ACCURACIES, where)
     if record["hardware"]["device"] == "cpu":

@@ -412,6 +412,7 @@ def make_record(recipe: Recipe, store: Any, accelerator: Any, precision: Any, ke
         **(dict.fromkeys(accuracies) if trained.diverged else accuracies),
         "epochs": len(history),
         "parameters": trained.parameters,
+        "flops_per_image": trained.flops_per_image,
         "guide": _guide_summary(kept) if kept else None,
         "dataset": {
             "fingerprint": store.fingerprint,

@@ -16,7 +16,7 @@ from bench import models
 from bench.checkpoint import Checkpoints
 from bench.data.batches import Share, TestBatches, train_batches
 from bench.data.parts import Store
-from bench.evaluate import accuracy
+from bench.evaluate import accuracy, flops_per_image
 from bench.guide import Guide
 from bench.kept_features import KeptFeatures
 from bench.models.drop_path import draw_scales
@@ -41,6 +41,7 @@ class Trained:
     network, guidance: the weights to keep, on the CPU; guidance is empty where nothing was trained beside the network.
     predicted: [images] int64, the class that the kept weights give each image of the evaluated part, in its order.
     parameters: trainable ones of the network.
+    flops_per_image: of its forward pass in evaluation.
     seconds: of training and evaluation, interruptions left out.
     maps: shape [channels, height, width] by tapped module, of guided students.
     diverged: the training loss of the last epoch, or a weight after it, was no finite number, and training ended there.
@@ -52,6 +53,7 @@ class Trained:
     guidance: dict[str, Tensor]
     predicted: Tensor
     parameters: int
+    flops_per_image: int
     seconds: float
     maps: dict[str, tuple[int, int, int]]
     diverged: bool
@@ -174,6 +176,7 @@ def train(
         _on_cpu(task.guidance) if task.guidance is not None else {},
         kept["predicted"],
         sum(p.numel() for p in student.network.parameters() if p.requires_grad),
+        flops_per_image(student.network, recipe.model.image_size, device),
         earlier + time.perf_counter() - began,
         dict(zip(student.taps, student.shapes, strict=True)),
         diverged,

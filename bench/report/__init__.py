@@ -1,12 +1,15 @@
-"""Tables and curves of a suite, drawn from `results/<suite>/records.jsonl` alone."""
+"""Everything in `results/` but the records themselves, drawn from `results/<suite>/records.jsonl` alone."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench.recipes import Registry, Suite
 from bench.records import write_text
-from bench.report import curves, gather, table
+from bench.report import gather, index, latex, markdown, page, pictures, tidy
+from bench.report.analysis import Analysis, analyse
+from bench.report.gather import Record
 from bench.schema import RecipeError
 
 
@@ -15,53 +18,96 @@ def suites_with_records(registry: Registry, results: str | Path) -> list[str]:
     return [name for name in registry.names("suites") if gather.records_path(results, name).is_file()]
 
 
-def write(registry: Registry, suite: Suite, results: str | Path) -> str:
-    """Gather what is new, then write records, table and curves; returns the table.
+def write(registry: Registry, suites: Sequence[Suite], results: str | Path) -> list[str]:
+    """Gather what is new of these suites, then write their tables and pictures, and the page of all suites.
+
+    Returns:
+        The headline table of each of these suites.
 
     Raises:
-        RecipeError: nothing of the suite has been recorded.
+        RecipeError: nothing of a suite has been recorded.
     """
-    records = gather.gather(registry, suite, results)
-    if not records:
-        raise RecipeError(f"suite {suite.name}: nothing is recorded below {results}: run ./run_all.sh {suite.name}")
-    gather.save(records, results, suite.name)
-    text = table.markdown(suite, records)
-    write_text(_table_path(results, suite), text)
-    expected = curves.figures(suite, records)
-    for path in _stale(results, suite, expected):
-        path.unlink()
-    for name, figure in expected.items():
-        curves.draw(figure, _curves_path(results, suite), name)
-    return text
+    gathered = {}
+    for suite in suites:
+        gathered[suite.name] = records = gather.gather(registry, suite, results)
+        if not records:
+            raise RecipeError(f"suite {suite.name}: nothing is recorded below {results}: run ./run_all.sh {suite.name}")
+    everything = _everything(registry, results, gathered)
+    for suite in suites:
+        analysis, records = everything[suite.name]
+        folder = Path(results, suite.name)
+        for name, text in _texts(analysis, records).items():
+            _write_if_changed(folder / name, text)
+        wanted = pictures.wanted(analysis, records)
+        for path in pictures.stale(wanted, folder):
+            path.unlink()
+        pictures.draw(wanted, folder)
+    for path, text in _shared(results, everything).items():
+        _write_if_changed(path, text)
+    return [markdown.plain(everything[suite.name][0]) for suite in suites]
 
 
-def check(registry: Registry, suite: Suite, results: str | Path) -> list[str]:
-    """A sentence for every generated file that differs from what records.jsonl gives; writes nothing."""
-    records = gather.load(results, suite.name)
-    if not records:
-        return [f"{gather.records_path(results, suite.name)}: missing or empty"]
-    if problems := gather.mismatches(registry, suite, records):
+def check(registry: Registry, suites: Sequence[Suite], results: str | Path) -> list[str]:
+    """A sentence for every generated file that differs from what the records give; writes nothing."""
+    problems = []
+    for suite in suites:
+        if not (records := gather.load(results, suite.name)):
+            problems.append(f"{gather.records_path(results, suite.name)}: missing or empty")
+        problems += gather.mismatches(registry, suite, records)
+    if problems:
         return problems
-    path = _table_path(results, suite)
-    if not path.is_file() or path.read_text(encoding="utf-8") != table.markdown(suite, records):
-        problems.append(f"{path}: differs from what the records give")
-    expected = curves.figures(suite, records)
-    for name, figure in expected.items():
-        for picture in curves.outdated(figure, _curves_path(results, suite), name):
-            problems.append(f"{picture}: not drawn from these records by this code")
-    problems += [f"{path}: no record gives this file" for path in _stale(results, suite, expected)]
-    return problems
+    everything = _everything(registry, results, {})
+    for suite in suites:
+        analysis, records = everything[suite.name]
+        folder = Path(results, suite.name)
+        texts = {folder / name: text for name, text in _texts(analysis, records).items()}
+        problems += [f"{path}: differs from what the records give" for path, text in texts.items() if _read(path) != text]
+        wanted = pictures.wanted(analysis, records)
+        problems += [f"{p}: not drawn from these records by this code" for p in pictures.outdated(wanted, folder)]
+        problems += [f"{path}: no record gives this file" for path in pictures.stale(wanted, folder)]
+    shared = _shared(results, everything)
+    return problems + [f"{p}: differs from what the records give" for p, text in shared.items() if _read(p) != text]
 
 
-def _table_path(results: str | Path, suite: Suite) -> Path:
-    return Path(results, suite.name, "table.md")
+def _everything(
+    registry: Registry, results: str | Path, gathered: dict[str, list[Record]]
+) -> dict[str, tuple[Analysis, list[Record]]]:
+    """The analysis and the records of every suite that has any, by name."""
+    out = {}
+    for name in suites_with_records(registry, results):
+        suite = registry.suite(name)
+        records = gathered[name] if name in gathered else gather.load(results, name)
+        if records:
+            out[name] = analyse(registry, suite, records), records
+    return out
 
 
-def _curves_path(results: str | Path, suite: Suite) -> Path:
-    return Path(results, suite.name, "curves")
+def _texts(analysis: Analysis, records: list[Record]) -> dict[str, str]:
+    """The text files of a suite, by name."""
+    return {
+        "table.md": markdown.document(analysis, records),
+        "table.csv": tidy.to_csv(analysis),
+        "table.tex": latex.document(analysis),
+        "table.json": tidy.to_json(analysis),
+    }
 
 
-def _stale(results: str | Path, suite: Suite, expected: dict[str, curves.Figure]) -> list[Path]:
-    """Pictures of cells that have no records any more."""
-    pictures = [p for p in _curves_path(results, suite).glob("*") if p.suffix in (".svg", ".png")]
-    return sorted(p for p in pictures if p.stem not in expected)
+def _shared(results: str | Path, everything: dict[str, tuple[Analysis, list[Record]]]) -> dict[Path, str]:
+    """The files that show all suites. A README.md without the markers is somebody's own and is left alone."""
+    readme = Path(results, "README.md")
+    out = {Path(results, "index.html"): page.html(list(everything.values()))}
+    if (text := index.with_tables(_read(readme), [analysis for analysis, _ in everything.values()])) is not None:
+        out[readme] = text
+    return out
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _write_if_changed(path: Path, text: str) -> None:
+    if _read(path) != text:
+        write_text(path, text)

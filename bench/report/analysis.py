@@ -112,7 +112,8 @@ def analyse(registry: Registry, suite: Suite, records: list[Record]) -> Analysis
     for model in suite.models:
         for dataset in suite.datasets:
             runs = {g: _by_seed(records, f"{model}/{dataset}/{g}") for g in suite.guidance}
-            arms = [_arm(registry, suite, f"{model}/{dataset}/{g}", runs) for g in sorted(runs, key=lambda g: g != BASELINE)]
+            ordered = sorted(runs, key=lambda guidance: guidance != BASELINE)
+            arms = [_arm(registry, suite, f"{model}/{dataset}/{guidance}", runs) for guidance in ordered]
             shown = {row for arm in arms for row in arm.published}
             cells.append(Cell(model, dataset, arms, [r for r in published.of_cell(model, dataset) if r not in shown]))
     guides = {record["guide"]["key"]: record["guide"] for record in records if record.get("guide")}
@@ -125,7 +126,7 @@ def analyse(registry: Registry, suite: Suite, records: list[Record]) -> Analysis
         [arm.guidance for arm in cells[0].arms],
         cells,
         list(guides.values()),
-        deviations.of(records),
+        deviations.of(suite.protocol, records),
         _notes(suite, records),
     )
 

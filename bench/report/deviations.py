@@ -11,10 +11,9 @@ ALWAYS = (
 )
 
 
-def of(records: list[Record]) -> list[str]:
-    """A sentence a deviation, of the records under the protocol `paper`; none where there are no such records."""
-    records = [record for record in records if record["protocol"] == "paper"]
-    if not records:
+def of(protocol: str, records: list[Record]) -> list[str]:
+    """A sentence a deviation; none under another protocol, which is another experiment."""
+    if protocol != "paper":
         return []
     out = list(ALWAYS)
     used = sorted({record["precision"]["used"] for record in records} - {"fp32"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -47,22 +48,20 @@ def load(results: str | Path, suite: str) -> list[Record]:
     return records
 
 
-def save(records: list[Record], results: str | Path, suite: str) -> None:
-    """Write records.jsonl."""
-    lines = (json.dumps(record, allow_nan=False) + "\n" for record in records)
-    write_text(records_path(results, suite), "".join(lines))
-
-
 def gather(registry: Registry, suite: Suite, results: str | Path) -> list[Record]:
-    """What records.jsonl holds and what the run folders add or replace, in the order of the suite and of the seeds.
+    """What records.jsonl holds and what the run folders add or replace, in the order of the suite and of the seeds; kept
+    there where that is another list than before.
 
     Only runs under the hash that the suite's recipes have now count; any seed does.
     """
-    known = {(r["id"], r["seed"], r["hash"]): r for r in load(results, suite.name)}
+    before = load(results, suite.name)
+    known: dict[tuple[str, str], dict[int, Record]] = {}
+    for record in before:
+        known.setdefault((record["id"], record["hash"]), {})[record["seed"]] = record
     records = []
     for recipe_id in suite.ids:
         recipe = registry.compose(recipe_id, suite=suite)
-        found = {seed: r for (i, seed, h), r in known.items() if (i, h) == (recipe.id, recipe.hash)}
+        found = known.get((recipe.id, recipe.hash), {})
         for path in RunFolder(results, recipe).path.parent.glob(f"{recipe.hash[:8]}-seed*"):
             digits = path.name.partition("-seed")[2]
             if not digits.isdecimal():
@@ -76,15 +75,27 @@ def gather(registry: Registry, suite: Suite, results: str | Path) -> list[Record
     for record in records:
         if contradiction := contradicts_itself(record):
             raise RecipeError(f"{contradiction}: set it aside, or run it again with --force")
+    if records != before:
+        lines = (json.dumps(record, allow_nan=False) + "\n" for record in records)
+        write_text(records_path(results, suite.name), "".join(lines))
     return records
+
+
+@functools.lru_cache(maxsize=4096)
+def _hash_of(recipe: str) -> str:
+    """The hash of a recipe in JSON; raises RecipeError."""
+    return recipe_from_dict(json.loads(recipe), "recipe").hash
 
 
 def contradicts_itself(record: Record) -> str | None:
     """A sentence where a record's hash is not that of the recipe it holds, or its accuracies are not those of its history;
     None where they are. Someone has changed it, or something has."""
     name = f"record {record['id']} seed {record['seed']}"
+    content = record.get("recipe")
+    if isinstance(content, dict) and content.get("seed") == record["seed"]:
+        content = {**content, "seed": 0}  # no part of the hash, and the only thing that the recipes of an arm differ in
     try:
-        hash_now = recipe_from_dict(record.get("recipe"), "recipe").hash
+        hash_now = _hash_of(json.dumps(content))
     except RecipeError as error:
         return f"{name}: holds no recipe that can be read ({error})"
     accuracies = record["history"]["test_accuracy"]

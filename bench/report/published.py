@@ -6,11 +6,10 @@
 
 from __future__ import annotations
 
+import csv
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-
-import pandas as pd
 
 from bench.schema import Recipe
 
@@ -43,9 +42,10 @@ class Published:
 @functools.cache
 def numbers() -> tuple[Published, ...]:
     """Every row of published.csv."""
-    frame = pd.read_csv(Path(__file__).with_name("published.csv"), dtype=str)
-    columns = list(Published.__dataclass_fields__)
-    return tuple(Published(**{**row, "top1": float(row["top1"])}) for row in frame[columns].to_dict("records"))
+    with open(Path(__file__).with_name("published.csv"), newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    names = [f.name for f in fields(Published)]
+    return tuple(Published(**{name: row[name] for name in names} | {"top1": float(row["top1"])}) for row in rows)
 
 
 def of_cell(model: str, dataset: str) -> list[Published]:

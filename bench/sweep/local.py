@@ -90,10 +90,10 @@ def sweep(arguments: argparse.Namespace) -> int:
     failed = _Sweep(todo, suite.name, options).run() if todo.jobs else {}
     there = len(todo.recorded) + sum(job.folder.record(job.recipe) is not None for job in todo.jobs if not job.is_guide)
     if there:
-        text = write(registry, suite, arguments.results_dir)
+        (table,) = write(registry, [suite], arguments.results_dir)
         if todo.jobs:
-            print(f"\n{text.partition('## Best epoch')[0].rstrip()}\n")
-        print(f"tables and curves: {Path(arguments.results_dir, suite.name)}")
+            print(f"\n{table}\n")
+        print(f"tables, pictures and page: {Path(arguments.results_dir, 'index.html')}")
     if not failed:
         print(f"suite {suite.name}: all {len(todo.recorded) + cells} cells are recorded")
         return 0
