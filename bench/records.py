@@ -117,7 +117,7 @@ _RECORD = {
 # What records of earlier versions of the suite may lack.
 _OPTIONAL = {
     "parameters": int,
-    "flops_per_image": int,
+    "flops_per_image": float,
     "peak_memory_mib": float,
     "code": dict,
     "libraries": dict,

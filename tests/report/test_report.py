@@ -105,7 +105,8 @@ def test_the_same_numbers_as_csv_json_and_latex(results):
     content = json.loads((quick / "table.json").read_text())
     assert content["cells"][0]["arms"][1]["last"]["values"] == {"0": 90.0, "1": 94.0, "2": 92.0}
     tex = (quick / "table.tex").read_text()
-    assert r"deit\_micro & $82.00 \pm 2.00$ (3) & $92.00 \pm 2.00$ (3) & $+10.00 \pm 2.00$" in tex
+    assert r"deit\_micro & $82.00${\tiny$\,\pm$2.00} & $92.00${\tiny$\,\pm$2.00} & $+10.00${\tiny$\,\pm$2.00}" in tex
+    assert "over 3 seeds" in tex
 
 
 def test_the_readme_keeps_what_people_wrote(results):
