@@ -78,6 +78,7 @@ def test_what_a_run_leaves(guided):
     assert (record["schema"], record["id"], record["protocol"], record["seed"]) == (1, recipe.id, "quick", 0)
     assert (record["hash"], record["best_epoch"], record["world_size"]) == (recipe.hash, 1, 1)
     assert record["parameters"] == sum(p.numel() for p in create_model(recipe.model, 10, 0).parameters())
+    assert record["flops_per_image"] > 2 * record["parameters"]  # each weight meets every token
     assert str(results) not in json.dumps(record) and str(ROOT) not in json.dumps(record)  # no path of a machine
     assert json.loads((folder / "status.json").read_text())["state"] == "done"
     student, guide = create_model(recipe.model, 10, 0), create_model(recipe.guide.model, 10, 0)
