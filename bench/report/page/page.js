@@ -34,6 +34,8 @@
   const duration = (s) => (s < 100 ? `${fixed(s, 0)} s` : s < 6000 ? `${fixed(s / 60, 1)} min` : `${fixed(s / 3600, 1)} h`);
   const millions = (count) => (count >= 1e6 ? `${fixed(count / 1e6, 1)} M` : `${fixed(count / 1e3, 0)} k`);
   const hidden = (text) => h("span", { class: "hidden" }, text);
+  const interval = (gain) =>
+    gain.low === null ? `${plural(gain.values, "seed")}: too few to say more` : `95 % interval ${signed(gain.low)} to ${signed(gain.high)} over ${plural(gain.values, "seed")}: ${gain.verdict}`;
   const seedsOf = (seeds) => {
     const parts = [];
     for (const seed of seeds.map(BigInt)) {
@@ -145,10 +147,10 @@
     const few = suite.cells.length <= 2 && suite.cells.some((cell) => cell.arms.some((arm) => arm.runs.length));
     const best = choice("Which epoch", { last: "Last epoch", best: "Best epoch" }, view.epoch, (epoch) => go({ epoch }));
     best.id = "epoch";
+    $("again").replaceChildren(again(suite));
     $("suite").replaceChildren(
       h("div", { class: "controls" }, best, h("span", { class: "muted small", id: "epoch-note" })),
       h("div", { class: "tiles", id: "tiles" }),
-      again(suite),
       h("section", { class: "part", "aria-labelledby": "overview-heading" },
         h("h2", { id: "overview-heading" }, few ? "Test accuracy by epoch" : "Baseline and guided, student by student"),
         h("div", { id: "overview" }, few ? h("div", { class: "panels" }, suite.cells.map((cell) => curvePanel(suite, cell))) : "")),
@@ -160,7 +162,7 @@
           field("Dataset", select("dataset", "all datasets", suite.datasets.map((name) => [name, name]))),
           field("State", select("state", "any state", Object.entries(STATES))),
           h("button", { type: "button", id: "clear", click: () => { go({ q: "", student: "", dataset: "", state: "" }); $("filter-q").focus(); } }, "Clear")),
-        h("div", { class: "scroller", role: "region", "aria-labelledby": "table-heading", tabindex: "0" },
+        h("div", { class: "scroller", role: "region", "aria-label": "The table, which scrolls sideways", tabindex: "0" },
           h("table", { class: "results" },
             h("caption", { class: "hidden" }, "Test accuracy in per cent, mean and standard deviation over seeds. A row opens its curves and runs."),
             h("thead", null, h("tr", null, columns(suite).map((column) =>
@@ -179,7 +181,7 @@
     const took = seconds < 7200 ? `${duration(seconds)} one after the other` : Object.entries(hours).map(([unit, value]) => `${fixed(value, 0)} ${unit}`).join(" and ");
     const text = runs ? `The ${plural(runs, "run")} here took ${took}, on ${machines.join("; ") || "what they say"}.` : "Nothing of this suite has been run yet.";
     return h("section", { class: "again", "aria-labelledby": "again-heading" },
-      h("div", null, h("h3", { id: "again-heading" }, "Run it yourself"), h("p", null, text)),
+      h("h2", { id: "again-heading" }, "Run it yourself"), h("p", null, text),
       commandLine(`./run_all.sh ${suite.suite}`, "run this suite"));
   }
 
@@ -204,6 +206,7 @@
     const suite = current();
     const { summary } = suite;
     const guided = guidedOf(suite);
+    const alone = guided.length === 1;
     const tile = (figure, name, ...more) => h("div", { class: "tile" }, h("div", { class: "figure" }, figure), h("div", { class: "name" }, name), more.map((text) => text && h("p", null, text)));
     const full = suite.cells.filter((cell) => isIn(cell, "recorded")).length;
     const missing = suite.cells.filter((cell) => isIn(cell, "not run")).length;
@@ -211,16 +214,18 @@
       `${plural(summary.runs, "run")}, ${summary.diverged ? `${summary.diverged} diverged` : "none diverged"}${missing ? `; ${plural(missing, "cell")} with an arm not run` : ""}`)];
     for (const name of guided) {
       const { [view.epoch]: of, speedup_epochs, reach_epochs, speedup_time, reach_time, speedup_time_with_guide, compared } = summary.guided[name];
+      const sooner = speedup_epochs === null ? [] : [
+        `in epochs, to the accuracy that the baseline ends with${compared === 1 ? "" : `, reached in ${reach_epochs} of ${compared} cells`}`,
+        reach_time < reach_epochs ? null : `${times(speedup_time)} in wall time, ${times(speedup_time_with_guide)} with the guide’s own training added`];
       if (of.gain !== null) {
         const verdicts = Object.keys(VERDICTS).filter((verdict) => of[verdict]).map((verdict) => `${verdict} in ${of[verdict]}`).join(", ");
-        tiles.push(tile([signed(of.gain), h("small", null, " points")], `mean gain of ${name}`,
-          `over the baseline, ${view.epoch} epoch, ${of.cells === 1 ? "the only cell" : `mean of ${of.cells} cells`}`,
-          of.cells === 1 ? null : `cell by cell: ${verdicts}`));
+        const [single] = suite.cells.map((cell) => gainOf(armOf(cell, name))).filter(Boolean);
+        tiles.push(tile([signed(of.gain), h("small", null, " points")], alone ? `${of.cells === 1 ? "" : "mean "}gain of ${name}` : name,
+          `over the baseline, ${view.epoch} epoch${of.cells === 1 ? "" : `, mean of ${of.cells} cells`}`,
+          of.cells === 1 ? interval(single) : `cell by cell: ${verdicts}`,
+          alone || !sooner.length ? null : `median ${times(speedup_epochs)} sooner ${sooner[0]}`));
       }
-      if (speedup_epochs !== null)
-        tiles.push(tile([times(speedup_epochs), h("small", null, " sooner")], `median speed-up of ${name}`,
-          `in epochs, to the accuracy that the baseline ends with${compared === 1 ? "" : `, reached in ${reach_epochs} of ${compared} cells`}`,
-          reach_time < reach_epochs ? null : `${times(speedup_time)} in wall time, ${times(speedup_time_with_guide)} with the guide’s own training added`));
+      if (alone && sooner.length) tiles.push(tile([times(speedup_epochs), h("small", null, " sooner")], `${compared === 1 ? "" : "median "}speed-up of ${name}`, ...sooner));
     }
     $("tiles").replaceChildren(...tiles);
     $("epoch-note").textContent = view.epoch === "last" ? "The headline: nothing is chosen on the test set." : "Chosen on the test set, so it flatters; published numbers are of this kind.";
@@ -330,7 +335,8 @@
         drawn.slice(1).map((column) => h("td", { class: column.kind }, column.draw(cell))))));
     if (!cells.length) $("rows").append(h("tr", null, h("td", { colspan: drawn.length, class: "left" }, "No row matches. ", h("button", { type: "button", click: () => $("clear").click() }, "Show all"))));
     $("count").textContent = `${cells.length} of ${plural(suite.cells.length, "row")} shown`;
-    if (suite.cells.length > 2) $("overview").replaceChildren(legend(suite), h("div", { class: "panels" }, suite.datasets.map((name) => bells(suite, name, cells.filter((cell) => cell.dataset === name)))));
+    if (!suite.summary.runs) $("overview").replaceChildren(h("p", { class: "notice" }, "Nothing of this suite is recorded yet."));
+    else if (suite.cells.length > 2) $("overview").replaceChildren(legend(suite), h("div", { class: "panels" }, suite.datasets.map((name) => bells(suite, name, cells.filter((cell) => cell.dataset === name)))));
   }
 
   /** A dataset's students, one a line: a mark an arm on a common scale of accuracy, and the gain. */
@@ -343,7 +349,7 @@
     const lines = cells.map((cell) => {
       const there = cell.arms.filter(accuracy);
       const gains = cell.arms.map(gainOf).filter(Boolean);
-      const gain = gains[gains.length - 1];
+      const gain = guidedOf(suite).length === 1 ? gains[0] : null; // of several there is no one gain
       const track = h("span", { class: "track", "aria-hidden": "true" });
       if (there.length > 1) {
         const means = there.map((arm) => accuracy(arm).mean);
@@ -359,8 +365,8 @@
       }
       const words = cell.arms.map((arm) => `${arm.guidance} ${accuracy(arm) ? fixed(accuracy(arm).mean) : arm.state}`).join(", ");
       return h("button", { type: "button", class: "bell", "aria-haspopup": "dialog", click: () => go({ cell: nameOf(cell) }), "data-bell": nameOf(cell), title: words },
-        h("span", { class: "name" }, cell.model), hidden(` on ${dataset}: ${words}; gain `), track,
-        gain ? h("span", { class: `gain ${gain.verdict === "lower" ? "lower" : gain.verdict === "higher" ? "higher" : "muted"}` }, signed(gain.mean)) : h("span", { class: "gain none" }, there.length ? "—" : cell.arms[0].state));
+        h("span", { class: "name" }, cell.model), hidden(` on ${dataset}: ${words}${gain ? "; gain " : ""}`), track,
+        gain ? h("span", { class: `gain ${gain.verdict === "lower" ? "lower" : gain.verdict === "higher" ? "higher" : "muted"}` }, signed(gain.mean)) : h("span", { class: "gain none" }, there.length ? (guidedOf(suite).length > 1 ? "" : "—") : cell.arms[0].state));
     });
     return h("section", { class: "panel", "aria-label": dataset }, h("h3", null, dataset), h("div", { class: "bells" }, lines),
       h("div", { class: "scale", "aria-hidden": "true" }, h("span", null, [low, (low + high) / 2, high].map((value) => h("b", { style: "font-weight:400" }, `${fixed(value, value % 1 ? 1 : 0)} %`)))));
@@ -591,10 +597,10 @@
         titled("Run it yourself", h("div", { class: "copies" }, cell.arms.map((arm) => {
           const run = arm.runs[0];
           return h("div", null, h("p", null, dot(suite, arm.guidance), ` ${arm.guidance}${run ? "" : ", not run yet"}`), commandLine(run ? repeat(suite, run) : `${arm.command} --seed 0`, `run ${arm.guidance}`));
-        })), h("p", { class: "muted small", style: "margin:.6rem 0 0" }, "A guided run trains its guide first, once. Every run below has its own command.")),
-        h("div", { class: "pair" },
+        })), h("p", { class: "muted small", style: "margin:.6rem 0 0" }, `A guided run trains its guide first, once.${runs.length ? " Every run below has its own command." : ""}`)),
+        runs.length ? h("div", { class: cell.arms.length > 2 ? "pair stacked" : "pair" },
           titled("In numbers", numbers(suite, cell)),
-          runs.length ? titled("Environment", environments(suite, cell, runs)) : null),
+          titled("Environment", environments(suite, cell, runs))) : null,
         runs.length ? titled("Every run", everyRun(suite, runs)) : null,
         titled("Recipes", cell.arms.map((arm) => recipe(suite, arm))),
         cell.related.length || cell.arms.some((arm) => arm.published.length) ? titled("Published numbers", published(cell)) : null),
@@ -610,9 +616,8 @@
       if (arm.state === "diverged") out.push(`${arm.guidance} diverged with every seed.`);
       const gain = gainOf(arm);
       if (gain) {
-        const interval = gain.low === null ? `${plural(gain.values, "seed")}: too few to say more` : `95 % interval ${signed(gain.low)} to ${signed(gain.high)} over ${plural(gain.values, "seed")}: ${gain.verdict}`;
         const where = `${fixed(Math.abs(gain.mean))} points ${gain.mean < 0 ? "below" : "above"} the baseline`;
-        out.push(`${view.epoch === "last" ? `${arm.guidance} ends ${where}` : `The best epoch of ${arm.guidance} is ${where}’s`} (${interval}).`);
+        out.push(`${view.epoch === "last" ? `${arm.guidance} ends ${where}` : `The best epoch of ${arm.guidance} is ${where}’s`} (${interval(gain)}).`);
       }
       const reach = arm.reach;
       if (reach && reach.epochs) {
@@ -653,7 +658,7 @@
       h("thead", null, h("tr", null, h("th", { scope: "col" }, "mean ± std over seeds"), arms.map((arm) => h("th", { scope: "col" }, dot(suite, arm.guidance), " ", arm.guidance)))),
       h("tbody", null, rows.map(([name, value]) => h("tr", null, h("th", { scope: "row" }, name), arms.map((arm) => h("td", null, value(arm) || "—")))))));
   }
-  const scroller = (label, table) => h("div", { class: "scroller", role: "region", "aria-label": label, tabindex: "0" }, table);
+  const scroller = (label, table) => h("div", { class: "scroller", role: "region", "aria-label": `${label}: the table`, tabindex: "0" }, table);
 
   function everyRun(suite, runs) {
     return scroller("Every run", h("table", { class: "runs" },
@@ -692,9 +697,9 @@
     const rows = [...cell.arms.flatMap((arm) => arm.published.map((row) => [row, arm])), ...cell.related.map((row) => [row, null])];
     return [h("p", { class: "muted small" }, "Best test epoch, in %. Compared: with which arm here, where it is the same recipe; the others are of other methods, or of the same under other settings."),
       scroller("Published numbers", h("table", { class: "published" },
-        h("thead", null, h("tr", null, ["work", "method", "%", "compared", "px", "epochs", "provenance", "source"].map((name, i) => h("th", { scope: "col", class: i < 2 || i > 5 ? "left" : "" }, name)))),
-        h("tbody", null, rows.map(([row, arm]) => h("tr", null, h("th", { scope: "row" }, row.work), h("td", { class: "left" }, row.method), h("td", null, fixed(row.top1)),
-          h("td", null, arm ? [arm.guidance, arm.best ? h("small", null, `here ${signed(arm.best.mean - row.top1)}`) : null] : "—"), h("td", null, row.resolution), h("td", null, row.epochs), h("td", { class: "left" }, row.provenance), h("td", { class: "text" }, row.source))))))];
+        h("thead", null, h("tr", null, ["work", "method", "%", "compared", "provenance", "source"].map((name, i) => h("th", { scope: "col", class: i < 2 || i > 3 ? "left" : "" }, name)))),
+        h("tbody", null, rows.map(([row, arm]) => h("tr", null, h("th", { scope: "row" }, row.work), h("td", { class: "left" }, row.method, h("small", null, `${row.resolution} px, ${row.epochs} epochs`)), h("td", null, fixed(row.top1)),
+          h("td", null, arm ? [arm.guidance, arm.best ? h("small", null, `here ${signed(arm.best.mean - row.top1)}`) : null] : "—"), h("td", { class: "left" }, row.provenance), h("td", { class: "text" }, row.source))))))];
   }
 
   // ---- The beginning
