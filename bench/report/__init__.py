@@ -1,4 +1,4 @@
-"""Tables and curves of a suite, drawn from `results/<suite>/records.jsonl` alone."""
+"""Tables and pictures of a suite, drawn from `results/<suite>/records.jsonl` alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from pathlib import Path
 
 from bench.recipes import Registry, Suite
 from bench.records import write_text
-from bench.report import curves, gather, table
+from bench.report import gather, pictures, table
+from bench.report.analysis import analyse
 from bench.schema import RecipeError
 
 
@@ -16,7 +17,7 @@ def suites_with_records(registry: Registry, results: str | Path) -> list[str]:
 
 
 def write(registry: Registry, suite: Suite, results: str | Path) -> str:
-    """Gather what is new, then write records, table and curves; returns the table.
+    """Gather what is new, then write records, table and pictures; returns the table.
 
     Raises:
         RecipeError: nothing of the suite has been recorded.
@@ -27,11 +28,11 @@ def write(registry: Registry, suite: Suite, results: str | Path) -> str:
     gather.save(records, results, suite.name)
     text = table.markdown(suite, records)
     write_text(_table_path(results, suite), text)
-    expected = curves.figures(suite, records)
-    for path in _stale(results, suite, expected):
+    folder = Path(results, suite.name)
+    wanted = pictures.wanted(analyse(registry, suite, records), records)
+    for path in pictures.stale(wanted, folder):
         path.unlink()
-    for name, figure in expected.items():
-        curves.draw(figure, _curves_path(results, suite), name)
+    pictures.draw(wanted, folder)
     return text
 
 
@@ -45,23 +46,12 @@ def check(registry: Registry, suite: Suite, results: str | Path) -> list[str]:
     path = _table_path(results, suite)
     if not path.is_file() or path.read_text(encoding="utf-8") != table.markdown(suite, records):
         problems.append(f"{path}: differs from what the records give")
-    expected = curves.figures(suite, records)
-    for name, figure in expected.items():
-        for picture in curves.outdated(figure, _curves_path(results, suite), name):
-            problems.append(f"{picture}: not drawn from these records by this code")
-    problems += [f"{path}: no record gives this file" for path in _stale(results, suite, expected)]
+    folder = Path(results, suite.name)
+    wanted = pictures.wanted(analyse(registry, suite, records), records)
+    problems += [f"{path}: not drawn from these records by this code" for path in pictures.outdated(wanted, folder)]
+    problems += [f"{path}: no record gives this file" for path in pictures.stale(wanted, folder)]
     return problems
 
 
 def _table_path(results: str | Path, suite: Suite) -> Path:
     return Path(results, suite.name, "table.md")
-
-
-def _curves_path(results: str | Path, suite: Suite) -> Path:
-    return Path(results, suite.name, "curves")
-
-
-def _stale(results: str | Path, suite: Suite, expected: dict[str, curves.Figure]) -> list[Path]:
-    """Pictures of cells that have no records any more."""
-    pictures = [p for p in _curves_path(results, suite).glob("*") if p.suffix in (".svg", ".png")]
-    return sorted(p for p in pictures if p.stem not in expected)
