@@ -60,7 +60,7 @@ def wanted(analysis: Analysis, records: Iterable[Record]) -> dict[str, Picture]:
         if any(arm.seeds for arm in cell.arms):
             out[f"curves/{_name(cell.model, cell.dataset)}"] = Picture("curves", content.curves(analysis, cell, found))
     if out:
-        ends = content.ends(analysis)
+        ends = content.ends(analysis, found.values())
         out |= {kind: Picture(kind, ends) for kind in ("overview", "cost")}
         if len(analysis.cells) > 1:
             out["suite"] = Picture("suite", content.panels(analysis, found))

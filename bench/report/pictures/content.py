@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,8 @@ from bench.report.palette import LIGHT
 from bench.report.spread import Spread
 
 PLACES = 4
+LONGEST_HOURS = 1e9  # of a run: a clock that went wrong
+TEST, HELD_OUT = "test accuracy", "held-out accuracy"
 FEW_SEEDS = 5  # whose own curves can be told apart
 
 
@@ -69,6 +71,7 @@ class Curves:
     model: str
     dataset: str
     arms: list[Curve]
+    measure: str = TEST
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ class Panels:
     models: list[str]
     datasets: list[str]
     panels: list[Curves]
+    measure: str = TEST
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,7 @@ class Ends:
     colours: dict[str, str]
     rows: list[Row]
     guides: dict[str, list[tuple[str, float]]]
+    measure: str = TEST
 
 
 def colours(guidance: Sequence[str]) -> dict[str, str]:
@@ -126,19 +131,26 @@ def colours(guidance: Sequence[str]) -> dict[str, str]:
     return {name: BASELINE if name == BASELINE else next(guided) for name in guidance}
 
 
+def measured(records: Iterable[Record]) -> str:
+    """What the accuracies of records are: with data.holdout they are not those of the test set."""
+    of = {(record.get("dataset") or {}).get("evaluated_on") for record in records}
+    return HELD_OUT if "holdout" in of else TEST
+
+
 def curves(analysis: Analysis, cell: Cell, records: dict[tuple[str, int], Record], single: bool = True) -> Curves:
     """Of a cell; records: by id and seed; single: with the curves of single seeds."""
     coloured = colours(analysis.guidance)
-    return Curves(cell.model, cell.dataset, [_curve(arm, coloured[arm.guidance], records, single) for arm in cell.arms])
+    arms = [_curve(arm, coloured[arm.guidance], records, single) for arm in cell.arms]
+    return Curves(cell.model, cell.dataset, arms, measured(records.values()))
 
 
 def panels(analysis: Analysis, records: dict[tuple[str, int], Record]) -> Panels:
     """Of the whole suite."""
     every = [curves(analysis, cell, records, single=False) for cell in analysis.cells]
-    return Panels(analysis.suite, analysis.models, analysis.datasets, every)
+    return Panels(analysis.suite, analysis.models, analysis.datasets, every, measured(records.values()))
 
 
-def ends(analysis: Analysis) -> Ends:
+def ends(analysis: Analysis, records: Iterable[Record]) -> Ends:
     """Of the whole suite."""
     coloured = colours(analysis.guidance)
     rows = [
@@ -148,7 +160,7 @@ def ends(analysis: Analysis) -> Ends:
     for guide in analysis.guides:
         name, _, dataset = guide["id"].partition("/")
         guides.setdefault(dataset, []).append((name, _rounded(guide["seconds"])))
-    return Ends(analysis.suite, analysis.datasets, coloured, rows, guides)
+    return Ends(analysis.suite, analysis.datasets, coloured, rows, guides, measured(records))
 
 
 def _curve(arm: Arm, colour: str, records: dict[tuple[str, int], Record], single: bool) -> Curve:
@@ -191,7 +203,7 @@ def _end(arm: Arm, colour: str) -> End:
         None if low is None else _rounded(low),
         None if high is None else _rounded(high),
         bool(gain) and gain.verdict in ("higher", "lower"),
-        round(cost.device_hours / len(arm.seeds), 7) if cost and cost.device_hours > 0 else None,
+        round(cost.device_hours / len(arm.seeds), 7) if cost and 0 < cost.device_hours < LONGEST_HOURS else None,
         cost and cost.device_unit,
     )
 

@@ -20,8 +20,8 @@ LOG_FROM = 6.0  # the ratio of times from which their axis is logarithmic
 def draw(picture: Ends) -> Sheet:
     """A field a dataset and kind of device time."""
     rows = [row for row in picture.rows if any(arm.hours for arm in row.arms)]
-    sheet = Sheet(f"Suite {picture.suite}: test accuracy against the device time of a run, baseline to guided")
-    what = f"Test accuracy of the last epoch, {seeds(rows)}"
+    sheet = Sheet(f"Suite {picture.suite}: {picture.measure} against the device time of a run, baseline to guided")
+    what = f"{picture.measure.capitalize()} of the last epoch, {seeds(rows)}"
     what += ", bars: ± 1 standard deviation." if any(a.last and a.last.std for row in rows for a in row.arms) else "."
     if picture.guides:
         what += " The time of a guide's training is not in it: a guide is trained once for all students and seeds."
@@ -34,13 +34,15 @@ def draw(picture: Ends) -> Sheet:
                 for row in rows
                 if row.dataset == dataset
             ]
-            y = _field(sheet, y, dataset, unit, [row for row in own if row.arms], picture.guides.get(dataset, []))
+            y = _field(
+                sheet, y, dataset, unit, [row for row in own if row.arms], picture.guides.get(dataset, []), picture.measure
+            )
     footnotes(sheet, y, not_run(picture.rows))
     return sheet
 
 
 def _field(
-    sheet: Sheet, y: float, dataset: str, unit: str, rows: Sequence[Row], guides: Sequence[tuple[str, float]]
+    sheet: Sheet, y: float, dataset: str, unit: str, rows: Sequence[Row], guides: Sequence[tuple[str, float]], measured: str
 ) -> float:
     arms = [arm for row in rows for arm in row.arms]
     factor, unit = _in(unit, max(arm.hours for arm in arms))
@@ -53,7 +55,7 @@ def _field(
             EDGE, y, measure.fit(f"training its guide took: {', '.join(told)}", TEXT, WIDTH - 2 * EDGE), "muted", TEXT
         )
     y += TEXT * 1.6
-    sheet.text(EDGE, y, "test accuracy (%)", "muted", TEXT)
+    sheet.text(EDGE, y, f"{measured} (%)", "muted", TEXT)
     top, bottom = y + 4, y + 4 + HEIGHT
     ups, downs = ([arm.last.mean + sign * (arm.last.std or 0) for arm in arms] for sign in (1, -1))
     up = Scale(*span(min(downs), max(ups), 1.0), bottom - 16, top + 10)
@@ -66,7 +68,8 @@ def _field(
     sheet.line([left, WIDTH - EDGE], [bottom] * 2, "hairline")
     for tick in across.ticks(6):
         sheet.line([across(tick)] * 2, [bottom, bottom + 4], "hairline")
-        sheet.text(across(tick), bottom + 5 + TEXT, number(tick), "muted", TEXT, anchor="middle")
+        at = min(float(across(tick)), WIDTH - 4 - measure.width(number(tick), TEXT) / 2)
+        sheet.text(at, bottom + 5 + TEXT, number(tick), "muted", TEXT, anchor="middle")
     axis = f"{unit} a run{', logarithmic' if across.log else ''}"
     sheet.text((left + WIDTH - EDGE) / 2, bottom + 8 + TEXT * 2.2, axis, "muted", TEXT, anchor="middle")
     names = _Names((left + 2, top, WIDTH - EDGE, bottom - 3))

@@ -1,4 +1,4 @@
-"""Test accuracy by epoch of a student on a dataset: how far each arm gets, and when a guided one is where the baseline
+"""Accuracy by epoch of a student on a dataset: how far each arm gets, and when a guided one is where the baseline
 ends."""
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ def draw(picture: Curves) -> Sheet:
     """One field; the arms are named at the ends of their curves."""
     arms = [arm for arm in picture.arms if arm.mean]
     title = f"{picture.model} on {picture.dataset}"
-    sheet = Sheet(f"{title}: test accuracy by epoch; {'; '.join(f'{a.guidance} {in_percent(a.last)}' for a in arms)}")
+    sheet = Sheet(f"{title}: {picture.measure} by epoch; {'; '.join(f'{a.guidance} {in_percent(a.last)}' for a in arms)}")
     top = header(sheet, title, _seeds(arms), *_left_out(picture.arms))
     if not arms:
         footnotes(sheet, top, [])
         return sheet
-    sheet.text(EDGE, top + TEXT + 6, "test accuracy (%)", "muted", TEXT)
+    sheet.text(EDGE, top + TEXT + 6, f"{picture.measure} (%)", "muted", TEXT)
     top += TEXT + 16
     bottom = top + HEIGHT
     labels = [_label(arm) for arm in arms]
@@ -43,7 +43,7 @@ def draw(picture: Curves) -> Sheet:
         sheet.text(left - 8, y(tick) + TEXT * 0.36, number(tick), "muted", TEXT, anchor="end")
     _epochs(sheet, x, bottom)
     for arm in arms:
-        sheet_curve(sheet, arm, x, y)
+        draw_curve(sheet, arm, x, y)
     _label_ends(sheet, arms, labels, x, y, top, bottom)
     baseline = next((arm for arm in arms if arm.guidance == BASELINE), None)
     if baseline is not None and reaching:
@@ -66,7 +66,7 @@ def epochs_scale(arms: Sequence[Curve], left: float, right: float) -> Scale:
     return Scale(min(1, last - 1), last, left, right)
 
 
-def sheet_curve(sheet: Sheet, arm: Curve, x: Scale, y: Scale, width: float = 2.5, most: int = 2000) -> None:
+def draw_curve(sheet: Sheet, arm: Curve, x: Scale, y: Scale, width: float = 2.5, most: int = 2000) -> None:
     """Band, single seeds and mean of an arm; a curve of one epoch is a dot with its deviation. most: epochs that are drawn,
     evenly spaced, where there are more."""
     epochs = np.unique(np.linspace(1, len(arm.mean), min(most, len(arm.mean))).round().astype(int))
@@ -153,8 +153,7 @@ def _crossings(sheet: Sheet, arms: Sequence[Curve], baseline: Curve, x: Scale, y
     drops are shorter, so that none cuts the words of another."""
     level = float(y(baseline.last.mean))
     sheet.line([x.start, x.end], [level, level], baseline.colour, 1.0, dash=(4, 3))
-    rows = sorted(arms, key=lambda arm: -arm.reach.epochs if arm.reach.epochs else float("inf"), reverse=True)
-    # rows[0], the lowest, is the earliest that is reached; those that never are lie below all
+    rows = sorted(arms, key=lambda arm: arm.reach.epochs or 0.0)  # from below
     for row, arm in enumerate(rows):
         line = bottom - 6 - row * LINE
         reach = arm.reach

@@ -87,7 +87,7 @@ class Scale:
                 found = MaxNLocator(most).tick_values(self.low, self.high)
         else:
             found = MaxNLocator(most, steps=[1, 2, 2.5, 5, 10], integer=integer).tick_values(self.low, self.high)
-        slack = 1e-9 * (self.high - self.low)
+        slack = 0.0 if self.log else 1e-9 * (self.high - self.low)
         return [float(tick) for tick in found if self.low - slack <= tick <= self.high + slack]
 
 

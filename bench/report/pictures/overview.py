@@ -19,8 +19,8 @@ def draw(picture: Ends) -> Sheet:
     """All fields have the same scale, each its own part of it, so that equal lengths are equal gains."""
     rows = [row for row in picture.rows if any(arm.state != "not run" for arm in row.arms)]
     guided = [name for name in picture.colours if name != BASELINE]
-    sheet = Sheet(f"Suite {picture.suite}: test accuracy of each student, baseline to guided. {_told(rows)}")
-    what = f"Test accuracy of the last epoch, {seeds(rows)}."
+    sheet = Sheet(f"Suite {picture.suite}: {picture.measure} of each student, baseline to guided. {_told(rows)}")
+    what = f"{picture.measure.capitalize()} of the last epoch, {seeds(rows)}."
     if guided and any(arm.low is not None for row in rows for arm in row.arms):
         what += " Gains are paired by seed; lines through the marks: their 95 % intervals."
     title = "What guidance adds, student by student" if guided else "Accuracy, student by student"
@@ -35,7 +35,7 @@ def draw(picture: Ends) -> Sheet:
     for dataset, own in fields.items():
         if own:
             x = Scale(*span(*extents.get(dataset, (0.0, 100.0)), max(least, 1.0) * 1.12), left, right)
-            y = _field(sheet, y, dataset, own, x, names)
+            y = _field(sheet, y, dataset, own, x, names, picture.measure)
     footnotes(sheet, y, not_run(picture.rows))
     return sheet
 
@@ -116,7 +116,7 @@ def _said(arm: End) -> tuple[str, str]:
     return gain_in_words(arm), "text"
 
 
-def _field(sheet: Sheet, y: float, dataset: str, rows: Sequence[Row], x: Scale, names: float) -> float:
+def _field(sheet: Sheet, y: float, dataset: str, rows: Sequence[Row], x: Scale, names: float, measured: str) -> float:
     y += TEXT * 1.5
     room = WIDTH - 2 * EDGE
     gains = any(arm.gain is not None for row in rows for arm in row.arms)
@@ -138,7 +138,7 @@ def _field(sheet: Sheet, y: float, dataset: str, rows: Sequence[Row], x: Scale, 
         for lane, arm in enumerate(_lanes(row)):
             _dumbbell(sheet, middle + lane * LANE, arm, baseline, x)
         y += ROW + LANE * (len(_lanes(row)) - 1)
-    sheet.text((x.start + x.end) / 2, y + 8 + TEXT * 2.1, "test accuracy (%)", "muted", TEXT, anchor="middle")
+    sheet.text((x.start + x.end) / 2, y + 8 + TEXT * 2.1, f"{measured} (%)", "muted", TEXT, anchor="middle")
     return y + 8 + TEXT * 2.9
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from bench.report.analysis import BASELINE
 from bench.report.pictures import words as measure
 from bench.report.pictures.content import Curve, Curves, Panels
-from bench.report.pictures.curves import epochs_scale, extent, sheet_curve
+from bench.report.pictures.curves import draw_curve, epochs_scale, extent
 from bench.report.pictures.layout import EDGE, SMALL, TEXT, Scale, footnotes, header, key, number, signed
 from bench.report.pictures.sheet import WIDTH, Sheet
 
@@ -23,8 +23,8 @@ def draw(picture: Panels) -> Sheet:
     models = [model for model in picture.models if any(_drawn(cells[model, dataset]) for dataset in picture.datasets)]
     arms = {arm.guidance: arm for panel in picture.panels for arm in panel.arms}
     gains = len(arms) == 2 and BASELINE in arms
-    sheet = Sheet(f"Suite {picture.suite}: test accuracy by epoch of every student on every dataset")
-    what = f"Test accuracy (%) by epoch, {_seeds(picture.panels)}. A column has one range of accuracies."
+    sheet = Sheet(f"Suite {picture.suite}: {picture.measure} by epoch of every student on every dataset")
+    what = f"{picture.measure.capitalize()} (%) by epoch, {_seeds(picture.panels)}. A column has one range of accuracies."
     if gains:
         what += " Numbers: gain of the last epoch, in points."
     y = header(sheet, "Every student on every dataset", what)
@@ -83,7 +83,7 @@ def _panel(sheet: Sheet, panel: Curves, x: Scale, y: Scale, gains: bool) -> None
         sheet.text(x.start - 5, y(tick) + SMALL * 0.36, number(tick), "muted", SMALL, anchor="end")
     sheet.line([x.start, x.end], [y.start] * 2, "hairline", 0.8)
     for arm in _drawn(panel):
-        sheet_curve(sheet, arm, x, y, width=1.8, most=EPOCHS)
+        draw_curve(sheet, arm, x, y, width=1.8, most=EPOCHS)
     guided = [arm for arm in panel.arms if arm.guidance != BASELINE]
     if gains and guided and guided[0].gain is not None:
         said = signed(guided[0].gain, 1)
