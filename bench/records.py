@@ -46,15 +46,16 @@ def unwritable(error: BaseException) -> str | None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, sync: bool = True) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place, synced to disk, when the block ends without an error. An OSError
-    names the path."""
+    names the path. sync: False for what is quickly made again, and many files."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
+        if sync:
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
         error.filename = error.filename or str(path)  # a failed write does not say to which file
@@ -64,9 +65,9 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, *parts: bytes | memoryview) -> None:
-    """Write a whole file at once; readers see the old or the new content, never a part."""
-    with replacing(path) as temporary, open(temporary, "wb") as file:
+def write_bytes(path: Path, *parts: bytes | memoryview, sync: bool = True) -> None:
+    """Write a whole file at once; readers see the old or the new content, never a part. sync: see `replacing`."""
+    with replacing(path, sync) as temporary, open(temporary, "wb") as file:
         for part in parts:
             file.write(part)
 

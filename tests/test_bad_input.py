@@ -308,7 +308,7 @@ CHECKS = settings(max_examples=40, deadline=None, suppress_health_check=[HealthC
 @CHECKS
 @given(data=st.data())
 def test_a_damaged_record_gives_a_sentence(data, finished, monkeypatch, capsys):
-    monkeypatch.setattr("bench.report.curves.draw", lambda *_: None)  # seconds each
+    monkeypatch.setattr("bench.report.pictures.draw", lambda *_: None)  # seconds each
     results, run, own = copied(finished)
     shutil.rmtree(results / "tiny")
     path = run / "record.json"
@@ -329,7 +329,7 @@ def test_a_damaged_record_gives_a_sentence(data, finished, monkeypatch, capsys):
 @CHECKS
 @given(data=st.data())
 def test_a_damaged_records_file_gives_a_sentence(data, finished, monkeypatch, capsys):
-    monkeypatch.setattr("bench.report.curves.draw", lambda *_: None)
+    monkeypatch.setattr("bench.report.pictures.draw", lambda *_: None)
     results, _, own = copied(finished)
     shutil.rmtree(results / "runs")
     path = results / "tiny" / "records.jsonl"
@@ -344,7 +344,7 @@ def test_a_damaged_records_file_gives_a_sentence(data, finished, monkeypatch, ca
 @CHECKS
 @given(data=st.data())
 def test_a_damaged_history_or_status_gives_a_sentence(data, finished, monkeypatch, capsys):
-    monkeypatch.setattr("bench.report.curves.draw", lambda *_: None)
+    monkeypatch.setattr("bench.report.pictures.draw", lambda *_: None)
     results, run, own = copied(finished)
     shutil.rmtree(results / "tiny")
     path = run / "history.csv"
