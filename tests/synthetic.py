@@ -10,13 +10,16 @@ takes them for results.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bench.recipes import Registry, Suite, split_id
+from bench.records import write_text
 from bench.report import gather
 from bench.schema import Recipe
 
@@ -44,6 +47,11 @@ def records(registry: Registry, suite: Suite, count: int, seed: int = 0) -> list
             diverged = recipe_id in lost or random.random() < DIVERGING
             out.append(_record(recipe, content, run, level[_cell(recipe_id)], diverged, random))
     return out
+
+
+def write(records: list[dict[str, Any]], results: str | Path, suite: str) -> None:
+    """Where a report finds them."""
+    write_text(gather.records_path(results, suite), "".join(json.dumps(record) + "\n" for record in records))
 
 
 class _Level:
@@ -139,4 +147,4 @@ def _digest(text: str) -> str:
 if __name__ == "__main__":
     name, count, folder = sys.argv[1:]
     everything = Registry()
-    gather.save(records(everything, everything.suite(name), int(count)), folder, name)
+    write(records(everything, everything.suite(name), int(count)), folder, name)

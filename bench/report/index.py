@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import html
+import urllib.parse
+
 from bench.report import markdown
 from bench.report.analysis import Analysis
+from bench.report.pictures import file_name
 
 BEGIN, END = "<!-- tables: python -m bench report -->", "<!-- end of tables -->"
 NEW = f"""# Results
@@ -31,5 +35,14 @@ def _section(analysis: Analysis) -> str:
     files = {"All tables": "table.md", "CSV": "table.csv", "LaTeX": "table.tex", "JSON": "table.json"}
     files["records"] = "records.jsonl"
     more = ", ".join(f"[{name}](<{analysis.suite}/{file}>)" for name, file in files.items())
-    picture = f"![{analysis.suite}: baseline and guided accuracy](<{analysis.suite}/overview.png>)"
-    return "\n\n".join([f"## `{analysis.suite}`", *markdown.accuracies(analysis), picture, more])
+    (name, shows) = ("overview", "baseline and guided accuracy of every student")
+    if len(analysis.cells) == 1:
+        (cell,) = analysis.cells
+        name = f"curves/{file_name(cell.model, cell.dataset)}"
+        shows = f"{cell.model} on {cell.dataset}: test accuracy by epoch, baseline and guided"
+    path = urllib.parse.quote(f"{analysis.suite}/{name}")
+    picture = (
+        f'<picture><source media="(prefers-color-scheme: dark)" srcset="{path}.dark.png">'
+        f'<img src="{path}.png" alt="{html.escape(shows)}" width="520"></picture>'
+    )
+    return "\n\n".join([f"## `{analysis.suite}`", *markdown.accuracies(analysis), picture, f"{more}."])

@@ -144,7 +144,7 @@ def test_the_chart_library_is_as_its_makers_released_it():
 
 def test_synthetic_records_are_such_as_a_report_accepts(tmp_path):
     records = synthetic.records(registry, paper, 100)
-    gather.save(records, tmp_path, "paper")
+    synthetic.write(records, tmp_path, "paper")
     assert gather.load(tmp_path, "paper") == records and gather.mismatches(registry, paper, records) == []
 
 

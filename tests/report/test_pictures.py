@@ -84,7 +84,7 @@ def test_what_is_drawn_says_the_numbers_of_the_analysis(wanted):
     own = said["curves/deit_micro-digits"]
     # gains are 10, 12 and 8: guided runs have the baseline's end after 1, 1 and 2 epochs of 6
     assert {"92.00 ± 2.00 %", "82.00 ± 2.00 %", "guided", "baseline", "epoch", "test accuracy (%)"} <= set(own)
-    assert "epoch 1.3: 5.0× sooner" in own  # noqa: RUF001
+    assert "epoch 1.3: 5.0× sooner" in own
     assert "Mean of 3 seeds. Band: ± 1 standard deviation. Thin lines: single seeds." in own
     assert "+10.00 [5.03, 14.97]" in said["overview"]  # Student's t with 2 degrees of freedom: 4.303 * 2 / sqrt(3)
     assert "training its guide took: resnet8 10 min" in said["cost"] and "GPU-hours a run" in said["cost"]
@@ -317,7 +317,7 @@ def test_an_arm_that_never_came_to_an_end_is_told_of():
 
 def test_names_of_files_are_apart_and_short_enough():
     names = [("a-b", "c"), ("a", "b-c"), ("m", "d.dark"), ("m", "d"), ("m", "../x"), ("x" * 100, "hub:" + "/" * 100)]
-    encoded = [pictures._name(*pair) for pair in names]
+    encoded = [pictures.file_name(*pair) for pair in names]
     assert len(set(encoded)) == len(names)
     assert all("/" not in name and "." not in name and len(name) <= pictures.LONGEST for name in encoded)
 

@@ -58,7 +58,7 @@ def wanted(analysis: Analysis, records: Iterable[Record]) -> dict[str, Picture]:
     out = {}
     for cell in analysis.cells:
         if any(arm.seeds for arm in cell.arms):
-            out[f"curves/{_name(cell.model, cell.dataset)}"] = Picture("curves", content.curves(analysis, cell, found))
+            out[f"curves/{file_name(cell.model, cell.dataset)}"] = Picture("curves", content.curves(analysis, cell, found))
     if out:
         ends = content.ends(analysis, found.values())
         out |= {kind: Picture(kind, ends) for kind in ("overview", "cost")}
@@ -132,7 +132,7 @@ def _code() -> bytes:
     return b"".join(path.read_bytes() for path in files)
 
 
-def _name(model: str, dataset: str) -> str:
+def file_name(model: str, dataset: str) -> str:
     """A file's name for a pair: no two pairs have the same, and a dot only begins a theme or a suffix."""
     parts = (urllib.parse.quote(part, safe="").replace("-", "%2D").replace(".", "%2E") for part in (model, dataset))
     name = "-".join(parts)
