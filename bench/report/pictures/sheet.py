@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import io
 import itertools
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from xml.etree import ElementTree
@@ -172,7 +173,7 @@ class Sheet:
         file, information = io.BytesIO(), PngImagePlugin.PngInfo()
         information.add_text("Description", description)
         image = image.quantize(palette=_shades(palette), dither=Image.Dither.NONE)
-        image.save(file, format="png", pnginfo=information, compress_level=4)
+        image.save(file, format="png", pnginfo=information, compress_level=3, compress_type=zlib.Z_RLE)
         return file.getvalue()
 
     def _paths(self, corners: Path) -> Iterator[tuple]:
