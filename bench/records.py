@@ -144,6 +144,12 @@ def check_record(record: Any, where: str) -> None:
     _check(record, {name: kind for name, kind in {"diverged": bool, **_OPTIONAL}.items() if name in record}, where)
     if not record.get("diverged"):
         _check(record, _ACCURACIES, where)
+        for name in ("last_accuracy", "best_accuracy"):
+            if not 0 <= record[name] <= 100:
+                raise RecipeError(f"{where}: not a record: {name} is {shown(record[name])}")
+    for name in ("epochs", "world_size"):
+        if record[name] < 1:
+            raise RecipeError(f"{where}: not a record: {name} is {shown(record[name])}")
     if record["hardware"]["device"] == "cpu":
         _check(record["hardware"], _CPU, where, "hardware.")
     if (guide := record.get("guide")) is not None:

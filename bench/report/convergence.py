@@ -48,8 +48,9 @@ def against(guided: dict[int, dict[str, Any]], baseline: dict[int, dict[str, Any
     epochs = {s: epochs_until(guided[s]["history"]["test_accuracy"], ends[s]) for s in seeds}
     reached = {s: epoch for s, epoch in epochs.items() if epoch is not None}
 
-    def until(seed: int, epoch: int) -> float:
-        return guided[seed]["seconds"] / guided[seed]["epochs"] * epoch
+    def ratio(seed: int, epoch: int, before: float) -> float | None:
+        took = before + guided[seed]["seconds"] / guided[seed]["epochs"] * epoch
+        return baseline[seed]["seconds"] / took if took > 0 else None
 
     alike = len({str((run["hardware"], run["world_size"])) for runs in (guided, baseline) for run in runs.values()}) == 1
     timed = reached if alike else {}
@@ -59,8 +60,6 @@ def against(guided: dict[int, dict[str, Any]], baseline: dict[int, dict[str, Any
         "pairs": len(seeds),
         "epochs": Spread.of(reached),
         "speedup_epochs": Spread.of({s: baseline[s]["epochs"] / epoch for s, epoch in reached.items()}),
-        "speedup_time": Spread.of({s: baseline[s]["seconds"] / until(s, epoch) for s, epoch in timed.items()}),
-        "speedup_time_with_guide": Spread.of(
-            {s: baseline[s]["seconds"] / (guides[s] + until(s, epoch)) for s, epoch in timed.items()}
-        ),
+        "speedup_time": Spread.of({s: ratio(s, epoch, 0.0) for s, epoch in timed.items()}),
+        "speedup_time_with_guide": Spread.of({s: ratio(s, epoch, guides[s]) for s, epoch in timed.items()}),
     }

@@ -42,8 +42,12 @@ def load(results: str | Path, suite: str) -> list[Record]:
         check_record(record, where)
         history = record.get("history")
         accuracies = history.get("test_accuracy") if isinstance(history, dict) else None
-        if not isinstance(accuracies, list) or not accuracies or not all(map(is_number, accuracies)):
-            raise RecipeError(f"{where}: not a record: history.test_accuracy is no list of numbers")
+        if (
+            not isinstance(accuracies, list)
+            or not accuracies
+            or not all(is_number(a) and 0 <= a <= 100 for a in accuracies)
+        ):
+            raise RecipeError(f"{where}: not a record: history.test_accuracy is no list of numbers from 0 to 100")
         records.append(record)
     return records
 
