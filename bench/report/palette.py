@@ -1,7 +1,7 @@
 """The colours of pictures and page, light and dark: an arm has the same colour in all of them.
 
-The hues are Okabe and Ito's (https://jfly.uni-koeln.de/color/), which stay apart for colour-blind readers: on dark lighter, and
-where a hue is too pale for white (sky blue, orange) so dark that lightness tells it from its relative. Every arm has a
+The hues are Okabe and Ito's (https://jfly.uni-koeln.de/color/), which stay apart for colour-blind readers: on dark lighter,
+and where a hue is too pale for white (sky blue, orange) so dark that lightness tells it from its relative. Every arm has a
 contrast of at least 3 with its surface, `text` and `muted` of at least 4.5, as WCAG 2.2 asks of graphics and of text.
 """
 
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 class Palette:
     """Colours as #RRGGBB, no two of a palette alike.
 
-    surface: behind everything. text; muted: for what is said in passing. grid: lines to read values by. hairline: lines that
-    say something. baseline, guided: the arms, guided ones in the order of the suite.
+    surface: behind everything. text; muted: for what is said in passing. grid: lines to read values by. hairline: lines
+    that say something. baseline, guided: the arms, guided ones in the order of the suite.
     """
 
     surface: str
