@@ -60,11 +60,13 @@
     state === "recorded" ? cell.arms.every((arm) => arm.state === "recorded")
       : state === "diverged" ? cell.arms.some((arm) => arm.diverged.length) : cell.arms.some((arm) => arm.state === "not run");
 
+  const styles = getComputedStyle(document.documentElement);
+  let guidedColours = 0;
+  while (styles.getPropertyValue(`--arm-${guidedColours + 1}`)) guidedColours++;
   /** Baselines have the first colour whether or not a suite has one; those of guided arms begin anew after the last. */
   function colour(suite, guidance) {
     const place = guidedOf(suite).indexOf(guidance);
-    const guided = getComputedStyle(document.documentElement).getPropertyValue("--arm-5") ? 5 : 1;
-    return `var(--arm-${place < 0 ? 0 : 1 + (place % guided)})`;
+    return `var(--arm-${place < 0 ? 0 : 1 + (place % guidedColours)})`;
   }
   const dot = (suite, guidance) => h("span", { class: guidance === BASELINE ? "dot hollow" : "dot", colour: colour(suite, guidance), "aria-hidden": "true" });
   const legend = (suite) => h("ul", { class: "legend" }, suite.guidance.map((name) => h("li", null, dot(suite, name), name)));
@@ -453,12 +455,16 @@
       if (arm.reach && arm.reach.epochs && armOf(cell, BASELINE)?.last)
         marks.push({ stroke, x: arm.reach.epochs.mean * step, y: armOf(cell, BASELINE).last.mean, text: `epoch ${fixed(arm.reach.epochs.mean, 1)}` });
     }
-    const say = (epoch) => {
-      const shownArms = means.filter(({ mean }) => epoch <= mean[0].length);
-      const at = (arm, mean) => `${arm.guidance} ${fixed(mean[1][epoch - 1], 1)} %${finished(arm).length > 1 ? ` ± ${fixed(mean[3][epoch - 1] - mean[1][epoch - 1], 1)}` : ""}`;
-      readout.replaceChildren(...(shownArms.length ? [h("span", null, `epoch ${epoch}:`), ...shownArms.map(({ arm, mean }) => h("span", null, dot(suite, arm.guidance), at(arm, mean)))] : []));
+    const say = (x) => { // in units of the axis; null: the end of each arm
+      const spans = means.map(({ arm, mean, step }) => {
+        const epoch = x === null ? mean[0].length : Math.round(x / step);
+        if (epoch < 1 || epoch > mean[0].length) return null;
+        const around = finished(arm).length > 1 ? ` ± ${fixed(mean[3][epoch - 1] - mean[1][epoch - 1], 1)}` : "";
+        return h("span", null, dot(suite, arm.guidance), `${arm.guidance} ${fixed(mean[1][epoch - 1], 1)} %${around}`);
+      }).filter(Boolean);
+      const where = x === null ? "in the end" : byTime ? `after ${fixed(x, unit > 1 ? 1 : 0)} ${unitName}` : `epoch ${Math.round(x)}`;
+      readout.replaceChildren(...(means.length ? [h("span", null, `${where}:`), ...spans] : []));
     };
-    const lastEpoch = Math.max(...means.map(({ mean }) => mean[0].length), 1);
     const draw = (u) => {
       const { ctx } = u;
       const ratio = devicePixelRatio || 1;
@@ -511,11 +517,7 @@
       series, bands,
       hooks: {
         draw: [draw],
-        setCursor: [(u) => {
-          const x = u.cursor.left >= 0 ? u.posToVal(u.cursor.left, "x") : null;
-          const step = means.length ? means[means.length - 1].step : 1;
-          say(x === null ? lastEpoch : Math.min(Math.max(Math.round(x / step), 1), lastEpoch));
-        }],
+        setCursor: [(u) => say(u.cursor.left >= 0 ? u.posToVal(u.cursor.left, "x") : null)],
       },
     }, uPlot.join(tables), host);
     const again = () => drawChart(host, readout, suite, cell, options);
@@ -527,7 +529,7 @@
     });
     watch.observe(host);
     charts.set(host, { chart, again, watch });
-    say(lastEpoch);
+    say(null);
   }
   function forget(host) {
     charts.get(host).watch.disconnect();
