@@ -93,11 +93,14 @@ def _texts(analysis: Analysis, records: list[Record]) -> dict[str, str]:
 
 
 def _shared(results: str | Path, everything: dict[str, tuple[Analysis, list[Record]]]) -> dict[Path, str]:
-    """The files that show all suites. A README.md without the markers is somebody's own and is left alone."""
-    readme = Path(results, "README.md")
-    out = {Path(results, "index.html"): page.html(list(everything.values()))}
-    if (text := index.with_tables(_read(readme), [analysis for analysis, _ in everything.values()])) is not None:
-        out[readme] = text
+    """The files that show all suites. Of a README.md, the one beside the results folder too, only what lies between its
+    markers is written."""
+    results = Path(results)
+    out = {results / "index.html": page.html(list(everything.values()))}
+    analyses = [analysis for analysis, _ in everything.values()]
+    out[results / "README.md"] = index.with_tables(_read(results / "README.md") or index.NEW, analyses)
+    if (text := _read(beside := results.absolute().parent / "README.md")) is not None:
+        out[beside] = index.with_tables(text, analyses, f"{results.absolute().name}/")
     return out
 
 

@@ -11,7 +11,7 @@ from conftest import command
 
 from bench.recipes import Registry
 from bench.records import RunFolder
-from bench.report import analysis, check, gather, index, latex, markdown, tidy, write
+from bench.report import analysis, check, gather, latex, markdown, tidy, write
 from bench.schema import RecipeError
 
 registry = Registry()
@@ -48,8 +48,8 @@ def record_run(results, arm, seed, accuracy, precision="fp32"):
 def results(tmp_path):
     for arm, accuracies in ACCURACIES.items():
         for seed, accuracy in enumerate(accuracies):
-            record_run(tmp_path, arm, seed, accuracy)
-    return tmp_path
+            record_run(tmp_path / "results", arm, seed, accuracy)
+    return tmp_path / "results"
 
 
 def report(results):
@@ -113,14 +113,21 @@ def test_the_readme_keeps_what_people_wrote(results):
     readme = results / "README.md"
     report(results)
     assert "92.00 ± 2.00 (3)" in readme.read_text()
-    readme.write_text(f"mine\n{index.BEGIN}\nof before\n{index.END}\nmine too\n")
+    begin, end = "<!-- tables: python -m bench report -->", "<!-- end of tables -->"
+    readme.write_text(f"mine\n{begin}\nof before\n{end}\nmine too\n")
     assert any("README.md" in problem for problem in check(registry, [suite], results))
     report(results)
     text = readme.read_text()
     assert text.startswith("mine\n") and text.endswith("\nmine too\n") and "of before" not in text and "92.00" in text
     readme.write_text("no markers\n")
+    beside = results.parent / "README.md"
+    beside.write_text(
+        f"<!-- table of quick: python -m bench report -->{end}<!-- table of other: python -m bench report -->{end}"
+    )
     report(results)
     assert readme.read_text() == "no markers\n" and check(registry, [suite], results) == []
+    assert "92.00 ± 2.00 (3)" in beside.read_text() and f"]({results.name}/quick/table.md)" in beside.read_text()
+    assert beside.read_text().endswith(f"<!-- table of other: python -m bench report -->{end}")
 
 
 def test_check_accepts_what_was_written_and_names_what_was_changed(results):
