@@ -104,9 +104,9 @@ def run(arguments: argparse.Namespace) -> None:
     target = recipe.guide if arguments.guide_only else recipe
     folder = RunFolder(arguments.results_dir, target)
     if not arguments.force and not arguments.guide_only and (record := folder.record(target)):
-        from bench.data.store import check_same_images
+        from bench.data.store import check_same_images, fingerprint_now
 
-        check_same_images(target, record, arguments.data_dir or "data")
+        check_same_images(target, record, fingerprint_now(target.data, arguments.data_dir or "data"))
         if record.get("diverged"):
             raise Diverged(target, record, folder)
         print(f"{target.id} seed {target.seed} is recorded: {record['last_accuracy']:.2f} % (--force runs it again)")
@@ -324,7 +324,8 @@ def _status_told(folder: RunFolder, main: bool) -> Iterator[None]:
         if (main or not stopped) and not told:
             with contextlib.suppress(OSError):  # the error itself may be that nothing can be written
                 said = f"{type(error).__name__}: {error}".rstrip(": ")
-                folder.write_status("stopped" if stopped else "failed", error=said)
+                at = {name: value for name, value in folder.status().items() if name in ("epoch", "epochs")}
+                folder.write_status("stopped" if stopped else "failed", **at, error=said)
         raise
 
 
@@ -355,7 +356,8 @@ def _train_and_record(recipe: Recipe, store: Any, folder: RunFolder, arguments: 
     def after_epoch(history: list[dict[str, Any]]) -> None:
         if main:
             folder.write_history(history)
-            folder.write_status("running", epoch=len(history), epochs=recipe.train.epochs)
+            told = {name: history[-1][name] for name in ("test_accuracy", "images_per_second")}
+            folder.write_status("running", epoch=len(history), epochs=recipe.train.epochs, **told)
 
     # `auto` may mean another precision on another machine, and no run is half of one and half of the other.
     identity = f"{recipe.hash} {recipe.seed} {store.fingerprint} {kept.key if kept else ''} {precision.used}"
