@@ -30,7 +30,7 @@ class Display:
         self._console = Console(highlight=False, markup=False, soft_wrap=True)
         self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal else None
         self._began: dict[str, float] = {}
-        self._epoch_at_start: dict[str, int] = {}
+        self._seen: dict[str, tuple[int, float]] = {}  # epoch and time at the first look at what runs
         self._ended: list[Job] = []
         self._drawn = 0.0
 
@@ -48,30 +48,31 @@ class Display:
         """A line for what has ended."""
         job = ended.job
         spent = time.monotonic() - self._began.pop(job.key, time.monotonic())
-        self._epoch_at_start.pop(job.key, None)
+        self._seen.pop(job.key, None)
         if not final:
             why = "another process left it unfinished" if ended.outcome is Outcome.LEFT else f"died: {ended.error}"
-            self._say(f"{job.name}: {why}; it starts again from its checkpoint")
+            self.say(f"{job.name}: {why}; it starts again from its checkpoint")
             return
         self._ended.append(job)
         total = len(self._todo.jobs)
         counted = f"[{len(self._ended):>{len(str(total))}}/{total}]"
         if ended.outcome is not Outcome.DONE:
-            self._say(f"{counted} {job.name}: FAILED: {ended.error}")
+            self.say(f"{counted} {job.name}: FAILED: {ended.error}")
             return
         record, said = job.folder.record(job.target), "in the cache"
         if record is not None:
             said = "diverged" if record.get("diverged") else f"{record['last_accuracy']:.2f} %"
             self._todo.estimates.add(record)
             self._expect()
-        self._say(f"{counted} {job.name}: {said}  ({duration(spent)})")
+        self.say(f"{counted} {job.name}: {said}  ({duration(spent)})")
 
     def _expect(self) -> None:
         """What runs took, and take, says how long those like them will."""
         for job in (*self._scheduler.waiting, *self._scheduler.running.values()):
             job.expected = self._todo.estimates.of(job.target)
 
-    def _say(self, line: str) -> None:
+    def say(self, line: str) -> None:
+        """A line that stays, above the table."""
         self._console.print(line)
         self._console.file.flush()
 
@@ -111,10 +112,12 @@ class Display:
                 continue
             numbers = {name: value for name, value in status.items() if is_number(value)}
             epoch, epochs = int(numbers.get("epoch", 0)), job.target.train.epochs
-            since = self._epoch_at_start.setdefault(job.key, epoch)
+            since, then = self._seen.get(job.key, (epoch, 0.0))
             if epoch > since:
                 job.epoch = epoch
-                self._todo.estimates.see(job.target, spent / (epoch - since))
+                self._todo.estimates.see(job.target, (self._drawn - then) / (epoch - since))
+            elif epoch < since or not then:  # the first look, or the first since it started anew
+                self._seen[job.key] = epoch, self._drawn
             accuracy = f"{numbers['test_accuracy']:.2f} %" if "test_accuracy" in numbers else ""
             speed = f"{numbers['images_per_second']:,.0f} images/s" if "images_per_second" in numbers else ""
             table.add_row(job.name, f"epoch {epoch}/{epochs}", accuracy, speed, duration(spent))

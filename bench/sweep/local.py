@@ -180,7 +180,11 @@ class LocalExecutor:
         self._runs = [run for run in self._runs if run.process is not None or run.job not in jobs]
 
     def stop(self, asked: Callable[[], int]) -> None:
+        others = [run.job.name for run in self._runs if run.process is None]
         groups = [run.process.pid for run in self._runs if run.process is not None]
+        if groups:
+            hint = " (Ctrl-C again ends them at once)" if asked() else ""
+            print(f"stopping: the runs save their state{hint}", file=sys.stderr, flush=True)
         _signal(groups, signal.SIGTERM)
         until, killed = time.monotonic() + PATIENCE, False
         while groups := [group for group in groups if self._alive(group)]:
@@ -188,6 +192,8 @@ class LocalExecutor:
                 _signal(groups, signal.SIGKILL)
                 killed = True
             time.sleep(MOMENT / 2)
+        if others:
+            print(f"another process started these, and they go on: {', '.join(others)}", file=sys.stderr, flush=True)
 
     def _alive(self, group: int) -> bool:
         """Whether a process of a run's group is there; the leader is reaped."""

@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
-import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 from bench.recipes import Registry, Suite
 from bench.run import STOPPED
@@ -101,21 +99,18 @@ def _run(todo: Plan, scheduler: Scheduler, executor: LocalExecutor, places: int)
     """Run all jobs; returns 75 where signals have stopped it, else 0."""
     from bench.sweep.display import Display
 
-    asked = 0
-
-    def ask(number: int, frame: Any) -> None:
-        nonlocal asked
-        asked += 1
-        if asked == 1:
-            # not print: the signal may have come in the middle of one
-            os.write(2, b"\nstopping: the runs save their state (Ctrl-C again ends them at once)\n")
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
-            signal.signal(number, ask)
-    with Display(todo, scheduler, places) as display:
-        drive(scheduler, executor, display.told, display.passed, lambda: asked)
-    if not asked:
+    asked: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    for number in before:
+        if before[number] is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, lambda number, _: asked.append(number))
+    try:
+        with Display(todo, scheduler, places) as display:
+            drive(scheduler, executor, display.told, display.passed, lambda: len(asked))
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if scheduler.finished:
         return 0
     print(f"stopped, {len(scheduler.done)} of {len(todo.jobs)} jobs done; the same command goes on", file=sys.stderr)
     return STOPPED
