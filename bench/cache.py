@@ -20,15 +20,19 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "locality-bench"
 
 
+class Busy(RecipeError):
+    """Another process does the same: later there will be nothing in the way."""
+
+
 @contextmanager
 def exclusive(folder: Path, busy: str) -> Iterator[None]:
-    """Hold the lock that belongs to a folder, or raise RecipeError with the sentence `busy` when another process does."""
+    """Hold the lock that belongs to a folder, or raise Busy with the sentence `busy` when another process does."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = _lock_of(folder)
     try:
         lock.acquire(timeout=1, poll_interval=0.02)  # who only asks `is_held` has it for an instant
     except Timeout:
-        raise RecipeError(busy) from None
+        raise Busy(busy) from None
     try:
         yield
     finally:

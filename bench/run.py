@@ -5,7 +5,8 @@
     torchrun --nproc_per_node 2 bench/run.py --recipe …      (several processes without a GPU)
 
 A guided recipe trains its guide first, once; later runs find it in the cache. What a run leaves behind lies in
-<results-dir>/runs/<recipe id>/<hash>-seed<k>/. Exit codes: 0 done, 2 the input, 3 failed, 75 stopped.
+<results-dir>/runs/<recipe id>/<hash>-seed<k>/. Exit codes: 0 done, 2 the input, 3 failed, 75 stopped,
+or another process does the same run.
 """
 
 from __future__ import annotations
@@ -489,8 +490,10 @@ def _outcome(arguments: argparse.Namespace) -> int:
     try:
         run(arguments)
     except RecipeError as error:
+        from bench.cache import Busy
+
         print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
+        return STOPPED if isinstance(error, Busy) else BAD_INPUT
     except Exception as error:
         from bench.train import Stopped
 
