@@ -12,18 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, command
-
-SUITE = """
-protocol: quick
-models: [deit_micro]
-datasets: [digits]
-guidance: [baseline, guided]
-seeds: [0]
-set:
-  train: {epochs: 12, checkpoint_seconds: 0}
-  data: {train_limit: 128}
-  guide: {train: {epochs: 1}, data: {train_limit: 128}}
-"""
+from sweep_kills import SUITE, numbers
 
 
 @pytest.fixture(scope="module")
@@ -41,16 +30,6 @@ def recipes(tmp_path_factory):
 
 def swept(recipes, results, suite="short") -> list[str]:
     return ["-m", "bench", "sweep", suite, "--recipes-dir", str(recipes), "--results-dir", str(results)]
-
-
-def numbers(results: Path) -> tuple[str, dict[str, object]]:
-    """What a sweep leaves that must not depend on how it went."""
-    lines = (results / "short" / "records.jsonl").read_text().splitlines()
-    told = {}
-    for record in map(json.loads, lines):
-        history = {name: column for name, column in record["history"].items() if name != "images_per_second"}
-        told[f"{record['id']} {record['seed']}"] = [record["hash"], record["weights"], record["last_accuracy"], history]
-    return (results / "short" / "table.md").read_text(), told
 
 
 def until(true, seconds: float = 120):
@@ -83,9 +62,8 @@ def test_kills_and_slots_change_no_number(recipes, tmp_path):
     with open(tmp_path / "log", "w") as log:
         process = subprocess.Popen(words, cwd=ROOT, stdout=log, stderr=log)
     folder = until(lambda: next(tmp_path.glob("b/runs/deit_micro/digits/*/*-seed0"), None))
-    victim = until(
-        lambda: (told := status(folder / "status.json")).get("epoch", 0) >= 2 and told
-    )  # the first is in a checkpoint
+    # the epoch before is in a checkpoint by then
+    victim = until(lambda: (told := status(folder / "status.json")).get("epoch", 0) >= 2 and told)
     os.kill(victim["pid"], signal.SIGKILL)
     until(lambda: "goes on after epoch" in (folder / "log.txt").read_text())
     process.kill()
