@@ -268,21 +268,30 @@ def _as_options(arguments: argparse.Namespace) -> list[str]:
 
 def train_guide(guide: Recipe, store: Any, folder: RunFolder, arguments: argparse.Namespace) -> None:
     """Train a guide and keep it in the cache. With `--guide-only`, which guided runs ask for, only if it is not there yet:
-    when two want it at once, one trains and the other waits."""
-    from bench.cache import locked
+    when two want it at once, one trains and the other waits, also where only the results folder is shared between them."""
+    from bench.cache import Busy, is_held, locked
     from bench.kept_guide import KeptGuide
 
     kept = KeptGuide(guide, store.fingerprint)
     with locked(kept.folder, f"guide {guide.id}"):
         if arguments.guide_only and kept.exists():
             return
-        record = folder.record(guide)
-        trained = record is not None and _same_pixels(record, store)
-        if trained and record.get("diverged") and arguments.guide_only:
-            raise Diverged(guide, record, folder)
-        done = trained and folder.has_weights_of(record)
-        if not done or not arguments.guide_only:
-            train_and_record(guide, store, folder, arguments)
+        while True:
+            record = folder.record(guide)
+            trained = record is not None and _same_pixels(record, store)
+            if trained and record.get("diverged") and arguments.guide_only:
+                raise Diverged(guide, record, folder)
+            if trained and arguments.guide_only and folder.has_weights_of(record):
+                break
+            try:
+                train_and_record(guide, store, folder, arguments)
+                break
+            except Busy as busy:
+                if not arguments.guide_only:
+                    raise
+                print(f"waiting: {busy}", file=sys.stderr, flush=True)
+                while is_held(folder.path):
+                    time.sleep(1)
         kept.keep(folder)
 
 
@@ -292,7 +301,7 @@ def _same_pixels(record: dict[str, Any], store: Any) -> bool:
 
 def train_and_record(recipe: Recipe, store: Any, folder: RunFolder, arguments: argparse.Namespace) -> None:
     """Train on the launched processes and leave record, history and weights."""
-    from bench.cache import exclusive
+    from bench.cache import Busy, exclusive
 
     if int(os.environ.get("RANK", "0")) > 0:
         with _status_told(folder, main=False):
@@ -303,7 +312,7 @@ def train_and_record(recipe: Recipe, store: Any, folder: RunFolder, arguments: a
         folder.drop_unfinished()
         record = folder.record(recipe)
         if record and not arguments.force and _same_pixels(record, store) and folder.has_weights_of(record):
-            raise RecipeError(f"{recipe.id} seed {recipe.seed} has been recorded by another process in the meantime")
+            raise Busy(f"{recipe.id} seed {recipe.seed} has been recorded by another process in the meantime")
         if folder.is_recorded:
             folder.archive()
         folder.write_status("running", epoch=0, epochs=recipe.train.epochs)
