@@ -1,8 +1,9 @@
 """The executor of one machine: a run on each GPU, or on a CPU a one-thread run on each core.
 
-A run has a session of its own, so that a signal reaches all its processes and Ctrl-C at the terminal reaches only the
-sweep. A sweep that is killed leaves its runs behind; they go on, and the next sweep follows them by the lock that they
-hold on their folders, in the slots whose GPUs they have.
+A run has a session of its own, so that Ctrl-C at the terminal reaches only the sweep. Launchers give one to each process
+they start, so what belongs to a run is known by a variable that all of it inherits. A sweep that is killed leaves its runs
+behind; they go on, and the next sweep follows them by the lock that they hold on their folders, in the slots whose GPUs
+they have.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -29,6 +31,7 @@ from bench.sweep.scheduler import Ended, Outcome
 
 SCRIPT = Path(__file__).parents[1] / "run.py"
 MOMENT = 0.2  # s
+MARK = "LOCALITY_BENCH_RUN"
 PATIENCE = 120  # s that a run may take to save its state and leave
 
 
@@ -109,7 +112,22 @@ class _Run:
     slot: Slot | None
     process: subprocess.Popen | None = None
     log_from: int = 0
-    left_behind: float | None = None  # when its leader had ended and others of its group had not
+    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+    told: dict[int, float] = field(default_factory=dict)  # its processes that were told to end, and when
+
+    def end(self, hard: bool = False) -> bool:
+        """Tell all processes of the run to end, each once; kills them where `hard`, or when they have not for long. Returns
+        whether there are some."""
+        self.process.poll()
+        now, there = time.monotonic(), _marked(self.mark)
+        for pid in there:
+            with contextlib.suppress(ProcessLookupError):
+                if hard or now > self.told.get(pid, now) + PATIENCE:
+                    os.kill(pid, signal.SIGKILL)
+                elif pid not in self.told:
+                    os.kill(pid, signal.SIGTERM)
+            self.told.setdefault(pid, now)
+        return bool(there)
 
 
 class LocalExecutor:
@@ -139,7 +157,7 @@ class LocalExecutor:
                 self._runs.append(run)
                 run.process = subprocess.Popen(
                     job.command(launcher, SCRIPT, options),
-                    env=slot.environment(),
+                    env={**slot.environment(), MARK: run.mark},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -160,7 +178,8 @@ class LocalExecutor:
                     continue
                 outcome, error = judge(run.job, None)
                 outcome = Outcome.DONE if outcome is Outcome.DONE else Outcome.LEFT
-            elif run.process.poll() is None or self._left_behind(run):
+            elif run.process.poll() is None or run.end():
+                # what outlives its leader, as the processes of a launcher that was killed do, nobody looks after
                 continue
             else:
                 outcome, error = judge(run.job, run.process.returncode, run.job.folder.log, run.log_from)
@@ -181,39 +200,14 @@ class LocalExecutor:
 
     def stop(self, asked: Callable[[], int]) -> None:
         others = [run.job.name for run in self._runs if run.process is None]
-        groups = [run.process.pid for run in self._runs if run.process is not None]
-        if groups:
+        runs = [run for run in self._runs if run.process is not None]
+        if runs:
             hint = " (Ctrl-C again ends them at once)" if asked() else ""
             print(f"stopping: the runs save their state{hint}", file=sys.stderr, flush=True)
-        _signal(groups, signal.SIGTERM)
-        until, killed = time.monotonic() + PATIENCE, False
-        while groups := [group for group in groups if self._alive(group)]:
-            if not killed and (asked() >= 2 or time.monotonic() > until):
-                _signal(groups, signal.SIGKILL)
-                killed = True
-            time.sleep(MOMENT / 2)
+        while runs := [run for run in runs if run.end(hard=asked() >= 2)]:
+            time.sleep(MOMENT)
         if others:
             print(f"another process started these, and they go on: {', '.join(others)}", file=sys.stderr, flush=True)
-
-    def _alive(self, group: int) -> bool:
-        """Whether a process of a run's group is there; the leader is reaped."""
-        for run in self._runs:
-            if run.process is not None and run.process.pid == group:
-                run.process.poll()
-        return bool(_members(group))
-
-    def _left_behind(self, run: _Run) -> bool:
-        """Whether processes of a run outlive its leader, as those of a launcher that was killed do. They are told to end,
-        for what they go on with nobody looks after."""
-        if not _members(run.process.pid):
-            return False
-        now = time.monotonic()
-        if run.left_behind is None:
-            run.left_behind = now
-            _signal([run.process.pid], signal.SIGTERM)
-        elif now > run.left_behind + PATIENCE:
-            _signal([run.process.pid], signal.SIGKILL)
-        return True
 
     def _taken_by(self, job: Job) -> Slot | None:
         """The slot that a run of this machine which is not this sweep's has: of its GPUs, if it has some."""
@@ -231,17 +225,11 @@ class LocalExecutor:
         return None
 
 
-def _members(group: int) -> list[int]:
-    """The processes of a group that have not ended; those that only wait to be reaped have."""
+def _marked(mark: str) -> list[int]:
+    """The processes that have inherited a run's mark; those that have ended and only wait to be reaped have none."""
     out = []
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, ProcessLookupError, PermissionError):
-            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+        with contextlib.suppress(psutil.Error, OSError):  # of others, or gone
+            if process.environ().get(MARK) == mark:
                 out.append(process.pid)
     return out
-
-
-def _signal(groups: Sequence[int], number: signal.Signals) -> None:
-    for group in groups:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(group, number)

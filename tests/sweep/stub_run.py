@@ -42,8 +42,9 @@ if word == "stubborn":
 folder.write_status("running", epoch=1, epochs=recipe.train.epochs)
 if word in ("hang", "stubborn"):
     time.sleep(100)
-if word == "worker":  # which outlives its leader
-    subprocess.Popen(["sleep", "100"])
+if word == "worker":  # in a session of its own, as of elastic launchers, which outlives its leader
+    worker = subprocess.Popen(["sleep", "100"], start_new_session=True)
+    (folder.path / "worker").write_text(str(worker.pid))
 if word in ("die", "worker"):
     os.kill(os.getpid(), signal.SIGKILL)
 if word == "fail":

@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from bench.cache import exclusive
@@ -80,7 +81,8 @@ def test_what_was_refused_as_input_is_not_tried_again(sweeping):
 def test_what_a_dead_launcher_leaves_behind_is_ended_before_the_next_attempt(sweeping):
     scheduler, results, _ = sweeping({BASELINE: ["worker", "record"]}, only=[BASELINE])
     assert len(scheduler.done) == 1 and not left_over(results)
-    assert "sleep 100" not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+    (worker,) = results.glob("runs/**/worker")
+    assert not psutil.pid_exists(pid := int(worker.read_text())) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.parametrize(("word", "times", "within"), [("hang", 1, 0.9), ("stubborn", 2, 0.9), ("stubborn", 1, 4)])
