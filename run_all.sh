@@ -8,9 +8,10 @@
 #
 # What is recorded under the same hash is skipped, so the same command goes on after an interruption.
 # Further options go to `python -m bench sweep`:
-#   --dry-run      print what would run
-#   --seeds N      seeds 0 to N - 1
-#   --filter TEXT  only recipes whose id holds TEXT
+#   --dry-run           print the plan, and what would run
+#   --seeds N           seeds 0 to N - 1
+#   --filter TEXT       only recipes whose id holds TEXT
+#   --gpus-per-run N, --runs-per-gpu K, --retries N, --tracker NAME
 #   --data-dir DIR, --results-dir DIR, --recipes-dir DIR
 set -euo pipefail
 

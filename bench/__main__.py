@@ -1,4 +1,4 @@
-"""The command line: `python -m bench list | show | data | doctor | speed | verify | sweep | report`.
+"""The command line: `python -m bench list | show | data | doctor | speed | verify | plan | sweep | report`.
 
 None of them imports torch (but `doctor`, `verify`, the processes that `speed` starts, and a `show` that builds the
 network), so they answer at once.
@@ -85,11 +85,22 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--json", metavar="FILE", help="write what was measured there, too")
     verb.set_defaults(call=speed, seed=0)
 
+    verb = verbs.add_parser("plan", help="every cell with its state, the guides, and the time that is left")
+    verb.add_argument("ids", nargs="*", metavar="ID", help="recipes, instead of a suite")
+    verb.add_argument("--suite", metavar="NAME")
+    verb.add_argument("--protocol", default="paper", metavar="NAME", help="of recipes (paper)")
+    verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of recipes; may repeat")
+    verb.add_argument("--json", action="store_true")
+    _add_cells(verb)
+    _add_folders(verb, data=True)
+    verb.set_defaults(call=plan)
+
     verb = verbs.add_parser("sweep", help="run every cell of a suite that is not recorded yet")
     verb.add_argument("suite", metavar="SUITE")
-    verb.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N - 1 instead of the suite's own")
-    verb.add_argument("--filter", action="append", default=[], metavar="TEXT", help="only ids that hold this text or glob")
-    verb.add_argument("--dry-run", action="store_true", help="print what would run")
+    verb.add_argument("--dry-run", action="store_true", help="print the plan and the commands")
+    verb.add_argument("--retries", type=int, default=1, metavar="N", help="of a run that died, from its checkpoint (1)")
+    verb.add_argument("--tracker", action="append", default=[], metavar="NAME", help="passed on to the runs; may repeat")
+    _add_cells(verb)
     _add_folders(verb, data=True)
     verb.set_defaults(call=sweep)
 
@@ -99,6 +110,16 @@ def parser() -> argparse.ArgumentParser:
     _add_folders(verb)
     verb.set_defaults(call=report)
     return out
+
+
+def _add_cells(to: argparse.ArgumentParser) -> None:
+    """Which cells, and how they share the machine."""
+    to.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N - 1 instead of the suite's own")
+    to.add_argument("--filter", action="append", default=[], metavar="TEXT", help="only ids that hold this text or glob")
+    to.add_argument("--gpus-per-run", type=int, default=1, metavar="N", help="a process on each (1)")
+    to.add_argument(
+        "--runs-per-gpu", type=int, metavar="K", help="runs that share a GPU (1); without a GPU, runs at once (one a core)"
+    )
 
 
 def _add_folders(to: argparse.ArgumentParser, *, data: bool = False) -> None:
@@ -205,9 +226,16 @@ def _say(lines: list[str], problems: list[str]) -> int:
     return 1 if problems else 0
 
 
+def plan(arguments: argparse.Namespace) -> int:
+    """`plan`: what there is to do."""
+    from bench.sweep.sweep import show_plan
+
+    return show_plan(arguments)
+
+
 def sweep(arguments: argparse.Namespace) -> int:
     """`sweep`: train what is missing, then draw the report."""
-    from bench.sweep.local import sweep as run_suite
+    from bench.sweep.sweep import sweep as run_suite
 
     return run_suite(arguments)
 

@@ -20,19 +20,42 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "locality-bench"
 
 
+class Busy(RecipeError):
+    """Another process does the same: later there will be nothing in the way."""
+
+
 @contextmanager
 def exclusive(folder: Path, busy: str) -> Iterator[None]:
-    """Hold the lock that belongs to a folder, or raise RecipeError with the sentence `busy` when another process does."""
+    """Hold the lock that belongs to a folder, or raise Busy with the sentence `busy` when another process does."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    lock = _lock_of(folder)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=1, poll_interval=0.02)  # who only asks `is_held` has it for an instant
     except Timeout:
-        raise RecipeError(busy) from None
+        raise Busy(busy) from None
     try:
         yield
     finally:
         lock.release()
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process holds the lock of `exclusive`: the system frees it when that process ends, however it ends."""
+    lock = _lock_of(folder)
+    if not os.path.exists(lock.lock_file):
+        return False
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    except OSError:  # somebody else's results, which may only be read
+        return False
+    lock.release()
+    return False
+
+
+def _lock_of(folder: Path) -> FileLock:
+    return FileLock(folder.with_name(f".{folder.name}.lock"))
 
 
 @contextmanager

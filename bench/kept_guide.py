@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from bench.cache import cache_folder
-from bench.records import RunFolder, replacing, sha256, write_json
+from bench.records import RunFolder, read_json, replacing, sha256, write_json
 from bench.schema import Recipe
 
 
@@ -50,3 +51,16 @@ class KeptGuide:
         with replacing(self.weights) as temporary:
             shutil.copyfile(run.weights, temporary)
         write_json(self.folder / "record.json", run.record(self.recipe))
+
+
+def kept_record(recipe: Recipe) -> dict[str, Any] | None:
+    """The record of a kept guide of this recipe and seed, whichever pixels it was trained on; None where there is none.
+
+    To know whether it is the one that a run will want takes the decoded dataset, which a plan does without.
+    """
+    for path in (cache_folder() / "guides").glob(f"{recipe.model.name}-{recipe.data.name}-*/record.json"):
+        with suppress(OSError, ValueError):
+            record = read_json(path)
+            if isinstance(record, dict) and (record.get("hash"), record.get("seed")) == (recipe.hash, recipe.seed):
+                return record
+    return None

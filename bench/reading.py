@@ -92,6 +92,11 @@ def _convert(value: Any, hint: Any, from_text: bool) -> Any:
 _types = functools.cache(typing.get_type_hints)  # of a section's keys
 
 
+@functools.cache
+def _specs(section: type) -> dict[str, Mapping[str, Any]]:
+    return {f.name: f.metadata for f in fields(section)}
+
+
 def read_value(section: type, name: str, given: Given, path: str) -> Any:
     """The value of one key, converted and checked against its type and range."""
     hint = _types(section)[name]
@@ -107,7 +112,7 @@ def read_value(section: type, name: str, given: Given, path: str) -> Any:
         elif typing.get_origin(hint) is Literal:
             advice = nearest(given.value, typing.get_args(hint))
         fail_at(given, path, f"got {shown(given.value)}, allowed is {hint_text}{advice}")
-    spec = next(f for f in fields(section) if f.name == name).metadata
+    spec = _specs(section)[name]
     low, high = spec.get("low"), spec.get("high")
     for number in value if isinstance(value, tuple) else (value,):
         if number is None or isinstance(number, str):

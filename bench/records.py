@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import csv
 import errno
+import functools
 import hashlib
 import io
 import json
 import math
 import os
 import re
+import socket
 import tempfile
 import time
 import urllib.parse
@@ -88,16 +90,21 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-# NaN and Infinity, exponents of three digits, whole numbers of 300, escaped halves of characters.
-_SUSPECT = re.compile(r"NaN|Infinity|[eE]\+?0*[1-9]\d\d|\d{300}|\\u[dD]")
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_number)
+# Where there is none of these, all is well: numbers with large exponents or of hundreds of digits, escaped characters.
+_SUSPECT = re.compile(r"[eE]\+?\d{3}|\d{200}|\\u")
 
 
 def from_json(text: str) -> Any:
     """What a JSON text holds; raises ValueError for what is none, and for what could not be written again: NaN, numbers
     beyond those of floats, halves of characters."""
     try:
-        content = json.loads(text)
-        if _SUSPECT.search(text):  # writing it takes longer than reading it
+        content = _DECODER.decode(text)
+        if _SUSPECT.search(text):
             json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
         return content
     except RecursionError:
@@ -171,15 +178,20 @@ def _check(content: Any, types: Mapping[str, Any], where: str, prefix: str = "")
             raise RecipeError(f"{where}: not a record: {prefix}{name} is {shown(value)}")
 
 
+@functools.lru_cache(4096)  # all seeds of a recipe have the same
+def _folder_names(recipe_id: str, role: str) -> list[str]:
+    parts = [urllib.parse.quote(part, safe="").replace(".", "%2E") for part in split_id(recipe_id, role)]
+    if max(map(len, parts)) > 200:  # a file's name has 255 bytes, and locks and temporary files add to it
+        raise RecipeError(f"recipe {recipe_id!r}: its names are too long for a folder's")
+    return parts
+
+
 class RunFolder:
     """`<results>/runs/<recipe id>/<first 8 of the hash>-seed<k>/`, with each part of the id percent-encoded so that no id
     reaches outside the results folder."""
 
     def __init__(self, results: str | Path, recipe: Recipe) -> None:
-        parts = split_id(recipe.id, recipe.model.role)
-        parts = [urllib.parse.quote(part, safe="").replace(".", "%2E") for part in parts]
-        if max(map(len, parts)) > 200:  # a file's name has 255 bytes, and locks and temporary files add to it
-            raise RecipeError(f"recipe {recipe.id!r}: its names are too long for a folder's")
+        parts = _folder_names(recipe.id, recipe.model.role)
         self.path = Path(results, "runs", *parts, f"{recipe.hash[:8]}-seed{recipe.seed}")
 
     @property
@@ -250,8 +262,8 @@ class RunFolder:
         write_text(self.path / "history.csv", text.getvalue())
 
     def status(self) -> dict[str, Any]:
-        """How the run stands: state (running, done, diverged, failed, stopped), epoch, epochs, and the error. Empty: not
-        begun, or damaged."""
+        """How the run stands: state (running, done, diverged, failed, stopped), epoch, epochs, accuracy and speed of the
+        last epoch, the error, and the process that said so. Empty: not begun, or damaged."""
         try:
             status = read_json(self.path / "status.json")
         except (OSError, ValueError):
@@ -260,7 +272,8 @@ class RunFolder:
 
     def write_status(self, state: str, **more: Any) -> None:
         """status.json. A launcher garbles exit codes; this file is how a sweep learns what became of a run."""
-        write_json(self.path / "status.json", {"state": state, "pid": os.getpid(), "time": round(time.time(), 1), **more})
+        told = {"state": state, "host": socket.gethostname(), "pid": os.getpid(), "time": round(time.time(), 1), **more}
+        write_json(self.path / "status.json", told)
 
     @property
     def is_recorded(self) -> bool:

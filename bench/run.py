@@ -5,7 +5,8 @@
     torchrun --nproc_per_node 2 bench/run.py --recipe …      (several processes without a GPU)
 
 A guided recipe trains its guide first, once; later runs find it in the cache. What a run leaves behind lies in
-<results-dir>/runs/<recipe id>/<hash>-seed<k>/. Exit codes: 0 done, 2 the input, 3 failed, 75 stopped.
+<results-dir>/runs/<recipe id>/<hash>-seed<k>/. Exit codes: 0 done, 2 the input, 3 failed, 75 stopped,
+or another process does the same run.
 """
 
 from __future__ import annotations
@@ -104,9 +105,9 @@ def run(arguments: argparse.Namespace) -> None:
     target = recipe.guide if arguments.guide_only else recipe
     folder = RunFolder(arguments.results_dir, target)
     if not arguments.force and not arguments.guide_only and (record := folder.record(target)):
-        from bench.data.store import check_same_images
+        from bench.data.store import check_same_images, fingerprint_now
 
-        check_same_images(target, record, arguments.data_dir or "data")
+        check_same_images(target, record, fingerprint_now(target.data, arguments.data_dir or "data"))
         if record.get("diverged"):
             raise Diverged(target, record, folder)
         print(f"{target.id} seed {target.seed} is recorded: {record['last_accuracy']:.2f} % (--force runs it again)")
@@ -267,21 +268,30 @@ def _as_options(arguments: argparse.Namespace) -> list[str]:
 
 def train_guide(guide: Recipe, store: Any, folder: RunFolder, arguments: argparse.Namespace) -> None:
     """Train a guide and keep it in the cache. With `--guide-only`, which guided runs ask for, only if it is not there yet:
-    when two want it at once, one trains and the other waits."""
-    from bench.cache import locked
+    when two want it at once, one trains and the other waits, also where only the results folder is shared between them."""
+    from bench.cache import Busy, is_held, locked
     from bench.kept_guide import KeptGuide
 
     kept = KeptGuide(guide, store.fingerprint)
     with locked(kept.folder, f"guide {guide.id}"):
         if arguments.guide_only and kept.exists():
             return
-        record = folder.record(guide)
-        trained = record is not None and _same_pixels(record, store)
-        if trained and record.get("diverged") and arguments.guide_only:
-            raise Diverged(guide, record, folder)
-        done = trained and folder.has_weights_of(record)
-        if not done or not arguments.guide_only:
-            train_and_record(guide, store, folder, arguments)
+        while True:
+            record = folder.record(guide)
+            trained = record is not None and _same_pixels(record, store)
+            if trained and record.get("diverged") and arguments.guide_only:
+                raise Diverged(guide, record, folder)
+            if trained and arguments.guide_only and folder.has_weights_of(record):
+                break
+            try:
+                train_and_record(guide, store, folder, arguments)
+                break
+            except Busy as busy:
+                if not arguments.guide_only:
+                    raise
+                print(f"waiting: {busy}", file=sys.stderr, flush=True)
+                while is_held(folder.path):
+                    time.sleep(1)
         kept.keep(folder)
 
 
@@ -291,7 +301,7 @@ def _same_pixels(record: dict[str, Any], store: Any) -> bool:
 
 def train_and_record(recipe: Recipe, store: Any, folder: RunFolder, arguments: argparse.Namespace) -> None:
     """Train on the launched processes and leave record, history and weights."""
-    from bench.cache import exclusive
+    from bench.cache import Busy, exclusive
 
     if int(os.environ.get("RANK", "0")) > 0:
         with _status_told(folder, main=False):
@@ -302,7 +312,7 @@ def train_and_record(recipe: Recipe, store: Any, folder: RunFolder, arguments: a
         folder.drop_unfinished()
         record = folder.record(recipe)
         if record and not arguments.force and _same_pixels(record, store) and folder.has_weights_of(record):
-            raise RecipeError(f"{recipe.id} seed {recipe.seed} has been recorded by another process in the meantime")
+            raise Busy(f"{recipe.id} seed {recipe.seed} has been recorded by another process in the meantime")
         if folder.is_recorded:
             folder.archive()
         folder.write_status("running", epoch=0, epochs=recipe.train.epochs)
@@ -324,7 +334,8 @@ def _status_told(folder: RunFolder, main: bool) -> Iterator[None]:
         if (main or not stopped) and not told:
             with contextlib.suppress(OSError):  # the error itself may be that nothing can be written
                 said = f"{type(error).__name__}: {error}".rstrip(": ")
-                folder.write_status("stopped" if stopped else "failed", error=said)
+                at = {name: value for name, value in folder.status().items() if name in ("epoch", "epochs")}
+                folder.write_status("stopped" if stopped else "failed", **at, error=said)
         raise
 
 
@@ -355,7 +366,8 @@ def _train_and_record(recipe: Recipe, store: Any, folder: RunFolder, arguments: 
     def after_epoch(history: list[dict[str, Any]]) -> None:
         if main:
             folder.write_history(history)
-            folder.write_status("running", epoch=len(history), epochs=recipe.train.epochs)
+            told = {name: history[-1][name] for name in ("test_accuracy", "images_per_second")}
+            folder.write_status("running", epoch=len(history), epochs=recipe.train.epochs, **told)
 
     # `auto` may mean another precision on another machine, and no run is half of one and half of the other.
     identity = f"{recipe.hash} {recipe.seed} {store.fingerprint} {kept.key if kept else ''} {precision.used}"
@@ -488,8 +500,10 @@ def _outcome(arguments: argparse.Namespace) -> int:
     try:
         run(arguments)
     except RecipeError as error:
+        from bench.cache import Busy
+
         print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
+        return STOPPED if isinstance(error, Busy) else BAD_INPUT
     except Exception as error:
         from bench.train import Stopped
 

@@ -188,6 +188,12 @@ class Recipe:
                 content["guide"]["taps"] = list(self.guide.model.taps)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
+    def with_seed(self, seed: int) -> Recipe:
+        """The same recipe, and so the same hash, under another seed: a thousandth of the time that composing takes."""
+        other = dataclasses.replace(self, seed=seed)
+        vars(other)["hash"] = self.hash
+        return other
+
     @property
     def imitates_maps(self) -> bool:
         """Whether a student is trained on its guide's feature maps, so that its own are wanted."""

@@ -441,5 +441,6 @@ def test_a_second_process_on_the_same_run_says_so(tmp_path):
     folder.parent.mkdir(parents=True)
     words = [*RUN[:3], *TINY[:4], "--recipe", "deit_micro/digits/baseline", "--results-dir", tmp_path]
     with FileLock(folder.with_name(f".{folder.name}.lock")):
-        refused(command(*words), "is being run by another process")
+        done = command(*words)
+        assert done.returncode == 75 and done.stderr.startswith("error: ") and "is being run by another" in done.stderr
     assert "epoch 1/1" in command(*words, check=True).stdout

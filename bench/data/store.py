@@ -57,13 +57,20 @@ def open_store(data: Data, data_dir: str | Path) -> Store:
     return store
 
 
-def check_same_images(recipe: Recipe, record: Mapping[str, Any], data_dir: str | Path) -> None:
+def fingerprint_now(data: Data, data_dir: str | Path) -> str | None:
+    """The fingerprint of the images that a dataset has now; None where the dataset is not here."""
+    return None if locate(data, data_dir) is None else open_store(data, data_dir).fingerprint
+
+
+def check_same_images(recipe: Recipe, record: Mapping[str, Any], now: str | None) -> None:
     """Raise RecipeError where a record is of other images than those that its dataset has now; the recipe, and with it the
-    hash, does not know which images those are. Where the dataset is not here, the record is taken as it stands."""
-    if locate(recipe.data, data_dir) is None:
-        return
-    now, then = open_store(recipe.data, data_dir).fingerprint, record.get("dataset", {}).get("fingerprint")
-    if now != then:
+    hash, does not know which images those are.
+
+    Args:
+        now: what `fingerprint_now` says. Where the dataset is not here, the record is taken as it stands.
+    """
+    then = record.get("dataset", {}).get("fingerprint")
+    if now is not None and now != then:
         raise RecipeError(
             f"{recipe.id} seed {recipe.seed} is recorded for other images (fingerprint {str(then)[:8]}, now {now[:8]}):"
             " bench/run.py --force sets the old run aside and runs anew"

@@ -1,196 +1,235 @@
-"""A suite on one machine: a run on each GPU, or on a CPU as many one-thread runs as there are cores."""
+"""The executor of one machine: a run on each GPU, or on a CPU a one-thread run on each core.
+
+A run has a session of its own, so that Ctrl-C at the terminal reaches only the sweep. Launchers give one to each process
+they start, so what belongs to a run is known by a variable that all of it inherits. A sweep that is killed leaves its runs
+behind; they go on, and the next sweep follows them by the lock that they hold on their folders, in the slots whose GPUs
+they have.
+"""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from tqdm import tqdm
+import psutil
 
+from bench.cache import is_held
 from bench.cores import available_cores
-from bench.recipes import Registry
-from bench.report import write
-from bench.run import STOPPED
 from bench.schema import RecipeError
-from bench.sweep.plan import Job, Plan, plan
+from bench.sweep.outcome import judge
+from bench.sweep.plan import Job
+from bench.sweep.scheduler import Ended, Outcome
 
 SCRIPT = Path(__file__).parents[1] / "run.py"
+MOMENT = 0.2  # s
+MARK = "LOCALITY_BENCH_RUN"
+PATIENCE = 120  # s that a run may take to save its state and leave
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Slot:
-    """A place where one run at a time goes on."""
+    """A place where one run at a time goes on: GPUs, as CUDA_VISIBLE_DEVICES names them, and a share of the cores."""
 
-    gpu: str | None
+    gpus: tuple[str, ...]
     cores: tuple[int, ...]
 
     def environment(self) -> dict[str, str]:
         """The variables of a run in this slot."""
         out = dict(os.environ)
-        if self.gpu is not None:
-            out["CUDA_VISIBLE_DEVICES"] = self.gpu
+        if self.gpus:
+            out["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpus)
         else:
-            # The small models of a CPU suite gain little from a second thread: two runs side by side gain more.
-            out.setdefault("OMP_NUM_THREADS", str(len(self.cores)))
+            # The small models of a CPU suite gain little from a second thread: two runs side by side gain more, and with
+            # always one the numbers are the same on any number of cores.
+            out.setdefault("OMP_NUM_THREADS", "1")
         return out
 
-    def confine(self, process: subprocess.Popen) -> None:
-        """Give a run its share of the cores, which its data workers then count by."""
-        if hasattr(os, "sched_setaffinity"):
-            with contextlib.suppress(ProcessLookupError):
-                os.sched_setaffinity(process.pid, self.cores)
+    def launcher(self, job: Job) -> list[str]:
+        """What starts the processes of a job here: Python itself for one, as for a guide, else accelerate for one a GPU."""
+        if len(self.gpus) < 2 or job.is_guide:
+            return [sys.executable]
+        count = str(len(self.gpus))
+        launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
+        return [*launch, "--num_processes", count, "--main_process_port", "0"]
 
 
 def gpus() -> list[str]:
-    """The GPUs that may be used, asked of the driver's own tool, since importing torch takes seconds."""
+    """The GPUs that may be used, the parts of those that MIG has divided; asked of the driver's own tool, since importing
+    torch takes seconds. Where the caller has set CUDA_VISIBLE_DEVICES, its names, of whichever kind they are."""
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
         return []
-    there = [str(i) for i, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU ")]
+    there: list[list[str]] = []
+    for line in listed.stdout.splitlines():
+        if line.startswith("GPU "):
+            there.append([])
+        elif line.strip().startswith("MIG ") and "(UUID: " in line:
+            there[-1].append(line.partition("(UUID: ")[2].rstrip(") "))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return there if visible is None or listed.returncode else [name for name in visible.split(",") if name.strip()]
+    if visible is None or listed.returncode:
+        return [name for number, parts in enumerate(there) for name in (parts or [str(number)])]
+    names = [name.strip() for name in visible.split(",")]
+    return names[: next((i for i, name in enumerate(names) if not name or name.startswith("-")), None)]  # as CUDA reads it
 
 
-def slots(jobs: int) -> list[Slot]:
-    """Where `jobs` runs go on this machine."""
-    cores, found = available_cores(), gpus()
-    count = len(found) or max(1, min(len(cores), jobs))
-    share = max(1, len(cores) // count)
-    shares = [tuple(cores[(i * share) % len(cores) :][:share]) for i in range(count)]
-    return [Slot(gpu, own) for gpu, own in zip(found or [None] * count, shares, strict=True)]
+def slots(gpus_per_run: int = 1, runs_per_gpu: int | None = None) -> list[Slot]:
+    """Where runs go on, on this machine.
 
+    Args:
+        gpus_per_run: GPUs of a slot.
+        runs_per_gpu: slots of the same GPUs (1); without a GPU, runs at once (one a core, which is also the most).
 
-def sweep(arguments: argparse.Namespace) -> int:
-    """Run what is missing of a suite, then draw its report.
-
-    Returns:
-        0 when every cell is recorded, 3 when some failed.
+    Raises:
+        RecipeError: there are not so many GPUs.
     """
-    registry = Registry(*arguments.recipes_dir)
-    suite = registry.suite(arguments.suite)
-    todo = plan(registry, suite, arguments.results_dir, arguments.seeds, arguments.filter, arguments.data_dir or "data")
-    options = ["--results-dir", arguments.results_dir]
-    options += ["--data-dir", arguments.data_dir] if arguments.data_dir else []
-    options += [word for folder in arguments.recipes_dir for word in ("--recipes-dir", folder)]
-    if arguments.data_dir and not Path(arguments.data_dir).is_dir() and not arguments.dry_run:
-        raise RecipeError(f"--data-dir {arguments.data_dir}: no such folder")
-    if arguments.dry_run:
-        _print_plan(todo, suite.name, options)
-        return 0
-    cells = sum(not job.is_guide for job in todo.jobs)
-    print(f"suite {suite.name}: {len(todo.recorded)} cells recorded, {cells} to run")
-    failed = _Sweep(todo, suite.name, options).run() if todo.jobs else {}
-    there = len(todo.recorded) + sum(job.folder.record(job.recipe) is not None for job in todo.jobs if not job.is_guide)
-    if there:
-        (table,) = write(registry, [suite], arguments.results_dir)
-        if todo.jobs:
-            print(f"\n{table}\n")
-        print(f"tables, pictures and page: {Path(arguments.results_dir, 'index.html')}")
-    if not failed:
-        print(f"suite {suite.name}: all {len(todo.recorded) + cells} cells are recorded")
-        return 0
-    print(f"suite {suite.name}: {len(failed)} failed", file=sys.stderr)
-    for name, reason in failed.items():
-        print(f"  {name}: {reason}", file=sys.stderr)
-    return 3
+    for option, value in (("--gpus-per-run", gpus_per_run), ("--runs-per-gpu", runs_per_gpu)):
+        if value is not None and value < 1:
+            raise RecipeError(f"{option} {value}: must be 1 or more")
+    cores, found = available_cores(), gpus()
+    if gpus_per_run > max(1, len(found)):
+        raise RecipeError(f"--gpus-per-run {gpus_per_run}: {len(found)} GPUs can be used here")
+    groups = [tuple(found[i : i + gpus_per_run]) for i in range(0, len(found) - gpus_per_run + 1, gpus_per_run)]
+    places = groups * (runs_per_gpu or 1) if groups else [()] * min(runs_per_gpu or len(cores), len(cores))
+    share = max(1, len(cores) // len(places))
+    return [Slot(gpu, tuple(cores[(i * share) % len(cores) :][:share])) for i, gpu in enumerate(places)]
 
 
-def _print_plan(todo: Plan, suite: str, options: list[str]) -> None:
-    for job in todo.recorded:
-        print(f"recorded  {job.name}")
-    for job in todo.jobs:
-        command = job.command("python", Path("bench/run.py"), suite, options)
-        print(f"{'guide' if job.is_guide else 'to run':<8}  {job.name}\n          {' '.join(command)}")
+@dataclass(eq=False)
+class _Run:
+    """A job on its way. Without a process it is another's, which is only watched."""
 
+    job: Job
+    slot: Slot | None
+    process: subprocess.Popen | None = None
+    log_from: int = 0
+    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+    told: dict[int, float] = field(default_factory=dict)  # its processes that were told to end, and when
 
-class _Sweep:
-    """The jobs of a plan, each started in a free slot as soon as its guide is there."""
-
-    def __init__(self, todo: Plan, suite: str, options: list[str]) -> None:
-        self._waiting = list(todo.jobs)
-        self._suite, self._options = suite, options
-        self._free = slots(len(todo.jobs))
-        self._running: dict[subprocess.Popen, tuple[Job, Slot, float]] = {}
-        self._ended: set[str] = set()
-        self._failed: dict[str, str] = {}
-        self._keys_failed: set[str] = set()
-        self._total = len(todo.jobs)
-
-    def run(self) -> dict[str, str]:
-        """Run all; returns {name: the error's last line} of the cells and guides that failed."""
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))  # through `finally`, so that no run is orphaned
-        try:
-            while self._waiting or self._running:
-                self._start()
-                self._collect()
-                time.sleep(0.2)
-        finally:
-            self._stop()
-        return self._failed
-
-    def _start(self) -> None:
-        for job in list(self._waiting):
-            if job.needs in self._keys_failed:
-                self._waiting.remove(job)
-                self._end(job, "its guide could not be trained", 0.0)
-            elif self._free and (job.needs is None or job.needs in self._ended):
-                self._waiting.remove(job)
-                slot = self._free.pop(0)
-                job.folder.log.parent.mkdir(parents=True, exist_ok=True)
-                with open(job.folder.log, "a", encoding="utf-8") as log:
-                    command = job.command(sys.executable, SCRIPT, self._suite, self._options)
-                    # A group of its own, so that stopping a run also stops its data workers.
-                    process = subprocess.Popen(
-                        command, env=slot.environment(), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-                    )
-                slot.confine(process)
-                self._running[process] = job, slot, time.perf_counter()
-
-    def _collect(self) -> None:
-        for process, (job, slot, began) in list(self._running.items()):
-            if (code := process.poll()) is None:
-                continue
-            del self._running[process]
-            self._free.append(slot)
-            # A cell that diverged is an outcome, which the table shows; a guide that did is none.
-            ended = code == 0 or (not job.is_guide and job.folder.record(job.recipe) is not None)
-            self._end(job, "" if ended else _last_line(job), time.perf_counter() - began)
-
-    def _end(self, job: Job, error: str, seconds: float) -> None:
-        self._ended.add(job.key)
-        counted = f"[{len(self._ended):>{len(str(self._total))}}/{self._total}]"
-        if error:
-            self._keys_failed.add(job.key)
-            self._failed[job.name] = error
-            print(f"{counted} {job.name}: FAILED: {error}", flush=True)
-            return
-        recipe = job.recipe.guide if job.is_guide else job.recipe
-        record = job.folder.record(recipe)
-        outcome = "in the cache"
-        if record:
-            outcome = "diverged" if record.get("diverged") else f"{record['last_accuracy']:.2f} %"
-        print(f"{counted} {job.name}: {outcome}  ({tqdm.format_interval(seconds)})", flush=True)
-
-    def _stop(self) -> None:
-        """End what still runs, when the sweep itself is stopped."""
-        for process in self._running:
+    def end(self, hard: bool = False) -> bool:
+        """Tell all processes of the run to end, each once; kills them where `hard`, or when they have not for long. Returns
+        whether there are some."""
+        self.process.poll()
+        now, there = time.monotonic(), _marked(self.mark)
+        for pid in there:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-        for process in self._running:
-            process.wait()
+                if hard or now > self.told.get(pid, now) + PATIENCE:
+                    os.kill(pid, signal.SIGKILL)
+                elif pid not in self.told:
+                    os.kill(pid, signal.SIGTERM)
+            self.told.setdefault(pid, now)
+        return bool(there)
 
 
-def _last_line(job: Job) -> str:
-    try:
-        lines = job.folder.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    except OSError:  # set aside with its folder
-        lines = []
-    return f"{lines[-1].removeprefix('error: ') if lines else 'it printed nothing'} (see {job.folder.log})"
+class LocalExecutor:
+    """The executor of this machine; see `scheduler.Executor`.
+
+    Args:
+        options: words of a run's command line that all have in common.
+    """
+
+    queues = False
+
+    def __init__(self, places: Sequence[Slot], options: Sequence[str]) -> None:
+        self._free, self._options = list(places), list(options)
+        self._runs: list[_Run] = []
+
+    def room(self) -> int:
+        return len(self._free)
+
+    def start(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            slot = self._free.pop(0)
+            launcher = slot.launcher(job)
+            options = [*self._options, *(["--num-processes", str(len(slot.gpus))] if len(launcher) > 1 else [])]
+            job.folder.log.parent.mkdir(parents=True, exist_ok=True)
+            with open(job.folder.log, "ab") as log:
+                run = _Run(job, slot, log_from=log.tell())
+                self._runs.append(run)
+                run.process = subprocess.Popen(
+                    job.command(launcher, SCRIPT, options),
+                    env={**slot.environment(), MARK: run.mark},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            if hasattr(os, "sched_setaffinity"):  # its data workers count by it
+                with contextlib.suppress(ProcessLookupError):
+                    os.sched_setaffinity(run.process.pid, slot.cores)
+
+    def follow(self, job: Job) -> None:
+        self._runs.append(_Run(job, self._taken_by(job)))
+
+    def ended(self) -> list[Ended]:
+        out = []
+        for run in list(self._runs):
+            if run.process is None:
+                if is_held(run.job.folder.path):
+                    continue
+                outcome, error = judge(run.job, None)
+                outcome = Outcome.DONE if outcome is Outcome.DONE else Outcome.LEFT
+            elif run.process.poll() is None or run.end():
+                # what outlives its leader, as the processes of a launcher that was killed do, nobody looks after
+                continue
+            else:
+                outcome, error = judge(run.job, run.process.returncode, run.job.folder.log, run.log_from)
+            self._runs.remove(run)
+            if run.slot is not None:
+                self._free.append(run.slot)
+            if outcome is None:  # another process was quicker
+                self._runs.append(_Run(run.job, None))
+            else:
+                out.append(Ended(run.job, outcome, error))
+        if not out:
+            time.sleep(MOMENT)
+        return out
+
+    def cancel(self, jobs: Sequence[Job]) -> None:
+        # Of its own it has none: what needs a guide starts when that is there.
+        self._runs = [run for run in self._runs if run.process is not None or run.job not in jobs]
+
+    def stop(self, asked: Callable[[], int]) -> None:
+        others = [run.job.name for run in self._runs if run.process is None]
+        runs = [run for run in self._runs if run.process is not None]
+        if runs:
+            hint = " (Ctrl-C again ends them at once)" if asked() else ""
+            print(f"stopping: the runs save their state{hint}", file=sys.stderr, flush=True)
+        while runs := [run for run in runs if run.end(hard=asked() >= 2)]:
+            time.sleep(MOMENT)
+        if others:
+            print(f"another process started these, and they go on: {', '.join(others)}", file=sys.stderr, flush=True)
+
+    def _taken_by(self, job: Job) -> Slot | None:
+        """The slot that a run of this machine which is not this sweep's has: of its GPUs, if it has some."""
+        status = job.folder.status()
+        try:
+            if status.get("host") != socket.gethostname():
+                return None
+            visible = psutil.Process(status.get("pid")).environ().get("CUDA_VISIBLE_DEVICES", "")
+        except (psutil.Error, TypeError, ValueError):
+            return None
+        for slot in self._free:
+            if not slot.gpus or set(slot.gpus) & set(visible.split(",")):
+                self._free.remove(slot)
+                return slot
+        return None
+
+
+def _marked(mark: str) -> list[int]:
+    """The processes that have inherited a run's mark; those that have ended and only wait to be reaped have none."""
+    out = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):  # of others, or gone
+            if process.environ().get(MARK) == mark:
+                out.append(process.pid)
+    return out

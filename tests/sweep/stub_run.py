@@ -1,0 +1,58 @@
+"""In place of bench/run.py where a test is about processes and not about training: it does at each attempt what $STUB says,
+JSON of {recipe id: [a word an attempt]}, and leaves what a run leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).parents[2])
+
+from bench.cache import Busy, exclusive  # noqa: E402
+from bench.records import RunFolder  # noqa: E402
+from bench.run import STOPPED, compose, parser  # noqa: E402
+
+arguments = parser().parse_args()
+recipe = compose(arguments)
+recipe = recipe.guide if arguments.guide_only else recipe
+folder = RunFolder(arguments.results_dir, recipe)
+words = json.loads(os.environ["STUB"]).get(recipe.id, ["record"])
+attempts = Path(f"{folder.path}.attempts")
+attempts.parent.mkdir(parents=True, exist_ok=True)
+number = len(attempts.read_text()) if attempts.exists() else 0
+attempts.write_text("x" * (number + 1))
+word = words[min(number, len(words) - 1)]
+print(f"attempt {number}: {word}", flush=True)
+if word == "input":
+    print("error: data.subset: got 1, allowed from 2", file=sys.stderr)
+    sys.exit(2)
+try:
+    lock = exclusive(folder.path, "busy")
+    lock.__enter__()
+except Busy:
+    print("error: busy", file=sys.stderr)
+    sys.exit(STOPPED)
+if word == "stubborn":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+folder.write_status("running", epoch=1, epochs=recipe.train.epochs)
+if word in ("hang", "stubborn"):
+    time.sleep(100)
+if word == "worker":  # in a session of its own, as of elastic launchers, which outlives its leader
+    worker = subprocess.Popen(["sleep", "100"], start_new_session=True)
+    (folder.path / "worker").write_text(str(worker.pid))
+if word in ("die", "worker"):
+    os.kill(os.getpid(), signal.SIGKILL)
+if word == "fail":
+    folder.write_status("failed", error="RuntimeError: no such kernel")
+    print("error: RuntimeError: no such kernel\nTraceback of a launcher", file=sys.stderr)
+    sys.exit(1)
+line = (Path(__file__).parents[2] / "results" / "quick" / "records.jsonl").read_text().splitlines()[0]
+record = {k: v for k, v in json.loads(line).items() if k != "history"}
+told = {"id": recipe.id, "hash": recipe.hash, "seed": recipe.seed, "recipe": recipe.to_dict()}
+folder.write_record({**record, **told, "set": [f"attempt {number}"]})
+folder.write_status("done", epoch=1, epochs=1)
