@@ -428,6 +428,7 @@ def make_record(recipe: Recipe, store: Any, accelerator: Any, precision: Any, ke
             "classes": store.classes(recipe.data),
             "train_images": len(store.training(recipe.data)),
             "test_images": len(store.evaluation(recipe.data)),
+            "image_size": store.evaluation(recipe.data).images.size,  # height, width in px; None: they differ
             "evaluated_on": store.evaluated_on(recipe.data),
         },
         "maps": trained.maps,
