@@ -229,7 +229,7 @@ def _dataset(record: Mapping[str, Any], recipe: Recipe) -> str:
     if "fingerprint" in record["dataset"]:
         lines.append(f"Its pixels and labels, by SHA-256: {span(record['dataset']['fingerprint'])}")
     hub = licence_on_hub(data.licence)["license"]
-    lines.append(f"Its licence: {span(data.licence) if data.licence else 'not stated'}")
+    lines.append(f"Its licence: {span(data.licence) if line(data.licence) else 'not stated'}")
     if hub == "unknown":
         lines.append("No licence is known, so ask its authors before you pass on weights that were learnt from it")
     elif hub == "other":
