@@ -1,7 +1,7 @@
-"""The command line: `python -m bench list | show | data | doctor | speed | verify | plan | sweep | report`.
+"""The command line: `python -m bench list | show | data | doctor | speed | verify | export | plan | sweep | report`.
 
-None of them imports torch (but `doctor`, `verify`, the processes that `speed` starts, and a `show` that builds the
-network), so they answer at once.
+None of them imports torch (but `doctor`, `verify`, `export`, the processes that `speed` starts, and a `show` that
+builds the network), so they answer at once.
 Exit codes: 0 done, 1 a check failed, 2 the input, 3 some cells failed, 75 stopped.
 """
 
@@ -74,6 +74,11 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("run", metavar="RUN", help="its folder, as results/runs/deit_micro/digits/guided/…")
     verb.add_argument("--data-dir", default="data", metavar="DIR", help="local datasets (data)")
     verb.set_defaults(call=verify)
+
+    verb = verbs.add_parser("export", help="write a run's network into a folder to pass on, with a model card")
+    verb.add_argument("run", metavar="RUN", help="its folder, as results/runs/deit_micro/digits/guided/…")
+    verb.add_argument("--to", required=True, metavar="DIR", help="a new folder, or an earlier export of the same run")
+    verb.set_defaults(call=export)
 
     verb = verbs.add_parser("speed", help="images/s of a recipe here, and where the time of a step goes")
     verb.add_argument("--recipe", required=True, metavar="ID")
@@ -191,6 +196,16 @@ def verify(arguments: argparse.Namespace) -> int:
     from bench.verify import verify as verify_run
 
     return _say(*verify_run(Path(arguments.run), arguments.data_dir))
+
+
+def export(arguments: argparse.Namespace) -> int:
+    """`export`: weights, record and model card in one folder."""
+    from pathlib import Path
+
+    from bench.export import export as export_run
+
+    print("\n".join(export_run(Path(arguments.run), Path(arguments.to))))
+    return 0
 
 
 def speed(arguments: argparse.Namespace) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -96,8 +98,14 @@ def choose_threads(train: Train) -> int | None:
     return cores_per_process()
 
 
-def make_accelerator(train: Train) -> tuple[Accelerator, Precision]:
-    """The Accelerator of a run, with one process group over all processes that were started."""
+def make_accelerator(
+    train: Train, trackers: Sequence[str] = (), folder: Path | None = None
+) -> tuple[Accelerator, Precision]:
+    """The Accelerator of a run, with one process group over all processes that were started.
+
+    Args:
+        trackers: names of those that it logs to, and the folder of the local ones' files.
+    """
     device = choose_device(train)
     precision = choose_precision(train, device)
     if device == "cpu" and (threads := choose_threads(train)):
@@ -108,7 +116,9 @@ def make_accelerator(train: Train) -> tuple[Accelerator, Precision]:
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
     os.environ.pop("ACCELERATE_MIXED_PRECISION", None)  # settled above; accelerate would let it override the argument
-    accelerator = Accelerator(mixed_precision=MIXED[precision.used], cpu=device == "cpu")
+    accelerator = Accelerator(
+        mixed_precision=MIXED[precision.used], cpu=device == "cpu", log_with=list(trackers) or None, project_dir=folder
+    )
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != started:
         raise RecipeError(f"{started} processes were started, but {accelerator.num_processes} found each other{_HOW}")

@@ -219,6 +219,11 @@ class RunFolder:
         return self.path / "predictions.npy"
 
     @property
+    def trackers(self) -> Path:
+        """What local trackers write, TensorBoard's events among them."""
+        return self.path / "trackers"
+
+    @property
     def log(self) -> Path:
         """What a sweep's run printed."""
         return self.path / "log.txt"

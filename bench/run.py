@@ -46,6 +46,9 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--data-dir", default=None, metavar="DIR", help="local datasets, a folder each (data)")
     out.add_argument("--force", action="store_true", help="run again what is recorded; the old run is set aside")
     out.add_argument("--guide-only", action="store_true", help="train the guide that the recipe needs, and stop")
+    out.add_argument(
+        "--tracker", action="append", default=[], metavar="NAME", help="log every epoch there, as tensorboard; may repeat"
+    )
     out.add_argument("--num-processes", type=int, metavar="N", help="refuse to run on any other number of processes")
     return out
 
@@ -118,7 +121,9 @@ def run(arguments: argparse.Namespace) -> None:
         raise RecipeError(f"--results-dir {arguments.results_dir}: is no folder")
 
     from bench.data.store import open_store
+    from bench.trackers import check_trackers
 
+    check_trackers(arguments.tracker)
     check_feasible(target, arguments.num_processes)
     data_dir = arguments.data_dir or "data"
     store = open_store(target.data, data_dir)
@@ -350,9 +355,11 @@ def _train_and_record(recipe: Recipe, store: Any, folder: RunFolder, arguments: 
     from bench.kept_guide import KeptGuide
     from bench.processes import make_accelerator
     from bench.records import sha256, write_bytes
+    from bench.trackers import Trackers
     from bench.train import train
 
-    accelerator, precision = make_accelerator(recipe.train)
+    tracked_by = arguments.tracker if not arguments.guide_only else []
+    accelerator, precision = make_accelerator(recipe.train, tracked_by, folder.trackers)
     main = accelerator.is_main_process
     kept = None
     if recipe.guide is not None:
@@ -368,14 +375,17 @@ def _train_and_record(recipe: Recipe, store: Any, folder: RunFolder, arguments: 
             folder.write_history(history)
             told = {name: history[-1][name] for name in ("test_accuracy", "images_per_second")}
             folder.write_status("running", epoch=len(history), epochs=recipe.train.epochs, **told)
+            trackers.log(history)
 
     # `auto` may mean another precision on another machine, and no run is half of one and half of the other.
     identity = f"{recipe.hash} {recipe.seed} {store.fingerprint} {kept.key if kept else ''} {precision.used}"
     checkpoints = Checkpoints(folder.path, identity, recipe.train.checkpoint_seconds)
+    trackers = Trackers(accelerator, recipe)
     STOP.training = True
     try:
         trained = train(recipe, store, accelerator, guide, after_epoch, checkpoints, lambda: STOP.asked)
     finally:
+        trackers.close()
         STOP.training = False
     record = make_record(recipe, store, accelerator, precision, kept, trained)
     if main:
@@ -431,6 +441,7 @@ def make_record(recipe: Recipe, store: Any, accelerator: Any, precision: Any, ke
             "classes": store.classes(recipe.data),
             "train_images": len(store.training(recipe.data)),
             "test_images": len(store.evaluation(recipe.data)),
+            "image_size": store.evaluation(recipe.data).images.size,  # height, width in px; None: they differ
             "evaluated_on": store.evaluated_on(recipe.data),
         },
         "maps": trained.maps,

@@ -76,7 +76,7 @@ def train(
 
     Args:
         guide: for recipes with guidance: the frozen guide, or its kept features where the recipe says `guidance.offline`.
-        after_epoch: called on every process with the history so far.
+        after_epoch: called on every process with the history so far, of a training that goes on also before it does.
         checkpoints: where the state is kept; None keeps none.
         stop: asked after every step whether to save and leave. One process that is told so takes the others with it.
 
@@ -111,6 +111,8 @@ def train(
         progress.resume(first_epoch, first_step)
         if accelerator.is_main_process:
             print(f"goes on after epoch {first_epoch}, step {first_step} of {batches.steps}", flush=True)
+        if history:
+            after_epoch(history)
 
     def save(epoch: int, step: int, totals: Tensor) -> None:
         if checkpoints is not None and accelerator.is_main_process:

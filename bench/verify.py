@@ -6,17 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
-from bench import environment, models
+from bench import environment
 from bench.data.batches import TestBatches
 from bench.data.store import open_store
 from bench.evaluate import predict
 from bench.processes import choose_device
 from bench.reading import shown
-from bench.recipes import recipe_from_dict
-from bench.records import check_record, read_json
 from bench.schema import RecipeError
+from bench.trained import read_run, read_weights, rebuild
 
 ALLOWED = 0.1  # percentage points between devices or library versions, whose arithmetic differs
 
@@ -36,19 +34,9 @@ def verify(run: Path, data_dir: str | Path) -> tuple[list[str], list[str]]:
     Raises:
         RecipeError: the folder holds no finished run, or the dataset is not here.
     """
-    try:
-        record = read_json(run / "record.json")
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"{run}: no finished run: record.json cannot be read ({type(error).__name__})") from error
-    check_record(record, str(run / "record.json"))
-    if record.get("diverged"):
-        raise RecipeError(f"{run}: this run diverged in epoch {record['epochs']}, so there is no accuracy to verify")
-    for name in ("recipe", "dataset", "libraries"):
-        if not isinstance(record.get(name), dict):
-            raise RecipeError(f"{run / 'record.json'}: not a record: {name} is {shown(record.get(name))}")
-    recipe = recipe_from_dict(record["recipe"], str(run / "record.json"))
-    if recipe.hash != record["hash"]:
-        raise RecipeError(f"{run}: the record's hash {record['hash'][:8]} is not that of its recipe, {recipe.hash[:8]}")
+    record, recipe = read_run(run)
+    if not isinstance(record.get("libraries"), dict):
+        raise RecipeError(f"{run / 'record.json'}: not a record: libraries is {shown(record.get('libraries'))}")
     store = open_store(recipe.data, data_dir)
     recorded_on = str(record["dataset"].get("fingerprint"))
     if store.fingerprint != recorded_on:
@@ -57,13 +45,11 @@ def verify(run: Path, data_dir: str | Path) -> tuple[list[str], list[str]]:
             f" ({store.fingerprint[:8]})"
         )
     device = torch.device(choose_device(recipe.train))
-    network = models.create(recipe.model, store.classes(recipe.data), recipe.seed, taps=False).network.to(device)
+    network = rebuild(recipe, store.classes(recipe.data), read_weights(run), run).to(device)
     try:
-        network.load_state_dict(load_file(run / "model.safetensors"))
         recorded = np.load(run / "predictions.npy", allow_pickle=False)
-    except Exception as error:  # safetensors and torch raise kinds of their own for files that are not theirs
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise RecipeError(f"{run}: its weights or predictions cannot be read: {reason}") from error
+    except Exception as error:  # numpy raises many kinds for files that are not its own
+        raise RecipeError(f"{run / 'predictions.npy'}: cannot be read ({type(error).__name__})") from error
     given, right = (tensor.cpu().numpy() for tensor in predict(network, TestBatches(recipe, store, device), device))
     accuracy, key = round(100 * float((given == right).mean()), 4), f"{recipe.select}_accuracy"
     problems = []

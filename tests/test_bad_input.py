@@ -316,6 +316,7 @@ def test_a_damaged_record_gives_a_sentence(data, finished, monkeypatch, capsys):
     for main, words in (
         (bench_main.main, ["report", "--suite=tiny", *own]),
         (bench_main.main, ["verify", run]),
+        (bench_main.main, ["export", run, f"--to={results / 'shared'}"]),
         (bench_main.main, ["sweep", "tiny", "--dry-run", *own]),
         (
             bench_run.main,

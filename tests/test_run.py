@@ -42,9 +42,10 @@ def recipe_of(arm, seed=0):
 def guided(tmp_path_factory):
     """Two guided runs of different seeds, started together, that need a guide nobody has trained."""
     results, cache = tmp_path_factory.mktemp("results"), tmp_path_factory.mktemp("cache")
+    words = ["--recipe", "deit_micro/digits/guided", "--results-dir", results, "--tracker", "tensorboard"]
     processes = [
         subprocess.Popen(
-            [sys.executable, *RUN, "--recipe", "deit_micro/digits/guided", "--seed", str(seed), "--results-dir", results],
+            [sys.executable, *RUN, *words, "--seed", str(seed)],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -85,6 +86,9 @@ def test_what_a_run_leaves(guided):
     student.network.load_state_dict(load_file(folder / "model.safetensors"))  # under the student's own names
     projections = create(recipe.guidance, student.shapes, guide.shapes, 0)
     projections.load_state_dict(load_file(folder / "guidance.safetensors"))
+    (events,) = (folder / "trackers" / "locality-bench").glob("events.*")
+    assert b"guidance_loss" in events.read_bytes()
+    assert len(list(results.rglob("trackers"))) == 2  # the seeds', and not the guide's
     assert "1 process on cpu" in outputs[0] and "precision fp32" in outputs[0] and "1 thread)" in outputs[0]
 
 

@@ -23,6 +23,7 @@ from torchvision.transforms import Compose, RandomHorizontalFlip
 
 from bench.cores import cores_per_process
 from bench.data.augment import BatchTransform, draw
+from bench.data.decode import to_pixels
 from bench.data.parts import Images, Part, Store
 from bench.draws import Stream, generator
 from bench.schema import Data, Recipe, RecipeError
@@ -374,7 +375,34 @@ def _pixels(images: Images, chosen: np.ndarray, size: int) -> Tensor:
         return torch.from_numpy(images.array()[chosen])
 
     def resized(index: int) -> np.ndarray:
-        return np.asarray(Image.fromarray(images[index]).resize((size, size), Image.Resampling.BILINEAR))
+        return _resized(images[index], size)
 
     with ThreadPoolExecutor(cores_per_process()) as pool:
         return torch.from_numpy(np.stack(list(pool.map(resized, chosen))))
+
+
+def _resized(image: np.ndarray, size: int) -> np.ndarray:
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+
+
+class ImageTransform:
+    """One image as a recipe evaluates it: a PIL image of any size and mode to [3, size, size] float32 on the CPU.
+
+    Bilinear to the whole square input, no crop, normalised; before that, what decoding does: upright, RGB, large photos
+    shrunk to `data.short_side`. (Of JPEGs more than twice that size the suite decodes no detail, which is not repeated on
+    an image that is open: a few grey levels.)
+
+    Args:
+        one_size: whether all images of the dataset were of one size, and so resized on the device, whose arithmetic differs
+            from Pillow's by a grey level here and there.
+    """
+
+    def __init__(self, recipe: Recipe, one_size: bool) -> None:
+        self._short_side, self._size, self._one_size = recipe.data.short_side, recipe.model.image_size, one_size
+        self._transform = BatchTransform(recipe.augment, self._size, 0, torch.device("cpu"))
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        pixels = to_pixels(image, self._short_side)
+        if not self._one_size:
+            pixels = _resized(pixels, self._size)
+        return self._transform.test(torch.from_numpy(pixels.copy())[None])[0]

@@ -44,23 +44,28 @@ def decode(encoded: bytes | np.ndarray, short_side: int | None = None) -> np.nda
         return encoded
     try:
         image = Image.open(io.BytesIO(encoded), formats=_formats())
-        sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
         if short_side is not None and image.format == "JPEG":
             # The decoder itself leaves out detail: several times faster on photos. It never goes below the size asked for.
             image.draft(None, (2 * short_side, 2 * short_side))
-        image.load()
-        if (turn := UPRIGHT.get(_orientation(image))) is not None:
-            image = image.transpose(turn)
-        if sixteen:
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        elif image.mode in ("I", "F"):
-            raise Unreadable(f"its pixels (mode {image.mode}) have no fixed range: store it with 8 or 16 bits")
-        image = image.convert("RGB")
+        return to_pixels(image, short_side)
     except Unreadable:
         raise
     except Exception as error:  # Pillow's decoders raise OSError, ValueError, SyntaxError, struct.error, EOFError …
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise Unreadable(reason if "BytesIO" not in reason else "no image of a known format") from error
+
+
+def to_pixels(image: Image.Image, short_side: int | None = None) -> np.ndarray:
+    """An opened image as `decode` gives it. Raises Unreadable, and what Pillow raises for damaged ones."""
+    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
+    image.load()
+    if (turn := UPRIGHT.get(_orientation(image))) is not None:
+        image = image.transpose(turn)
+    if sixteen:
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise Unreadable(f"its pixels (mode {image.mode}) have no fixed range: store it with 8 or 16 bits")
+    image = image.convert("RGB")
     if short_side is not None and min(image.size) > short_side:
         scale = short_side / min(image.size)
         image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,6 +28,21 @@ def create(model: Model, classes: int, seed: int, *, taps: bool = True) -> Tappe
     Raises:
         RecipeError: the architecture does not take this size, or a tap does not exist or gives no map.
     """
+    network = create_network(model, classes, seed)
+    names = (model.taps or choose_taps(network, model)) if taps else ()
+    tapped = Tapped(network, model, names)
+    if names and not model.taps:
+        check_places(tapped, model)
+    return tapped
+
+
+def create_network(model: Model, classes: int, seed: int) -> nn.Module:
+    """The network as its family builds it, with its own drop path, which draws from torch's generator: for use outside of
+    a training. Initial weights as those of `create`.
+
+    Raises:
+        RecipeError: it cannot be built.
+    """
     family = importlib.import_module(f"bench.models.{model.builder}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(seed, Stream.STUDENT))
@@ -38,11 +54,15 @@ def create(model: Model, classes: int, seed: int, *, taps: bool = True) -> Tappe
             reason = str(error).partition("\n")[0]
             raise RecipeError(f"model {model.name}: {model.timm or model.builder} cannot be built: {reason}") from error
     _without_outliers(network)
-    names = (model.taps or choose_taps(network, model)) if taps else ()
-    tapped = Tapped(network, model, names)
-    if names and not model.taps:
-        check_places(tapped, model)
-    return tapped
+    return network
+
+
+def timm_call(model: Model, classes: int) -> dict[str, Any] | None:
+    """Arguments with which `timm.create_model` alone makes the network of a recipe, so that its weights give the same
+    logits there; None where it cannot: networks that timm lacks, or that are changed after it made them."""
+    family = importlib.import_module(f"bench.models.{model.builder}")
+    call = family.timm_call(model, classes) if hasattr(family, "timm_call") else None
+    return call and {name: value for name, value in call.items() if value is not None}
 
 
 @torch.no_grad()

@@ -26,9 +26,8 @@ def build(model: Model, classes: int) -> nn.Module:
         raise RecipeError(
             f"model.patch_size, width, depth, heads and mlp_ratio: timm's definition of {model.timm} fixes them"
         )
-    options = {"num_classes": classes, "drop_path_rate": model.drop_path_rate or None}
     try:
-        network = _create(model, options)
+        network, _ = _create(model, classes)
     except TypeError as error:
         if "drop_path_rate" not in str(error):
             raise
@@ -41,10 +40,17 @@ def build(model: Model, classes: int) -> nn.Module:
     return network
 
 
-def _create(model: Model, options: dict[str, Any]) -> nn.Module:
+def timm_call(model: Model, classes: int) -> dict[str, Any]:
+    """What `timm.create_model` is called with: the size only where the architecture takes one."""
+    return _create(model, classes)[1]
+
+
+def _create(model: Model, classes: int) -> tuple[nn.Module, dict[str, Any]]:
+    call = {"model_name": model.timm, "num_classes": classes, "drop_path_rate": model.drop_path_rate or None}
     try:
-        return timm.create_model(model.timm, **options, img_size=model.image_size)
+        sized = {**call, "img_size": model.image_size}
+        return timm.create_model(**sized), sized
     except TypeError as error:
         if "img_size" not in str(error):
             raise
-        return timm.create_model(model.timm, **options)  # convolutional throughout: any size
+        return timm.create_model(**call), call  # convolutional throughout: any size

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import timm
 from timm.layers import DropPath
 from torch import nn
@@ -22,16 +24,22 @@ def build(model: Model, classes: int) -> nn.Module:
         raise RecipeError(f"model.width, depth, heads and mlp_ratio: {model.timm} fixes them for each stage")
     if model.image_size < patch:
         raise RecipeError(f"model.image_size: {model.image_size} px is less than model.patch_size, {patch} px")
-    network = timm.create_model(
-        model.timm,
-        num_classes=classes,
-        img_size=model.image_size,
-        patch_size=patch,
-        stride=patch // 2,
-        drop_path_rate=model.drop_path_rate,
-    )
+    network = timm.create_model(**timm_call(model, classes))
     _set_drop_path(network, model.drop_path_rate)
     return network
+
+
+def timm_call(model: Model, classes: int) -> dict[str, Any]:
+    """What `timm.create_model` is called with; its drop path, which is another one, does nothing in evaluation."""
+    patch = model.patch_size or 16
+    return {
+        "model_name": model.timm,
+        "num_classes": classes,
+        "img_size": model.image_size,
+        "patch_size": patch,
+        "stride": patch // 2,
+        "drop_path_rate": model.drop_path_rate,
+    }
 
 
 def _set_drop_path(network: nn.Module, rate: float) -> None:

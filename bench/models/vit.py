@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import timm
 from timm.layers import trunc_normal_
 from torch import nn
@@ -21,18 +23,25 @@ def build(model: Model, classes: int) -> nn.Module:
     patch = model.patch_size or 16
     if model.image_size % patch:
         raise RecipeError(f"model.image_size: {model.image_size} px is no multiple of model.patch_size, {patch} px")
-    sizes = {"embed_dim": model.width, "depth": model.depth, "num_heads": model.heads, "mlp_ratio": model.mlp_ratio}
     if model.width and model.heads and model.width % model.heads:
         raise RecipeError(f"model.heads: {model.heads} does not divide model.width, {model.width}")
-    network = timm.create_model(
-        model.timm,
-        num_classes=classes,
-        img_size=model.image_size,
-        patch_size=patch,
-        drop_path_rate=model.drop_path_rate,
-        **{name: size for name, size in sizes.items() if size is not None},
-    )
+    network = timm.create_model(**timm_call(model, classes))
     trunc_normal_(network.cls_token, std=0.02)
     nn.init.zeros_(network.head.weight)
     nn.init.zeros_(network.head.bias)
     return network
+
+
+def timm_call(model: Model, classes: int) -> dict[str, Any]:
+    """What `timm.create_model` is called with; None is timm's own default."""
+    return {
+        "model_name": model.timm,
+        "num_classes": classes,
+        "img_size": model.image_size,
+        "patch_size": model.patch_size or 16,
+        "embed_dim": model.width,
+        "depth": model.depth,
+        "num_heads": model.heads,
+        "mlp_ratio": model.mlp_ratio,
+        "drop_path_rate": model.drop_path_rate,
+    }
