@@ -97,6 +97,20 @@ def running(session: int) -> list[psutil.Process]:
     return found
 
 
+def within(seconds, condition):
+    """Whether a condition comes true in that time."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return condition()
+
+
+def one_is_stopped_and_one_runs(arms):
+    states = [{one.status() for one in running(arm)} for arm in arms]
+    stopped = [arm == {psutil.STATUS_STOPPED} for arm in states]
+    return all(states) and sorted(stopped) == [False, True]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_nothing_of_an_arm_outlives_the_command(number):
     words = ["--recipe", "deit_micro/digits/baseline", "--protocol", "quick", "--steps", "100000", "--compare", "plain"]
@@ -104,14 +118,10 @@ def test_nothing_of_an_arm_outlives_the_command(number):
     with subprocess.Popen(start, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         assert any("turn 1" in line for line in process.stderr)  # one arm runs, the other is stopped
         arms = [child.pid for child in psutil.Process(process.pid).children()]
-        states = [one.status() for arm in arms for one in running(arm)]
-        assert len(arms) == 2 and psutil.STATUS_STOPPED in states and set(states) != {psutil.STATUS_STOPPED}
+        assert len(arms) == 2 and within(30, lambda: one_is_stopped_and_one_runs(arms))
         process.send_signal(number)
         process.wait(30)
-    deadline = time.monotonic() + 10
-    while any(map(running, arms)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not any(map(running, arms))
+    assert within(30, lambda: not any(map(running, arms)))
     assert process.returncode == (-number if number == signal.SIGKILL else 75)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.reading import shown
 from bench.recipes import Registry, Suite
 from bench.records import RunFolder
 from bench.schema import Recipe, RecipeError
@@ -84,7 +85,6 @@ def plan(
             if needs and needs not in guides:
                 guides[needs] = Job(needs, recipe, True, None, RunFolder(results, guide))
     if not recorded and not cells:
-        raise RecipeError(
-            f"--filter {' '.join(filters)}: no cell of suite {suite.name} matches; they are {', '.join(suite.ids)}"
-        )
+        asked = ", ".join(map(shown, filters))
+        raise RecipeError(f"--filter {asked}: no cell of suite {suite.name} matches; they are {', '.join(suite.ids)}")
     return Plan(recorded, [*guides.values(), *cells])
