@@ -19,6 +19,7 @@ from conftest import ROOT, command, refused
 from bench.models import create
 from bench.recipes import Registry
 from bench.schema import Recipe
+from bench.speed import measure
 from bench.speed_arm import Arm, random_store
 from bench.step import compile_mode
 
@@ -79,12 +80,14 @@ def test_the_command_measures_every_part(tmp_path):
     assert 0 < found["first_step"]["imports"] < found["first_step"]["seconds"]
 
 
-def test_features_of_an_untrained_guide_do_not_stay(tmp_path):
-    words = ["-m", "bench", "speed", "--recipe", "deit_micro/digits/guided-offline", "--protocol", "quick", "--steps", "1"]
-    settings = ["--set", "data.train_limit=64", "--set", "train.batch_size=32", "--set", "train.micro_batch=16"]
-    done = command(*words, *settings, check=True, env={"LOCALITY_BENCH_CACHE": str(tmp_path)})
-    assert "features of " in done.stderr and "features of " not in done.stdout
-    assert [path.name for path in tmp_path.iterdir()] == ["datasets"]
+def test_features_of_an_untrained_guide_do_not_stay(cache, monkeypatch, capfd):
+    monkeypatch.setenv("LOCALITY_BENCH_CACHE", str(cache))
+    settings = ["data.train_limit=64", "train.batch_size=32", "train.micro_batch=16"]
+    recipe = registry.compose("deit_micro/digits/guided-offline", "quick", settings)
+    measure({"guided-offline": recipe}, "data", None, 1)  # as the command does it, without its baseline
+    out, err = capfd.readouterr()
+    assert "features of " in err and "features of " not in out
+    assert [path.name for path in cache.iterdir()] == ["datasets"]
 
 
 def running(session: int) -> list[psutil.Process]:
