@@ -167,8 +167,8 @@ def parse_set(assignments: Sequence[str]) -> dict[str, Given]:
     for text in assignments:
         path, sep, value = text.partition("=")
         if not sep or not path.strip():
-            raise RecipeError(f"--set {text}: must be key.path=value, as in --set train.epochs=2")
-        out[path.strip()] = Given(read_yaml(value, "--set " + path) if value else "", "--set")
+            raise RecipeError(f"--set {shown(text)}: must be key.path=value, as in --set train.epochs=2")
+        out[path.strip()] = Given(read_yaml(value, f"--set {shown(path)}") if value else "", "--set")
     return out
 
 

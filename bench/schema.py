@@ -20,13 +20,19 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+LONGEST = 1200  # characters of an error's sentence
+
+
 class RecipeError(ValueError):
-    """The user's input cannot be run; the message is one sentence that says where, what was given and what is allowed."""
+    """The user's input cannot be run; the message is one sentence that says where, what was given and what is allowed, in
+    at most `LONGEST` characters."""
 
     def __init__(self, sentence: str) -> None:
-        # It quotes what users, and libraries, have written: line breaks, control characters, words of any length.
+        # It quotes what users, and libraries, have written: line breaks, control characters, words of any length and any
+        # number of words. Where it is written stands at the beginning, what is allowed at the end.
         line = "".join(character if character.isprintable() else " " for character in sentence)
-        super().__init__(re.sub(r"\S{400,}", lambda word: f"{word[0][:100]}…", line))
+        line = re.sub(r"\S{400,}", lambda word: f"{word[0][:100]}…", line)
+        super().__init__(line if len(line) <= LONGEST else f"{line[: LONGEST - 403]} … {line[-400:]}")
 
 
 def key(default: Any, *, low: float | None = None, high: float | None = None, hashed: bool = True) -> Any:

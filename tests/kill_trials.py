@@ -35,10 +35,18 @@ assert all((accelerate, timm, torch, checkpoint, environment, guide, kept_featur
 MEASURED = ("seconds", "images_per_second", "peak_memory_mib")
 EVERY_EPOCH = ["train.checkpoint_seconds=0", "train.threads=1"]
 AUGMENT = ["augment.crop=random_resized", "augment.flip=0.5", "augment.erase=0.5", "model.drop_path_rate=0.2"]
+SMALL = ["model.depth=3", "model.taps=[blocks.0, blocks.1, blocks.2]", "guide.model.width=8", "guide.train.epochs=1"]
 # A student with projections, and a guide that keeps its best epoch: the two kinds of state there are.
 RUNS = {
-    "deit_micro/digits/guided": ["guide.train.epochs=1", "data.train_limit=160", "train.epochs=3", *AUGMENT, *EVERY_EPOCH],
-    "resnet8/digits": ["data.train_limit=320", "train.epochs=3", "select=best", "train.lr=0.3", *EVERY_EPOCH],
+    "deit_micro/digits/guided": ["data.train_limit=128", "train.epochs=3", *SMALL, *AUGMENT, *EVERY_EPOCH],
+    "resnet8/digits": [
+        "model.width=8",
+        "data.train_limit=192",
+        "train.epochs=3",
+        "select=best",
+        "train.lr=0.3",
+        *EVERY_EPOCH,
+    ],
 }
 
 

@@ -238,15 +238,12 @@ def plausible(section: str, name: str, draw: random.Random) -> str:
 
 
 _shipped = Registry()
-for _name in (
-    "models/deit_micro",
-    "models/resnet8",
-    "datasets/digits",
-    "guidance/guided",
-    "guidance/baseline",
-    "protocols/quick",
-):
-    _shipped._layer(*_name.split("/"))
+SHIPPED = sorted(
+    path.relative_to(shipped_recipes()).with_suffix("").as_posix() for path in shipped_recipes().glob("*/*.yaml")
+)
+for _name in SHIPPED:
+    if not _name.startswith("suites/"):
+        _shipped._layer(*_name.split("/"))
 
 
 @functools.cache
@@ -374,10 +371,7 @@ def no_file(path: Path, draw: random.Random) -> None:
 
 def mutant(folder: Path, draw: random.Random) -> Mutant:
     """A recipes folder with one damaged copy of a shipped file, under its own name or another."""
-    shipped = sorted(
-        p.relative_to(shipped_recipes()).with_suffix("").as_posix() for p in shipped_recipes().glob("*/*.yaml")
-    )
-    kind, stem = draw.choice(SMALL if draw.random() < 0.8 else shipped).split("/")
+    kind, stem = draw.choice(SMALL if draw.random() < 0.8 else SHIPPED).split("/")
     name = stem if draw.random() < 0.3 else "mutant"
     path = folder / kind / f"{name}.yaml"
     path.parent.mkdir(parents=True)

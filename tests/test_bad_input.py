@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY, command, refused
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from mutated_recipes import RAW, one_sentence, trials
 
@@ -144,6 +144,7 @@ def test_any_id_gives_a_sentence_or_a_folder_of_its_own_below_runs(part, protoco
 
 @settings(max_examples=60, deadline=None)
 @given(st.text(max_size=30) | st.sampled_from(RAW), st.sampled_from(RAW) | st.text(max_size=30))
+@example("{a: " * 500, "{a: " * 500)  # many words
 def test_any_set_text_gives_a_recipe_or_a_sentence(path, value):
     for text in (
         path,
@@ -241,6 +242,9 @@ set: {train: {epochs: 2}, data: {train_limit: 96}}
 """
 
 
+same_run = pytest.mark.xdist_group("finished")  # in one process, so that it is run once
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The results of one small run and its report, and a suite `tiny` in recipes/."""
@@ -305,6 +309,7 @@ def damaged_json(draw, text):
 CHECKS = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
+@same_run
 @CHECKS
 @given(data=st.data())
 def test_a_damaged_record_gives_a_sentence(data, finished, monkeypatch, capsys):
@@ -327,6 +332,7 @@ def test_a_damaged_record_gives_a_sentence(data, finished, monkeypatch, capsys):
     shutil.rmtree(results)
 
 
+@same_run
 @CHECKS
 @given(data=st.data())
 def test_a_damaged_records_file_gives_a_sentence(data, finished, monkeypatch, capsys):
@@ -342,6 +348,7 @@ def test_a_damaged_records_file_gives_a_sentence(data, finished, monkeypatch, ca
     shutil.rmtree(results)
 
 
+@same_run
 @CHECKS
 @given(data=st.data())
 def test_a_damaged_history_or_status_gives_a_sentence(data, finished, monkeypatch, capsys):

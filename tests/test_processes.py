@@ -6,7 +6,8 @@ import json
 import re
 import time
 
-from conftest import ROOT, TINY, command
+from conftest import TINY, command
+from warm import Started, together
 
 LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
@@ -18,7 +19,7 @@ def test_two_processes_killed_at_random_moments_end_as_if_they_had_not_been():
     assert "0 differences, 0 failures, 0 wrong exit codes" in done.stdout
 
 
-def test_one_process_that_fails_ends_the_run_with_its_error(tmp_path):
+def test_one_process_that_fails_ends_the_run_with_its_error(cache, tmp_path):
     script = tmp_path / "one_with_little_memory.py"
     script.write_text(
         "import os, resource, runpy, sys, torch\n"
@@ -31,7 +32,7 @@ def test_one_process_that_fails_ends_the_run_with_its_error(tmp_path):
     words = ["--recipe", "deit_micro/digits/baseline", "--protocol", "quick", "--results-dir", tmp_path, *TINY[:4]]
     huge = ["--set", "model.image_size=256", "--set", "train.batch_size=512"]
     began = time.monotonic()
-    done = command(*LAUNCH, script, "bench/run.py", *words, *huge)
+    done = command(*LAUNCH, script, "bench/run.py", *words, *huge, env={"LOCALITY_BENCH_CACHE": str(cache)})
     assert done.returncode != 0 and time.monotonic() - began < 120
     assert "out of memory" in done.stderr and "train.micro_batch" in done.stderr
     (status,) = tmp_path.rglob("status.json")
@@ -40,6 +41,7 @@ def test_one_process_that_fails_ends_the_run_with_its_error(tmp_path):
 
 COUNT = """
 import dataclasses, json, os, sys
+sys.path[0] = os.getcwd()
 import torch
 from accelerate import Accelerator
 from bench import models
@@ -70,14 +72,10 @@ if accelerator.is_main_process:
 def test_two_processes_count_every_test_image_once(tmp_path):
     (tmp_path / "count.py").write_text(COUNT)
     sizes = ["1", "2", "3", "13", "14", "15", "28", "29", "359", "360"]
-    one, two = (
-        json.loads(
-            command(*launch, tmp_path / "count.py", *sizes, check=True, env={"PYTHONPATH": str(ROOT)}).stdout.splitlines()[
-                -1
-            ]
-        )
-        for launch in ([], LAUNCH)
-    )
-    assert one == two
+    alone = Started(tmp_path / "count.py", *sizes)
+    done = [started.completed() for started in (alone, *together(tmp_path / "count.py", *sizes, processes=2))]
+    assert [one.returncode for one in done] == [0, 0, 0], done
+    one, two = (json.loads(main.stdout.splitlines()[-1]) for main in done[:2])
+    assert one == two and not done[2].stdout  # the main process alone speaks
     assert all(len(given) == int(size) for size, (_, given) in one.items())
     assert len({percent for percent, _ in one.values()}) > 3  # an untrained network, but not one that always errs

@@ -1,4 +1,4 @@
-"""The runner as its users start it: real processes, real files."""
+"""The runner as its users start it: processes of their own, real files."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import generated
@@ -18,6 +16,7 @@ import torch
 from conftest import ROOT, TINY, command, refused
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
+from warm import Started
 
 from bench.checkpoint import read
 from bench.data.store import open_store
@@ -34,31 +33,27 @@ RUN = ["bench/run.py", "--protocol", "quick", *TINY]
 SETTINGS = [word for word in TINY if word != "--set"]
 
 
+# Tests that look at the same runs share a process, so that these are run once.
+same_runs = pytest.mark.xdist_group("guided runs")
+
+
 def recipe_of(arm, seed=0):
     return Registry().compose(f"deit_micro/digits/{arm}", "quick", SETTINGS, seed=seed)
 
 
 @pytest.fixture(scope="module")
-def guided(tmp_path_factory):
+def guided(decoded, tmp_path_factory):
     """Two guided runs of different seeds, started together, that need a guide nobody has trained."""
     results, cache = tmp_path_factory.mktemp("results"), tmp_path_factory.mktemp("cache")
-    words = ["--recipe", "deit_micro/digits/guided", "--results-dir", results, "--tracker", "tensorboard"]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, *RUN, *words, "--seed", str(seed)],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "LOCALITY_BENCH_CACHE": str(cache)},
-        )
-        for seed in (0, 1)
-    ]
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    return results, cache, outputs
+    shutil.copytree(decoded, cache, dirs_exist_ok=True)
+    words = [*RUN, "--recipe", "deit_micro/digits/guided", "--results-dir", results, "--tracker", "tensorboard"]
+    both = [Started(*words, "--seed", seed, env={"LOCALITY_BENCH_CACHE": str(cache)}) for seed in (0, 1)]
+    done = [started.completed() for started in both]
+    assert [one.returncode for one in done] == [0, 0], [one.stdout + one.stderr for one in done]
+    return results, cache, [one.stdout for one in done]
 
 
+@same_runs
 def test_two_guided_runs_started_together_train_one_guide(guided):
     results, cache, outputs = guided
     assert sum(output.count("resnet8/digits seed 0:") for output in outputs) == 1  # trained once, by one of them
@@ -67,6 +62,7 @@ def test_two_guided_runs_started_together_train_one_guide(guided):
     assert records[0]["guide"] == records[1]["guide"] and records[0]["guide"]["id"] == "resnet8/digits"
 
 
+@same_runs
 def test_what_a_run_leaves(guided):
     results, _, outputs = guided
     recipe = recipe_of("guided")
@@ -92,6 +88,7 @@ def test_what_a_run_leaves(guided):
     assert "1 process on cpu" in outputs[0] and "precision fp32" in outputs[0] and "1 thread)" in outputs[0]
 
 
+@same_runs
 def test_verify_gives_the_recorded_predictions_and_finds_what_was_changed(guided, tmp_path):
     recipe = recipe_of("guided")
     for name in ("whole", "weights", "record"):
@@ -119,6 +116,7 @@ def test_verify_gives_the_recorded_predictions_and_finds_what_was_changed(guided
         verify(tmp_path / "record", "data")
 
 
+@same_runs
 def test_a_recorded_run_is_not_run_again_unless_forced(guided):
     results, cache, _ = guided
     words = [*RUN, "--recipe", "deit_micro/digits/guided", "--results-dir", results]
@@ -149,21 +147,21 @@ def test_a_folder_with_other_images_is_not_taken_for_the_recorded_one(tmp_path):
     assert len(records) == 2 and not any(str(photos) in path.read_text() for path in records)  # no path of a machine
 
 
-def test_a_guide_is_a_recipe_of_its_own_and_serves_guided_runs(tmp_path):
+def test_a_guide_is_a_recipe_of_its_own_and_serves_guided_runs(cache, tmp_path):
     settings = ["--set", "train.epochs=1", "--set", "data.train_limit=256", "--set", "seed=7"]
-    env = {"LOCALITY_BENCH_CACHE": str(tmp_path / "cache")}
+    env = {"LOCALITY_BENCH_CACHE": str(cache)}
     refused(command("bench/run.py", "--recipe", "resnet8/digits", "--protocol", "quick", *settings), "seed")
     words = ["--protocol", "quick", "--results-dir", tmp_path / "results"]
     alone = ["--recipe", "resnet8/digits", "--seed", "7", *settings[:4]]
     command("bench/run.py", *words, *alone, env=env, check=True)
     guides = ["--set", "guide.train.epochs=1", "--set", "guide.data.train_limit=256", "--set", "guide.seed=7"]
     done = command("bench/run.py", *words, "--recipe", "deit_micro/digits/guided", *guides, *TINY[:4], env=env, check=True)
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "bench/run.py"]
-    two = command(*launch, *words, *alone, "--force", env=env)
-    assert two.returncode != 0 and "a guide is trained by one process, not 2" in two.stderr
+    one_of_two = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}  # as a launcher starts it
+    refused(command(*RUN[:1], *words, *alone, "--force", env={**env, **one_of_two}), "trained by one process, not 2")
     assert "is trained first" not in done.stdout and "guide resnet8/digits" in done.stdout
 
 
+@same_runs
 def test_guides_of_other_datasets_or_seeds_are_other_guides(guided):
     recipe = recipe_of("guided").guide
     keys = {KeptGuide(recipe, fingerprint).key for fingerprint in ("a", "b")}
@@ -256,13 +254,12 @@ def test_deterministic_is_what_torch_is_told():
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_run_says_so_and_starts_again(tmp_path, sent):
     words = ["--recipe", "deit_micro/digits/baseline", "--protocol", "quick", "--results-dir", str(tmp_path)]
-    words += ["--set", "data.train_limit=256", "--set", "train.epochs=12"]
-    process = subprocess.Popen([sys.executable, "bench/run.py", *words], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert any(line.startswith("epoch ") for line in process.stdout)
-    process.send_signal(sent)
-    process.stdout.close()
-    assert process.wait(timeout=60) == 75
-    recipe = Registry().compose("deit_micro/digits/baseline", "quick", ["data.train_limit=256", "train.epochs=12"])
+    words += ["--set", "data.train_limit=256", "--set", "train.epochs=6"]
+    started = Started("bench/run.py", *words)
+    assert started.says("epoch ")
+    started.send_signal(sent)
+    assert started.wait(60) == 75
+    recipe = Registry().compose("deit_micro/digits/baseline", "quick", ["data.train_limit=256", "train.epochs=6"])
     folder = RunFolder(tmp_path, recipe)
     assert folder.status()["state"] == "stopped" and folder.record(recipe) is None
     again = command("bench/run.py", *words, "--force", check=True)
@@ -291,29 +288,36 @@ def test_a_stop_signal_to_the_whole_group_leaves_the_state(tmp_path):
     words = ["--recipe", "deit_micro/digits/baseline", "--results-dir", str(tmp_path)]
     settings = ("train.epochs=500", "train.batch_size=32", "data.train_limit=256", "data.workers=1", "data.pipeline=pil")
     words += [word for setting in settings for word in ("--set", setting)]
-    start = [sys.executable, "bench/run.py", *words]
-    process = subprocess.Popen(start, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
-    assert any(line.startswith("epoch ") for line in process.stdout)
-    os.killpg(process.pid, signal.SIGTERM)
-    process.stdout.close()
-    assert process.wait(timeout=60) == 75
+    started = Started("bench/run.py", *words, new_session=True)
+    assert started.says("epoch ")
+    os.killpg(started.pid, signal.SIGTERM)
+    assert started.wait(60) == 75
     assert len(list(tmp_path.rglob("checkpoint-*.pt"))) == 1
+
+
+# A command that may take 600 MiB more than its imports.
+LITTLE_MEMORY = """
+import resource, runpy, sys
+import accelerate, timm, torch
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (600 << 20),) * 2)
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 def test_running_out_of_memory_gives_a_sentence(tmp_path):
     words = ["--recipe", "deit_micro/digits/baseline", "--protocol", "quick", "--results-dir", str(tmp_path)]
     huge = ["--set", "model.image_size=256", "--set", "train.batch_size=1024", "--set", "train.epochs=1"]
-    limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (6 << 30,) * 2); sys.argv = sys.argv[1:];"
-    done = command(
-        "-c", limited + "import runpy; runpy.run_path(sys.argv[0], run_name='__main__')", "bench/run.py", *words, *huge
-    )
+    (tmp_path / "limited.py").write_text(LITTLE_MEMORY)
+    done = command(tmp_path / "limited.py", "bench/run.py", *words, *huge)
     assert done.returncode == 3 and "Traceback" not in done.stderr, done.stderr
     assert "out of memory" in done.stderr and "train.micro_batch" in done.stderr
 
 
 def test_a_run_that_diverges_is_recorded_so_and_keeps_its_state(tmp_path):
-    settings = ["train.lr=1.0e+30", "train.epochs=3", "train.warmup_epochs=2", "train.warmup_lr=1.0e-4", *SETTINGS[1:2]]
-    settings.append("train.checkpoint_seconds=0")
+    settings = ["train.lr=1.0e+30", "train.epochs=3", "train.warmup_epochs=2", "train.warmup_lr=1.0e-4"]
+    settings += ["data.train_limit=128", "train.checkpoint_seconds=0"]
     words = ["bench/run.py", "--recipe", "deit_micro/digits/baseline", "--protocol", "quick", "--results-dir", tmp_path]
     words += [word for setting in settings for word in ("--set", setting)]
     recipe = Registry().compose("deit_micro/digits/baseline", "quick", settings)
@@ -337,29 +341,32 @@ def test_a_run_that_diverges_is_recorded_so_and_keeps_its_state(tmp_path):
     assert (folder.path.with_name(f"{folder.path.name}.old1") / "record.json").read_bytes() == other
 
 
-def limited(limit, *words, env):
-    """A command that may not write files of more than `limit` bytes: the system refuses the write that has no room."""
-    code = (
-        "import resource, runpy, sys; sys.argv = sys.argv[1:]\n"
-        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, resource.RLIM_INFINITY))\n"
-        "runpy.run_path(sys.argv[0], run_name='__main__')"
-    )
-    return command("-c", code, *words, env=env)
+# A command that may not write files of more than some bytes: the system refuses the write that has no room.
+LIMITED = """
+import resource, runpy, sys
+del sys.argv[0]
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(0)), resource.RLIM_INFINITY))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
-def test_a_disk_that_is_full_ends_the_run_with_a_sentence_and_loses_nothing(tmp_path):
+def test_a_disk_that_is_full_ends_the_run_with_a_sentence_and_loses_nothing(decoded, tmp_path):
     env = {"LOCALITY_BENCH_CACHE": str(tmp_path / "cache")}
-    words = [*RUN[:3], *TINY[2:4], "--recipe", "deit_micro/digits/baseline", "--results-dir", tmp_path / "results"]
-    words += ["--set", "train.epochs=3", "--set", "train.checkpoint_seconds=0"]
+    words = [*RUN[:3], "--recipe", "deit_micro/digits/baseline", "--results-dir", tmp_path / "results"]
+    words += ["--set", "data.train_limit=128", "--set", "train.epochs=3", "--set", "train.checkpoint_seconds=0"]
+
+    (tmp_path / "limited.py").write_text(LIMITED)
 
     def no_room(limit, writing):
-        done = limited(limit, *words, env=env)
+        done = command(tmp_path / "limited.py", limit, *words, env=env)
         assert done.returncode == 3 and "Traceback" not in done.stderr, done.stderr
         (line,) = done.stderr.strip().splitlines()
         assert line.startswith("error: ") and "File too large" in line and writing in line
         assert not list(tmp_path.rglob("*.tmp"))
 
     no_room(100_000, "digits")  # the decoded pixels take more
+    shutil.rmtree(tmp_path / "cache")
+    shutil.copytree(decoded, tmp_path / "cache")
     no_room(400_000, "checkpoint-")
     assert "goes on" not in command(*words, env=env, check=True).stdout
     records = {path: path.read_bytes() for path in tmp_path.rglob("record.json")}
@@ -389,6 +396,7 @@ def test_results_that_cannot_be_written_are_refused_before_the_guide_is_trained(
     assert done.returncode == 3 and "Traceback" not in done.stderr and "cannot be written" in done.stderr
 
 
+@same_runs
 def test_a_damaged_guide_is_made_anew(guided, tmp_path, monkeypatch):
     results, cache, _ = guided
     shutil.copytree(cache, tmp_path / "cache")
@@ -412,7 +420,9 @@ def test_a_damaged_guide_is_made_anew(guided, tmp_path, monkeypatch):
     assert RunFolder(tmp_path / "results", recipe).record(recipe)["last_accuracy"] == expected
 
 
-def test_damaged_features_are_made_anew(tmp_path):
+@same_runs
+def test_damaged_features_are_made_anew(guided, tmp_path):
+    shutil.copytree(guided[1], tmp_path / "cache")  # with the guide
     env = {"LOCALITY_BENCH_CACHE": str(tmp_path / "cache")}
     words = [*RUN, "--recipe", "deit_micro/digits/guided-offline", "--results-dir", tmp_path / "results"]
     command(*words, env=env, check=True)
@@ -429,15 +439,13 @@ def test_a_data_worker_that_dies_ends_the_run_with_a_sentence(tmp_path):
     settings = ("train.epochs=500", "train.batch_size=32", "data.train_limit=256", "data.workers=1", "data.pipeline=pil")
     words = ["--recipe", "deit_micro/digits/baseline", "--results-dir", str(tmp_path)]
     words += [word for setting in settings for word in ("--set", setting)]
-    process = subprocess.Popen(
-        [sys.executable, "bench/run.py", *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert any(line.startswith("epoch ") for line in process.stdout)
-    for worker in psutil.Process(process.pid).children():
+    started = Started("bench/run.py", *words)
+    assert started.says("epoch ")
+    for worker in psutil.Process(started.pid).children():
         worker.kill()
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 3 and "Traceback" not in said
-    assert "DataLoader worker" in said and "data.workers=0" in said
+    done = started.completed()
+    assert done.returncode == 3 and "Traceback" not in done.stderr
+    assert "DataLoader worker" in done.stderr and "data.workers=0" in done.stderr
 
 
 def test_a_second_process_on_the_same_run_says_so(tmp_path):

@@ -19,6 +19,7 @@ from conftest import ROOT, command, refused
 from bench.models import create
 from bench.recipes import Registry
 from bench.schema import Recipe
+from bench.speed import measure
 from bench.speed_arm import Arm, random_store
 from bench.step import compile_mode
 
@@ -79,12 +80,14 @@ def test_the_command_measures_every_part(tmp_path):
     assert 0 < found["first_step"]["imports"] < found["first_step"]["seconds"]
 
 
-def test_features_of_an_untrained_guide_do_not_stay(tmp_path):
-    words = ["-m", "bench", "speed", "--recipe", "deit_micro/digits/guided-offline", "--protocol", "quick", "--steps", "1"]
-    settings = ["--set", "data.train_limit=64", "--set", "train.batch_size=32", "--set", "train.micro_batch=16"]
-    done = command(*words, *settings, check=True, env={"LOCALITY_BENCH_CACHE": str(tmp_path)})
-    assert "features of " in done.stderr and "features of " not in done.stdout
-    assert [path.name for path in tmp_path.iterdir()] == ["datasets"]
+def test_features_of_an_untrained_guide_do_not_stay(cache, monkeypatch, capfd):
+    monkeypatch.setenv("LOCALITY_BENCH_CACHE", str(cache))
+    settings = ["data.train_limit=64", "train.batch_size=32", "train.micro_batch=16"]
+    recipe = registry.compose("deit_micro/digits/guided-offline", "quick", settings)
+    measure({"guided-offline": recipe}, "data", None, 1)  # as the command does it, without its baseline
+    out, err = capfd.readouterr()
+    assert "features of " in err and "features of " not in out
+    assert [path.name for path in cache.iterdir()] == ["datasets"]
 
 
 def running(session: int) -> list[psutil.Process]:
@@ -97,6 +100,20 @@ def running(session: int) -> list[psutil.Process]:
     return found
 
 
+def within(seconds, condition):
+    """Whether a condition comes true in that time."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return condition()
+
+
+def one_is_stopped_and_one_runs(arms):
+    states = [{one.status() for one in running(arm)} for arm in arms]
+    stopped = [arm == {psutil.STATUS_STOPPED} for arm in states]
+    return all(states) and sorted(stopped) == [False, True]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_nothing_of_an_arm_outlives_the_command(number):
     words = ["--recipe", "deit_micro/digits/baseline", "--protocol", "quick", "--steps", "100000", "--compare", "plain"]
@@ -104,14 +121,10 @@ def test_nothing_of_an_arm_outlives_the_command(number):
     with subprocess.Popen(start, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         assert any("turn 1" in line for line in process.stderr)  # one arm runs, the other is stopped
         arms = [child.pid for child in psutil.Process(process.pid).children()]
-        states = [one.status() for arm in arms for one in running(arm)]
-        assert len(arms) == 2 and psutil.STATUS_STOPPED in states and set(states) != {psutil.STATUS_STOPPED}
+        assert len(arms) == 2 and within(30, lambda: one_is_stopped_and_one_runs(arms))
         process.send_signal(number)
         process.wait(30)
-    deadline = time.monotonic() + 10
-    while any(map(running, arms)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not any(map(running, arms))
+    assert within(30, lambda: not any(map(running, arms)))
     assert process.returncode == (-number if number == signal.SIGKILL else 75)
 
 

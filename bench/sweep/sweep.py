@@ -9,6 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
+from bench.reading import shown
 from bench.recipes import Registry, Suite
 from bench.run import STOPPED
 from bench.schema import RecipeError
@@ -41,9 +42,8 @@ def _plan_suite(registry: Registry, suite: Suite, arguments: argparse.Namespace)
     filters = arguments.filter
     chosen = [one for one in suite.ids if not filters or any(fnmatch.fnmatchcase(one, f"*{text}*") for text in filters)]
     if not chosen:
-        raise RecipeError(
-            f"--filter {' '.join(filters)}: no cell of suite {suite.name} matches; they are {', '.join(suite.ids)}"
-        )
+        asked = ", ".join(map(shown, filters))
+        raise RecipeError(f"--filter {asked}: no cell of suite {suite.name} matches; they are {', '.join(suite.ids)}")
     recipes = [registry.compose(one, suite=suite) for one in chosen]
     return plan(recipes, check_seeds(arguments.seeds, suite.seeds), arguments.results_dir, arguments.data_dir or "data")
 

@@ -50,7 +50,7 @@ def status(path: Path) -> dict:
 def test_kills_and_slots_change_no_number(recipes, tmp_path):
     # two slots, left alone
     first = command(*swept(recipes, tmp_path / "a"), "--runs-per-gpu", "2", check=True)
-    assert "0 cells recorded, 2 to run" in first.stdout and "[3/3]" in first.stdout and "## Last epoch" in first.stdout
+    assert "0 cells recorded, 2 to run" in first.stdout and "[3/3]" in first.stdout and "last epoch in %" in first.stdout
     assert (tmp_path / "a" / "short" / "curves" / "deit_micro-digits.png").is_file()
     began = time.perf_counter()
     again = command(*swept(recipes, tmp_path / "a"), check=True)
