@@ -2,17 +2,15 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import ROOT, command, refused
+from conftest import command, refused
 from PIL import Image
+from warm import Started
 
 from bench.data.batches import TestBatches
 from bench.data.sources import locate
@@ -71,20 +69,18 @@ def test_a_store_that_is_not_whole_is_made_anew(folder, capsys, name, kept):
     assert len(again.test) == 5
 
 
-def test_decoding_that_is_killed_leaves_nothing_that_is_used(folder):
-    decode = (
-        "import os, signal, sys; from bench.data import store; from tests.data.test_store import DATA\n"
+def test_decoding_that_is_killed_leaves_nothing_that_is_used(folder, tmp_path_factory):
+    decode = tmp_path_factory.mktemp("script") / "decode.py"
+    decode.write_text(
+        "import os, signal, sys; sys.path[:1] = [os.getcwd(), 'tests']\n"
+        "from bench.data import store; from tests.data.test_store import DATA\n"
         "survey = store.survey\n"
         "def slow(source, keep): survey(source, keep); print('written', flush=True); signal.pause()\n"
         "store.survey = slow; store.open_store(DATA, sys.argv[1])"
     )
-    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    process = subprocess.Popen(
-        [sys.executable, "-c", decode, str(folder)], cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True
-    )
-    assert any(line == "written\n" for line in process.stdout)
-    process.kill()
-    process.communicate()
+    started = Started(decode, folder)
+    assert started.says("written")
+    started.kill()
     store = store_folder(locate(DATA, folder))
     assert any(store.parent.glob(f"{store.name}.*.tmp")) and not store.exists()
     assert len(open_store(DATA, folder).train) == 12
