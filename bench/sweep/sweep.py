@@ -77,10 +77,10 @@ def sweep(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.data_dir and not Path(arguments.data_dir).is_dir():
         raise RecipeError(f"--data-dir {arguments.data_dir}: no such folder")
-    if not cluster and (there := next((job for job in todo.jobs if job.cluster_id), None)):
+    if not cluster and (queued := next((job for job in todo.jobs if job.cluster_id), None)):
         raise RecipeError(
-            f"{there.name}: is job {there.cluster_id} in the cluster's queue: --executor slurm goes on with it,"
-            f" scancel {there.cluster_id} ends it"
+            f"{queued.name}: is job {queued.cluster_id} in the cluster's queue: --executor slurm goes on with it,"
+            f" scancel {queued.cluster_id} ends it"
         )
     left = sum(not job.is_guide for job in todo.jobs)
     print(f"suite {suite.name}: {len(todo.recorded)} cells recorded, {left} to run", flush=True)
@@ -105,8 +105,8 @@ def sweep(arguments: argparse.Namespace) -> int:
             print(f"\n{text.partition('## Best epoch')[0].rstrip()}\n")
         print(f"tables and curves: {Path(arguments.results_dir, suite.name)}")
     if arguments.detach and todo.jobs:
-        there = f"{len(todo.jobs) - executor.unsubmitted} of {len(todo.jobs)} jobs are in the queue"
-        print(f"suite {suite.name}: {there}; the same command without --detach follows them")
+        taken = f"{len(todo.jobs) - executor.unsubmitted} of {len(todo.jobs)} jobs are in the queue"
+        print(f"suite {suite.name}: {taken}; the same command without --detach follows them")
         return 0
     if not scheduler.failed:
         print(f"suite {suite.name}: all {len(todo.cells)} cells are recorded")
