@@ -106,6 +106,7 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--retries", type=int, default=1, metavar="N", help="of a run that died, from its checkpoint (1)")
     verb.add_argument("--tracker", action="append", default=[], metavar="NAME", help="passed on to the runs; may repeat")
     _add_cells(verb)
+    _add_cluster(verb)
     _add_folders(verb, data=True)
     verb.set_defaults(call=sweep)
 
@@ -121,9 +122,29 @@ def _add_cells(to: argparse.ArgumentParser) -> None:
     """Which cells, and how they share the machine."""
     to.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N - 1 instead of the suite's own")
     to.add_argument("--filter", action="append", default=[], metavar="TEXT", help="only ids that hold this text or glob")
-    to.add_argument("--gpus-per-run", type=int, default=1, metavar="N", help="a process on each (1)")
+    to.add_argument("--gpus-per-run", type=int, default=1, metavar="N", help="a process on each (1; a cluster: 0 for none)")
     to.add_argument(
         "--runs-per-gpu", type=int, metavar="K", help="runs that share a GPU (1); without a GPU, runs at once (one a core)"
+    )
+
+
+def _add_cluster(to: argparse.ArgumentParser) -> None:
+    """What --executor slurm asks for, for each run."""
+    to.add_argument("--executor", choices=["local", "slurm"], default="local", help="this machine, or a cluster (local)")
+    of = to.add_argument_group("--executor slurm", "docs/cluster.md")
+    of.add_argument("--detach", action="store_true", help="submit and leave; the same command without it follows")
+    of.add_argument("--time", metavar="T", help="limit, after which a run is requeued: minutes, H:MM, D-HH:MM (4:00)")
+    of.add_argument("--lead-time", type=int, metavar="S", help="seconds before it that a run saves its state (120)")
+    of.add_argument("--cpus-per-run", type=int, metavar="N", help="(the cluster's default)")
+    of.add_argument("--memory", type=float, metavar="GB", help="(the cluster's default)")
+    of.add_argument("--array-parallelism", type=int, metavar="N", help="runs of an array at a time (as the cluster likes)")
+    for option in ("--partition", "--account", "--qos"):
+        of.add_argument(option, metavar="NAME")
+    of.add_argument(
+        "--slurm", action="append", default=[], metavar="KEY[=VALUE]", help="any option of sbatch, as constraint=a100"
+    )
+    of.add_argument(
+        "--slurm-setup", action="append", default=[], metavar="LINE", help="of shell, before a run, as 'module load cuda'"
     )
 
 

@@ -79,8 +79,9 @@ class Display:
     def passed(self) -> None:
         """Draw what runs, once a second."""
         now = time.monotonic()
-        for key in self._scheduler.running:
-            self._began.setdefault(key, now)
+        for key, job in self._scheduler.running.items():
+            if job.state != "queued":
+                self._began.setdefault(key, now)
         if self._live and now - self._drawn >= EVERY:
             self._drawn = now
             table = self._running()
@@ -92,11 +93,14 @@ class Display:
         counts["done"] = len(self._todo.recorded) + sum(
             not job.is_guide and job.key in scheduler.done for job in self._ended
         )
-        counts["running"] = len(scheduler.running)
+        notes = [job.note for job in scheduler.running.values() if job.state == "queued"]
+        queued = Counter(note.partition("(")[2].rstrip(")") for note in notes)
+        counts["running"] = len(scheduler.running) - queued.total()
         counts["failed"] = len(scheduler.failed)
         counts["waiting"] = len(scheduler.waiting)
         told = [f"{counts['done']}/{len(self._todo.cells)} cells done"]
         told += [f"{counts[name]} {name}" for name in ("running", "waiting", "failed") if counts[name]]
+        told += [f"{queued.total()} in the queue ({', '.join(filter(None, queued))})"] * bool(queued)
         left = [*scheduler.waiting, *scheduler.running.values()]
         unknown = sum(job.seconds is None for job in left)
         if (least := at_least(left, self._slots)) is not None:
@@ -106,6 +110,8 @@ class Display:
     def _running(self) -> Table:
         table = Table.grid(padding=(0, 2))
         for job in self._scheduler.running.values():
+            if job.state == "queued":
+                continue
             status, spent = job.folder.status(), time.monotonic() - self._began[job.key]
             if status.get("state") != "running":
                 table.add_row(job.name, "starts", "", "", duration(spent))

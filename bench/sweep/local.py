@@ -53,6 +53,12 @@ class Slot:
             out.setdefault("OMP_NUM_THREADS", "1")
         return out
 
+    def command(self, job: Job, options: Sequence[str]) -> list[str]:
+        """The command of a job here; `options` go to every job alike."""
+        launcher = self.launcher(job)
+        processes = ["--num-processes", str(len(self.gpus))] if len(launcher) > 1 else []
+        return job.command(launcher, SCRIPT, [*options, *processes])
+
     def launcher(self, job: Job) -> list[str]:
         """What starts the processes of a job here: Python itself for one, as for a guide, else accelerate for one a GPU."""
         if len(self.gpus) < 2 or job.is_guide:
@@ -149,14 +155,12 @@ class LocalExecutor:
     def start(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
             slot = self._free.pop(0)
-            launcher = slot.launcher(job)
-            options = [*self._options, *(["--num-processes", str(len(slot.gpus))] if len(launcher) > 1 else [])]
             job.folder.log.parent.mkdir(parents=True, exist_ok=True)
             with open(job.folder.log, "ab") as log:
                 run = _Run(job, slot, log_from=log.tell())
                 self._runs.append(run)
                 run.process = subprocess.Popen(
-                    job.command(launcher, SCRIPT, options),
+                    slot.command(job, self._options),
                     env={**slot.environment(), MARK: run.mark},
                     stdin=subprocess.DEVNULL,
                     stdout=log,

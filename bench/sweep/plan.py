@@ -18,8 +18,9 @@ from bench.kept_guide import kept_record
 from bench.records import RunFolder
 from bench.schema import Recipe, RecipeError
 from bench.sweep.estimates import Estimate, Estimates
+from bench.sweep.squeue import mark
 
-STATES = ("recorded", "running", "resumable", "failed", "waiting for a guide", "to run")
+STATES = ("recorded", "running", "queued", "resumable", "failed", "waiting for a guide", "to run")
 
 
 @dataclass(eq=False)
@@ -32,6 +33,7 @@ class Job:
         state: one of STATES.
         note: what there is to say beside it: an accuracy, an epoch, an error.
         epoch: how many are behind it.
+        cluster_id: its job's in a cluster's queue; empty: it is in none.
         expected: of a whole run; None: unknown.
     """
 
@@ -43,6 +45,7 @@ class Job:
     state: str = "to run"
     note: str = ""
     epoch: int = 0
+    cluster_id: str = ""
     expected: Estimate | None = None
 
     @property
@@ -98,7 +101,7 @@ def plan(recipes: Sequence[Recipe], seeds: Sequence[int], results: str | Path, d
     Raises:
         RecipeError: a record is damaged, or of other images than its dataset has now.
     """
-    estimates, cells, guides, fingerprints, listed = Estimates(), [], {}, {}, {}
+    estimates, cells, guides, fingerprints, listed, begun = Estimates(), [], {}, {}, {}, []
     for seed, base in product(seeds, recipes):
         recipe = base.with_seed(seed)
         job = Job(f"{recipe.id} {recipe.hash} {seed}", recipe, False, None, RunFolder(results, recipe))
@@ -114,6 +117,7 @@ def plan(recipes: Sequence[Recipe], seeds: Sequence[int], results: str | Path, d
                 job.note = "diverged" if record.get("diverged") else f"{record['last_accuracy']:.2f} %"
             else:
                 _look_into(job)
+                begun.append(job)
         cells.append(job)
         if recipe.guide is not None and job.state != "recorded":
             key = f"{recipe.guide.id} {recipe.guide.hash} {recipe.guide.seed}"
@@ -123,6 +127,7 @@ def plan(recipes: Sequence[Recipe], seeds: Sequence[int], results: str | Path, d
                 job.needs = key
                 if job.state in ("to run", "resumable"):
                     job.state = "waiting for a guide"
+    mark([*begun, *guides.values()])
     for job in (*cells, *guides.values()):
         job.expected = estimates.of(job.target)
     return Plan(cells, list(guides.values()), estimates)

@@ -20,6 +20,8 @@ from enum import Enum
 from statistics import mean
 from typing import Any, Protocol
 
+ELSEWHERE = ("running", "queued")  # begun by another sweep
+
 
 class Outcome(Enum):
     """What became of a job that was started."""
@@ -70,7 +72,7 @@ class Executor(Protocol):
 
 class Scheduler:
     """The list of jobs: anything with a `key`, what it `needs` (the key of a guide's job, or None), the `seconds` it is
-    expected to take (None: unknown), whether it `is_guide`, and a `state`, of which only "running" counts: by others.
+    expected to take (None: unknown), whether it `is_guide`, and a `state`, of which only those of ELSEWHERE count.
 
     Args:
         retries: how often a job that died is started again.
@@ -86,8 +88,8 @@ class Scheduler:
             self._hanging[job.needs] += self._seconds[job.key]
         self._retries, self._queues = retries, queues
         self._keys = {job.key for job in jobs}  # of a guide that is no job there is nothing to wait for
-        self.elsewhere = [job for job in jobs if job.state == "running"]
-        self.waiting = sorted((job for job in jobs if job.state != "running"), key=self._rank)
+        self.elsewhere = [job for job in jobs if job.state in ELSEWHERE]
+        self.waiting = sorted((job for job in jobs if job.state not in ELSEWHERE), key=self._rank)
         self.running: dict[str, Any] = {job.key: job for job in self.elsewhere}
         self.attempts: Counter[str] = Counter()
         self.done: set[str] = set()

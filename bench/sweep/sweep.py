@@ -15,7 +15,9 @@ from bench.run import STOPPED
 from bench.schema import RecipeError
 from bench.sweep.local import LocalExecutor, slots
 from bench.sweep.plan import Plan, as_dict, as_text, check_seeds, plan
-from bench.sweep.scheduler import Scheduler, drive
+from bench.sweep.request import Request, refuse_options
+from bench.sweep.scheduler import Executor, Scheduler, drive
+from bench.sweep.slurm import SlurmExecutor
 
 
 def show_plan(arguments: argparse.Namespace) -> int:
@@ -58,25 +60,42 @@ def sweep(arguments: argparse.Namespace) -> int:
     suite = registry.suite(arguments.suite)
     if arguments.retries < 0:
         raise RecipeError(f"--retries {arguments.retries}: must be 0 or more")
-    places = slots(arguments.gpus_per_run, arguments.runs_per_gpu)
+    cluster = arguments.executor == "slurm"
+    request = Request.from_options(arguments) if cluster else refuse_options(arguments)
+    places = [] if cluster else slots(arguments.gpus_per_run, arguments.runs_per_gpu)
     todo = _plan_suite(registry, suite, arguments)
+    at_once = min(arguments.array_parallelism or len(todo.jobs), len(todo.jobs)) if cluster else len(places)
     options = ["--suite", suite.name, "--results-dir", arguments.results_dir]
     options += ["--data-dir", arguments.data_dir] if arguments.data_dir else []
     options += [word for folder in arguments.recipes_dir for word in ("--recipes-dir", folder)]
     options += [word for name in arguments.tracker for word in ("--tracker", name)]
     if arguments.dry_run:
-        print(as_text(todo, len(places)))
+        print(as_text(todo, at_once))
         print("\nwhat would run, guides and the longest first:" if todo.jobs else "\nnothing would run")
         for job in Scheduler(todo.jobs).waiting:
             print(" ".join(job.command(["python"], "bench/run.py", options)))
         return 0
     if arguments.data_dir and not Path(arguments.data_dir).is_dir():
         raise RecipeError(f"--data-dir {arguments.data_dir}: no such folder")
+    if not cluster and (queued := next((job for job in todo.jobs if job.cluster_id), None)):
+        raise RecipeError(
+            f"{queued.name}: is job {queued.cluster_id} in the cluster's queue: --executor slurm goes on with it,"
+            f" scancel {queued.cluster_id} ends it"
+        )
     left = sum(not job.is_guide for job in todo.jobs)
     print(f"suite {suite.name}: {len(todo.recorded)} cells recorded, {left} to run", flush=True)
-    scheduler = Scheduler(todo.jobs, arguments.retries, LocalExecutor.queues)
-    if todo.jobs and (stopped := _run(todo, scheduler, LocalExecutor(places, options), len(places))):
-        return stopped
+    scheduler = Scheduler(todo.jobs, arguments.retries, cluster)
+    if todo.jobs:
+        if cluster:
+            executor = SlurmExecutor(request, options, Path(arguments.results_dir, "runs", ".slurm"), suite.name)
+        else:
+            executor = LocalExecutor(places, options)
+        if arguments.detach:
+            for job in scheduler.elsewhere:
+                executor.follow(job)
+            executor.start(scheduler.next(executor.room()))
+        elif stopped := _run(todo, scheduler, executor, at_once):
+            return stopped
     there = len(todo.recorded) + sum(not job.is_guide and job.key in scheduler.done for job in todo.jobs)
     if there:
         from bench.report import write  # SciPy takes half a second
@@ -85,6 +104,10 @@ def sweep(arguments: argparse.Namespace) -> int:
         if todo.jobs:
             print(f"\n{table}\n")
         print(f"tables, pictures and page: {Path(arguments.results_dir, 'index.html')}")
+    if arguments.detach and todo.jobs:
+        taken = f"{len(todo.jobs) - executor.unsubmitted} of {len(todo.jobs)} jobs are in the queue"
+        print(f"suite {suite.name}: {taken}; the same command without --detach follows them")
+        return 0
     if not scheduler.failed:
         print(f"suite {suite.name}: all {len(todo.cells)} cells are recorded")
         return 0
@@ -95,12 +118,15 @@ def sweep(arguments: argparse.Namespace) -> int:
     return 3
 
 
-def _run(todo: Plan, scheduler: Scheduler, executor: LocalExecutor, places: int) -> int:
+def _run(todo: Plan, scheduler: Scheduler, executor: Executor, places: int) -> int:
     """Run all jobs; returns 75 where signals have stopped it, else 0."""
     from bench.sweep.display import Display
 
     asked: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if not executor.queues:
+        numbers.append(signal.SIGHUP)  # a cluster needs nobody who stays logged in
+    before = {number: signal.getsignal(number) for number in numbers}
     for number in before:
         if before[number] is not signal.SIG_IGN:  # as nohup has it
             signal.signal(number, lambda number, _: asked.append(number))
