@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs a suite and draws its tables and curves:
+# Runs a suite and draws its tables, pictures and page:
 #
 #   ./run_all.sh                 paper where there is a GPU, else quick
 #   ./run_all.sh quick           baseline against guided on digits: minutes on two CPU cores, no download
@@ -45,5 +45,5 @@ cd "$(dirname "$0")"
 # 3. Python with what the suite needs; made once, in .venv.
 . bench/setup.sh
 
-# 4. Guides, then every cell that is not recorded, then tables and curves in results/<suite>/.
+# 4. Guides, then every cell that is not recorded, then tables and pictures in results/<suite>/, and results/index.html.
 exec "$PYTHON" -m bench sweep "$suite" ${options[@]+"${options[@]}"}

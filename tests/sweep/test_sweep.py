@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -89,7 +90,7 @@ def test_a_failing_guide_fails_its_cells_and_no_others(recipes, tmp_path):
 def test_a_cell_that_diverges_is_an_outcome_and_not_run_again(recipes, tmp_path):
     done = command(*swept(recipes, tmp_path, "wild"), "--filter", "baseline", check=True)
     assert "deit_micro/digits/baseline seed 0: diverged  (" in done.stdout
-    assert "| deit_micro | digits    | diverged   |" in done.stdout
+    assert re.search(r"deit_micro +digits +diverged", done.stdout)
     again = command(*swept(recipes, tmp_path, "wild"), "--filter", "baseline", check=True)
     assert "1 cells recorded, 0 to run" in again.stdout
 
