@@ -242,9 +242,6 @@ set: {train: {epochs: 2}, data: {train_limit: 96}}
 """
 
 
-same_run = pytest.mark.xdist_group("finished")  # in one process, so that it is run once
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The results of one small run and its report, and a suite `tiny` in recipes/."""
@@ -309,7 +306,6 @@ def damaged_json(draw, text):
 CHECKS = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@same_run
 @CHECKS
 @given(data=st.data())
 def test_a_damaged_record_gives_a_sentence(data, finished, monkeypatch, capsys):
@@ -332,7 +328,6 @@ def test_a_damaged_record_gives_a_sentence(data, finished, monkeypatch, capsys):
     shutil.rmtree(results)
 
 
-@same_run
 @CHECKS
 @given(data=st.data())
 def test_a_damaged_records_file_gives_a_sentence(data, finished, monkeypatch, capsys):
@@ -348,7 +343,6 @@ def test_a_damaged_records_file_gives_a_sentence(data, finished, monkeypatch, ca
     shutil.rmtree(results)
 
 
-@same_run
 @CHECKS
 @given(data=st.data())
 def test_a_damaged_history_or_status_gives_a_sentence(data, finished, monkeypatch, capsys):

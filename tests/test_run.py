@@ -33,10 +33,6 @@ RUN = ["bench/run.py", "--protocol", "quick", *TINY]
 SETTINGS = [word for word in TINY if word != "--set"]
 
 
-# Tests that look at the same runs share a process, so that these are run once.
-same_runs = pytest.mark.xdist_group("guided runs")
-
-
 def recipe_of(arm, seed=0):
     return Registry().compose(f"deit_micro/digits/{arm}", "quick", SETTINGS, seed=seed)
 
@@ -53,7 +49,6 @@ def guided(decoded, tmp_path_factory):
     return results, cache, [one.stdout for one in done]
 
 
-@same_runs
 def test_two_guided_runs_started_together_train_one_guide(guided):
     results, cache, outputs = guided
     assert sum(output.count("resnet8/digits seed 0:") for output in outputs) == 1  # trained once, by one of them
@@ -62,7 +57,6 @@ def test_two_guided_runs_started_together_train_one_guide(guided):
     assert records[0]["guide"] == records[1]["guide"] and records[0]["guide"]["id"] == "resnet8/digits"
 
 
-@same_runs
 def test_what_a_run_leaves(guided):
     results, _, outputs = guided
     recipe = recipe_of("guided")
@@ -88,7 +82,6 @@ def test_what_a_run_leaves(guided):
     assert "1 process on cpu" in outputs[0] and "precision fp32" in outputs[0] and "1 thread)" in outputs[0]
 
 
-@same_runs
 def test_verify_gives_the_recorded_predictions_and_finds_what_was_changed(guided, tmp_path):
     recipe = recipe_of("guided")
     for name in ("whole", "weights", "record"):
@@ -116,7 +109,6 @@ def test_verify_gives_the_recorded_predictions_and_finds_what_was_changed(guided
         verify(tmp_path / "record", "data")
 
 
-@same_runs
 def test_a_recorded_run_is_not_run_again_unless_forced(guided):
     results, cache, _ = guided
     words = [*RUN, "--recipe", "deit_micro/digits/guided", "--results-dir", results]
@@ -161,7 +153,6 @@ def test_a_guide_is_a_recipe_of_its_own_and_serves_guided_runs(cache, tmp_path):
     assert "is trained first" not in done.stdout and "guide resnet8/digits" in done.stdout
 
 
-@same_runs
 def test_guides_of_other_datasets_or_seeds_are_other_guides(guided):
     recipe = recipe_of("guided").guide
     keys = {KeptGuide(recipe, fingerprint).key for fingerprint in ("a", "b")}
@@ -396,7 +387,6 @@ def test_results_that_cannot_be_written_are_refused_before_the_guide_is_trained(
     assert done.returncode == 3 and "Traceback" not in done.stderr and "cannot be written" in done.stderr
 
 
-@same_runs
 def test_a_damaged_guide_is_made_anew(guided, tmp_path, monkeypatch):
     results, cache, _ = guided
     shutil.copytree(cache, tmp_path / "cache")
@@ -420,7 +410,6 @@ def test_a_damaged_guide_is_made_anew(guided, tmp_path, monkeypatch):
     assert RunFolder(tmp_path / "results", recipe).record(recipe)["last_accuracy"] == expected
 
 
-@same_runs
 def test_damaged_features_are_made_anew(guided, tmp_path):
     shutil.copytree(guided[1], tmp_path / "cache")  # with the guide
     env = {"LOCALITY_BENCH_CACHE": str(tmp_path / "cache")}
