@@ -91,7 +91,6 @@ class SlurmExecutor:
             raise RecipeError(f"--executor slurm: {error}") from None
         self._submitit, self._request, self._options, self._folder, self._name = submitit, request, options, folder, name
         self._runs: list[_Run] = []
-        self._lost: set[str] = set()  # guides that failed and have not come again
         self._look_at = self._submit_at = 0.0
 
     def room(self) -> int:
@@ -99,7 +98,6 @@ class SlurmExecutor:
 
     def start(self, jobs: Sequence[Job]) -> None:
         self._runs += [_Run(job) for job in jobs]
-        self._lost -= {job.key for job in jobs}
         self._submit()
 
     def follow(self, job: Job) -> None:
@@ -112,7 +110,7 @@ class SlurmExecutor:
 
     def _submit(self) -> None:
         """Submit what has no id yet, but the cells of a guide that is itself not in the queue."""
-        runs = {run.job: run for run in self._runs if not run.id and not run.watched and run.job.needs not in self._lost}
+        runs = {run.job: run for run in self._runs if not run.id and not run.watched}
         for batch in batches(list(runs)):
             guide = next((run for run in self._runs if run.job.key == batch[0].needs), None)
             if guide in runs.values() and not guide.id:
@@ -173,10 +171,9 @@ class SlurmExecutor:
                     continue
             self._runs.remove(run)
             if run.job.is_guide and outcome is not Outcome.DONE:
-                self._lost.add(run.job.key)
                 hanging = [other for other in self._runs if other.job.needs == run.job.key and other.id]
                 _scancel([other.id for other in hanging])
-                for other in hanging:
+                for other in hanging:  # they are cancelled, or submitted with the guide's next attempt
                     other.id, other.own = "", True
             out.append(Ended(run.job, outcome, error))
         return out

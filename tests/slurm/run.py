@@ -223,15 +223,21 @@ def killed(folder: Path, local: dict[str, Any]) -> None:
     expect(trial.records() == local["short"], "records differ")
 
 
+def waiting_for_guide() -> list[str]:
+    """The ids of jobs that Slurm holds until another has ended."""
+    return [job for job, _, reason, _ in squeue() if reason == "Dependency"]
+
+
 def detach(folder: Path, local: dict[str, Any]) -> None:
     """--detach, again after an scancel, Ctrl-C of a sweep that follows and of one that has submitted"""
     trial = Trial(folder, "short", "detach")
     expect(trial.sweep(*EACH, "--detach") == 0 and len(squeue()) == 5, "what was submitted")
-    behind = [job for job, _, reason, _ in squeue() if reason == "Dependency"]
+    behind = until(waiting_for_guide, "what waits for the guide")
     subprocess.run(["scancel", *behind], check=True)
     expect(trial.sweep(*EACH, "--detach") == 0 and len(squeue()) == 5, "what is missing is submitted, and nothing else")
-    again = [job for job, _, reason, _ in squeue() if reason == "Dependency"]
-    expect(len(again) == len(behind) == 2, "what is submitted later waits for the guide too")
+    expect(
+        len(behind) == len(until(waiting_for_guide, "what waits for it")) == 2, "what is submitted later waits for it too"
+    )
     sweep = trial.start(*EACH)
     until(lambda: running(trial, "deit_micro"), "a cell runs")
     sweep.send_signal(signal.SIGINT)
@@ -295,7 +301,7 @@ def main() -> int:
     failed, rows = False, []
     local: dict[str, Any] = {}
     with slurm(folder / "slurm"):
-        for suite, at_once in (("short", "1"), ("short", "2"), ("long", "1")):
+        for suite, at_once in (("short", "1"), ("short", "2"), *[("long", "1")] * (limit in chosen)):
             trial = Trial(folder, suite, f"local-{suite}-{at_once}")
             expect(trial.sweep("--runs-per-gpu", at_once) == 0, trial.said)
             expect(local.setdefault(suite, trial.records()) == trial.records(), "one and two slots differ")

@@ -157,7 +157,7 @@ class Cluster(SlurmExecutor):
     """An executor whose cluster is a dictionary, in which `change` makes something happen before each look."""
 
     def __init__(self, monkeypatch, change) -> None:
-        self._runs, self._lost, self._look_at, self._submit_at = [], set(), 0.0, 0.0
+        self._runs, self._look_at, self._submit_at = [], 0.0, 0.0
         self.entries, self.submissions, self.cancelled, self.looks = {}, [], [], 0
         self._folder, self._change = cache_folder(), change
         monkeypatch.setattr(slurm, "POLL", 0)
@@ -219,9 +219,9 @@ def finish(cluster, *but: str) -> None:
 def test_a_guide_that_dies_is_submitted_again_with_its_cells_behind_it(todo, monkeypatch):
     def change(cluster):
         if len(cluster.submissions) == 3:
-            cluster.end("1", "TIMEOUT", 0)
+            cluster.end("1", "COMPLETING" if cluster.looks == 1 else "TIMEOUT", 0)
             for run in [run for run in cluster._runs if run.job.needs]:  # which Slurm cancels at once
-                cluster.entries.pop(run.id, None)
+                cluster.end(run.id, "CANCELLED", 0)
         else:
             finish(cluster)
 
