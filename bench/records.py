@@ -96,7 +96,7 @@ def _no_number(text: str) -> float:
 
 _DECODER = json.JSONDecoder(parse_constant=_no_number)
 # Where there is none of these, all is well: numbers with large exponents or of hundreds of digits, escaped characters.
-_SUSPECT = re.compile(r"[eE]\+?\d{3}|\d{200}|\\u")
+_SUSPECT = re.compile(r"\d[eE]\+?\d{3,}(?:[\s,\]}]|$)|\d{200}|\\u")
 
 
 def from_json(text: str) -> Any:
