@@ -59,7 +59,7 @@ def test_flops_are_those_of_the_layers():
 def test_the_command_measures_every_part(tmp_path):
     words = ["-m", "bench", "speed", "--recipe", "deit_micro/digits/guided", "--protocol", "quick", "--steps", "5"]
     words += ["--compare", "plain", "--set", "data.train_limit=64", "--set", "augment.rand_augment=rand-m9-mstd0.5-inc1"]
-    words += ["--set", "train.precision=bf16", "--set", "data.workers=1"]
+    words += ["--set", "train.precision=bf16", "--set", "data.workers=1", "--set", "train.batch_size=8"]
     done = command(*words, "--json", tmp_path / "speed.json", check=True)
     found = json.loads((tmp_path / "speed.json").read_text())
     assert {name: arm["precision"] for name, arm in found["arms"].items()} == {
