@@ -235,9 +235,8 @@ def detach(folder: Path, local: dict[str, Any]) -> None:
     behind = until(waiting_for_guide, "what waits for the guide")
     subprocess.run(["scancel", *behind], check=True)
     expect(trial.sweep(*EACH, "--detach") == 0 and len(squeue()) == 5, "what is missing is submitted, and nothing else")
-    expect(
-        len(behind) == len(until(waiting_for_guide, "what waits for it")) == 2, "what is submitted later waits for it too"
-    )
+    again = until(waiting_for_guide, "what waits for the guide")
+    expect(len(again) == len(behind) == 2, "what is submitted later waits for the guide too")
     sweep = trial.start(*EACH)
     until(lambda: running(trial, "deit_micro"), "a cell runs")
     sweep.send_signal(signal.SIGINT)
