@@ -291,7 +291,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("trials", nargs="*", choices=[*names, []], metavar="TRIAL", help=", ".join(names))
     chosen = [trial for trial in TRIALS if not (asked := parser.parse_args().trials) or trial.__name__ in asked]
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGINT):  # a shell's background has the second ignored, and so would the sweeps
+        signal.signal(number, signal.default_int_handler)
     os.environ["OMP_NUM_THREADS"] = "1"
     folder = Path(tempfile.mkdtemp(prefix="slurm-trials-"))
     (folder / "recipes" / "suites").mkdir(parents=True)
