@@ -142,6 +142,7 @@ def _run(words: list[str], cwd: str, variables: dict[str, str], output: str, new
     os.environ.update(variables)
     os.chdir(cwd)
     sys.path[:] = [path for path in _entries() if not Path(path).is_relative_to(TESTS)]
+    multiprocessing.set_start_method(None, force=True)  # a child of a fork server would start its own by one
     try:
         if words[0] == "-m":
             sys.path.insert(0, cwd)

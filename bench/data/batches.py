@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import random
 import signal
+import sys
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -222,6 +223,8 @@ class PilBatches(TrainBatches):
             num_workers=workers,
             persistent_workers=workers > 0,
             worker_init_fn=_leave_stop_signals_to_the_run,
+            # A fork server, from Python 3.14 on the default, would get stop signals as well, and take the workers along.
+            multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
             pin_memory=device.type == "cuda",
         )
 
