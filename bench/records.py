@@ -149,7 +149,10 @@ def check_record(record: Any, where: str) -> None:
     """Raise RecipeError, naming `where`, unless `record` has what tables are drawn from."""
     _check(record, _RECORD, where)
     _check(record, {name: kind for name, kind in {"diverged": bool, **_OPTIONAL}.items() if name in record}, where)
-    if not record.get("diverged"):
+    if record.get("diverged"):
+        if any(record.get(name) is not None for name in _ACCURACIES):
+            raise RecipeError(f"{where}: not a record: it diverged and has accuracies")
+    else:
         _check(record, _ACCURACIES, where)
         for name in ("last_accuracy", "best_accuracy"):
             if not 0 <= record[name] <= 100:

@@ -276,7 +276,7 @@ def test_what_is_no_trained_network_is_refused_in_a_sentence(finished, tmp_path)
             bench.load(copy)
 
     refused(r"record\.json: of schema 2, and this version of the suite reads 1", schema=2)
-    refused("diverged in epoch 1", diverged=True)
+    refused("diverged in epoch 1", diverged=True, last_accuracy=None, best_accuracy=None, best_epoch=None)
     refused("is not that of its recipe", hash="0" * 64)
     refused("model.nonsense: is no key", recipe={**record["recipe"], "model": {"nonsense": 1}})
     refused("model.builder", recipe={**record["recipe"], "model": {**record["recipe"]["model"], "builder": "os"}})

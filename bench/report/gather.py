@@ -106,10 +106,7 @@ def contradicts_itself(record: Record) -> str | None:
     told = (record.get("last_accuracy"), record.get("best_accuracy"))
     if hash_now != record["hash"]:
         return f"{name}: its hash {record['hash'][:8]} is not that of the recipe it holds, {hash_now[:8]}"
-    if record.get("diverged"):
-        if told != (None, None):
-            return f"{name}: it diverged and has accuracies"
-    elif told != (accuracies[-1], max(accuracies)):
+    if not record.get("diverged") and told != (accuracies[-1], max(accuracies)):
         return f"{name}: its last or best accuracy is not that of its history"
     return None
 

@@ -48,7 +48,7 @@ def test_every_state_is_told(quick):
     (baseline, guided), results, record = quick
     folders = [RunFolder(results, baseline.with_seed(seed)) for seed in range(6)]
     record(baseline)
-    record(baseline.with_seed(1), diverged=True)
+    record(baseline.with_seed(1), diverged=True, last_accuracy=None, best_accuracy=None, best_epoch=None)
     folders[2].write_status("failed", epoch=3, epochs=20, error="RuntimeError: this\nCUDA error: that")
     folders[3].write_status("stopped", epoch=4, epochs=20, error="Stopped: after epoch 4, step 7")
     folders[4].write_status("running", epoch=5, epochs=20)
