@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench.recipes import Registry, Suite
@@ -33,17 +34,22 @@ def write(registry: Registry, suites: Sequence[Suite], results: str | Path) -> l
         if not records:
             raise RecipeError(f"suite {suite.name}: nothing is recorded below {results}: run ./run_all.sh {suite.name}")
     everything = _everything(registry, results, gathered)
-    for suite in suites:
-        analysis, records = everything[suite.name]
-        folder = Path(results, suite.name)
-        for name, text in _texts(analysis, records).items():
-            _write_if_changed(folder / name, text)
-        wanted = pictures.wanted(analysis, records)
-        for path in pictures.stale(wanted, folder):
-            path.unlink()
-        pictures.draw(wanted, folder)
-    for path, text in _shared(results, everything).items():
-        _write_if_changed(path, text)
+    with ThreadPoolExecutor(1) as beside:  # pictures take as long as the rest, in processes of their own
+        drawn = []
+        for suite in suites:
+            analysis, records = everything[suite.name]
+            folder = Path(results, suite.name)
+            wanted = pictures.wanted(analysis, records)
+            for path in pictures.stale(wanted, folder):
+                path.unlink()
+            drawn.append(beside.submit(pictures.draw, wanted, folder))
+        for suite in suites:
+            for name, text in _texts(*everything[suite.name]).items():
+                _write_if_changed(Path(results, suite.name, name), text)
+        for path, text in _shared(results, everything).items():
+            _write_if_changed(path, text)
+        for drawing in drawn:
+            drawing.result()
     return [markdown.plain(everything[suite.name][0]) for suite in suites]
 
 

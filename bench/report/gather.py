@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.recipes import Registry, Suite, recipe_from_dict
-from bench.records import RunFolder, check_record, from_json, is_number, write_text
+from bench.records import RunFolder, check_record, from_json, write_text
 from bench.schema import RecipeError
 
 Record = dict[str, Any]
@@ -42,14 +42,15 @@ def load(results: str | Path, suite: str) -> list[Record]:
         check_record(record, where)
         history = record.get("history")
         accuracies = history.get("test_accuracy") if isinstance(history, dict) else None
-        if (
-            not isinstance(accuracies, list)
-            or not accuracies
-            or not all(is_number(a) and 0 <= a <= 100 for a in accuracies)
-        ):
+        if not isinstance(accuracies, list) or not accuracies or not _all_percent(accuracies):
             raise RecipeError(f"{where}: not a record: history.test_accuracy is no list of numbers from 0 to 100")
         records.append(record)
     return records
+
+
+def _all_percent(values: list[Any]) -> bool:
+    """Whether these are numbers from 0 to 100; of hundreds of thousands it is asked."""
+    return set(map(type, values)) <= {int, float} and min(values) >= 0 and max(values) <= 100
 
 
 def gather(registry: Registry, suite: Suite, results: str | Path) -> list[Record]:
