@@ -302,6 +302,12 @@ class RunFolder:
         for temporary in self.path.glob(".*.tmp"):
             temporary.unlink()
 
+    def drop_checkpoints(self) -> None:
+        """Remove those that a run left which was killed between its record and their removal. Only of a recorded run."""
+        with suppress(OSError):  # they do no harm
+            for path in self.path.glob("checkpoint-*.pt"):
+                path.unlink(missing_ok=True)
+
     def archive(self) -> None:
         """Set a finished run aside, never overwritten: its folder gets the next free number."""
         if self.path.exists():

@@ -113,6 +113,7 @@ def run(arguments: argparse.Namespace) -> None:
         check_same_images(target, record, fingerprint_now(target.data, arguments.data_dir or "data"))
         if record.get("diverged"):
             raise Diverged(target, record, folder)
+        folder.drop_checkpoints()
         print(f"{target.id} seed {target.seed} is recorded: {record['last_accuracy']:.2f} % (--force runs it again)")
         return
     if arguments.data_dir is not None and not os.path.isdir(arguments.data_dir):
