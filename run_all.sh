@@ -45,5 +45,5 @@ cd "$(dirname "$0")"
 # 3. Python with what the suite needs; made once, in .venv.
 . bench/setup.sh
 
-# 4. Guides, then every cell that is not recorded, then tables and pictures in results/<suite>/, and results/index.html.
+# 4. Teachers, then every cell that is not recorded, then tables and pictures in results/<suite>/, and results/index.html.
 exec "$PYTHON" -m bench sweep "$suite" ${options[@]+"${options[@]}"}

@@ -1,4 +1,4 @@
-"""Locality-guidance benchmark: vision transformers on small datasets, with and without a small CNN to guide them.
+"""Locality-guidance benchmark: vision transformers on small datasets, with and without a small CNN to teacher them.
 
 The method is from "Locality Guidance for Improving Vision Transformers on Tiny Datasets" (ECCV 2022, arXiv 2207.10026).
 """
@@ -9,7 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # which takes torch
-    from bench.trained import Loaded
+    from bench.share.load import Loaded
 
 __version__ = "0.1.0"
 
@@ -25,11 +25,11 @@ def load(path: str | os.PathLike[str]) -> Loaded:
         [batch, classes]; the transform, a PIL image to [3, size, size] float32, as the run evaluated its images.
 
     Raises:
-        bench.schema.RecipeError: in one sentence, that the folder holds no finished run, one that diverged, damaged files,
+        bench.config.schema.RecipeError: in one sentence, that the folder holds no finished run, one that diverged, damaged files,
             the weights of another run, or a record of a newer version.
     """
     from pathlib import Path
 
-    from bench.trained import load as load_run
+    from bench.share.load import load as load_run
 
     return load_run(Path(path))

@@ -13,10 +13,10 @@ from warm import Started
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when `datasets` is imported, which test modules do before any fixture runs
 ROOT = Path(__file__).parents[1]
-# What makes a run of the quick recipes last a second: one epoch of four steps, for the student and for its guide.
+# What makes a run of the quick recipes last a second: one epoch of four steps, for the student and for its teacher.
 TINY = [
     *("--set", "train.epochs=1", "--set", "data.train_limit=512"),
-    *("--set", "guide.train.epochs=1", "--set", "guide.data.train_limit=512"),
+    *("--set", "teacher.train.epochs=1", "--set", "teacher.data.train_limit=512"),
 ]
 
 
@@ -36,19 +36,19 @@ def _one_thread():
 @pytest.fixture(scope="session")
 def decoded(tmp_path_factory):
     """A cache that holds the decoded digits alone, to be copied: decoding them imports more than it does."""
-    from bench.data.store import open_store
-    from bench.recipes import Registry
+    from bench.data.store import open_dataset
+    from bench.config.registry import Registry
 
     cache = tmp_path_factory.mktemp("decoded")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LOCALITY_BENCH_CACHE", str(cache))
-        open_store(Registry().compose("deit_micro/digits/baseline", "quick").data, "data")
+        open_dataset(Registry().compose("deit_micro/digits/baseline", "quick").data, "data")
     return cache
 
 
 @pytest.fixture
 def cache(decoded, tmp_path):
-    """A cache of a test's own, with the decoded digits and no guide."""
+    """A cache of a test's own, with the decoded digits and no teacher."""
     return shutil.copytree(decoded, tmp_path / "cache")
 
 

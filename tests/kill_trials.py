@@ -28,15 +28,19 @@ import accelerate
 import timm
 import torch
 
-from bench import checkpoint, environment, guide, kept_features, train
+from bench.train.loop import checkpoint
+from bench.runs import environment
+from bench.train.loop import teacher as teacher
+from bench.train.loop import feature_cache as feature_cache
+from bench.train.loop import loop as train
 from bench.run import STOP, main
 
-assert all((accelerate, timm, torch, checkpoint, environment, guide, kept_features, train))  # imported for the children
+assert all((accelerate, timm, torch, checkpoint, environment, teacher, feature_cache, train))  # imported for the children
 MEASURED = ("seconds", "images_per_second", "peak_memory_mib")
 EVERY_EPOCH = ["train.checkpoint_seconds=0", "train.threads=1"]
 AUGMENT = ["augment.crop=random_resized", "augment.flip=0.5", "augment.erase=0.5", "model.drop_path_rate=0.2"]
-SMALL = ["model.depth=3", "model.taps=[blocks.0, blocks.1, blocks.2]", "guide.model.width=8", "guide.train.epochs=1"]
-# A student with projections, and a guide that keeps its best epoch: the two kinds of state there are.
+SMALL = ["model.depth=3", "model.feature_layers=[blocks.0, blocks.1, blocks.2]", "teacher.model.width=8", "teacher.train.epochs=1"]
+# A student with projections, and a teacher that keeps its best epoch: the two kinds of state there are.
 RUNS = {
     "deit_micro/digits/guided": ["data.train_limit=128", "train.epochs=3", *SMALL, *AUGMENT, *EVERY_EPOCH],
     "resnet8/digits": [
@@ -125,10 +129,10 @@ def outcome(results: Path) -> dict[str, object]:
 def trials(kills: int, seed: int, cache: Path, processes: int = 1, report_every: int = 100) -> Counter[str]:
     """Trials until that many kills have hit a running child; counts of what happened."""
     os.environ["LOCALITY_BENCH_CACHE"] = str(cache / "cache")
-    runs = [recipe_id for recipe_id in RUNS if processes == 1 or recipe_id.count("/") == 2]  # one process trains a guide
+    runs = [recipe_id for recipe_id in RUNS if processes == 1 or recipe_id.count("/") == 2]  # one process trains a teacher
     expected, took = {}, {}
     for recipe_id in runs:
-        for name, count in (("first", 1), ("never stopped", processes)):  # the first decodes, and trains the guide
+        for name, count in (("first", 1), ("never stopped", processes)):  # the first decodes, and trains the teacher
             began, results = time.monotonic(), cache / recipe_id.replace("/", "-") / name
             assert not any(ended(start(recipe_id, results, count)).values()), f"{recipe_id} does not run"
             took[recipe_id] = time.monotonic() - began

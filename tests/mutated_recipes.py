@@ -33,12 +33,17 @@ import timm
 import torch
 import yaml
 
-from bench import checkpoint, environment, guide, kept_features, train
-from bench.recipes import Registry, recipe_from_dict, shipped_recipes
+from bench.train.loop import checkpoint
+from bench.runs import environment
+from bench.train.loop import teacher as teacher
+from bench.train.loop import feature_cache as feature_cache
+from bench.train.loop import loop as train
+from bench.config.compose import recipe_from_dict
+from bench.config.registry import Registry, shipped_recipes
 from bench.run import check_feasible, main
-from bench.schema import SECTIONS, Recipe, RecipeError
+from bench.config.schema import SECTIONS, Recipe, RecipeError
 
-assert all((accelerate, timm, torch, checkpoint, environment, guide, kept_features, train))  # imported for the children
+assert all((accelerate, timm, torch, checkpoint, environment, teacher, feature_cache, train))  # imported for the children
 # Files that compose to something small are damaged more often: what is accepted of them can be run.
 SMALL = ["models/deit_micro", "models/resnet8", "datasets/digits", "guidance/guided", "protocols/quick", "suites/quick"]
 LAUGHS = (
@@ -277,8 +282,8 @@ def replace_value(content: dict, draw: random.Random) -> tuple[dict, str]:
 def add_key(content: dict, draw: random.Random) -> tuple[dict, str]:
     """A key that recipes have and this file may not."""
     target = content
-    if isinstance(content.get("set" if "seeds" in content else "guide"), dict) and draw.random() < 0.4:
-        target = content["set" if "seeds" in content else "guide"]
+    if isinstance(content.get("set" if "seeds" in content else "teacher"), dict) and draw.random() < 0.4:
+        target = content["set" if "seeds" in content else "teacher"]
     likely = [name for name in target if name in SECTIONS] + (["train", "model"] if target is not content else [])
     section = draw.choice(likely if likely and draw.random() < 0.85 else list(SECTIONS))
     if not isinstance(target.setdefault(section, {}), dict):
@@ -387,7 +392,7 @@ def mutant(folder: Path, draw: random.Random) -> Mutant:
                 content["set"] = {
                     "train": {"epochs": 3, "lr": 0.1},
                     "model": {"depth": 2},
-                    "guide": {"train": {"epochs": 2}},
+                    "teacher": {"train": {"epochs": 2}},
                 }
             for _ in range(draw.choice([1, 1, 1, 2, 3])):
                 if any(True for _ in leaves(content)):
@@ -450,7 +455,7 @@ def small(recipe: Recipe) -> bool:
     """Whether a run of it takes a second or two: its own digits, or files that are not there."""
     if recipe.data.source not in ("packaged", "files"):
         return False
-    for part in filter(None, (recipe, recipe.guide)):
+    for part in filter(None, (recipe, recipe.teacher)):
         model = part.model
         tokens = (model.image_size / (model.patch_size or 16)) ** 2 if model.builder == "vit" else 1
         if model.builder not in ("vit", "resnet_cifar") or tokens > 100:
@@ -504,21 +509,21 @@ def forked(words: list[str], log: Path) -> tuple[int, str]:
 
 
 def really_run(recipe: Recipe, words: list[str], folder: Path) -> tuple[int, str]:
-    """A short run of an accepted recipe, its guide first: exit code and stderr."""
+    """A short run of an accepted recipe, its teacher first: exit code and stderr."""
     settings = ["train.epochs=1", "train.checkpoint_seconds=9999", "train.compile=off"]
     if (recipe.data.train_limit or 1000) > 96:
         settings.append("data.train_limit=96")
     if recipe.train.batch_size > 96:
         settings.append("train.batch_size=32")
-    if recipe.guide is not None:
-        settings += ["guide.train.epochs=1", "guide.train.compile=off"]
-        settings += ["guide.train.batch_size=32"] if recipe.guide.train.batch_size > 96 else []
-        settings += ["guide.data.train_limit=96"] if (recipe.guide.data.train_limit or 0) > 96 else []
+    if recipe.teacher is not None:
+        settings += ["teacher.train.epochs=1", "teacher.train.compile=off"]
+        settings += ["teacher.train.batch_size=32"] if recipe.teacher.train.batch_size > 96 else []
+        settings += ["teacher.data.train_limit=96"] if (recipe.teacher.data.train_limit or 0) > 96 else []
         settings += ["guidance.from_epoch=0"] if recipe.guidance.from_epoch else []
     options = [word for setting in settings for word in ("--set", setting)]
     words = [*words, *options, "--results-dir", str(folder / "results"), "--data-dir", str(folder)]
-    if recipe.guide is not None:  # otherwise it would be trained by a process that has to import everything
-        code, said = forked([*words, "--guide-only"], folder / "stderr")
+    if recipe.teacher is not None:  # otherwise it would be trained by a process that has to import everything
+        code, said = forked([*words, "--teacher-only"], folder / "stderr")
         if code:
             return code, said
     return forked(words, folder / "stderr")

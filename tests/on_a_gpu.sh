@@ -48,6 +48,6 @@ if [ -n "$data" ]; then
         echo "== deit_tiny on CIFAR-10, $arm: 30 epochs of the paper's protocol, warm-up 2"
         "$python" bench/run.py --recipe "deit_tiny/cifar10/$arm" --data-dir "$data" --results-dir "$out" \
             --set train.epochs=30 --set train.warmup_epochs=2 \
-            $([ "$arm" = guided ] && echo --set guide.train.epochs=60) | tail -n 4
+            $([ "$arm" = guided ] && echo --set teacher.train.epochs=60) | tail -n 4
     done
 fi

@@ -32,7 +32,7 @@ seeds: [0]
 set:
   train: {epochs: 12, checkpoint_seconds: 0}
   data: {train_limit: 128}
-  guide: {train: {epochs: 1}, data: {train_limit: 128}}
+  teacher: {train: {epochs: 1}, data: {train_limit: 128}}
 """
 
 
@@ -70,7 +70,7 @@ def trials(kills: int, seed: int, folder: Path) -> Counter[str]:
     draw, counts, results = random.Random(seed), Counter(), folder / "trial"
     while counts["kills"] < kills:
         shutil.rmtree(results, ignore_errors=True)
-        shutil.rmtree(folder / "cache" / "guides")
+        shutil.rmtree(folder / "cache" / "teachers")
         while True:
             process = start(results, draw.choice([1, 2]))
             try:

@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from bench.recipes import Registry, Suite, split_id
-from bench.records import write_text
+from bench.config.names import split_id
+from bench.config.registry import Registry, Suite
+from bench.storage import write_text
 from bench.report import gather
-from bench.schema import Recipe
+from bench.config.schema import Recipe
 
 DIVERGING = 0.02  # of the runs
 
@@ -72,7 +73,7 @@ def _cell(recipe_id: str) -> tuple[str, ...]:
 def _record(
     recipe: Recipe, content: dict[str, Any], seed: int, level: _Level, diverged: bool, random: np.random.Generator
 ) -> dict[str, Any]:
-    guided = recipe.guide is not None
+    guided = recipe.teacher is not None
     epochs = int(random.integers(1, recipe.train.epochs)) if diverged else recipe.train.epochs
     end = level.baseline + guided * level.gain + random.normal(0, 0.4)
     curve = _curve(np.arange(1, epochs + 1) / recipe.train.epochs, end, 0.08 if guided else 0.2, random)
@@ -92,7 +93,7 @@ def _record(
         "epochs": epochs,
         "parameters": level.parameters,
         "flops_per_image": level.flops,
-        "guide": _guide(recipe.guide) if guided else None,
+        "teacher": _teacher(recipe.teacher) if guided else None,
         "dataset": {
             "fingerprint": _digest(recipe.data.name),
             "classes": recipe.data.classes,
@@ -130,7 +131,7 @@ def _curve(done: np.ndarray, end: float, pace: float, random: np.random.Generato
     return _rounded(np.clip(1 + (end - 1) * rise + wander, 0, 100), 4)
 
 
-def _guide(recipe: Recipe) -> dict[str, Any]:
+def _teacher(recipe: Recipe) -> dict[str, Any]:
     summary = {"id": recipe.id, "hash": recipe.hash, "seed": recipe.seed, "select": recipe.select}
     numbers = {"last_accuracy": 70.0, "best_accuracy": 70.5, "epochs": recipe.train.epochs, "seconds": 1800.0}
     return {"key": f"{recipe.id.replace('/', '-')}-{recipe.hash[:16]}", **summary, **numbers}

@@ -15,10 +15,11 @@ from mutated_recipes import RAW, one_sentence, trials
 
 import bench.__main__ as bench_main
 from bench import run as bench_run
-from bench.checkpoint import Checkpoints
-from bench.recipes import Registry, recipe_from_dict
-from bench.records import RunFolder
-from bench.schema import RecipeError
+from bench.train.checkpoint import Checkpoints
+from bench.config.compose import recipe_from_dict
+from bench.config.registry import Registry
+from bench.runs.folder import RunFolder
+from bench.config.schema import RecipeError
 
 registry = Registry()
 HOSTILE = [
@@ -151,7 +152,7 @@ def test_any_set_text_gives_a_recipe_or_a_sentence(path, value):
         f"{path}={value}",
         f"train.{path}={value}",
         f"train.epochs={value}",
-        f"model.taps={value}",
+        f"model.feature_layers={value}",
         f"data={value}",
     ):
         try:

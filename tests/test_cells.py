@@ -10,15 +10,15 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from bench.data.store import open_store
-from bench.guide import Guide
-from bench.kept_features import kept_features
-from bench.recipes import Registry
-from bench.train import train
+from bench.data.store import open_dataset
+from bench.train.teacher import Teacher
+from bench.train.feature_cache import feature_cache
+from bench.config.registry import Registry
+from bench.train.loop import train
 
 registry = Registry()
 paper = registry.suite("paper")
-SMALL = ["model.image_size=32", "guide.model.depth=8"]
+SMALL = ["model.image_size=32", "teacher.model.depth=8"]
 # One student of each family at the size of the paper, with the maps that the facts of the published protocol give.
 FULL_SIZE = {
     "deit_tiny": [(192, 14, 14)] * 3,
@@ -42,23 +42,23 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _deterministic():
-    """`train.deterministic`: no student, guide or method may need an operation that torch then refuses."""
+    """`train.deterministic`: no student, teacher or method may need an operation that torch then refuses."""
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
 
 
 def run(recipe_id, data_dir, *settings):
-    """Two steps of four images and one evaluation of four, from initial weights of student and guide."""
+    """Two steps of four images and one evaluation of four, from initial weights of student and teacher."""
     two_steps = ["train.epochs=1", "train.batch_size=4", "data.subset=4", "data.workers=0", "train.warmup_epochs=0"]
     recipe = registry.compose(recipe_id, "paper", [*two_steps, *settings])
-    store, accelerator = open_store(recipe.data, data_dir), Accelerator(cpu=True)
-    guide = None
-    if recipe.guide is not None:
-        guide = Guide(recipe.guide, 4, None, recipe.guidance)
+    store, accelerator = open_dataset(recipe.data, data_dir), Accelerator(cpu=True)
+    teacher = None
+    if recipe.teacher is not None:
+        teacher = Teacher(recipe.teacher, 4, None, recipe.guidance)
         if recipe.guidance.offline:
-            guide = kept_features(guide, "untrained", recipe, store, torch.device("cpu"))
-    trained = train(recipe, store, accelerator, guide)
+            teacher = feature_cache(teacher, "untrained", recipe, store, torch.device("cpu"))
+    trained = train(recipe, store, accelerator, teacher)
     (row,) = trained.history
     assert math.isfinite(row["train_loss"]) and row["test_accuracy"] in (0, 25, 50, 75, 100)
     assert (row["guidance_loss"] is None) == (recipe.guidance is None)
@@ -72,28 +72,28 @@ def test_every_cell_of_the_paper_trains(recipe_id, data_dir):
     recipe, trained, row = run(recipe_id, data_dir, *(() if full else SMALL[: 1 if method == "baseline" else 2]))
     if method == "guided":
         assert row["guidance_loss"] > 0 and row["train_loss"] > 2.5 * row["guidance_loss"]
-        assert len(trained.maps) == 3 and set(trained.maps) == set(recipe.model.taps)
+        assert len(trained.maps) == 3 and set(trained.maps) == set(recipe.model.feature_layers)
     if full:
         assert list(trained.maps.values()) == FULL_SIZE[model] and recipe.model.image_size == 224
 
 
 @pytest.mark.parametrize("method", OTHER_METHODS)
 @pytest.mark.parametrize("model", paper.models)
-def test_every_method_guides_every_student(model, method, data_dir):
+def test_every_method_teachers_every_student(model, method, data_dir):
     dataset = paper.datasets[paper.models.index(model) % len(paper.datasets)]
     recipe, trained, row = run(f"{model}/{dataset}/{method}", data_dir, *SMALL)
     assert row["guidance_loss"] > 0
     assert bool(trained.guidance) == (recipe.guidance.transform == "linear" and recipe.guidance.weight > 0)
 
 
-def test_logits_and_features_guide_together(data_dir):
+def test_logits_and_features_teacher_together(data_dir):
     features, logits, both = (
         run(
             f"deit_tiny/cifar100/{method}",
             data_dir,
             *SMALL,
             "train.lr=0",
-            "guide.train.batch_size=4",
+            "teacher.train.batch_size=4",
             "data.train_limit=4",
             *settings,
         )[2]

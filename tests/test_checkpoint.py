@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from conftest import command
 
-from bench.checkpoint import Checkpoints
+from bench.train.checkpoint import Checkpoints
 
 
 def save(folder, *places, identity="a run"):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import command, refused
 
-from bench import doctor
+from bench.train.loop import doctor
 
 
 def examine(*words):

@@ -3,8 +3,8 @@ from __future__ import annotations
 import torch
 
 from bench import models
-from bench.evaluate import flops_per_image
-from bench.recipes import Registry
+from bench.train.evaluate import flops_per_image
+from bench.config.registry import Registry
 
 
 def test_flops_are_those_of_the_matrix_products():

@@ -26,13 +26,14 @@ from safetensors.torch import save_file
 import bench
 from bench import models, run
 from bench.__main__ import main
-from bench.card import BIBTEX, card, front_matter, line
-from bench.data.batches import ImageTransform, unaugmented
-from bench.data.store import open_store
-from bench.export import export
-from bench.recipes import Registry
-from bench.records import RunFolder, read_json, sha256, write_json
-from bench.schema import RecipeError
+from bench.share.card import BIBTEX, card, front_matter, line
+from bench.data.loaders import ImageTransform, unaugmented
+from bench.data.store import open_dataset
+from bench.share.export import export
+from bench.config.registry import Registry
+from bench.runs.folder import RunFolder
+from bench.storage import read_json, sha256, write_json
+from bench.config.schema import RecipeError
 
 SETTINGS = [*TINY[:4], "--set", "train.warmup_epochs=2", "--set", "train.betas=[0.9,0.95]"]
 
@@ -77,8 +78,8 @@ def ran(code):
 def test_a_run_and_its_export_give_the_recorded_predictions(finished, tmp_path):
     folder, recipe = finished
     export(folder, tmp_path / "out")
-    part = open_store(recipe.data, "data").evaluation(recipe.data)
-    images = [Image.fromarray(part.images[index]) for index in part.chosen]
+    part = open_dataset(recipe.data, "data").evaluation(recipe.data)
+    images = [Image.fromarray(part.images[index]) for index in part.indices]
     for place in (folder, str(tmp_path / "out")):
         loaded = bench.load(place)
         with torch.inference_mode():
@@ -94,11 +95,11 @@ def test_a_run_and_its_export_give_the_recorded_predictions(finished, tmp_path):
 def test_the_transform_is_the_runs_own_where_images_differ_in_size_too(tmp_path):
     top = generated.write("folder", tmp_path, classes=2, train=4, test=3, size=60)
     recipe = Registry().compose("deit_micro/folder:photos/baseline", "quick", ["data.short_side=40", "train.batch_size=4"])
-    part = open_store(recipe.data, tmp_path).evaluation(recipe.data)
+    part = open_dataset(recipe.data, tmp_path).evaluation(recipe.data)
     assert part.images.size is None
-    expected = unaugmented(recipe, part.images, part.chosen, torch.device("cpu"))
+    expected = unaugmented(recipe, part.images, part.indices, torch.device("cpu"))
     transform = ImageTransform(recipe, one_size=False)
-    for index, name in enumerate(part.images.names[part.chosen]):
+    for index, name in enumerate(part.images.names[part.indices]):
         (path,) = (
             (top / "test").rglob(str(name).rpartition("/")[2]) if "/" not in str(name) else [tmp_path / "photos" / name]
         )
@@ -146,13 +147,13 @@ def test_the_card_tells_what_the_record_holds(finished, tmp_path):
     assert (shown.data.license, shown.data.library_name, shown.data.datasets) == ("cc-by-4.0", "timm", ["digits"])
     (result,) = shown.data.eval_results
     assert (result.metric_value, result.dataset_split) == (record["last_accuracy"], "test")
-    for text in ("360 images of the dataset's test set", "Trained on 512 images", record["code"]["version"], "CC BY 4.0"):
+    for text in ("360 images of the dataset's test set", "TrainResult on 512 images", record["code"]["version"], "CC BY 4.0"):
         assert text in shown.text
     assert yaml.safe_load(blocks(shown.text, "yaml")[0]) == record["recipe"]
     words = shlex.split(blocks(shown.text, "bash")[0])
     assert words[:2] == ["python", "bench/run.py"] and run.compose(run.parser().parse_args(words[2:])) == recipe
     names = ran(blocks(shown.text, "python")[1])
-    image = Image.fromarray(open_store(recipe.data, "data").test[0])
+    image = Image.fromarray(open_dataset(recipe.data, "data").test[0])
     level = 1.01 / 255 / min(recipe.augment.std)  # Pillow rounds elsewhere
     assert torch.allclose(names["transform"](image), bench.load(folder).transform(image), atol=level)
     (reference,) = yaml.safe_load((ROOT / "CITATION.cff").read_text())["references"]
@@ -160,19 +161,19 @@ def test_the_card_tells_what_the_record_holds(finished, tmp_path):
     assert f"{{{authors}}}" in BIBTEX and f"{{{reference['title']}}}" in BIBTEX and BIBTEX in shown.text
 
 
-def test_the_card_of_a_guided_run_names_its_guide_and_repeats_it(finished):
+def test_the_card_of_a_guided_run_names_its_teacher_and_repeats_it(finished):
     record = read_json(finished[0] / "record.json")
     asked = [
-        "guide.model.name=resnet14",
-        "guide.data.train_limit=300",
-        "guide.seed=4",
+        "teacher.model.name=resnet14",
+        "teacher.data.train_limit=300",
+        "teacher.seed=4",
         "data.holdout=0.1",
         "train.epochs=2",
     ]
     recipe = Registry().compose("deit_micro/digits/guided", "quick", asked, seed=3)
-    guide = {"key": "k", "id": recipe.guide.id, "seed": 4, "select": "last", "epochs": 15, "seconds": 1.0}
+    teacher = {"key": "k", "id": recipe.teacher.id, "seed": 4, "select": "last", "epochs": 15, "seconds": 1.0}
     dataset = {**record["dataset"], "evaluated_on": "holdout"}
-    text = card({**record, "guide": {**guide, "last_accuracy": 97.5}, "dataset": dataset}, recipe, 10, None)
+    text = card({**record, "teacher": {**teacher, "last_accuracy": 97.5}, "dataset": dataset}, recipe, 10, None)
     assert "`resnet14/digits`, seed 4, 97.50 % in its `last` epoch of 15" in text and "held out from" in text
     words = shlex.split(blocks(text, "bash")[0])
     assert run.compose(run.parser().parse_args(words[2:])) == recipe

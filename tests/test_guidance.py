@@ -11,15 +11,15 @@ from conftest import command, refused
 from torchvision.transforms.functional import resized_crop
 
 from bench import guidance
-from bench.data.batches import Batch, unaugmented
-from bench.data.store import open_store
+from bench.data.loaders import Batch, unaugmented
+from bench.data.store import open_dataset
 from bench.guidance.locality import Resize, attention, similarity
 from bench.guidance.logits import logit_loss
-from bench.guide import Guide
-from bench.kept_features import kept_features, replay
-from bench.recipes import Registry
-from bench.schema import Guidance, RecipeError
-from bench.train import train
+from bench.train.teacher import Teacher
+from bench.train.feature_cache import feature_cache, replay
+from bench.config.registry import Registry
+from bench.config.schema import Guidance, RecipeError
+from bench.train.loop import train
 
 CPU = torch.device("cpu")
 
@@ -40,10 +40,10 @@ def bilinear(source, height, width):
     return out
 
 
-def plain_loss(student_maps, guide_maps, weights, biases):
+def plain_loss(student_maps, teacher_maps, weights, biases):
     """The loss from its formula, in float64, sharing no code with the suite."""
     total = torch.zeros((), dtype=torch.float64)
-    for s, t, weight, bias in zip(student_maps, guide_maps, weights, biases, strict=True):
+    for s, t, weight, bias in zip(student_maps, teacher_maps, weights, biases, strict=True):
         projected = torch.einsum("oc,bchw->bohw", weight, s) + bias[None, :, None, None]
         height, width = max(s.shape[2], t.shape[2]), max(s.shape[3], t.shape[3])
         difference = bilinear(t, height, width) - bilinear(projected, height, width)
@@ -52,17 +52,17 @@ def plain_loss(student_maps, guide_maps, weights, biases):
 
 
 @pytest.mark.parametrize(
-    ("student", "guide"),
+    ("student", "teacher"),
     [
-        ((5, 3, 3), (4, 8, 8)),  # the guide's map is larger, as at DeiT's first tap
+        ((5, 3, 3), (4, 8, 8)),  # the teacher's map is larger, as at DeiT's first tap
         ((5, 7, 7), (4, 4, 4)),  # the student's is larger, as at PVT's
         ((5, 4, 4), (3, 4, 4)),  # equal
         ((2, 1, 1), (3, 4, 4)),  # a student's last map of one token
         ((5, 6, 2), (4, 3, 5)),  # larger in height alone
     ],
 )
-def test_loss_and_gradient_equal_the_plain_computation(student, guide):
-    shapes_s, shapes_t = [student, (3, 2, 2)], [guide, (2, 5, 5)]
+def test_loss_and_gradient_equal_the_plain_computation(student, teacher):
+    shapes_s, shapes_t = [student, (3, 2, 2)], [teacher, (2, 5, 5)]
     method = guidance.create(Guidance("locality"), shapes_s, shapes_t, seed=0)
     random = torch.Generator().manual_seed(1)
     ours = [torch.randn(2, *s, generator=random, requires_grad=True) for s in shapes_s]
@@ -98,11 +98,11 @@ def test_loss_is_fp32_under_autocast():
         assert method([maps[0].bfloat16()], [maps[1].bfloat16()]).dtype == torch.float32
 
 
-def test_the_guide_normalises_by_the_batch_or_by_its_running_statistics():
+def test_the_bnalises_by_the_batch_or_by_its_running_statistics():
     recipe = Registry().compose("resnet8/digits", "quick")
     view = torch.randn(6, 3, 16, 16)
-    by_batch, by_running = (Guide(recipe, 10, None, Guidance("locality", guide_norm=norm)) for norm in ("batch", "running"))
-    network = Guide(recipe, 10, None, Guidance("locality", guide_norm="running")).network
+    by_batch, by_running = (Teacher(recipe, 10, None, Guidance("locality", bn=norm)) for norm in ("batch", "running"))
+    network = Teacher(recipe, 10, None, Guidance("locality", bn="running")).network
     _, in_eval_mode = network.eval()(view)
     _, in_train_mode = network.train()(view)
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(by_batch(view)[1], in_train_mode, strict=True))
@@ -113,10 +113,10 @@ def test_the_guide_normalises_by_the_batch_or_by_its_running_statistics():
     assert not any(p.requires_grad for p in by_batch.parameters())
 
 
-def test_the_guides_view_is_a_plain_bilinear_resize():
+def test_the_teachers_view_is_a_plain_bilinear_resize():
     recipe = Registry().compose("resnet8/digits", "quick", ["model.image_size=4"])
     image = torch.randn(1, 3, 12, 12)
-    plain, antialiased = (Guide(recipe, 10, None, Guidance("locality", antialias=a)).view(image) for a in (False, True))
+    plain, antialiased = (Teacher(recipe, 10, None, Guidance("locality", antialias=a)).view(image) for a in (False, True))
     assert torch.allclose(plain[0].double(), bilinear(image[0].double(), 4, 4), atol=1e-5)
     assert not torch.allclose(plain, antialiased)
 
@@ -159,29 +159,29 @@ def test_stages_choose_pairs_of_maps():
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_soft_logits_are_their_formula(temperature):
-    student, guide = torch.randn(3, 5, requires_grad=True), torch.randn(3, 5, requires_grad=True)
-    loss = logit_loss(student, guide, "soft", temperature)
+    student, teacher = torch.randn(3, 5, requires_grad=True), torch.randn(3, 5, requires_grad=True)
+    loss = logit_loss(student, teacher, "soft", temperature)
     expected = 0.0
-    for ours, theirs in zip(student.tolist(), guide.tolist(), strict=True):
+    for ours, theirs in zip(student.tolist(), teacher.tolist(), strict=True):
         p, q = ([math.exp(v / temperature) for v in logits] for logits in (theirs, ours))
         expected += sum(a / sum(p) * math.log(a / sum(p) / (b / sum(q))) for a, b in zip(p, q, strict=True))
     assert loss.item() == pytest.approx(temperature**2 * expected / 3, rel=1e-4)
     loss.backward()
-    assert student.grad.any() and guide.grad is None
-    assert logit_loss(guide, guide, "soft", temperature).item() == pytest.approx(0, abs=1e-6)
+    assert student.grad.any() and teacher.grad is None
+    assert logit_loss(teacher, teacher, "soft", temperature).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_hard_logits_take_the_guides_arg_max_as_label():
-    student, guide = torch.randn(3, 5), torch.tensor([[0, 9, 0, 0, 0], [5, 4, 3, 2, 1], [0, 0, 0, 0, 1]])
+def test_hard_logits_take_the_teachers_arg_max_as_label():
+    student, teacher = torch.randn(3, 5), torch.tensor([[0, 9, 0, 0, 0], [5, 4, 3, 2, 1], [0, 0, 0, 0, 1]])
     expected = -sum(student[i].log_softmax(0)[label] for i, label in enumerate((1, 0, 4))) / 3
-    assert logit_loss(student, guide, "hard").item() == pytest.approx(expected.item(), rel=1e-5)
+    assert logit_loss(student, teacher, "hard").item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_logit_terms_are_fp32_under_autocast():
-    student, guide = torch.randn(3, 5).bfloat16(), torch.randn(3, 5).bfloat16()
+    student, teacher = torch.randn(3, 5).bfloat16(), torch.randn(3, 5).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
         for kind in ("soft", "hard"):
-            assert torch.equal(logit_loss(student, guide, kind), logit_loss(student.float(), guide.float(), kind))
+            assert torch.equal(logit_loss(student, teacher, kind), logit_loss(student.float(), teacher.float(), kind))
 
 
 # --- Offline: kept features ---------------------------------------------------------------------------------------------
@@ -209,50 +209,50 @@ def test_replayed_crops_are_those_of_the_released_code(side):
 
 def arrange_offline(*settings):
     recipe = Registry().compose("deit_micro/digits/guided-offline", "quick", ["data.train_limit=450", *settings])
-    store = open_store(recipe.data, "data")
-    return recipe, store, Guide(recipe.guide, 10, None, recipe.guidance)
+    store = open_dataset(recipe.data, "data")
+    return recipe, store, Teacher(recipe.teacher, 10, None, recipe.guidance)
 
 
-def test_kept_features_are_the_guides_of_the_unaugmented_images(tmp_path, monkeypatch, capsys):
+def test_feature_cache_are_the_teachers_of_the_unaugmented_images(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LOCALITY_BENCH_CACHE", str(tmp_path))
-    recipe, store, guide = arrange_offline()
+    recipe, store, teacher = arrange_offline()
     part = store.training(recipe.data)
-    kept = kept_features(guide, "guide", recipe, store, CPU)
-    values = sum(c * h * w for c, h, w in guide.shapes)
+    kept = feature_cache(teacher, "teacher", recipe, store, CPU)
+    values = sum(c * h * w for c, h, w in teacher.shapes)
     assert f"450 images of {values:,} values, {2 * 450 * values / 2**20:,.0f} MiB" in capsys.readouterr().out
-    assert kept.shapes == guide.shapes
-    images = unaugmented(recipe.guide, part.images, part.chosen, CPU)
+    assert kept.shapes == teacher.shapes
+    images = unaugmented(recipe.teacher, part.images, part.indices, CPU)
     chosen = np.array([3, 449, 201])
     batch = Batch(
         images[chosen], torch.zeros(3), slice(0, 3), chosen, torch.tensor([[0.0, 0, 1, 1]] * 3), torch.zeros(3).bool()
     )
     # batch statistics of 200 consecutive images, the last ones of the 50 that are left
     for stage, got in enumerate(kept.maps(batch)):
-        whole = torch.cat([guide(rows)[1][stage] for rows in images.split(200)])
+        whole = torch.cat([teacher(rows)[1][stage] for rows in images.split(200)])
         assert torch.allclose(got, whole[chosen], atol=2e-2, rtol=1e-3) and got.abs().max() > 0.5
-    monkeypatch.setattr("bench.kept_features._compute", None)  # a second look must not compute
-    kept_features(guide, "guide", recipe, store, CPU)
+    monkeypatch.setattr("bench.train.feature_cache._compute", None)  # a second look must not compute
+    feature_cache(teacher, "teacher", recipe, store, CPU)
 
 
 def test_offline_and_online_guidance_agree_without_augmentation(tmp_path, monkeypatch):
     monkeypatch.setenv("LOCALITY_BENCH_CACHE", str(tmp_path))
     # Both see the native 8 px, since training resizes with another kernel than evaluation does.
-    settings = ["guidance.guide_norm=running", "train.epochs=2", "model.image_size=8", "guide.model.image_size=8"]
-    recipe, store, guide = arrange_offline(*settings)
+    settings = ["guidance.bn=running", "train.epochs=2", "model.image_size=8", "teacher.model.image_size=8"]
+    recipe, store, teacher = arrange_offline(*settings)
     online = Registry().compose("deit_micro/digits/guided", "quick", ["data.train_limit=450", *settings])
-    kept = kept_features(guide, "guide", recipe, store, CPU)
-    one, other = train(recipe, store, Accelerator(cpu=True), kept), train(online, store, Accelerator(cpu=True), guide)
+    kept = feature_cache(teacher, "teacher", recipe, store, CPU)
+    one, other = train(recipe, store, Accelerator(cpu=True), kept), train(online, store, Accelerator(cpu=True), teacher)
     for offline_row, online_row in zip(one.history, other.history, strict=True):
         assert offline_row["train_loss"] == pytest.approx(online_row["train_loss"], rel=1e-3)
 
 
 def test_features_that_do_not_fit_on_the_disk_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("LOCALITY_BENCH_CACHE", str(tmp_path))
-    recipe, store, guide = arrange_offline()
+    recipe, store, teacher = arrange_offline()
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(RecipeError, match=r"guidance.offline: the features take \d+ MiB, 0 MiB are free"):
-        kept_features(guide, "guide", recipe, store, CPU)
-    assert not list((tmp_path / "features").glob("guide*/*"))
+        feature_cache(teacher, "teacher", recipe, store, CPU)
+    assert not list((tmp_path / "features").glob("teacher*/*"))
 
 
 # --- When it acts -------------------------------------------------------------------------------------------------------
@@ -263,8 +263,8 @@ def test_guidance_acts_between_its_epochs_alone():
         recipe = Registry().compose(
             f"deit_micro/digits/{arm}", "quick", ["data.train_limit=320", "train.epochs=3", *settings]
         )
-        guide = Guide(recipe.guide, 10, None, recipe.guidance) if recipe.guide else None
-        return train(recipe, open_store(recipe.data, "data"), Accelerator(cpu=True), guide).history
+        teacher = Teacher(recipe.teacher, 10, None, recipe.guidance) if recipe.teacher else None
+        return train(recipe, open_dataset(recipe.data, "data"), Accelerator(cpu=True), teacher).history
 
     alone, late = losses("baseline"), losses("guided", "guidance.from_epoch=1", "guidance.until_epoch=2")
     assert late[0]["train_loss"] == alone[0]["train_loss"] and late[0]["guidance_loss"] is None

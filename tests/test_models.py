@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from bench import models
-from bench.models.drop_path import draw_scales
-from bench.models.tapped import layout_of, to_map
-from bench.recipes import Registry
-from bench.schema import RecipeError
+from bench.models.drop_path import sample_drop_path_masks
+from bench.models.features import layout_of, to_map
+from bench.config.registry import Registry
+from bench.config.schema import RecipeError
 
 registry = Registry()
 OF_FIXED_PATCHES = ("pvt_v2_b0", "t2t_vit_7", "t2t_vit_14", "pvt_tiny", "cvt_13")
@@ -60,22 +60,22 @@ def test_initial_weights_are_the_released_ones():
     assert torch.equal(gated.v.weight, torch.eye(192)) and gated.pos_proj.weight[0, 2] == -1
 
 
-def test_the_guide_is_the_cifar_resnet():
-    guide = build("resnet56/cifar100")
-    assert sum(p.numel() for p in guide.parameters()) == 861_620
-    assert guide.shapes == [(16, 32, 32), (32, 16, 16), (64, 8, 8)]
-    _, maps = guide(torch.randn(2, 3, 32, 32))
+def test_the_teacher_is_the_cifar_resnet():
+    teacher = build("resnet56/cifar100")
+    assert sum(p.numel() for p in teacher.parameters()) == 861_620
+    assert teacher.shapes == [(16, 32, 32), (32, 16, 16), (64, 8, 8)]
+    _, maps = teacher(torch.randn(2, 3, 32, 32))
     assert all(m.min() == 0 for m in maps)  # after the ReLU
-    convolutions = [m for m in guide.modules() if isinstance(m, nn.Conv2d)]
+    convolutions = [m for m in teacher.modules() if isinstance(m, nn.Conv2d)]
     assert len(convolutions) == 55 + 2  # the linear layer is the 56th; two shortcuts
     weight = convolutions[-1].weight
     assert weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.05)
 
 
-def test_the_other_guide_is_the_imagenet_resnet_18():
-    guide = build("resnet18/cifar100")
-    assert sum(p.numel() for p in guide.parameters()) == 11_227_812
-    assert guide.shapes == [(128, 28, 28), (256, 14, 14), (512, 7, 7)]
+def test_the_other_teacher_is_the_imagenet_resnet_18():
+    teacher = build("resnet18/cifar100")
+    assert sum(p.numel() for p in teacher.parameters()) == 11_227_812
+    assert teacher.shapes == [(128, 28, 28), (256, 14, 14), (512, 7, 7)]
 
 
 def test_pvt_v2_starts_as_released():
@@ -85,9 +85,9 @@ def test_pvt_v2_starts_as_released():
     assert network.stages[3].blocks[0].mlp.fc1.weight.std().item() == pytest.approx(0.02, rel=0.05)
 
 
-def test_maps_come_in_the_order_of_the_taps():
-    taps = ["stages.3.blocks.1", "stages.0.blocks.0", "stages.1.blocks.1"]
-    student = build("pvt_v2_b0/cifar10/guided", f"model.taps=[{','.join(taps)}]", "model.image_size=32", classes=10)
+def test_maps_come_in_the_order_of_the_feature_layers():
+    feature_layers = ["stages.3.blocks.1", "stages.0.blocks.0", "stages.1.blocks.1"]
+    student = build("pvt_v2_b0/cifar10/guided", f"model.feature_layers=[{','.join(feature_layers)}]", "model.image_size=32", classes=10)
     assert student.shapes == [(256, 1, 1), (32, 8, 8), (64, 4, 4)]
 
 
@@ -107,9 +107,9 @@ def test_other_input_sizes(name, size, patch):
         ("pvt_v2_b0/cifar10/guided", "model.patch_size=4", "fixes them"),
         ("pit_tiny/cifar10/guided", "model.patch_size=5", "odd"),
         ("resnet56/cifar10", "model.depth=57", "6 n + 2"),
-        ("deit_tiny/cifar10/guided", "model.taps=[blocks.0, blocks.6, blocks.12]", "blocks.12"),
-        ("deit_tiny/cifar10/guided", "model.taps=[blocks.0, blocks.6, head]", "neither a map nor the tokens"),
-        ("pit_tiny/cifar10/guided", "model.taps=[transformers.0, transformers.1, transformers.2]", "puts out a tuple"),
+        ("deit_tiny/cifar10/guided", "model.feature_layers=[blocks.0, blocks.6, blocks.12]", "blocks.12"),
+        ("deit_tiny/cifar10/guided", "model.feature_layers=[blocks.0, blocks.6, head]", "neither a map nor the tokens"),
+        ("pit_tiny/cifar10/guided", "model.feature_layers=[transformers.0, transformers.1, transformers.2]", "puts out a tuple"),
         ("deit_tiny/cifar10/guided", "model.timm=deit_huge", "cannot be built"),
     ],
 )
@@ -152,7 +152,7 @@ def test_outputs_that_hold_no_map_are_refused(output, words):
         layout_of(output, nn.Identity())
 
 
-# model, image size, taps, maps: layouts that differ (tokens with and without class and register tokens, NHWC, NCHW)
+# model, image size, feature_layers, maps: layouts that differ (tokens with and without class and register tokens, NHWC, NCHW)
 OF_TIMM = [
     ("deit_tiny_patch16_224", 32, ["blocks.0", "blocks.6", "blocks.11"], [(192, 2, 2)] * 3),
     ("vit_tiny_patch16_224", 48, ["blocks.0", "blocks.6", "blocks.11"], [(192, 3, 3)] * 3),
@@ -182,11 +182,11 @@ OF_TIMM = [
 ]
 
 
-@pytest.mark.parametrize(("name", "size", "taps", "shapes"), OF_TIMM)
-def test_any_model_of_timm_is_tapped_at_its_first_middle_and_last_block(name, size, taps, shapes):
+@pytest.mark.parametrize(("name", "size", "feature_layers", "shapes"), OF_TIMM)
+def test_any_model_of_timm_is_tapped_at_its_first_middle_and_last_block(name, size, feature_layers, shapes):
     student = build(f"timm:{name}/cifar10/guided", f"model.image_size={size}", classes=10)
-    assert list(student.taps) == taps and student.shapes == (shapes or student.shapes)
-    scales = draw_scales(student.drop_path_rates, 2, seed=0, epoch=0)
+    assert list(student.feature_layers) == feature_layers and student.shapes == (shapes or student.shapes)
+    scales = sample_drop_path_masks(student.drop_path_rates, 2, seed=0, epoch=0)
     logits, maps = student.train()(torch.randn(2, 3, size, size), scales)
     assert logits.shape == (2, 10) and [m.shape[1:] for m in maps] == student.shapes
     logits.sum().backward()
@@ -196,7 +196,7 @@ def test_any_model_of_timm_is_tapped_at_its_first_middle_and_last_block(name, si
     ("name", "settings", "words"),
     [
         ("vit_tony_patch16_224", [], ["timm has no such model", "did you mean timm:vit_tiny_patch16_224"]),
-        ("dla46_c", ["model.drop_path_rate=0"], ["timm:dla46_c cannot be tapped by itself", "model.taps"]),
+        ("dla46_c", ["model.drop_path_rate=0"], ["timm:dla46_c cannot be tapped by itself", "model.feature_layers"]),
         ("crossvit_tiny_240", ["model.image_size=240"], ["timm:crossvit_tiny_240 cannot be tapped at 'blocks.0'", "list"]),
         ("hiera_tiny_224", [], ["timm:hiera_tiny_224 cannot be tapped", "do not lie in the image's order"]),
         ("convmixer_768_32", [], ["model.drop_path_rate", "set it to 0"]),
@@ -210,10 +210,10 @@ def test_models_that_cannot_be_tapped_are_refused_by_name(name, settings, words)
     assert "\n" not in str(caught.value)
     for word in words:
         assert word in str(caught.value)
-    if name == "dla46_c":  # a baseline needs no taps, nor does a student that imitates logits alone
+    if name == "dla46_c":  # a baseline needs no feature_layers, nor does a student that imitates logits alone
         for arm in ("baseline", "logit-soft"):
             recipe = registry.compose(f"timm:{name}/cifar10/{arm}", "paper", [*settings, "model.image_size=32"])
-            models.create(recipe.model, 10, 0, taps=recipe.imitates_maps)
+            models.create(recipe.model, 10, 0, feature_layers=recipe.uses_feature_loss)
 
 
 def test_convits_positions_are_no_outliers():
@@ -225,14 +225,14 @@ def test_convits_positions_are_no_outliers():
 def test_drop_path_of_models_that_fold_patches_into_the_batch(name):
     size = {"mobilevit_xxs": 64}.get(name, 224)
     recipe = registry.compose(f"timm:{name}/cifar10/baseline", "paper", [f"model.image_size={size}"])
-    student = models.create(recipe.model, 10, 0, taps=False).train()
+    student = models.create(recipe.model, 10, 0, feature_layers=False).train()
     logits, _ = student(torch.randn(2, 3, size, size), torch.ones(len(student.drop_path_rates), 2))
     assert logits.shape == (2, 10)
 
 
 def test_models_of_timm_have_no_dropout():
     recipe = registry.compose("timm:rexnet_100/cifar10/baseline", "paper", ["model.image_size=32"])
-    network = models.create(recipe.model, 10, 0, taps=False).network
+    network = models.create(recipe.model, 10, 0, feature_layers=False).network
     as_timm_has_it = timm.create_model("rexnet_100", num_classes=10)
     given, ours = ([m.p for m in n.modules() if isinstance(m, nn.Dropout)] for n in (as_timm_has_it, network))
     assert any(given) and len(given) == len(ours) and not any(ours)
@@ -245,7 +245,7 @@ def test_no_weight_starts_at_the_bound_of_the_truncated_normal():
 
 def test_weights_depend_on_the_seed_alone():
     recipe = registry.compose("deit_micro/digits/guided", "quick").model
-    one, other = models.create(recipe, 10, 3), models.create(recipe, 10, 3, taps=False)
+    one, other = models.create(recipe, 10, 3), models.create(recipe, 10, 3, feature_layers=False)
     torch.manual_seed(1)
     torch.rand(5)
     again = models.create(recipe, 10, 3).state_dict()
@@ -278,8 +278,8 @@ def test_drop_path_follows_its_masks(name):
 
 
 def test_drop_path_masks_are_a_function_of_seed_and_epoch():
-    scales = draw_scales([0.25, 0.5], 20_000, seed=1, epoch=2)
-    assert torch.equal(scales[:, :500], draw_scales([0.25, 0.5], 500, seed=1, epoch=2))
-    assert not torch.equal(scales, draw_scales([0.25, 0.5], 20_000, seed=1, epoch=3))
+    scales = sample_drop_path_masks([0.25, 0.5], 20_000, seed=1, epoch=2)
+    assert torch.equal(scales[:, :500], sample_drop_path_masks([0.25, 0.5], 500, seed=1, epoch=2))
+    assert not torch.equal(scales, sample_drop_path_masks([0.25, 0.5], 20_000, seed=1, epoch=3))
     assert torch.equal(scales.unique(), torch.tensor([0, 1 / 0.75, 2.0]))
     assert torch.allclose(scales.mean(1), torch.ones(2), atol=0.03)  # unbiased

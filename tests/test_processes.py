@@ -45,15 +45,15 @@ sys.path[0] = os.getcwd()
 import torch
 from accelerate import Accelerator
 from bench import models
-from bench.data.batches import Share, TestBatches
-from bench.data.store import open_store
-from bench.evaluate import accuracy
-from bench.recipes import Registry
+from bench.data.loaders import Shard, EvalLoader
+from bench.data.store import open_dataset
+from bench.train.evaluate import accuracy
+from bench.config.registry import Registry
 
 torch.set_num_threads(1)
 recipe = Registry().compose("deit_micro/digits/baseline", "quick", ["train.test_batch_size=7"])
-accelerator, store = Accelerator(cpu=True), open_store(recipe.data, "data")
-share = Share(accelerator.process_index, accelerator.num_processes)
+accelerator, store = Accelerator(cpu=True), open_dataset(recipe.data, "data")
+share = Shard(accelerator.process_index, accelerator.num_processes)
 student = models.create(recipe.model, 10, 3)
 torch.manual_seed(0)
 torch.nn.init.trunc_normal_(student.network.head.weight)
@@ -61,7 +61,7 @@ out = {}
 for count in map(int, sys.argv[1:]):
     rows = {k: getattr(store.test, k)[:count] for k in ("sizes", "labels", "names")}
     fewer = dataclasses.replace(store.test, pixels=store.test.pixels[: count * 192], **rows)
-    batches = TestBatches(recipe, dataclasses.replace(store, test=fewer), accelerator.device, share)
+    batches = EvalLoader(recipe, dataclasses.replace(store, test=fewer), accelerator.device, share)
     percent, given = accuracy(student.network, batches, accelerator)
     out[count] = [percent, given.tolist()]
 if accelerator.is_main_process:

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import models
-from bench.data.store import open_store
-from bench.recipes import Registry, shipped_recipes
-from bench.records import RunFolder
-from bench.schema import SECTIONS, RecipeError
+from bench.data.store import open_dataset
+from bench.config.registry import Registry, shipped_recipes
+from bench.runs.folder import RunFolder
+from bench.config.schema import SECTIONS, RecipeError
 
 PINNED = json.loads(Path(__file__).with_name("suite_hashes.json").read_text())
 registry = Registry()
@@ -28,9 +28,9 @@ def test_every_shipped_recipe_composes_under_every_protocol(recipe_id):
 
 @pytest.mark.parametrize("model", registry.names("models"))
 def test_every_shipped_model_builds(model):
-    guided = "" if registry.role(model) == "guide" else "/guided"
+    guided = "" if registry.role(model) == "teacher" else "/guided"
     recipe = registry.compose(f"{model}/digits{guided}", "quick")
-    assert len(models.create(recipe.model, recipe.data.classes, 0).shapes) == len(recipe.model.taps)
+    assert len(models.create(recipe.model, recipe.data.classes, 0).shapes) == len(recipe.model.feature_layers)
 
 
 def test_hashes_of_the_shipped_suites_are_pinned():
@@ -41,12 +41,12 @@ def test_hashes_of_the_shipped_suites_are_pinned():
 
 def test_what_does_not_change_the_mathematics_does_not_change_the_hash():
     recipe = registry.compose("deit_tiny/cifar100/guided", "paper")
-    same = ["train.device=cpu", "data.workers=3", "train.test_batch_size=7", "data.hub=a/b", "guide.train.device=cpu"]
+    same = ["train.device=cpu", "data.workers=3", "train.test_batch_size=7", "data.hub=a/b", "teacher.train.device=cpu"]
     assert registry.compose(recipe.id, "paper", same, seed=5).hash == recipe.hash
     for setting in (
         "train.lr=0.1",
-        "guide.seed=1",
-        "guide.train.epochs=2",
+        "teacher.seed=1",
+        "teacher.train.epochs=2",
         "train.precision=bf16",
         "data.train_limit=9000",
     ):
@@ -55,22 +55,22 @@ def test_what_does_not_change_the_mathematics_does_not_change_the_hash():
     assert registry.compose(recipe.id, "paper", ["augment.padding=0"]).hash == recipe.hash
 
 
-def test_a_guide_on_its_own_is_the_guide_of_a_guided_recipe():
+def test_a_teacher_on_its_own_is_the_teacher_of_a_guided_recipe():
     for protocol in registry.names("protocols"):
-        for dataset, guide in (("cifar10", "resnet56"), ("digits", "resnet8")):
+        for dataset, teacher in (("cifar10", "resnet56"), ("digits", "resnet8")):
             guided = registry.compose(f"deit_tiny/{dataset}/guided", protocol)
-            assert guided.guide == registry.compose(f"{guide}/{dataset}", protocol)
-    shortened = registry.compose("deit_tiny/cifar10/guided", "paper", ["guide.train.epochs=2"]).guide
+            assert guided.teacher == registry.compose(f"{teacher}/{dataset}", protocol)
+    shortened = registry.compose("deit_tiny/cifar10/guided", "paper", ["teacher.train.epochs=2"]).teacher
     assert shortened == registry.compose("resnet56/cifar10", "paper", ["train.epochs=2"])
 
 
-def test_a_guide_is_trained_where_its_student_is():
+def test_a_teacher_is_trained_where_its_student_is():
     def devices(*settings):
         recipe = registry.compose("deit_tiny/cifar10/guided", "paper", settings)
-        return recipe.train.device, recipe.guide.train.device
+        return recipe.train.device, recipe.teacher.train.device
 
     assert devices("train.device=cpu") == ("cpu", "cpu")
-    assert devices("train.device=cpu", "guide.train.device=cuda") == ("cpu", "cuda")
+    assert devices("train.device=cpu", "teacher.train.device=cuda") == ("cpu", "cuda")
 
 
 def test_errors_name_a_key_as_the_user_wrote_it(tmp_path):
@@ -78,8 +78,8 @@ def test_errors_name_a_key_as_the_user_wrote_it(tmp_path):
     (tmp_path / "datasets" / "mine.yaml").write_text("data: {test_images: 0}\nguide: {model: {name: resnet8}}\n")
     with pytest.raises(RecipeError, match=rf"^{tmp_path}/datasets/mine.yaml: data.test_images: got 0"):
         Registry(tmp_path).compose("deit_micro/mine/guided", "quick")
-    with pytest.raises(RecipeError, match=r"^--set: guide.train.epochs: got 0"):
-        registry.compose("deit_micro/digits/guided", "quick", ["guide.train.epochs=0"])
+    with pytest.raises(RecipeError, match=r"^--set: teacher.train.epochs: got 0"):
+        registry.compose("deit_micro/digits/guided", "quick", ["teacher.train.epochs=0"])
     with pytest.raises(RecipeError, match=r"^--set: train.epochs: got 0"):
         registry.compose("resnet8/digits", "quick", ["train.epochs=0"])
 
@@ -99,7 +99,7 @@ def test_the_readmes_files_compose(tmp_path):
     own = Registry(tmp_path)
     recipes = [own.compose(recipe_id, suite=own.suite("mine")) for recipe_id in own.suite("mine").ids]
     assert [r.id for r in recipes] == ["deit_wide/birds/baseline", "deit_wide/birds/gentle"]
-    assert recipes[1].guidance.weight == 1 and recipes[1].guide.train.batch_size == 32
+    assert recipes[1].guidance.weight == 1 and recipes[1].teacher.train.batch_size == 32
     assert len(models.create(recipes[1].model, 5, 0).shapes) == 3
 
 
@@ -116,7 +116,7 @@ def test_a_model_and_a_guidance_method_are_one_file_each(tmp_path):
         (tmp_path / kind).mkdir()
     (tmp_path / "models" / "deit_wide.yaml").write_text(
         "model: {builder: vit, timm: deit_tiny_patch16_224, width: 128, depth: 3, heads: 4, image_size: 16, patch_size: 4,"
-        " taps: [blocks.0, blocks.1, blocks.2]}\n"
+        " feature_layers: [blocks.0, blocks.1, blocks.2]}\n"
     )
     (tmp_path / "guidance" / "gentle.yaml").write_text("guidance: {method: locality, weight: 0.5}\n")
     own = Registry(tmp_path)
@@ -132,7 +132,7 @@ def test_a_dataset_is_one_file(tmp_path):
     )
     generated.write("folder", tmp_path, classes=3, train=4, test=2)
     own = Registry(tmp_path / "recipes")
-    store = open_store(own.compose("deit_micro/mine/guided", "quick").data, tmp_path)
+    store = open_dataset(own.compose("deit_micro/mine/guided", "quick").data, tmp_path)
     assert (len(store.train), len(store.test), store.classes(own.dataset("mine"))) == (12, 6, 3)
 
 
@@ -144,13 +144,13 @@ def test_every_shipped_file_opens_with_what_it_is_and_its_command():
         assert any(f"/{path.stem}" in c or f" {path.stem}" in c for c in commands), path
 
 
-def test_the_paper_is_64_cells_and_four_guides():
+def test_the_paper_is_64_cells_and_four_teachers():
     paper = registry.suite("paper")
     assert len(paper.ids) == 64 == len(paper.models) * len(paper.datasets) * 2
-    assert registry.guides(paper) == [f"resnet56/{dataset}" for dataset in paper.datasets]
+    assert registry.teachers(paper) == [f"resnet56/{dataset}" for dataset in paper.datasets]
     assert set(registry.suite("cifar10").models) == set(paper.models)
-    listed = command("-m", "bench", "list", "--suite", "paper", "--guides", check=True).stdout.split()
-    assert listed == registry.guides(paper)
+    listed = command("-m", "bench", "list", "--suite", "paper", "--teachers", check=True).stdout.split()
+    assert listed == registry.teachers(paper)
 
 
 @pytest.mark.parametrize(
@@ -168,31 +168,31 @@ def test_ids_carry_names_from_outside(recipe_id, parts):
     recipe = registry.compose(recipe_id)
     assert (recipe.model.name, recipe.data.name) == parts
     folder = RunFolder("results", recipe).path
-    assert len(folder.parts) == (5 if recipe.model.role == "guide" else 6)  # a slash within a name makes no folder
-    if recipe.guide:
-        assert recipe.guide.id == f"resnet56/{parts[1]}" and recipe.guide.data == recipe.data
+    assert len(folder.parts) == (5 if recipe.model.role == "teacher" else 6)  # a slash within a name makes no folder
+    if recipe.teacher:
+        assert recipe.teacher.id == f"resnet56/{parts[1]}" and recipe.teacher.data == recipe.data
 
 
-def test_a_guide_sees_what_its_student_may_see():
+def test_a_teacher_sees_what_its_student_may_see():
     kept = ["data.holdout=0.1", "data.subset=5", "data.train_limit=2000", "augment.mean=[0.5, 0.5, 0.5]"]
     guided = registry.compose("deit_tiny/cifar100/guided", "paper", kept)
-    seen = guided.guide.data
-    assert (seen.holdout, seen.subset, seen.train_limit, guided.guide.augment.mean) == (0.1, 5, 2000, (0.5, 0.5, 0.5))
-    assert guided.guide == registry.compose("resnet56/cifar100", "paper", kept)
-    more = registry.compose("deit_tiny/cifar100/guided", "paper", [*kept, "guide.data.train_limit=2500"])
-    assert more.guide.data.train_limit == 2500
+    seen = guided.teacher.data
+    assert (seen.holdout, seen.subset, seen.train_limit, guided.teacher.augment.mean) == (0.1, 5, 2000, (0.5, 0.5, 0.5))
+    assert guided.teacher == registry.compose("resnet56/cifar100", "paper", kept)
+    more = registry.compose("deit_tiny/cifar100/guided", "paper", [*kept, "teacher.data.train_limit=2500"])
+    assert more.teacher.data.train_limit == 2500
 
 
-def test_taps_are_hashed_where_maps_are_imitated_alone():
+def test_feature_layers_are_hashed_where_maps_are_imitated_alone():
     def hashes(recipe_id, *settings):
         recipe = registry.compose(recipe_id, "paper", settings)
-        return recipe.hash, recipe.guide and recipe.guide.hash
+        return recipe.hash, recipe.teacher and recipe.teacher.hash
 
-    student, guide = "model.taps=[blocks.1, blocks.5, blocks.10]", "guide.model.taps=[conv, stages.0, stages.1]"
-    guided, of_guide = hashes("deit_tiny/cifar100/guided")
-    for setting in (student, guide):
-        changed, its_guide = hashes("deit_tiny/cifar100/guided", setting)
-        assert changed != guided and its_guide == of_guide  # no guide is trained anew for other stages of it
+    student, teacher = "model.feature_layers=[blocks.1, blocks.5, blocks.10]", "teacher.model.feature_layers=[conv, stages.0, stages.1]"
+    guided, teacher_keys = hashes("deit_tiny/cifar100/guided")
+    for setting in (student, teacher):
+        changed, its_teacher = hashes("deit_tiny/cifar100/guided", setting)
+        assert changed != guided and its_teacher == teacher_keys  # no teacher is trained anew for other stages of it
         assert hashes("deit_tiny/cifar100/logit-soft", setting) == hashes("deit_tiny/cifar100/logit-soft")
     assert hashes("deit_tiny/cifar100/baseline", student) == hashes("deit_tiny/cifar100/baseline")
 
@@ -212,19 +212,19 @@ def test_set_numbers_may_be_spelt_as_python_reads_them():
         ("../../etc/passwd", None, ["<model>/<dataset>/<guidance>"]),
         ("deit_tiny/cifar10/guided/", None, ["<model>/<dataset>/<guidance>"]),
         ("deit_tiny/cifar10/guided", "train.epoch=3", ["train.epoch", "did you mean 'epochs'"]),
-        ("deit_tiny/cifar10/guided", "guide.guide.seed=3", ["guide.guide.seed"]),
+        ("deit_tiny/cifar10/guided", "teacher.teacher.seed=3", ["teacher.teacher.seed"]),
         ("deit_tiny/cifar10/guided", "train.epochs=3.5", ["3.5", "whole number"]),
         ("deit_tiny/cifar10/guided", "train.epochs=true", ["True", "whole number"]),
         ("deit_tiny/cifar10/guided", "train.lr=.nan", ["a number"]),
         ("deit_tiny/cifar10/guided", "train.lr=fast", ["fast", "a number"]),
         ("deit_tiny/cifar10/guided", "train.epochs=0", ["from 1 to"]),
         ("deit_tiny/cifar10/guided", "train.precision=bf61", ["bf61", "did you mean 'bf16'"]),
-        ("deit_tiny/cifar10/guided", "model.taps=[blocks.0]", ["1 taps", "3 of its guide"]),
-        ("deit_tiny/cifar10/guided", "guide.model.name=pit_tiny", ["pit_tiny is a student"]),
+        ("deit_tiny/cifar10/guided", "model.feature_layers=[blocks.0]", ["1 feature_layers", "3 of its teacher"]),
+        ("deit_tiny/cifar10/guided", "teacher.model.name=pit_tiny", ["pit_tiny is a student"]),
         ("deit_tiny/cifar10/guided", "model.name=x", ["comes from the recipe id"]),
         ("deit_tiny/cifar10/baseline", "guidance.weight=1", ["not guided"]),
-        ("deit_tiny/cifar10/baseline", "guide.train.epochs=1", ["not guided"]),
-        ("resnet56/cifar10", "guide.train.epochs=1", ["write train.epochs"]),
+        ("deit_tiny/cifar10/baseline", "teacher.train.epochs=1", ["not guided"]),
+        ("resnet56/cifar10", "teacher.train.epochs=1", ["write train.epochs"]),
         ("deit_tiny/cifar10/baseline", "train.batch_size=60000", ["60000", "50000"]),
         ("deit_tiny/cifar10/baseline", "data.train_limit=60000", ["60000", "50000"]),
         ("deit_tiny/cifar10/baseline", "train.lr", ["key.path=value"]),
@@ -235,12 +235,12 @@ def test_set_numbers_may_be_spelt_as_python_reads_them():
         ("deit_tiny/cifar10/baseline", "train.lr={[a]: 1}", ["YAML"]),
         ("deit_tiny/cifar10/baseline", "train.lr=" + "[" * 2000, ["YAML"]),
         ("deit_tiny/cifar10/baseline", "seed=1", ["--seed"]),
-        ("deit_tiny/cifar10/baseline", "select=best", ["guides"]),
+        ("deit_tiny/cifar10/baseline", "select=best", ["teachers"]),
         ("deit_tiny/cifar10/baseline", "model.timm=hf-hub:a/b", ["no weights are loaded"]),
-        ("deit_tiny/cifar10/guided", "guide.guidance.weight=5", ["guidance.weight", "not guided itself"]),
-        ("deit_tiny/cifar10/guided", "guide.data.name=foo", ["data.name"]),
-        ("deit_tiny/cifar10/guided", "guide.seed=-1", ["from 0"]),
-        ("resnet56/cifar10", "guidance.weight=3", ["is itself a guide"]),
+        ("deit_tiny/cifar10/guided", "teacher.guidance.weight=5", ["guidance.weight", "not guided itself"]),
+        ("deit_tiny/cifar10/guided", "teacher.data.name=foo", ["data.name"]),
+        ("deit_tiny/cifar10/guided", "teacher.seed=-1", ["from 0"]),
+        ("resnet56/cifar10", "guidance.weight=3", ["is itself a teacher"]),
         ("timm:/cifar10/guided", None, ["<model>/<dataset>/<guidance>"]),
         ("timm:hf_hub/a/b/guided", None, ["<model>/<dataset>/<guidance>"]),
         ("timm:vit.in21k/cifar10/guided", None, ["no weights are loaded"]),
@@ -257,23 +257,23 @@ def test_set_numbers_may_be_spelt_as_python_reads_them():
         ("deit_tiny/cifar10/guided", "guidance.stages=[0, 3]", ["from 0 to 2"]),
         ("deit_tiny/cifar10/guided", "guidance.stages=[]", ["from 0 to 2"]),
         ("deit_tiny/cifar10/logit-soft", "guidance.offline=true", ["kept hold no logits"]),
-        ("deit_tiny/cifar10/guided", "guidance.weight=0", ["nothing would guide"]),
+        ("deit_tiny/cifar10/guided", "guidance.weight=0", ["nothing would teacher"]),
         ("deit_tiny/cifar10/guided", "guidance.from_epoch=300", ["there are 300 epochs"]),
         ("deit_tiny/cifar10/guided", "guidance.temperature=4", ["would change nothing"]),
         ("deit_tiny/cifar10/logit-hard", "guidance.temperature=4", ["would change nothing"]),
         ("deit_tiny/cifar10/logit-soft", "guidance.transform=attention", ["would change nothing"]),
         ("deit_tiny/cifar10/guided-offline", "guidance.antialias=true", ["would change nothing"]),
-        ("deit_tiny/cifar10/guided", "guide.augment.mean=[0.5, 0.5, 0.5]", ["differs from the student's"]),
-        ("deit_tiny/cifar10/guided", "guide.data.holdout=0.3", ["sees what its student sees"]),
+        ("deit_tiny/cifar10/guided", "teacher.augment.mean=[0.5, 0.5, 0.5]", ["differs from the student's"]),
+        ("deit_tiny/cifar10/guided", "teacher.data.holdout=0.3", ["sees what its student sees"]),
         ("deit_tiny/cifar10/guided", "data.places=[/etc]", ["below the data folder"]),
         ("deit_tiny/cifar10/guided", "data.places=['']", ["below the data folder"]),
         ("deit_tiny/cifar10/guided", "data.places=[a/../../b]", ["below the data folder"]),
         (
             "timm:vit_tiny_patch16_224/cifar10/guided",
-            "guide.model.taps=[conv, stages.0, stages.1, stages.2]",
-            ["3 taps", "4 of"],
+            "teacher.model.feature_layers=[conv, stages.0, stages.1, stages.2]",
+            ["3 feature_layers", "4 of"],
         ),
-        ("deit_tiny/cifar10/guided", "guide.model.taps=[stages.0]", ["3 taps", "1 of its guide", "guidance.stages"]),
+        ("deit_tiny/cifar10/guided", "teacher.model.feature_layers=[stages.0]", ["3 feature_layers", "1 of its teacher", "guidance.stages"]),
     ],
 )
 def test_bad_recipes_give_one_sentence(recipe_id, setting, words):
@@ -291,7 +291,7 @@ def test_bad_recipes_give_one_sentence(recipe_id, setting, words):
         ("train: {lr: 5e-4}\n", ["protocols/mine.yaml", "train.lr", "'5e-4'", "5.0e-4"]),
         ('train: {lr: "0.1"}\n', ["train.lr", "'0.1'", "a number"]),
         ("train: {lr: 0.1, lr: 0.2}\n", ["stands twice"]),
-        ("model: {image_size: 32}\n", ["model is no section here", "train, data, augment, guide"]),
+        ("model: {image_size: 32}\n", ["model is no section here", "train, data, augment, teacher"]),
         ("train: [1]\n", ["train", "must hold keys"]),
         ("train: {lr: !!python/object/apply:os.getcwd []}\n", ["not valid YAML"]),
         ("train: {lr: [\n", ["line 2", "not valid YAML"]),
@@ -309,7 +309,7 @@ def test_bad_files_name_the_file(tmp_path, text, words):
 
 
 _paths = st.sampled_from(
-    [f"{p}{s}.{f.name}" for p in ("", "guide.") for s, c in SECTIONS.items() for f in dataclasses.fields(c)]
+    [f"{p}{s}.{f.name}" for p in ("", "teacher.") for s, c in SECTIONS.items() for f in dataclasses.fields(c)]
 )
 _yaml = st.one_of(
     st.dates().map(str),

@@ -18,16 +18,17 @@ from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from warm import Started
 
-from bench.checkpoint import read
-from bench.data.store import open_store
+from bench.train.checkpoint import read
+from bench.data.store import open_dataset
 from bench.guidance import create
-from bench.kept_guide import KeptGuide
+from bench.train.teacher_cache import TeacherCache
 from bench.models import create as create_model
-from bench.processes import choose_precision, choose_threads, make_accelerator
-from bench.recipes import Registry
-from bench.records import HISTORY_COLUMNS, RunFolder
-from bench.schema import RecipeError, Train
-from bench.verify import verify
+from bench.train.launch import choose_precision, choose_threads, make_accelerator
+from bench.config.registry import Registry
+from bench.runs.folder import RunFolder
+from bench.runs.record import HISTORY_COLUMNS
+from bench.config.schema import RecipeError, Train
+from bench.share.verify import verify
 
 RUN = ["bench/run.py", "--protocol", "quick", *TINY]
 SETTINGS = [word for word in TINY if word != "--set"]
@@ -39,7 +40,7 @@ def recipe_of(arm, seed=0):
 
 @pytest.fixture(scope="module")
 def guided(decoded, tmp_path_factory):
-    """Two guided runs of different seeds, started together, that need a guide nobody has trained."""
+    """Two guided runs of different seeds, started together, that need a teacher nobody has trained."""
     results, cache = tmp_path_factory.mktemp("results"), tmp_path_factory.mktemp("cache")
     shutil.copytree(decoded, cache, dirs_exist_ok=True)
     words = [*RUN, "--recipe", "deit_micro/digits/guided", "--results-dir", results, "--tracker", "tensorboard"]
@@ -49,12 +50,12 @@ def guided(decoded, tmp_path_factory):
     return results, cache, [one.stdout for one in done]
 
 
-def test_two_guided_runs_started_together_train_one_guide(guided):
+def test_two_guided_runs_started_together_train_one_teacher(guided):
     results, cache, outputs = guided
     assert sum(output.count("resnet8/digits seed 0:") for output in outputs) == 1  # trained once, by one of them
-    assert len(list((cache / "guides").glob("*/record.json"))) == 1
+    assert len(list((cache / "teachers").glob("*/record.json"))) == 1
     records = [RunFolder(results, recipe_of("guided", seed)).record(recipe_of("guided", seed)) for seed in (0, 1)]
-    assert records[0]["guide"] == records[1]["guide"] and records[0]["guide"]["id"] == "resnet8/digits"
+    assert records[0]["teacher"] == records[1]["teacher"] and records[0]["teacher"]["id"] == "resnet8/digits"
 
 
 def test_what_a_run_leaves(guided):
@@ -72,13 +73,13 @@ def test_what_a_run_leaves(guided):
     assert record["flops_per_image"] > 2 * record["parameters"]  # each weight meets every token
     assert str(results) not in json.dumps(record) and str(ROOT) not in json.dumps(record)  # no path of a machine
     assert json.loads((folder / "status.json").read_text())["state"] == "done"
-    student, guide = create_model(recipe.model, 10, 0), create_model(recipe.guide.model, 10, 0)
+    student, teacher = create_model(recipe.model, 10, 0), create_model(recipe.teacher.model, 10, 0)
     student.network.load_state_dict(load_file(folder / "model.safetensors"))  # under the student's own names
-    projections = create(recipe.guidance, student.shapes, guide.shapes, 0)
+    projections = create(recipe.guidance, student.shapes, teacher.shapes, 0)
     projections.load_state_dict(load_file(folder / "guidance.safetensors"))
     (events,) = (folder / "trackers" / "locality-bench").glob("events.*")
     assert b"guidance_loss" in events.read_bytes()
-    assert len(list(results.rglob("trackers"))) == 2  # the seeds', and not the guide's
+    assert len(list(results.rglob("trackers"))) == 2  # the seeds', and not the teacher's
     assert "1 process on cpu" in outputs[0] and "precision fp32" in outputs[0] and "1 thread)" in outputs[0]
 
 
@@ -139,25 +140,25 @@ def test_a_folder_with_other_images_is_not_taken_for_the_recorded_one(tmp_path):
     assert len(records) == 2 and not any(str(photos) in path.read_text() for path in records)  # no path of a machine
 
 
-def test_a_guide_is_a_recipe_of_its_own_and_serves_guided_runs(cache, tmp_path):
+def test_a_teacher_is_a_recipe_of_its_own_and_serves_guided_runs(cache, tmp_path):
     settings = ["--set", "train.epochs=1", "--set", "data.train_limit=256", "--set", "seed=7"]
     env = {"LOCALITY_BENCH_CACHE": str(cache)}
     refused(command("bench/run.py", "--recipe", "resnet8/digits", "--protocol", "quick", *settings), "seed")
     words = ["--protocol", "quick", "--results-dir", tmp_path / "results"]
     alone = ["--recipe", "resnet8/digits", "--seed", "7", *settings[:4]]
     command("bench/run.py", *words, *alone, env=env, check=True)
-    guides = ["--set", "guide.train.epochs=1", "--set", "guide.data.train_limit=256", "--set", "guide.seed=7"]
-    done = command("bench/run.py", *words, "--recipe", "deit_micro/digits/guided", *guides, *TINY[:4], env=env, check=True)
+    teachers = ["--set", "teacher.train.epochs=1", "--set", "teacher.data.train_limit=256", "--set", "teacher.seed=7"]
+    done = command("bench/run.py", *words, "--recipe", "deit_micro/digits/guided", *teachers, *TINY[:4], env=env, check=True)
     one_of_two = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}  # as a launcher starts it
     refused(command(*RUN[:1], *words, *alone, "--force", env={**env, **one_of_two}), "trained by one process, not 2")
-    assert "is trained first" not in done.stdout and "guide resnet8/digits" in done.stdout
+    assert "is trained first" not in done.stdout and "teacher resnet8/digits" in done.stdout
 
 
-def test_guides_of_other_datasets_or_seeds_are_other_guides(guided):
-    recipe = recipe_of("guided").guide
-    keys = {KeptGuide(recipe, fingerprint).key for fingerprint in ("a", "b")}
-    other = Registry().compose("deit_micro/digits/guided", "quick", [*SETTINGS, "guide.seed=1"]).guide
-    assert len(keys | {KeptGuide(other, "a").key}) == 3
+def test_teachers_of_other_datasets_or_seeds_are_other_teachers(guided):
+    recipe = recipe_of("guided").teacher
+    keys = {TeacherCache(recipe, fingerprint).key for fingerprint in ("a", "b")}
+    other = Registry().compose("deit_micro/digits/guided", "quick", [*SETTINGS, "teacher.seed=1"]).teacher
+    assert len(keys | {TeacherCache(other, "a").key}) == 3
 
 
 def test_no_id_reaches_outside_the_results_folder(tmp_path):
@@ -196,12 +197,12 @@ def test_a_device_that_is_not_there_is_refused(tmp_path):
     refused(command("bench/run.py", *words), "train.device", missing)
 
 
-def test_a_guide_that_fails_ends_its_run_with_a_sentence(tmp_path):
+def test_a_teacher_that_fails_ends_its_run_with_a_sentence(tmp_path):
     words = ["--recipe", "deit_micro/digits/guided", "--protocol", "quick", "--results-dir", tmp_path, *TINY]
-    done = command("bench/run.py", *words, "--set", "guide.train.lr=1.0e+30")
+    done = command("bench/run.py", *words, "--set", "teacher.train.lr=1.0e+30")
     assert done.returncode == 3 and "Traceback" not in done.stderr
     assert "resnet8/digits seed 0 diverged" in done.stderr
-    assert "the guide resnet8/digits could not be trained" in done.stderr
+    assert "the teacher resnet8/digits could not be trained" in done.stderr
 
 
 def test_accelerate_launch_runs_a_recipe(tmp_path):
@@ -270,7 +271,7 @@ def test_a_batch_of_more_images_than_there_are_names_its_key_before_anything_is_
     ]
     refused(command(*words), "train.batch_size: got 128, but there are 12 training images")
     done = command(*words, "--set", "train.batch_size=12")
-    refused(done, "guide.train.batch_size: got 128, but there are 12 training images", "--set guide.train.batch_size=N")
+    refused(done, "teacher.train.batch_size: got 128, but there are 12 training images", "--set teacher.train.batch_size=N")
     assert not (tmp_path / "runs").exists()
 
 
@@ -348,28 +349,28 @@ def test_a_disk_that_is_full_ends_the_run_with_a_sentence_and_loses_nothing(deco
 
     (tmp_path / "limited.py").write_text(LIMITED)
 
-    def no_room(limit, writing):
+    def disk_full(limit, writing):
         done = command(tmp_path / "limited.py", limit, *words, env=env)
         assert done.returncode == 3 and "Traceback" not in done.stderr, done.stderr
         (line,) = done.stderr.strip().splitlines()
         assert line.startswith("error: ") and "File too large" in line and writing in line
         assert not list(tmp_path.rglob("*.tmp"))
 
-    no_room(100_000, "digits")  # the decoded pixels take more
+    disk_full(100_000, "digits")  # the decoded pixels take more
     shutil.rmtree(tmp_path / "cache")
     shutil.copytree(decoded, tmp_path / "cache")
-    no_room(400_000, "checkpoint-")
+    disk_full(400_000, "checkpoint-")
     assert "goes on" not in command(*words, env=env, check=True).stdout
     records = {path: path.read_bytes() for path in tmp_path.rglob("record.json")}
     words += ["--seed", "1"]
     words[words.index("train.checkpoint_seconds=0")] = "train.checkpoint_seconds=60"
-    no_room(400_000, "model.safetensors")
+    disk_full(400_000, "model.safetensors")
     assert len(records) == 1 and all(path.read_bytes() == content for path, content in records.items())
     command(*words, env=env, check=True)
     assert len(list(tmp_path.rglob("record.json"))) == 2
 
 
-def test_results_that_cannot_be_written_are_refused_before_the_guide_is_trained(tmp_path):
+def test_results_that_cannot_be_written_are_refused_before_the_teacher_is_trained(tmp_path):
     folder = tmp_path / "results"
     folder.mkdir(mode=0o555)
     if os.geteuid() == 0:
@@ -377,7 +378,7 @@ def test_results_that_cannot_be_written_are_refused_before_the_guide_is_trained(
     words = [*RUN, "--recipe", "deit_micro/digits/guided", "--results-dir", folder]
     env = {"LOCALITY_BENCH_CACHE": str(tmp_path / "cache")}
     refused(command(*words, env=env), "--results-dir", "cannot be written")
-    assert not (tmp_path / "cache" / "guides").exists()
+    assert not (tmp_path / "cache" / "teachers").exists()
     refused(command("-m", "bench", "sweep", "quick", "--results-dir", folder, env=env), "cannot be written")
     env = {"LOCALITY_BENCH_CACHE": str(folder / "cache")}
     refused(command("-m", "bench", "data", "prepare", "digits", env=env), "cannot be written")
@@ -387,12 +388,12 @@ def test_results_that_cannot_be_written_are_refused_before_the_guide_is_trained(
     assert done.returncode == 3 and "Traceback" not in done.stderr and "cannot be written" in done.stderr
 
 
-def test_a_damaged_guide_is_made_anew(guided, tmp_path, monkeypatch):
+def test_a_damaged_teacher_is_made_anew(guided, tmp_path, monkeypatch):
     results, cache, _ = guided
     shutil.copytree(cache, tmp_path / "cache")
     monkeypatch.setenv("LOCALITY_BENCH_CACHE", str(tmp_path / "cache"))
     recipe = recipe_of("guided")
-    kept = KeptGuide(recipe.guide, open_store(recipe.guide.data, "data").fingerprint)
+    kept = TeacherCache(recipe.teacher, open_dataset(recipe.teacher.data, "data").fingerprint)
     for path in (kept.weights, kept.folder / "record.json"):
         whole = path.read_bytes()
         one_bit = whole[:-3] + bytes([whole[-3] ^ 4]) + whole[-2:]
@@ -411,7 +412,7 @@ def test_a_damaged_guide_is_made_anew(guided, tmp_path, monkeypatch):
 
 
 def test_damaged_features_are_made_anew(guided, tmp_path):
-    shutil.copytree(guided[1], tmp_path / "cache")  # with the guide
+    shutil.copytree(guided[1], tmp_path / "cache")  # with the teacher
     env = {"LOCALITY_BENCH_CACHE": str(tmp_path / "cache")}
     words = [*RUN, "--recipe", "deit_micro/digits/guided-offline", "--results-dir", tmp_path / "results"]
     command(*words, env=env, check=True)

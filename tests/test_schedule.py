@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from bench.recipes import Registry
-from bench.schedule import learning_rate
+from bench.config.registry import Registry
+from bench.train.schedule import learning_rate
 
 train = Registry().compose("deit_tiny/cifar100/guided", "paper").train
-guide = Registry().compose("resnet56/cifar100", "paper").train
+teacher = Registry().compose("resnet56/cifar100", "paper").train
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,6 @@ def test_learning_rates_of_the_published_protocol(epoch, rate):
     assert f"{learning_rate(epoch, train):.{len(rate) - 6}e}" == rate
 
 
-def test_the_guide_follows_a_plain_cosine_to_zero():
-    assert learning_rate(0, guide) == 0.1 and learning_rate(150, guide) == pytest.approx(0.05)
-    assert 0 < learning_rate(299, guide) < 1e-5
+def test_the_teacher_follows_a_plain_cosine_to_zero():
+    assert learning_rate(0, teacher) == 0.1 and learning_rate(150, teacher) == pytest.approx(0.05)
+    assert 0 < learning_rate(299, teacher) < 1e-5

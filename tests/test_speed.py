@@ -17,15 +17,15 @@ import torch
 from conftest import ROOT, command, refused
 
 from bench.models import create
-from bench.recipes import Registry
-from bench.schema import Recipe
-from bench.speed import measure
-from bench.speed_arm import Arm, random_store
-from bench.step import compile_mode
+from bench.config.registry import Registry
+from bench.config.schema import Recipe
+from bench.train.speed import measure
+from bench.train.speed_worker import Arm, random_store
+from bench.train.step import compile_mode
 
 registry = Registry()
 SETTINGS = ["data.train_images=64", "data.train_limit=32", "train.batch_size=16"]
-ARMS = {"baseline": SETTINGS, "guided": [*SETTINGS, "guide.train.batch_size=16"]}
+ARMS = {"baseline": SETTINGS, "guided": [*SETTINGS, "teacher.train.batch_size=16"]}
 
 
 def multiplications(recipe: Recipe) -> int:
@@ -46,10 +46,10 @@ def test_flops_are_those_of_the_layers():
     baseline, guided = (registry.compose(f"deit_micro/digits/{arm}", "quick", s) for arm, s in ARMS.items())
     flops = Arm(baseline, random_store(baseline, 8)).flops()
     assert flops["forward"] == pytest.approx(2 * multiplications(baseline), rel=1e-6)
-    assert 2.5 < flops["forward and backward"] / flops["forward"] <= 3 and "guide" not in flops
+    assert 2.5 < flops["forward and backward"] / flops["forward"] <= 3 and "teacher" not in flops
     arm = Arm(guided, random_store(guided, 8))
     more = arm.flops()
-    assert flops["forward"] < more["forward"] < 1.1 * flops["forward"] and more["guide"] > 0  # the projections
+    assert flops["forward"] < more["forward"] < 1.1 * flops["forward"] and more["teacher"] > 0  # the projections
     (weight, *_) = arm.step.task.parameters()
     before = weight.detach().clone()
     arm.steps(3)  # through the end of an epoch of two
@@ -67,7 +67,7 @@ def test_the_command_measures_every_part(tmp_path):
         "baseline": "bf16",
         "plain": "fp32",
     }
-    assert list(found["parts_ms"]) == ["input", "guide", "forward", "backward", "optimiser"]
+    assert list(found["parts_ms"]) == ["input", "teacher", "forward", "backward", "optimiser"]
     for name, arm in found["arms"].items():
         assert arm["images_per_second"] == pytest.approx(1e3 * found["batch"] / arm["ms"])
         assert arm["range_ms"][0] <= arm["ms"] <= arm["range_ms"][1]
@@ -80,7 +80,7 @@ def test_the_command_measures_every_part(tmp_path):
     assert 0 < found["first_step"]["imports"] < found["first_step"]["seconds"]
 
 
-def test_features_of_an_untrained_guide_do_not_stay(cache, monkeypatch, capfd):
+def test_features_of_an_untrained_teacher_do_not_stay(cache, monkeypatch, capfd):
     monkeypatch.setenv("LOCALITY_BENCH_CACHE", str(cache))
     settings = ["data.train_limit=64", "train.batch_size=32", "train.micro_batch=16"]
     recipe = registry.compose("deit_micro/digits/guided-offline", "quick", settings)

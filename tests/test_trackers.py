@@ -6,12 +6,14 @@ import pytest
 from conftest import TINY, command, refused
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from bench import run, trackers
-from bench.checkpoint import Checkpoints
-from bench.processes import make_accelerator
-from bench.recipes import Registry
-from bench.records import HISTORY_COLUMNS, RunFolder
-from bench.schema import RecipeError
+from bench import run
+from bench.train.loop import trackers
+from bench.train.checkpoint import Checkpoints
+from bench.train.launch import make_accelerator
+from bench.config.registry import Registry
+from bench.runs.folder import RunFolder
+from bench.runs.record import HISTORY_COLUMNS
+from bench.config.schema import RecipeError
 
 SETTINGS = [*TINY[:4], "--set", "train.epochs=3", "--set", "train.checkpoint_seconds=0"]
 
@@ -50,7 +52,7 @@ def test_a_killed_run_that_goes_on_logs_every_epoch_once(tmp_path, monkeypatch):
 def test_settings_are_texts_and_numbers():
     recipe = Registry().compose("deit_micro/digits/guided", "quick", ["train.lr=0.25"])
     flat = trackers.settings(recipe)
-    assert flat["train.lr"] == 0.25 and flat["hash"] == recipe.hash and flat["guide.model.name"] == "resnet8"
+    assert flat["train.lr"] == 0.25 and flat["hash"] == recipe.hash and flat["teacher.model.name"] == "resnet8"
     assert (
         flat["data.subset"] == "null" and flat["train.betas"] == "[0.9, 0.999]" and flat["train.deterministic"] == "false"
     )

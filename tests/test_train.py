@@ -11,16 +11,16 @@ from conftest import command, refused
 from warm import together
 
 from bench import guidance, models
-from bench.data.batches import TestBatches, train_batches
-from bench.data.store import open_store
-from bench.evaluate import predict
-from bench.guide import Guide
-from bench.models.drop_path import draw_scales
-from bench.recipes import Registry
+from bench.data.loaders import EvalLoader, make_train_loader
+from bench.data.store import open_dataset
+from bench.train.evaluate import predict
+from bench.train.teacher import Teacher
+from bench.models.drop_path import sample_drop_path_masks
+from bench.config.registry import Registry
 from bench.run import check_feasible
-from bench.schema import RecipeError
-from bench.task import Task, make_optimizer
-from bench.train import train
+from bench.config.schema import RecipeError
+from bench.train.task import Task, make_optimizer
+from bench.train.loop import train
 
 registry = Registry()
 CPU = torch.device("cpu")
@@ -34,8 +34,8 @@ GOLDEN = {"baseline": [2.305775, 2.291302, 2.267937], "guided": [9.246336, 7.160
 
 def arrange(arm, *settings, seed=0):
     recipe = registry.compose(f"deit_micro/digits/{arm}", "quick", [*SETTINGS, *settings], seed=seed)
-    guide = Guide(recipe.guide, 10, None, recipe.guidance) if recipe.guide else None
-    return recipe, open_store(recipe.data, "data"), Accelerator(cpu=True), guide
+    teacher = Teacher(recipe.teacher, 10, None, recipe.guidance) if recipe.teacher else None
+    return recipe, open_dataset(recipe.data, "data"), Accelerator(cpu=True), teacher
 
 
 @pytest.mark.parametrize("arm", ["baseline", "guided"])
@@ -48,7 +48,7 @@ def test_golden_losses(arm):
 
 def test_the_arms_of_one_seed_start_from_the_same_weights():
     recipes = [registry.compose(f"deit_micro/digits/{arm}", "quick", seed=4) for arm in ("baseline", "guided")]
-    baseline, guided = (models.create(r.model, 10, r.seed, taps=r.guide is not None) for r in recipes)
+    baseline, guided = (models.create(r.model, 10, r.seed, feature_layers=r.teacher is not None) for r in recipes)
     images = torch.randn(2, 3, 16, 16)
     assert all(torch.equal(p, guided.state_dict()[name]) for name, p in baseline.state_dict().items())
     assert torch.equal(baseline.eval()(images)[0], guided.eval()(images)[0])
@@ -57,24 +57,24 @@ def test_the_arms_of_one_seed_start_from_the_same_weights():
 def test_training_twice_gives_the_same_weights_and_trains_the_projections():
     one, other = (train(*arrange("guided", *FEW_STEPS)) for _ in range(2))
     assert all(torch.equal(p, other.network[name]) for name, p in one.network.items())
-    recipe, _, _, guide = arrange("guided")
+    recipe, _, _, teacher = arrange("guided")
     student = models.create(recipe.model, 10, 0)
-    initial = guidance.create(recipe.guidance, student.shapes, guide.shapes, 0).state_dict()
+    initial = guidance.create(recipe.guidance, student.shapes, teacher.shapes, 0).state_dict()
     assert set(one.guidance) == set(initial) == {f"projections.{k}.{part}" for k in range(3) for part in ("weight", "bias")}
     assert all(not torch.equal(p, initial[name]) for name, p in one.guidance.items())
 
 
-def test_the_guide_stays_as_it_is():
-    recipe, store, accelerator, guide = arrange("guided", *FEW_STEPS)
-    before = {name: value.clone() for name, value in guide.state_dict().items()}
-    train(recipe, store, accelerator, guide)
-    assert all(torch.equal(value, before[name]) for name, value in guide.state_dict().items())
+def test_the_teacher_stays_as_it_is():
+    recipe, store, accelerator, teacher = arrange("guided", *FEW_STEPS)
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    train(recipe, store, accelerator, teacher)
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
 
 
 def test_the_optimiser_decays_matrices_only():
-    recipe, _, _, guide = arrange("guided")
+    recipe, _, _, teacher = arrange("guided")
     student = models.create(recipe.model, 10, 0)
-    task = Task(student, guidance.create(recipe.guidance, student.shapes, guide.shapes, 0), recipe.guidance)
+    task = Task(student, guidance.create(recipe.guidance, student.shapes, teacher.shapes, 0), recipe.guidance)
     names = {id(p): name for name, p in task.named_parameters()}
     decay = {names[id(p)]: g["weight_decay"] for g in make_optimizer(task, recipe.train).param_groups for p in g["params"]}
     assert set(decay) == set(names.values())  # everything that learns, the projections too
@@ -84,17 +84,17 @@ def test_the_optimiser_decays_matrices_only():
 
 
 def test_a_step_by_hand_is_the_runners():
-    recipe, store, accelerator, guide = arrange(
-        "guided", "train.epochs=1", "data.train_limit=32", "guide.train.batch_size=32"
+    recipe, store, accelerator, teacher = arrange(
+        "guided", "train.epochs=1", "data.train_limit=32", "teacher.train.batch_size=32"
     )
-    trained = train(recipe, store, accelerator, guide)
+    trained = train(recipe, store, accelerator, teacher)
     student = models.create(recipe.model, 10, 0)
-    task = Task(student, guidance.create(recipe.guidance, student.shapes, guide.shapes, 0), recipe.guidance).train()
-    (batch,) = train_batches(recipe, store, torch.device("cpu")).epoch(0)
-    scales = draw_scales(student.drop_path_rates, 32, 0, 0)
+    task = Task(student, guidance.create(recipe.guidance, student.shapes, teacher.shapes, 0), recipe.guidance).train()
+    (batch,) = make_train_loader(recipe, store, torch.device("cpu")).epoch(0)
+    scales = sample_drop_path_masks(student.drop_path_rates, 32, 0, 0)
     logits, maps = student(batch.images, scales)
     expected = torch.nn.functional.cross_entropy(logits, batch.labels)
-    expected = expected + 2.5 * task.guidance(maps, guide(guide.view(batch.images))[1])
+    expected = expected + 2.5 * task.guidance(maps, teacher(teacher.view(batch.images))[1])
     assert trained.history[0]["train_loss"] == pytest.approx(expected.item(), rel=1e-5)
 
 
@@ -139,7 +139,7 @@ def test_the_best_epoch_can_be_kept():
     for select, expected in (("last", accuracies[-1]), ("best", max(accuracies))):
         network = models.create(last.model, 10, 0).network
         network.load_state_dict(kept[select].network)
-        given, right = predict(network, TestBatches(last, store, CPU), CPU)
+        given, right = predict(network, EvalLoader(last, store, CPU), CPU)
         assert 100 * (given == right).float().mean().item() == pytest.approx(expected, abs=1e-3)
         assert torch.equal(given, kept[select].predicted)
 
@@ -147,17 +147,17 @@ def test_the_best_epoch_can_be_kept():
 def test_evaluation_keeps_no_maps():
     recipe, store, _, _ = arrange("guided")
     student = models.create(recipe.model, 10, 0)
-    predict(student.network, TestBatches(recipe, store, CPU), CPU)
+    predict(student.network, EvalLoader(recipe, store, CPU), CPU)
     assert not student._outputs
     _, maps = student.eval()(torch.randn(2, 3, 16, 16))
     assert len(maps) == 3 and not student._outputs
 
 
-def test_impossible_runs_are_refused_before_the_guide_is_trained(tmp_path):
+def test_impossible_runs_are_refused_before_the_teacher_is_trained(tmp_path):
     words = ["bench/run.py", "--recipe", "deit_micro/digits/guided", "--protocol", "quick", "--results-dir", tmp_path]
     for setting, word in (
         ("model.image_size=15", "model.patch_size"),
-        ("model.taps=[blocks.0, blocks.1, head]", "neither a map nor the tokens"),
+        ("model.feature_layers=[blocks.0, blocks.1, head]", "neither a map nor the tokens"),
         ("model.timm=deit_huge", "cannot be built"),
     ):
         refused(command(*words, "--set", setting, env={"LOCALITY_BENCH_CACHE": str(tmp_path / "cache")}), word)
@@ -169,10 +169,10 @@ def test_two_processes_give_the_losses_of_one_step_by_step(cache, tmp_path, arm)
     # An epoch is one step, so the history has every step's loss. The launcher itself takes part in one of the arms.
     settings = ["train.epochs=5", "train.warmup_epochs=1", "train.batch_size=64", "data.train_limit=64"]
     settings += ["model.image_size=32", "model.drop_path_rate=0.3", *AUGMENT, "augment.rand_augment=rand-m9-mstd0.5-inc1"]
-    settings += ["guide.train.epochs=1", "guide.train.batch_size=64"] if arm == "guided" else []
+    settings += ["teacher.train.epochs=1", "teacher.train.batch_size=64"] if arm == "guided" else []
     options = ["--recipe", f"deit_tiny/digits/{arm}", "--protocol", "quick"]
     options += [word for setting in settings for word in ("--set", setting)]
-    env = {"LOCALITY_BENCH_CACHE": str(cache)}  # so that the two processes need a guide first
+    env = {"LOCALITY_BENCH_CACHE": str(cache)}  # so that the two processes need a teacher first
     both = ["bench/run.py", *options, "--num-processes", "2", "--results-dir", tmp_path / "two"]
     if arm == "guided":
         launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

@@ -12,7 +12,7 @@ python=${PYTHON:-python}
 results=${1:-$(mktemp -d)}
 port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 recipe=(--recipe deit_micro/digits/guided --protocol quick --set train.epochs=2 --set train.threads=1 --set data.train_limit=512
-  --set guide.train.epochs=1 --set guide.data.train_limit=512)
+  --set teacher.train.epochs=1 --set teacher.data.train_limit=512)
 
 node() { # rank
   # without a GPU accelerate starts several processes only where --multi_gpu says so; they compute on the CPU all the same

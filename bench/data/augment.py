@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.data.rand_augment import Operations, draw_operations, parse, rand_augment, to_levels
-from bench.draws import Stream, generator
-from bench.schema import Augment
+from bench.config.schema import Augment
+from bench.data.rand_augment import Operations, parse, rand_augment, sample_operations, to_levels
+from bench.rng import Stream, generator
 
 ATTEMPTS = 10  # boxes that torchvision's crop and timm's erasing try before they give up
 CPU_PART = 32  # images that a CPU augments at once, so that they stay in its caches
 
 
 @dataclass(frozen=True)
-class Draws:
+class AugmentParams:
     """The random numbers of an epoch, a row a position in the global sample order.
 
     boxes: [positions, 4] float32, top, left, height, width of the crop in px of the (padded) native image.
@@ -39,16 +39,18 @@ class Draws:
     noise: Tensor
     operations: Operations | None = None
 
-    def to(self, device: torch.device) -> Draws:
+    def to(self, device: torch.device) -> AugmentParams:
         """With boxes and flips on the device. The rest stays where it can be looked at without waiting for the device."""
         boxes, flips = (tensor.to(device, non_blocking=True) for tensor in (self.boxes, self.flips))
         return replace(self, boxes=boxes, flips=flips)
 
-    def __getitem__(self, rows: slice) -> Draws:
-        return Draws(*(None if (value := getattr(self, f.name)) is None else value[rows] for f in fields(self)))
+    def __getitem__(self, rows: slice) -> AugmentParams:
+        return AugmentParams(*(None if (value := getattr(self, f.name)) is None else value[rows] for f in fields(self)))
 
 
-def draw(augment: Augment, native: tuple[int, int] | np.ndarray, size: int, count: int, seed: int, epoch: int) -> Draws:
+def sample_augment_params(
+    augment: Augment, native: tuple[int, int] | np.ndarray, size: int, count: int, seed: int, epoch: int
+) -> AugmentParams:
     """The numbers for `count` positions of one epoch.
 
     Args:
@@ -68,12 +70,12 @@ def draw(augment: Augment, native: tuple[int, int] | np.ndarray, size: int, coun
     erase = generator(seed, Stream.ERASE, epoch)
     erased = _random_boxes(erase, count, (size, size), (0.02, 1 / 3), (0.3, 1 / 0.3), erasing=augment.erase)
     noise = generator(seed, Stream.NOISE, epoch).integers(0, size, size=(count, 2), endpoint=True)
-    return Draws(
+    return AugmentParams(
         torch.from_numpy(np.array(boxes, dtype=np.float32)),
         torch.from_numpy(flips),
         torch.from_numpy(erased),
         torch.from_numpy(noise),
-        draw_operations(parse(augment.rand_augment), count, seed, epoch) if augment.rand_augment else None,
+        sample_operations(parse(augment.rand_augment), count, seed, epoch) if augment.rand_augment else None,
     )
 
 
@@ -197,7 +199,7 @@ class BatchTransform:
         self._fill = torch.tensor(fill, dtype=torch.uint8, device=device).view(3, 1, 1)
         self._part = CPU_PART if device.type == "cpu" else None
 
-    def train(self, pixels: Tensor, draws: Draws, cropped: bool = False) -> Tensor:
+    def train(self, pixels: Tensor, draws: AugmentParams, cropped: bool = False) -> Tensor:
         """[batch, height, width, 3] uint8 and its rows of the epoch's draws to [batch, 3, size, size] float32.
 
         Args:
@@ -216,7 +218,7 @@ class BatchTransform:
         whole[0, 2], whole[0, 3] = pixels.shape[1:3]
         return crop_and_resize(pixels, whole, self._size, "bilinear").mul(self._scale).add_(self._shift)
 
-    def _augment_into(self, out: Tensor, pixels: Tensor, draws: Draws, cropped: bool) -> None:
+    def _augment_into(self, out: Tensor, pixels: Tensor, draws: AugmentParams, cropped: bool) -> None:
         if cropped:
             images = pixels.permute(0, 3, 1, 2)
             images = torch.where(draws.flips[:, None, None, None], images.flip(3), images).contiguous()

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from bench.schema import RecipeError
+from bench.config.schema import RecipeError
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 

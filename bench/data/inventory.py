@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from tabulate import tabulate
 
+from bench.config.schema import Data, RecipeError
 from bench.data.files import find
-from bench.data.layouts import NotHere
+from bench.data.layouts import LayoutMismatch
 from bench.data.sources import find_or_fetch, locate, looked_for, missing
-from bench.data.store import check_counts, open_store, store_folder, survey
-from bench.schema import Data, RecipeError
+from bench.data.store import check_counts, open_dataset, store_folder, survey
 
 
 def table(datasets: list[Data], data_dir: str | Path) -> str:
@@ -59,7 +59,7 @@ def prepare(data: Data, data_dir: str | Path) -> tuple[list[str], list[str]]:
     Raises:
         RecipeError: it is missing, cannot be fetched, does not decode, or has other counts than its recipe says.
     """
-    store = open_store(data, data_dir)
+    store = open_dataset(data, data_dir)
     lines = _describe(store.train.labels, store.train.sizes, "training")
     if store.test is not None:
         lines += _describe(store.test.labels, store.test.sizes, "test")
@@ -120,7 +120,7 @@ def _compare_labels(
     for files in find(Path(data_dir), looked_for(data)):
         try:
             wrong = layout.verify(files, train, test)
-        except NotHere:
+        except LayoutMismatch:
             continue
         return ([] if wrong else [layout.VERIFIED]), wrong
     return [layout.NOT_VERIFIED], []

@@ -1,7 +1,7 @@
 """RandAugment of a whole batch on the device, each sample with operations of its own (arXiv 1909.13719).
 
 It is what timm's transform of the same configuration does with Pillow, in distribution, and each operation gives Pillow's
-grey levels, or the next to it where Pillow's rounding falls the other way. `draw_operations` draws on the host for all
+grey levels, or the next to it where Pillow's rounding falls the other way. `sample_operations` draws on the host for all
 positions of an epoch; `rand_augment` applies a batch's share. So the host knows which samples an operation falls on, and
 nothing waits for the device.
 """
@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.config.schema import RecipeError
 from bench.data.upload import upload
-from bench.draws import Stream, generator
-from bench.schema import RecipeError
+from bench.rng import Stream, generator
 
 
 class Kind(IntEnum):
@@ -109,7 +109,7 @@ class Operations:
         return Operations(self.kinds[rows], self.arguments[rows])
 
 
-def draw_operations(settings: Settings, count: int, seed: int, epoch: int) -> Operations:
+def sample_operations(settings: Settings, count: int, seed: int, epoch: int) -> Operations:
     """The operations of `count` positions of one epoch."""
     # A fixed number of draws a position, so that a row does not depend on the count.
     uniform = generator(seed, Stream.RAND_AUGMENT, epoch).random((count, settings.layers, 5))
@@ -328,12 +328,12 @@ def _rotate(images: Tensor, kinds: np.ndarray, degrees: np.ndarray, fill: Tensor
     columns = [(left.long() + right).clamp_(0, size - 1) for right in (-1, 0, 1, 2)]
     pixels, beside = images.flatten(2), (across - left)[:, None]
     # Written into memory that is asked for once: fresh pages cost a CPU more than the look-ups.
-    taps, values = torch.empty(2, 4, batch, 3, size * size, device=images.device)
+    feature_layers, values = torch.empty(2, 4, batch, 3, size * size, device=images.device)
     for i, below in enumerate((-1, 0, 1, 2)):
         row = (top.long() + below).clamp_(0, size - 1).mul_(size)
-        for tap, column in zip(taps, columns, strict=True):
+        for tap, column in zip(feature_layers, columns, strict=True):
             tap.copy_(pixels.gather(2, (row + column)[:, None].expand(-1, 3, -1)))
-        values[i] = _cubic(*taps, beside)
+        values[i] = _cubic(*feature_layers, beside)
     return _filled(_cubic(*values, (down - top)[:, None]).view(batch, 3, size, size), inside, fill)
 
 

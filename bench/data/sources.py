@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -13,14 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from bench.config.schema import Data, RecipeError
 from bench.data import files as on_disk
 from bench.data.files import Files
-from bench.data.layouts import Contents, NotHere
-from bench.records import no_room
-from bench.schema import Data, RecipeError
+from bench.data.layouts import Contents, LayoutMismatch
+from bench.storage import disk_full
+
+LOG = logging.getLogger(__name__)
 
 
-class NothingWhole(RecipeError):
+class IncompleteDataset(RecipeError):
     """What lies in the data folder under a dataset's name does not hold it."""
 
 
@@ -54,7 +57,7 @@ class Source:
         """The images, not decoded yet, of the first place that holds the dataset in its own layout or as parquet files.
 
         Raises:
-            NothingWhole: no place does.
+            IncompleteDataset: no place does.
             RecipeError: what lies there is damaged, or the hub cannot be reached.
         """
         with damaged(self):
@@ -73,10 +76,10 @@ class Source:
             for layout in (own, parquet):
                 try:
                     return layout.read(place, self.data)
-                except NotHere as lacking:
+                except LayoutMismatch as lacking:
                     if layout is own:
                         problems.append(f"{place} lacks {lacking}")
-        raise NothingWhole(f"dataset {self.data.name!r}: {'; '.join(problems)}: complete it, or move it away")
+        raise IncompleteDataset(f"dataset {self.data.name!r}: {'; '.join(problems)}: complete it, or move it away")
 
 
 @contextmanager
@@ -88,7 +91,7 @@ def damaged(source: Source) -> Iterator[None]:
     except RecipeError:
         raise
     except Exception as error:  # of as many kinds as there are readers
-        if no_room(error):
+        if disk_full(error):
             raise
         reason = (str(error).splitlines() or [""])[0][:200]
         where = f"dataset {source.data.name!r} ({source})"
@@ -125,14 +128,14 @@ def find_or_fetch(data: Data, data_dir: str | Path) -> Source:
             return source
         try:
             source.contents()
-        except NothingWhole as error:
+        except IncompleteDataset as error:
             return Source(data, (), instead_of=str(error))
         return source
     if data.source == "hub" and data.hub:
         return Source(data, ())
     if data.source != "torchvision" or not hasattr(torchvision_datasets(), str(data.torchvision)):
         raise RecipeError(missing(data, data_dir))
-    print(f"downloading {data.name} into {data_dir}", flush=True)
+    LOG.info(f"downloading {data.name} into {data_dir}")
     try:
         Path(data_dir).mkdir(parents=True, exist_ok=True)
         # Not into the data folder itself: what an interrupted or a wrong download leaves there would be read the next time.

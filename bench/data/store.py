@@ -9,32 +9,32 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import logging
 import os
 import shutil
-import sys
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from bench.cache import cache_folder, locked
+from bench.config.schema import Data, RecipeError
 from bench.cores import available_cores
 from bench.data.decode import Unreadable, decode
 from bench.data.layouts import Item
-from bench.data.parts import Images, Store
 from bench.data.sources import Source, damaged, find_or_fetch, locate
-from bench.schema import Data, Recipe, RecipeError
+from bench.data.subsets import DecodedDataset, Images
+from bench.locks import cache_folder, locked
 
+LOG = logging.getLogger(__name__)
 WINDOW = 64  # images that are decoded ahead of being written: photos at native size take 40 MB each
 
 
-def open_store(data: Data, data_dir: str | Path) -> Store:
+def open_dataset(data: Data, data_dir: str | Path) -> DecodedDataset:
     """The dataset of a recipe, fetched and decoded on first use; safe when several processes want it at once.
 
     Raises:
@@ -49,32 +49,17 @@ def open_store(data: Data, data_dir: str | Path) -> Store:
         with locked(folder, f"dataset {data.name}"):
             if (store := _opened(folder, data.name)) is None:
                 if folder.exists():
-                    print(f"warning: the store in {folder} is damaged and is made anew", file=sys.stderr, flush=True)
-                print(f"decoding {data.name} from {source}, once", flush=True)
+                    LOG.warning(f"the decoded dataset in {folder} is damaged and is decoded again")
+                LOG.info(f"decoding {data.name} from {source}, once")
                 _decode(source, folder)
                 store = _opened(folder, data.name)
     check_counts(data, str(source), store.train.labels, None if store.test is None else store.test.labels, store.names)
     return store
 
 
-def fingerprint_now(data: Data, data_dir: str | Path) -> str | None:
+def current_fingerprint(data: Data, data_dir: str | Path) -> str | None:
     """The fingerprint of the images that a dataset has now; None where the dataset is not here."""
-    return None if locate(data, data_dir) is None else open_store(data, data_dir).fingerprint
-
-
-def check_same_images(recipe: Recipe, record: Mapping[str, Any], now: str | None) -> None:
-    """Raise RecipeError where a record is of other images than those that its dataset has now; the recipe, and with it the
-    hash, does not know which images those are.
-
-    Args:
-        now: what `fingerprint_now` says. Where the dataset is not here, the record is taken as it stands.
-    """
-    then = record.get("dataset", {}).get("fingerprint")
-    if now is not None and now != then:
-        raise RecipeError(
-            f"{recipe.id} seed {recipe.seed} is recorded for other images (fingerprint {str(then)[:8]}, now {now[:8]}):"
-            " bench/run.py --force sets the old run aside and runs anew"
-        )
+    return None if locate(data, data_dir) is None else open_dataset(data, data_dir).fingerprint
 
 
 def store_folder(source: Source) -> Path:
@@ -199,13 +184,13 @@ def _plain(name: str) -> str:
     return name.replace(":", "-").replace("/", "-")
 
 
-def _opened(folder: Path, name: str) -> Store | None:
+def _opened(folder: Path, name: str) -> DecodedDataset | None:
     """The store in a folder; None where there is none, or none that is whole."""
     try:
         described = json.loads((folder / "store.json").read_text(encoding="utf-8"))
         splits = {split: _open_split(folder, split) for split in described["splits"]}
         names = tuple(described["classes"]) if described["classes"] else None
-        return Store(name, splits["train"], splits.get("test"), names, described["fingerprint"])
+        return DecodedDataset(name, splits["train"], splits.get("test"), names, described["fingerprint"])
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None
 

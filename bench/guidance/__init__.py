@@ -1,30 +1,58 @@
-"""Guidance methods: one file each, with `build(config, student_shapes, guide_shapes)`; `create` finds it by the recipe's
-`guidance.method`."""
+"""Guidance methods, one file each. A file has
+
+- a class `Params(MethodParams)`: the method's parameters with their defaults, and the teacher's outputs that it needs;
+- `build(params, student_shapes, teacher_shapes)`, which returns the method as a `Method`.
+
+`create` finds a method by the recipe's `guidance.method`.
+"""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from bench.draws import Stream, torch_seed
-from bench.schema import Guidance
+from bench.config.schema import Guidance
+from bench.rng import Stream, torch_seed
 
 Shape = tuple[int, int, int]  # channels, height, width
 
 
-def create(config: Guidance, student: Sequence[Shape], guide: Sequence[Shape], seed: int) -> nn.Module | None:
-    """The module that turns student maps and guide maps into a loss, with what it trains itself (the projections); None
-    where features are not imitated (`guidance.weight: 0`).
+class Outputs(NamedTuple):
+    """What a network computes for a batch.
 
-    Its `forward(student_maps, guide_maps)` returns an unweighted scalar in fp32. Its weights have a stream of random
-    numbers of their own, so the student of one seed starts the same with and without guidance.
+    logits: [batch, classes]; None where no method needs them.
+    maps: [batch, channels, height, width] for each feature layer, first to last.
     """
-    if not config.weight:
-        return None
-    method = importlib.import_module(f"bench.guidance.{config.method}")
+
+    logits: Tensor | None
+    maps: list[Tensor]
+
+
+class Method(nn.Module):
+    """Base of guidance methods. The loss of a run is ce_weight · cross-entropy + weight · term.
+
+    `forward(student: Outputs, teacher: Outputs)` returns the term, an unweighted scalar in fp32.
+    """
+
+    weight: float = 1.0
+    ce_weight: float = 1.0
+
+
+def create(guidance: Guidance, student: Sequence[Shape], teacher: Sequence[Shape], seed: int) -> nn.ModuleDict:
+    """The methods of a recipe by name, with the modules that they train (projections).
+
+    Their initial weights have a random stream of their own, so a student of one seed starts equal with and without guidance.
+
+    Args:
+        student, teacher: shapes of the feature maps, first to last.
+    """
+    names = guidance.method.split("+")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(seed, Stream.PROJECTION))
-        return method.build(config, student, guide)
+        modules = (importlib.import_module(f"bench.guidance.{name}") for name in names)
+        built = [module.build(params, student, teacher) for module, params in zip(modules, guidance.params, strict=True)]
+    return nn.ModuleDict(dict(zip(names, built, strict=True)))

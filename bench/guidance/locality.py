@@ -1,60 +1,89 @@
-"""Locality guidance (Li et al., ECCV 2022, arXiv 2207.10026): imitate the feature maps of a small CNN."""
+"""Locality guidance (Li et al., ECCV 2022, arXiv 2207.10026): the student's feature maps imitate those of a small CNN.
+
+    loss = CE + weight · Σ_k mean((resize(T_k) - resize(P_k(S_k)))²)        (section 3.2)
+
+S_k are maps of the student, T_k maps of the teacher, P_k trained 1 x 1 convolutions. Both maps are resized bilinearly to the
+larger height and width of the two.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.guidance import Shape
-from bench.schema import Guidance
+from bench.config.schema import MethodParams, key
+from bench.guidance import Method, Outputs, Shape
 
 
-class LocalityGuidance(nn.Module):
-    """sum over k of mean((f(resize(T_k)) - f(resize(P_k(S_k))))²).
-
-    S_k are student maps, T_k guide maps; both are resized bilinearly to the larger height and width of the two. Computed in
-    fp32, whatever autocast says. `guidance.transform` says what P_k and f are:
-
-    linear: P_k is a 1 x 1 convolution with bias to the guide's channels, f nothing. The published method.
-    attention, similarity: no P_k; f is the function of that name below.
-
-    Args:
-        student, guide: shapes of the maps, first to last.
-        transform: as above.
-        stages: which pairs count, from 0; None: all.
+@dataclass(frozen=True)
+class Params(MethodParams):
+    """weight: of the term; 2.5 as published.
+    transform: what is compared. linear: maps, after a trained projection, as published; attention: where a map is strong;
+        similarity: which samples of the batch have similar maps.
+    stages: which pairs of feature layers are compared, counted from 0; None: all.
     """
 
-    def __init__(
-        self,
-        student: Sequence[Shape],
-        guide: Sequence[Shape],
-        transform: str = "linear",
-        stages: Sequence[int] | None = None,
-    ) -> None:
+    needs: ClassVar[frozenset[str]] = frozenset({"maps"})
+
+    weight: float = key(2.5, low=1e-9, high=1e6)
+    transform: Literal["linear", "attention", "similarity"] = "linear"
+    stages: tuple[int, ...] | None = key(None, low=0)
+
+    @property
+    def needs_whole_batch(self) -> bool:
+        return self.transform == "similarity"
+
+    def problems(self, student_layers: int, teacher_layers: int) -> list[tuple[str, str]]:
+        if self.stages is None:
+            if student_layers == teacher_layers:
+                return []
+            fix = "set model.feature_layers or teacher.model.feature_layers, or choose pairs with guidance.params.stages"
+            numbers = f"the student has {student_layers} feature layers and the teacher {teacher_layers}"
+            return [("model.feature_layers", f"{numbers}: {fix}")]
+        pairs = min(student_layers, teacher_layers)
+        if not self.stages or len(set(self.stages)) < len(self.stages) or max(self.stages) >= pairs:
+            return [("stages", f"got {list(self.stages)}, allowed are different numbers from 0 to {pairs - 1}")]
+        return []
+
+
+class LocalityGuidance(Method):
+    """Σ_k mean((f(resize(T_k)) - f(resize(P_k(S_k))))²), computed in fp32.
+
+    With the transform `linear`, f is the identity. With `attention` and `similarity` there is no P_k, and f is the function
+    of that name below.
+
+    Args:
+        student, teacher: shapes of the maps, first to last.
+    """
+
+    def __init__(self, params: Params, student: Sequence[Shape], teacher: Sequence[Shape]) -> None:
         super().__init__()
-        if stages is None and len(student) != len(guide):
-            raise ValueError(f"{len(student)} maps of the student meet {len(guide)} of the guide")
-        self._stages = tuple(range(len(student))) if stages is None else tuple(stages)
-        pairs = [(student[k], guide[k]) for k in self._stages]
-        self._transform = {"linear": None, "attention": attention, "similarity": similarity}[transform]
+        self.weight = params.weight
+        self._stages = tuple(range(len(student))) if params.stages is None else params.stages
+        pairs = [(student[k], teacher[k]) for k in self._stages]
+        self._transform = {"linear": None, "attention": attention, "similarity": similarity}[params.transform]
         if self._transform is None:
             self.projections = nn.ModuleList(nn.Conv2d(s[0], t[0], 1) for s, t in pairs)
         self.resize_student = nn.ModuleList(Resize(s[1:], _larger(s, t)) for s, t in pairs)
-        self.resize_guide = nn.ModuleList(Resize(t[1:], _larger(s, t)) for s, t in pairs)
+        self.resize_teacher = nn.ModuleList(Resize(t[1:], _larger(s, t)) for s, t in pairs)
 
-    def forward(self, student_maps: Sequence[Tensor], guide_maps: Sequence[Tensor]) -> Tensor:
-        """Maps [batch, channels, height, width], first to last, to a scalar."""
-        with torch.autocast(student_maps[0].device.type, enabled=False):
-            loss = torch.zeros((), device=student_maps[0].device)
+    def forward(self, student: Outputs, teacher: Outputs) -> Tensor:
+        """A scalar in fp32, from maps [batch, channels, height, width]."""
+        device = student.maps[0].device
+        with torch.autocast(device.type, enabled=False):
+            loss = torch.zeros((), device=device)
             for k, stage in enumerate(self._stages):
-                ours, theirs = student_maps[stage].float(), guide_maps[stage].float()
+                ours, theirs = student.maps[stage].float(), teacher.maps[stage].float()
                 if self._transform is None:
-                    # The resize's weights sum to one, so it commutes with the projection, cheaper on the small map.
+                    # The weights of the resize sum to one, so it commutes with the projection, which is cheaper on the
+                    # smaller map.
                     ours = self.projections[k](ours)
-                ours, theirs = self.resize_student[k](ours), self.resize_guide[k](theirs)
+                ours, theirs = self.resize_student[k](ours), self.resize_teacher[k](theirs)
                 if self._transform is not None:
                     ours, theirs = self._transform(ours), self._transform(theirs)
                 loss = loss + F.mse_loss(ours, theirs)
@@ -62,14 +91,14 @@ class LocalityGuidance(nn.Module):
 
 
 def attention(maps: Tensor) -> Tensor:
-    """Where a map is strong: the mean over channels of its squares, as a unit vector. [batch, c, h, w] to [batch, h w]
+    """Where maps are strong: the mean over channels of their squares, L2-normalised. [batch, c, h, w] to [batch, h · w]
     (Zagoruyko and Komodakis, ICLR 2017, arXiv 1612.03928)."""
     return F.normalize(maps.square().mean(1).flatten(1))
 
 
 def similarity(maps: Tensor) -> Tensor:
-    """Which samples of the batch are alike: the Gram matrix of the flattened maps, rows as unit vectors. [batch, c, h, w]
-    to [batch, batch] (Tung and Mori, ICCV 2019, arXiv 1907.09682)."""
+    """Which samples are alike: the Gram matrix of the flattened maps, rows L2-normalised. [batch, c, h, w] to
+    [batch, batch] (Tung and Mori, ICCV 2019, arXiv 1907.09682)."""
     flat = maps.flatten(1)
     return F.normalize(flat @ flat.T)
 
@@ -77,7 +106,7 @@ def similarity(maps: Tensor) -> Tensor:
 class Resize(nn.Module):
     """Bilinear resize (align_corners off, no antialiasing) as two matrix products.
 
-    `F.interpolate` gives the same numbers, but its backward on a GPU adds in no fixed order, so no two runs would agree.
+    `F.interpolate` gives the same numbers, but its backward pass on a GPU adds in no fixed order, so it is not reproducible.
     """
 
     def __init__(self, from_size: tuple[int, int], to_size: tuple[int, int]) -> None:
@@ -88,6 +117,7 @@ class Resize(nn.Module):
             self.register_buffer(name, rows.T.contiguous(), persistent=False)  # [target, source]
 
     def forward(self, maps: Tensor) -> Tensor:
+        """[..., height, width] to [..., target height, target width]."""
         return maps if self._same else self.down @ maps @ self.across.T
 
 
@@ -95,6 +125,6 @@ def _larger(one: Shape, other: Shape) -> tuple[int, int]:
     return max(one[1], other[1]), max(one[2], other[2])
 
 
-def build(config: Guidance, student: Sequence[Shape], guide: Sequence[Shape]) -> nn.Module:
-    """Locality guidance for these maps, with the transform and the stages of `config`."""
-    return LocalityGuidance(student, guide, config.transform, config.stages)
+def build(params: Params, student: Sequence[Shape], teacher: Sequence[Shape]) -> LocalityGuidance:
+    """The method for maps of these shapes."""
+    return LocalityGuidance(params, student, teacher)

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.draws import Stream, torch_seed
-from bench.models.tapped import Tapped, check_places, choose_taps
-from bench.schema import Model, RecipeError
+from bench.config.schema import Model, RecipeError
+from bench.models.features import FeatureExtractor, check_spatial_order, default_feature_layers
+from bench.rng import Stream, torch_seed
 
 
-def create(model: Model, classes: int, seed: int, *, taps: bool = True) -> Tapped:
+def create(model: Model, classes: int, seed: int, *, feature_layers: bool = True) -> FeatureExtractor:
     """The network of a recipe with its initial weights, on the CPU.
 
     The weights depend on the seed alone, not on the device, the guidance or what ran before.
@@ -22,17 +22,17 @@ def create(model: Model, classes: int, seed: int, *, taps: bool = True) -> Tappe
         model: what to build.
         classes: outputs of its head.
         seed: of the initial weights.
-        taps: whether its forward returns the maps of `model.taps`; where the recipe names none, of the blocks that
-            `choose_taps` finds.
+        feature_layers: whether its forward returns the maps of `model.feature_layers`; where the recipe names none, of the blocks that
+            `default_feature_layers` finds.
 
     Raises:
         RecipeError: the architecture does not take this size, or a tap does not exist or gives no map.
     """
     network = create_network(model, classes, seed)
-    names = (model.taps or choose_taps(network, model)) if taps else ()
-    tapped = Tapped(network, model, names)
-    if names and not model.taps:
-        check_places(tapped, model)
+    names = (model.feature_layers or default_feature_layers(network, model)) if feature_layers else ()
+    tapped = FeatureExtractor(network, model, names)
+    if names and not model.feature_layers:
+        check_spatial_order(tapped, model)
     return tapped
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import timm
 from torch import nn
 
-from bench.schema import Model, RecipeError
+from bench.config.schema import Model, RecipeError
 
 
 def build(model: Model, classes: int) -> nn.Module:

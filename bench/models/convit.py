@@ -7,12 +7,12 @@ from typing import Any
 import timm
 from torch import nn
 
-from bench.schema import Model, RecipeError
+from bench.config.schema import Model, RecipeError
 
 
 def build(model: Model, classes: int) -> nn.Module:
     """A ConVit of `model.timm` at any input size that its patches divide. Its class token enters after the gated
-    positional blocks, so earlier taps have none.
+    positional blocks, so earlier feature_layers have none.
 
     Raises:
         RecipeError: patches do not divide the image, or a size was given that the architecture fixes.

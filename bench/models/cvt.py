@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath, Mlp, QuickGELU
 from torch import Tensor, nn
 
-from bench.schema import Model, RecipeError
+from bench.config.schema import Model, RecipeError
 
 # of each stage: kernel, stride and padding of its embedding, channels, blocks, heads
 STAGES = ((7, 4, 2, 64, 1, 1), (3, 2, 1, 192, 2, 3), (3, 2, 1, 384, 10, 6))

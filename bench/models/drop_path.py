@@ -13,7 +13,7 @@ import torch
 from timm.layers import DropPath as TimmDropPath
 from torch import Tensor, nn
 
-from bench.draws import Stream, generator
+from bench.rng import Stream, generator
 
 
 class DropPath(nn.Module):
@@ -47,7 +47,7 @@ def replace_drop_path(network: nn.Module) -> None:
                 setattr(module, name, DropPath(child.drop_prob))
 
 
-def draw_scales(rates: Sequence[float], count: int, seed: int, epoch: int) -> Tensor:
+def sample_drop_path_masks(rates: Sequence[float], count: int, seed: int, epoch: int) -> Tensor:
     """The scales of an epoch: [calls, positions] float32, 0 where the branch is dropped.
 
     Args:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
-from bench.schema import Model, RecipeError
+from bench.config.schema import Model, RecipeError
 
 # of each stage: patch size = stride, channels, blocks, heads, MLP ratio, spatial reduction of the attention
 STAGES = ((4, 64, 2, 1, 8, 8), (2, 128, 2, 2, 8, 4), (2, 320, 2, 5, 4, 2), (2, 512, 2, 8, 4, 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import timm
 from torch import nn
 
-from bench.schema import Model, RecipeError
+from bench.config.schema import Model, RecipeError
 
 
 def build(model: Model, classes: int) -> nn.Module:

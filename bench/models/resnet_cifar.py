@@ -1,4 +1,4 @@
-"""The ResNets for 32 x 32 px images (He et al., CVPR 2016, arXiv 1512.03385, section 4.2): the guides."""
+"""The ResNets for 32 x 32 px images (He et al., CVPR 2016, arXiv 1512.03385, section 4.2): the teachers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.schema import Model, RecipeError
+from bench.config.schema import Model, RecipeError
 
 
 class BasicBlock(nn.Module):

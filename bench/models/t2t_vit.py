@@ -19,7 +19,7 @@ from timm.layers import Mlp
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from bench.schema import Model, RecipeError
+from bench.config.schema import Model, RecipeError
 
 TOKEN_WIDTH = 64  # channels of the tokens between the soft splits
 PATCH = 16  # px: the strides of the soft splits, 4 * 2 * 2

@@ -8,7 +8,7 @@ import timm
 from timm.layers import trunc_normal_
 from torch import nn
 
-from bench.schema import Model, RecipeError
+from bench.config.schema import Model, RecipeError
 
 
 def build(model: Model, classes: int) -> nn.Module:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bench.recipes import Registry, Suite
-from bench.records import write_text
+from bench.config.registry import Registry, Suite
+from bench.config.schema import RecipeError
 from bench.report import gather, index, latex, markdown, page, pictures, tidy
 from bench.report.analysis import Analysis, analyse
 from bench.report.gather import Record
-from bench.schema import RecipeError
+from bench.storage import write_text
 
 
 def suites_with_records(registry: Registry, results: str | Path) -> list[str]:

@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from bench.recipes import Registry, Suite, split_id
+from bench.config.names import split_id
+from bench.config.registry import Registry, Suite
+from bench.config.schema import RecipeError
 from bench.report import convergence, deviations, published
 from bench.report.gather import Record
 from bench.report.published import Published
-from bench.report.spread import Gain, Spread
-from bench.schema import RecipeError
+from bench.report.spread import PairedDifference, SeedStats
 
 BASELINE = "baseline"
 
@@ -29,11 +30,11 @@ class Cost:
 
     parameters: int | None
     flops: float | None
-    images_per_second: Spread
-    seconds: Spread
+    images_per_second: SeedStats
+    seconds: SeedStats
     device_hours: float
     device_unit: str
-    peak_memory_mib: Spread | None
+    peak_memory_mib: SeedStats | None
     hardware: list[str]
 
 
@@ -57,10 +58,10 @@ class Arm:
     state: str  # recorded, diverged, not run
     seeds: list[int]
     diverged: list[int]
-    last: Spread | None
-    best: Spread | None
-    gain: Gain | None
-    gain_best: Gain | None
+    last: SeedStats | None
+    best: SeedStats | None
+    gain: PairedDifference | None
+    gain_best: PairedDifference | None
     published: list[Published]
     difference: float | None
     progress: dict[str, Any]
@@ -84,7 +85,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Analysis:
-    """A suite. guides: the summaries of the guides that its runs had; notes: what to know before comparing."""
+    """A suite. teachers: the summaries of the teachers that its runs had; notes: what to know before comparing."""
 
     suite: str
     protocol: str
@@ -93,7 +94,7 @@ class Analysis:
     datasets: list[str]
     guidance: list[str]
     cells: list[Cell]
-    guides: list[dict[str, Any]]
+    teachers: list[dict[str, Any]]
     deviations: list[str]
     notes: list[str]
 
@@ -116,7 +117,7 @@ def analyse(registry: Registry, suite: Suite, records: list[Record]) -> Analysis
             arms = [_arm(registry, suite, f"{model}/{dataset}/{guidance}", runs) for guidance in ordered]
             shown = {row for arm in arms for row in arm.published}
             cells.append(Cell(model, dataset, arms, [r for r in published.of_cell(model, dataset) if r not in shown]))
-    guides = {record["guide"]["key"]: record["guide"] for record in records if record.get("guide")}
+    teachers = {record["teacher"]["key"]: record["teacher"] for record in records if record.get("teacher")}
     return Analysis(
         suite.name,
         suite.protocol,
@@ -125,7 +126,7 @@ def analyse(registry: Registry, suite: Suite, records: list[Record]) -> Analysis
         list(suite.datasets),
         [arm.guidance for arm in cells[0].arms],
         cells,
-        list(guides.values()),
+        list(teachers.values()),
         deviations.of(suite.protocol, records),
         _notes(suite, records),
     )
@@ -149,13 +150,13 @@ def _arm(registry: Registry, suite: Suite, recipe_id: str, runs: dict[str, dict[
     gains = {}
     if guidance != BASELINE:
         for which, values in (("last", last), ("best", best)):
-            gains[which] = Gain.between(values, {s: run[f"{which}_accuracy"] for s, run in baseline.items()})
+            gains[which] = PairedDifference.between(values, {s: run[f"{which}_accuracy"] for s, run in baseline.items()})
     try:
         published_recipe = registry.compose(recipe_id, "paper")
     except RecipeError:  # a combination that the paper's protocol cannot be
         published_recipe = None
     numbers = published.comparable(recipe, published_recipe) if _on_the_test_set(own) else []
-    best_spread = Spread.of(best)
+    best_spread = SeedStats.of(best)
     return Arm(
         recipe_id,
         model,
@@ -165,7 +166,7 @@ def _arm(registry: Registry, suite: Suite, recipe_id: str, runs: dict[str, dict[
         "recorded" if own else "diverged" if every else "not run",
         sorted(own),
         sorted(every.keys() - own.keys()),
-        Spread.of(last),
+        SeedStats.of(last),
         best_spread,
         gains.get("last"),
         gains.get("best"),
@@ -189,11 +190,11 @@ def _cost(runs: dict[int, Record]) -> Cost:
     return Cost(
         first.get("parameters"),
         first.get("flops_per_image"),
-        Spread.of({s: run["images_per_second"] for s, run in runs.items()}),
-        Spread.of({s: run["seconds"] for s, run in runs.items()}),
+        SeedStats.of({s: run["images_per_second"] for s, run in runs.items()}),
+        SeedStats.of({s: run["seconds"] for s, run in runs.items()}),
         sum(run["seconds"] * units[s] for s, run in runs.items()) / 3600,
         "core-hours" if on_cpu else "GPU-hours",
-        Spread.of(memory),
+        SeedStats.of(memory),
         sorted({machine(run) for run in runs.values()}),
     )
 

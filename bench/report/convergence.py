@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from bench.report.spread import Spread
+from bench.report.spread import SeedStats
 
 PARTS = (50, 90, 95)  # % of the final accuracy
 
@@ -25,9 +25,9 @@ def of_arm(runs: dict[int, dict[str, Any]]) -> dict[str, Any]:
     """Of the runs of one arm, by seed: area under the curve in %, and epochs until parts of the own final accuracy."""
     curves = {seed: run["history"]["test_accuracy"] for seed, run in runs.items()}
     return {
-        "area": Spread.of({seed: area(curve) for seed, curve in curves.items()}),
+        "area": SeedStats.of({seed: area(curve) for seed, curve in curves.items()}),
         "epochs_to": {
-            str(part): Spread.of({s: epochs_until(curve, curve[-1] * part / 100) for s, curve in curves.items()})
+            str(part): SeedStats.of({s: epochs_until(curve, curve[-1] * part / 100) for s, curve in curves.items()})
             for part in PARTS
         },
     }
@@ -40,8 +40,8 @@ def against(guided: dict[int, dict[str, Any]], baseline: dict[int, dict[str, Any
         reached, pairs: how many guided runs ever reach it, of how many pairs of seeds.
         epochs: of the guided runs that do, from 1.
         speedup_epochs: the baseline's epochs over those.
-        speedup_time: the same in wall time, the guide's own training left out; None unless all ran on the same hardware.
-        speedup_time_with_guide: with the guide's training added to each guided run, though all seeds share one.
+        speedup_time: the same in wall time, the teacher's own training left out; None unless all ran on the same hardware.
+        speedup_time_with_teacher: with the teacher's training added to each guided run, though all seeds share one.
     """
     seeds = sorted(guided.keys() & baseline.keys())
     ends = {s: baseline[s]["history"]["test_accuracy"][-1] for s in seeds}
@@ -54,12 +54,12 @@ def against(guided: dict[int, dict[str, Any]], baseline: dict[int, dict[str, Any
 
     alike = len({str((run["hardware"], run["world_size"])) for runs in (guided, baseline) for run in runs.values()}) == 1
     timed = reached if alike else {}
-    guides = {s: (guided[s].get("guide") or {}).get("seconds", 0.0) for s in timed}
+    teachers = {s: (guided[s].get("teacher") or {}).get("seconds", 0.0) for s in timed}
     return {
         "reached": len(reached),
         "pairs": len(seeds),
-        "epochs": Spread.of(reached),
-        "speedup_epochs": Spread.of({s: baseline[s]["epochs"] / epoch for s, epoch in reached.items()}),
-        "speedup_time": Spread.of({s: ratio(s, epoch, 0.0) for s, epoch in timed.items()}),
-        "speedup_time_with_guide": Spread.of({s: ratio(s, epoch, guides[s]) for s, epoch in timed.items()}),
+        "epochs": SeedStats.of(reached),
+        "speedup_epochs": SeedStats.of({s: baseline[s]["epochs"] / epoch for s, epoch in reached.items()}),
+        "speedup_time": SeedStats.of({s: ratio(s, epoch, 0.0) for s, epoch in timed.items()}),
+        "speedup_time_with_teacher": SeedStats.of({s: ratio(s, epoch, teachers[s]) for s, epoch in timed.items()}),
     }

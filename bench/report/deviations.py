@@ -18,13 +18,13 @@ def of(protocol: str, records: list[Record]) -> list[str]:
     out = list(ALWAYS)
     used = sorted({record["precision"]["used"] for record in records} - {"fp32"})
     if used:
-        out.append(f"Trained in {', '.join(used)} (evaluated in fp32); published: fp32.")
-    if any((record.get("guide") or {}).get("select") == "last" for record in records):
-        out.append("The guide's weights are those of its last epoch; published: of its best test epoch.")
+        out.append(f"TrainResult in {', '.join(used)} (evaluated in fp32); published: fp32.")
+    if any((record.get("teacher") or {}).get("select") == "last" for record in records):
+        out.append("The teacher's weights are those of its last epoch; published: of its best test epoch.")
     if any(_value(record, "data", "pipeline") == "batched" for record in records):
         out.append("Images are augmented on the device, by the published distributions; published: by timm with Pillow.")
     if any(record["world_size"] > 1 for record in records):
-        out.append("Batch norm (the guide's, CvT's) sees the batch of all processes; published: of each GPU.")
+        out.append("Batch norm (the teacher's, CvT's) sees the batch of all processes; published: of each GPU.")
     return out
 
 

@@ -7,9 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bench.recipes import Registry, Suite, recipe_from_dict
-from bench.records import RunFolder, check_record, from_json, write_text
-from bench.schema import RecipeError
+from bench.config.compose import recipe_from_dict
+from bench.config.registry import Registry, Suite
+from bench.config.schema import RecipeError
+from bench.runs.folder import RunFolder
+from bench.runs.record import check_record
+from bench.storage import from_json, write_text
 
 Record = dict[str, Any]
 

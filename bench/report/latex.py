@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bench.report.analysis import BASELINE, Analysis, Arm
-from bench.report.spread import CONFIDENCE, ENOUGH_SEEDS, Spread
+from bench.report.spread import CONFIDENCE, ENOUGH_SEEDS, SeedStats
 
 _MARKS = {"higher": r"\textsuperscript{$\uparrow$}", "lower": r"\textsuperscript{$\downarrow$}"}
 COLUMNS = 6  # of numbers that fit the width of a page
@@ -96,7 +96,7 @@ def _gain(arm: Arm) -> str:
     return f"{_pm(arm.gain, '+')}{_MARKS.get(arm.gain.verdict, '')}"
 
 
-def _pm(spread: Spread, sign: str = "") -> str:
+def _pm(spread: SeedStats, sign: str = "") -> str:
     deviation = "" if spread.std is None else rf"{{\tiny$\,\pm${spread.std:.2f}}}"
     return f"${spread.mean:{sign}.2f}${deviation}"
 

@@ -13,7 +13,7 @@ from tabulate import tabulate
 from bench.report.analysis import BASELINE, Analysis, Arm, machine
 from bench.report.convergence import PARTS
 from bench.report.gather import Record
-from bench.report.spread import CONFIDENCE, ENOUGH_SEEDS, Gain, Spread
+from bench.report.spread import CONFIDENCE, ENOUGH_SEEDS, PairedDifference, SeedStats
 
 MARKS = {"higher": " ▲", "lower": " ▼", "unclear": " ≈", "too few seeds": ""}
 LEGEND = (
@@ -26,7 +26,7 @@ def document(analysis: Analysis, records: list[Record]) -> str:
     """`table.md`: everything, headings included."""
     sections = {
         "Last epoch": accuracies(analysis),
-        "Gain": _gains(analysis),
+        "PairedDifference": _gains(analysis),
         "Best epoch, and published numbers": _best(analysis),
         "Convergence": _convergence(analysis),
         "Costs": _costs(analysis),
@@ -71,7 +71,7 @@ def plain(analysis: Analysis) -> str:
 
 def accuracy(arm: Arm, which: str = "last") -> str:
     """An arm's accuracy with the number of its seeds; those that diverged are said."""
-    spread: Spread | None = getattr(arm, which)
+    spread: SeedStats | None = getattr(arm, which)
     if spread is None:
         return arm.state
     gone = len(arm.diverged)
@@ -83,7 +83,7 @@ def gain(arm: Arm) -> str:
     return f"{pm(arm.gain, sign='+')}{MARKS[arm.gain.verdict]}" if arm.gain else "no pair" if arm.last else arm.state
 
 
-def pm(spread: Spread | None, digits: int = 2, sign: str = "") -> str:
+def pm(spread: SeedStats | None, digits: int = 2, sign: str = "") -> str:
     """`mean ± deviation`; the mean alone where there is a single value."""
     if spread is None:
         return ""
@@ -91,7 +91,7 @@ def pm(spread: Spread | None, digits: int = 2, sign: str = "") -> str:
     return f"{spread.mean:{sign}.{digits}f}{deviation}"
 
 
-def words(gain: Gain) -> str:
+def words(gain: PairedDifference) -> str:
     """What a gain says, for readers who want no interval."""
     count = len(gain.values)
     seeds = f"{count} seed" + ("s" if count > 1 else "")
@@ -144,7 +144,7 @@ def _gains(analysis: Analysis) -> Iterator[str]:
     yield (
         "Guided minus baseline, last epoch, in points of %. Both arms of a seed start from the same weights and see the"
         " same images in the same order, so the interval is of the mean of the differences (Student's t). All seeds share"
-        " one guide: the spread over guides is not in it."
+        " one teacher: the spread over teachers is not in it."
     )
 
 
@@ -176,16 +176,16 @@ def _convergence(analysis: Analysis) -> Iterator[str]:
         if arm.reach:
             told = [
                 f"{pm(arm.reach['epochs'], 1)} ({arm.reach['reached']} of {arm.reach['pairs']})",
-                *(_times(arm.reach[f"speedup_{of}"]) for of in ("epochs", "time", "time_with_guide")),
+                *(_times(arm.reach[f"speedup_{of}"]) for of in ("epochs", "time", "time_with_teacher")),
             ]
         to = [pm(arm.progress["epochs_to"][str(part)], 1) for part in PARTS]
         rows.append([*_names(arm), *told, pm(arm.progress["area"]), *to])
-    reach = ["epochs to baseline's final", "sooner, epochs", "sooner, time", "with the guide's training"]
+    reach = ["epochs to baseline's final", "sooner, epochs", "sooner, time", "with the teacher's training"]
     yield _table(["student", "dataset", "guidance", *reach, "area", *(f"to {part} %" for part in PARTS)], rows)
     yield (
         "Seed by seed, mean ± standard deviation. *Epochs to baseline's final*: the first epoch with the test accuracy that"
         " the baseline of the same seed ends with (how many seeds ever get there); *sooner*: the baseline's whole training"
-        " over that, in epochs and, on the same hardware, in wall time, without and with the guide's own training, which"
+        " over that, in epochs and, on the same hardware, in wall time, without and with the teacher's own training, which"
         " all seeds share. *Area*: under the curve, the mean test accuracy over the epochs in %. *To 50, 90, 95 %*: epochs"
         " until that part of the own final accuracy."
     )
@@ -212,13 +212,13 @@ def _costs(analysis: Analysis) -> Iterator[str]:
     yield _table(["student", "dataset", "guidance", *measured], rows)
     yield (
         "GFLOPs: of the student's forward pass, a multiplication and an addition counted as two. Images/s: of training."
-        " Wall time: evaluation after every epoch included, the guide's own training not."
+        " Wall time: evaluation after every epoch included, the teacher's own training not."
     )
-    for guide in analysis.guides:
+    for teacher in analysis.teachers:
         yield (
-            f"Guide {_code(guide['id'])} (seed {guide['seed']}, one for all seeds of the students,"
-            f" {_text(guide['select'])} epoch kept): {guide[guide['select'] + '_accuracy']:.2f} % after"
-            f" {guide['epochs']} epochs, {duration(guide['seconds'])}."
+            f"Teacher {_code(teacher['id'])} (seed {teacher['seed']}, one for all seeds of the students,"
+            f" {_text(teacher['select'])} epoch kept): {teacher[teacher['select'] + '_accuracy']:.2f} % after"
+            f" {teacher['epochs']} epochs, {duration(teacher['seconds'])}."
         )
 
 
@@ -246,7 +246,7 @@ def _names(arm: Arm) -> list[str]:
     return [_code(arm.model), _code(arm.dataset), _code(arm.guidance)]
 
 
-def _times(spread: Spread | None) -> str:
+def _times(spread: SeedStats | None) -> str:
     return f"{pm(spread, 1)} ×" if spread and math.isfinite(spread.mean) else ""
 
 

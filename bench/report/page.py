@@ -163,7 +163,7 @@ def _summary(analysis: Analysis, records: list[Record]) -> dict[str, Any]:
 def _of_guidance(arms: list[Arm]) -> dict[str, Any]:
     reach = [arm.reach for arm in arms if arm.reach and arm.reach["pairs"]]
     out: dict[str, Any] = {"compared": len(reach)}
-    for name in ("epochs", "time", "time_with_guide"):
+    for name in ("epochs", "time", "time_with_teacher"):
         means = [found[f"speedup_{name}"].mean for found in reach if found[f"speedup_{name}"]]
         out |= {f"speedup_{name}": median(means) if means else None, f"reach_{name}": len(means)}
     for which, gains in (("last", [arm.gain for arm in arms]), ("best", [arm.gain_best for arm in arms])):

@@ -11,9 +11,9 @@ import functools
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from bench.schema import Recipe
+from bench.config.schema import Recipe
 
-# How works name what `baseline` and `guided` are here. A method that names another guide is another method.
+# How works name what `baseline` and `guided` are here. A method that names another teacher is another method.
 _METHODS = {"baseline": ("baseline", "baseline (tiny-transformers aug)"), "guided": ("LG",)}
 _ORDER = ("first-hand", "independent rerun", "second-hand")
 MARKS = {"first-hand": "", "independent rerun": "‡", "second-hand": "†"}
@@ -57,7 +57,7 @@ def comparable(recipe: Recipe, published_recipe: Recipe | None) -> list[Publishe
     """The numbers that a recipe reproduces, the authors' own first; none unless it is the published recipe unchanged.
 
     Args:
-        published_recipe: of the same id under the protocol `paper`. Any difference in what is hashed (guide, resolution,
+        published_recipe: of the same id under the protocol `paper`. Any difference in what is hashed (teacher, resolution,
             epochs, pixels …) makes a comparison one of different experiments.
     """
     if published_recipe is None or recipe.hash != published_recipe.hash:

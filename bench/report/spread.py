@@ -16,7 +16,7 @@ ENOUGH_SEEDS = 3
 
 
 @dataclass(frozen=True)
-class Spread:
+class SeedStats:
     """A quantity over seeds.
 
     values: {seed: value}; a seed without a value (diverged, never reached) is not in it.
@@ -28,7 +28,7 @@ class Spread:
     values: dict[int, float]
 
     @classmethod
-    def of(cls, values: Mapping[int, float | None]) -> Spread | None:
+    def of(cls, values: Mapping[int, float | None]) -> SeedStats | None:
         """Over the seeds that have a value; None where none has."""
         there = {seed: value for seed, value in values.items() if value is not None}
         if not there:
@@ -37,7 +37,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Gain(Spread):
+class PairedDifference(SeedStats):
     """A difference between two arms, taken seed by seed, since the arms of one seed start from the same weights and see the
     same images in the same order.
 
@@ -50,10 +50,10 @@ class Gain(Spread):
     verdict: str
 
     @classmethod
-    def between(cls, guided: Mapping[int, float | None], baseline: Mapping[int, float | None]) -> Gain | None:
+    def between(cls, guided: Mapping[int, float | None], baseline: Mapping[int, float | None]) -> PairedDifference | None:
         """Guided minus baseline over the seeds that both have; None where there is none."""
         pairs = {s: (v, baseline.get(s)) for s, v in guided.items()}
-        spread = Spread.of({s: g - b if g is not None and b is not None else None for s, (g, b) in pairs.items()})
+        spread = SeedStats.of({s: g - b if g is not None and b is not None else None for s, (g, b) in pairs.items()})
         if spread is None:
             return None
         count = len(spread.values)

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.report.analysis import Analysis, Arm
 from bench.report.convergence import PARTS
-from bench.report.spread import Gain, Spread
+from bench.report.spread import PairedDifference, SeedStats
 
 DIGITS = 6  # libraries differ in the last bits, and these files are compared byte for byte
 
@@ -54,7 +54,7 @@ def _row(arm: Arm) -> dict[str, Any]:
         **_columns("epochs_to_baseline", reach.get("epochs")),
         **{
             k: v
-            for of in ("epochs", "time", "time_with_guide")
+            for of in ("epochs", "time", "time_with_teacher")
             for k, v in _columns(f"speedup_{of}", reach.get(f"speedup_{of}")).items()
         },
         "parameters": cost.parameters if cost else None,
@@ -68,7 +68,7 @@ def _row(arm: Arm) -> dict[str, Any]:
     }
 
 
-def _columns(name: str, spread: Spread | Gain | None) -> dict[str, float | None]:
+def _columns(name: str, spread: SeedStats | PairedDifference | None) -> dict[str, float | None]:
     return {f"{name}_mean": spread.mean if spread else None, f"{name}_std": spread.std if spread else None}
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from bench.recipes import split_id
-from bench.schema import Recipe
+from bench.config.names import split_id
+from bench.config.schema import Recipe
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,15 @@ class Estimates:
         self._under_way: dict[str | tuple[str, ...], tuple[float, int, str]] = {}
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Take in a run's record, and what it says of the guide that it had."""
+        """Take in a run's record, and what it says of the teacher that it had."""
         if record.get("diverged"):
             return
         hardware = record["hardware"]
         unit = "core" if hardware["device"] == "cpu" else "GPU"
         processors = record["world_size"] * (hardware["threads"] if unit == "core" else 1)
         self._add(record, processors, unit)
-        if (guide := record.get("guide")) is not None and "hash" in guide:
-            self._add(guide, hardware["threads"] if unit == "core" else 1, unit)
+        if (teacher := record.get("teacher")) is not None and "hash" in teacher:
+            self._add(teacher, hardware["threads"] if unit == "core" else 1, unit)
 
     def _add(self, record: Mapping[str, Any], processors: int, unit: str) -> None:
         measured = record["seconds"] / max(1, record["epochs"]), processors, unit
@@ -67,5 +67,5 @@ class Estimates:
 
 
 def _pair(recipe_id: str) -> tuple[str, ...]:
-    """(model, dataset) of a student's id, which is longer by its guidance, or of a guide's."""
+    """(model, dataset) of a student's id, which is longer by its guidance, or of a teacher's."""
     return split_id(recipe_id)[:2]

@@ -22,9 +22,9 @@ from pathlib import Path
 
 import psutil
 
-from bench.cache import is_held
+from bench.config.schema import RecipeError
 from bench.cores import available_cores
-from bench.schema import RecipeError
+from bench.locks import is_held
 from bench.sweep.outcome import judge
 from bench.sweep.plan import Job
 from bench.sweep.scheduler import Ended, Outcome
@@ -60,8 +60,8 @@ class Slot:
         return job.command(launcher, SCRIPT, [*options, *processes])
 
     def launcher(self, job: Job) -> list[str]:
-        """What starts the processes of a job here: Python itself for one, as for a guide, else accelerate for one a GPU."""
-        if len(self.gpus) < 2 or job.is_guide:
+        """What starts the processes of a job here: Python itself for one, as for a teacher, else accelerate for one a GPU."""
+        if len(self.gpus) < 2 or job.is_teacher:
             return [sys.executable]
         count = str(len(self.gpus))
         launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
@@ -181,7 +181,7 @@ class LocalExecutor:
                 if is_held(run.job.folder.path):
                     continue
                 outcome, error = judge(run.job, None)
-                outcome = Outcome.DONE if outcome is Outcome.DONE else Outcome.LEFT
+                outcome = Outcome.DONE if outcome is Outcome.DONE else Outcome.ABANDONED
             elif run.process.poll() is None or run.end():
                 # what outlives its leader, as the processes of a launcher that was killed do, nobody looks after
                 continue
@@ -199,7 +199,7 @@ class LocalExecutor:
         return out
 
     def cancel(self, jobs: Sequence[Job]) -> None:
-        # Of its own it has none: what needs a guide starts when that is there.
+        # Of its own it has none: what needs a teacher starts when that is there.
         self._runs = [run for run in self._runs if run.process is not None or run.job not in jobs]
 
     def stop(self, asked: Callable[[], int]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-from bench.cache import is_held
-from bench.schema import RecipeError
+from bench.config.schema import RecipeError
+from bench.locks import is_held
 from bench.sweep.plan import Job
 from bench.sweep.scheduler import Outcome
 
@@ -18,16 +18,16 @@ def judge(job: Job, code: int | None, log: Path | None = None, log_from: int = 0
 
     Args:
         code: the exit code (negative: the signal) of the process or of its launcher; None: unknown. It is believed where it
-            says that the input was refused, and of guides, which no launcher starts, that all is well.
+            says that the input was refused, and of teachers, which no launcher starts, that all is well.
         log: what the job printed, from byte `log_from` on.
     """
     try:
         record = job.folder.record(job.target)
     except RecipeError as error:
         return Outcome.REFUSED, str(error)
-    if record is not None and not (job.is_guide and record.get("diverged")):
-        return Outcome.DONE, ""  # a cell that diverged is an outcome, which the table shows; a guide that did is none
-    if job.is_guide and code == 0:
+    if record is not None and not (job.is_teacher and record.get("diverged")):
+        return Outcome.DONE, ""  # a cell that diverged is an outcome, which the table shows; a teacher that did is none
+    if job.is_teacher and code == 0:
         return Outcome.DONE, ""
     if is_held(job.folder.path):
         return None, ""

@@ -1,4 +1,4 @@
-"""What there is to do: every cell with its state, the guides that the missing ones need, and how long all that will take.
+"""What there is to do: every cell with its state, the teachers that the missing ones need, and how long all that will take.
 
 Nothing here needs torch, a GPU or, unless something is recorded, the data.
 """
@@ -13,23 +13,23 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from bench.cache import is_held
-from bench.kept_guide import kept_record
-from bench.records import RunFolder
-from bench.schema import Recipe, RecipeError
+from bench.config.schema import Recipe, RecipeError
+from bench.locks import is_held
+from bench.runs.folder import RunFolder
 from bench.sweep.estimates import Estimate, Estimates
 from bench.sweep.squeue import mark
+from bench.train.teacher_cache import cached_teacher_record
 
-STATES = ("recorded", "running", "queued", "resumable", "failed", "waiting for a guide", "to run")
+STATES = ("recorded", "running", "queued", "resumable", "failed", "waiting for a teacher", "to run")
 
 
 @dataclass(eq=False)
 class Job:
-    """One process to start: a cell, or the training of a guide that cells wait for.
+    """One process to start: a cell, or the training of a teacher that cells wait for.
 
     Attributes:
-        recipe: of the cell; for a guide, of one cell that it guides.
-        needs: the `key` of the guide's job, or None where there is nothing to wait for.
+        recipe: of the cell; for a teacher, of one cell that it teachers.
+        needs: the `key` of the teacher's job, or None where there is nothing to wait for.
         state: one of STATES.
         note: what there is to say beside it: an accuracy, an epoch, an error.
         epoch: how many are behind it.
@@ -39,7 +39,7 @@ class Job:
 
     key: str
     recipe: Recipe
-    is_guide: bool
+    is_teacher: bool
     needs: str | None
     folder: RunFolder
     state: str = "to run"
@@ -51,7 +51,7 @@ class Job:
     @property
     def target(self) -> Recipe:
         """The recipe that is trained."""
-        return self.recipe.guide if self.is_guide else self.recipe
+        return self.recipe.teacher if self.is_teacher else self.recipe
 
     @property
     def name(self) -> str:
@@ -68,15 +68,15 @@ class Job:
     def command(self, launch: Sequence[str], script: Path | str, options: Sequence[str]) -> list[str]:
         """The command that does this job: `launch` is Python, or a launcher of it; `options` go to every job alike."""
         own = ["--recipe", self.recipe.id, "--seed", str(self.recipe.seed)]
-        return [*launch, str(script), *own, *options, *(["--guide-only"] if self.is_guide else [])]
+        return [*launch, str(script), *own, *options, *(["--teacher-only"] if self.is_teacher else [])]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All cells, by seed, and the guides that the unfinished ones need, each once."""
+    """All cells, by seed, and the teachers that the unfinished ones need, each once."""
 
     cells: list[Job]
-    guides: list[Job]
+    teachers: list[Job]
     estimates: Estimates
 
     @property
@@ -86,8 +86,8 @@ class Plan:
 
     @property
     def jobs(self) -> list[Job]:
-        """What is left, guides first."""
-        return [job for job in (*self.guides, *self.cells) if job.state != "recorded"]
+        """What is left, teachers first."""
+        return [job for job in (*self.teachers, *self.cells) if job.state != "recorded"]
 
 
 def plan(recipes: Sequence[Recipe], seeds: Sequence[int], results: str | Path, data_dir: str | Path = "data") -> Plan:
@@ -101,7 +101,7 @@ def plan(recipes: Sequence[Recipe], seeds: Sequence[int], results: str | Path, d
     Raises:
         RecipeError: a record is damaged, or of other images than its dataset has now.
     """
-    estimates, cells, guides, fingerprints, listed, begun = Estimates(), [], {}, {}, {}, []
+    estimates, cells, teachers, fingerprints, listed, begun = Estimates(), [], {}, {}, {}, []
     for seed, base in product(seeds, recipes):
         recipe = base.with_seed(seed)
         job = Job(f"{recipe.id} {recipe.hash} {seed}", recipe, False, None, RunFolder(results, recipe))
@@ -119,24 +119,24 @@ def plan(recipes: Sequence[Recipe], seeds: Sequence[int], results: str | Path, d
                 _look_into(job)
                 begun.append(job)
         cells.append(job)
-        if recipe.guide is not None and job.state != "recorded":
-            key = f"{recipe.guide.id} {recipe.guide.hash} {recipe.guide.seed}"
-            if key not in guides:
-                guides[key] = _guide_job(key, recipe, results)
-            if guides[key].state != "recorded":
+        if recipe.teacher is not None and job.state != "recorded":
+            key = f"{recipe.teacher.id} {recipe.teacher.hash} {recipe.teacher.seed}"
+            if key not in teachers:
+                teachers[key] = _teacher_job(key, recipe, results)
+            if teachers[key].state != "recorded":
                 job.needs = key
                 if job.state in ("to run", "resumable"):
-                    job.state = "waiting for a guide"
-    mark([*begun, *guides.values()])
-    for job in (*cells, *guides.values()):
+                    job.state = "waiting for a teacher"
+    mark([*begun, *teachers.values()])
+    for job in (*cells, *teachers.values()):
         job.expected = estimates.of(job.target)
-    return Plan(cells, list(guides.values()), estimates)
+    return Plan(cells, list(teachers.values()), estimates)
 
 
-def _guide_job(key: str, recipe: Recipe, results: str | Path) -> Job:
-    """The job of a recipe's guide: recorded when a trained one is kept in the cache."""
-    job = Job(key, recipe, True, None, RunFolder(results, recipe.guide))
-    if (record := kept_record(recipe.guide)) is not None:
+def _teacher_job(key: str, recipe: Recipe, results: str | Path) -> Job:
+    """The job of a recipe's teacher: recorded when a trained one is kept in the cache."""
+    job = Job(key, recipe, True, None, RunFolder(results, recipe.teacher))
+    if (record := cached_teacher_record(recipe.teacher)) is not None:
         job.state, job.note = "recorded", f"kept, {record.get('last_accuracy')} %"
     else:
         _look_into(job)
@@ -154,15 +154,15 @@ def _look_into(job: Job) -> None:
         job.state, job.note = "running", f"epoch {job.epoch}/{epochs} on {status.get('host')}"
     elif status.get("state") in ("running", "stopped"):
         job.state, job.note = "resumable", f"epoch {job.epoch}/{epochs}"
-    elif status.get("state") in ("failed", "diverged"):  # a guide that diverged; a cell that did is recorded
+    elif status.get("state") in ("failed", "diverged"):  # a teacher that diverged; a cell that did is recorded
         job.state, job.note = "failed", (str(error or "diverged").strip().splitlines() or [""])[-1]
 
 
 def _check_same_images(recipe: Recipe, record: dict[str, Any], data_dir: str | Path, known: dict[Any, str | None]) -> None:
-    from bench.data.store import check_same_images, fingerprint_now
+    from bench.data.store import check_same_images, current_fingerprint
 
     if recipe.data not in known:
-        known[recipe.data] = fingerprint_now(recipe.data, data_dir)
+        known[recipe.data] = current_fingerprint(recipe.data, data_dir)
     check_same_images(recipe, record, known[recipe.data])
 
 
@@ -180,7 +180,7 @@ def hours(jobs: Sequence[Job]) -> tuple[dict[str, float], int]:
 
 def at_least(jobs: Sequence[Job], slots: int) -> float | None:
     """Seconds that the jobs take in so many slots at the least, those unknown left out: the work shared evenly, or the
-    longest guide with the longest cell that waits for it. None where nothing is known."""
+    longest teacher with the longest cell that waits for it. None where nothing is known."""
     known = {job.key: job.seconds for job in jobs if job.seconds is not None}
     if not known:
         return None
@@ -207,13 +207,13 @@ def as_dict(todo: Plan) -> dict[str, Any]:
     total, unknown = hours(todo.jobs)
     return {
         "cells": list(map(row, todo.cells)),
-        "guides": list(map(row, todo.guides)),
+        "teachers": list(map(row, todo.teachers)),
         "left": {**{unit: round(value, 3) for unit, value in total.items()}, "unknown": unknown},
     }
 
 
 def as_text(todo: Plan, slots: int) -> str:
-    """The plan for people: a line a cell and a guide, then how many are in which state, and what is left to do.
+    """The plan for people: a line a cell and a teacher, then how many are in which state, and what is left to do.
 
     Args:
         slots: runs that go on at once.
@@ -221,19 +221,19 @@ def as_text(todo: Plan, slots: int) -> str:
 
     def row(job: Job) -> tuple[str, ...]:
         time = "unknown" if job.seconds is None else ("" if job.expected.exact else "~") + duration(job.seconds)
-        seed = f"{'guide ' if job.is_guide else ''}{job.target.seed}"
+        seed = f"{'teacher ' if job.is_teacher else ''}{job.target.seed}"
         return job.state, job.target.id, seed, "" if job.state == "recorded" else time, job.note
 
-    rows = [("state", "recipe", "seed", "time left", ""), *(row(job) for job in (*todo.guides, *todo.cells))]
+    rows = [("state", "recipe", "seed", "time left", ""), *(row(job) for job in (*todo.teachers, *todo.cells))]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     out = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in rows]  # tabulate takes a second for thousands
     out.append("")
     counts = Counter(job.state for job in todo.cells)
     out.append(f"{len(todo.cells)} cells: " + ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]))
-    if todo.guides:
-        kept = sum(job.state == "recorded" for job in todo.guides)
-        guides = f"{len(todo.guides)} guide{'s' * (len(todo.guides) > 1)}"
-        out.append(f"{guides}: {kept} trained, {len(todo.guides) - kept} to train")
+    if todo.teachers:
+        kept = sum(job.state == "recorded" for job in todo.teachers)
+        teachers = f"{len(todo.teachers)} teacher{'s' * (len(todo.teachers) > 1)}"
+        out.append(f"{teachers}: {kept} trained, {len(todo.teachers) - kept} to train")
     if todo.jobs:
         (total, unknown), least = hours(todo.jobs), at_least(todo.jobs, slots)
         told = [f"{value:.3g} {unit}" for unit, value in total.items()]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.schema import RecipeError
+from bench.config.schema import RecipeError
 
 LARGEST = 1000  # elements of an array: Slurm's own default for MaxArraySize, less one
 START = 30  # s that a job has at least before it is told that its time is up
@@ -71,13 +71,13 @@ class Request:
             more=tuple(more.items()),
         )
 
-    def parameters(self, name: str, is_guide: bool, after: str | None) -> dict[str, Any]:
+    def parameters(self, name: str, is_teacher: bool, after: str | None) -> dict[str, Any]:
         """What submitit's SlurmExecutor takes.
 
         Args:
             after: the id of the job that must have done well before these start.
         """
-        gpus = min(1, self.gpus) if is_guide else self.gpus
+        gpus = min(1, self.gpus) if is_teacher else self.gpus
         root = shlex.quote(str(Path(__file__).parents[2]))
         setup = [f"export PYTHONPATH={root}${{PYTHONPATH:+:$PYTHONPATH}}", *self.setup]
         if not gpus:

@@ -1,12 +1,12 @@
 """Which job starts next, and what becomes of those that end. It knows neither clocks nor processes: an executor has them.
 
-List scheduling: whenever there is room, the first job of a list that may start does. Guides come first, the one on which
+List scheduling: whenever there is room, the first job of a list that may start does. Teachers come first, the one on which
 most work hangs before the others; then cells, the longest expected first. With m slots it takes, whatever the order and
-however wrong the expectations, at most  W / m + (1 - 1/m) C, where W is all work and C the longest chain of a guide and a
+however wrong the expectations, at most  W / m + (1 - 1/m) C, where W is all work and C the longest chain of a teacher and a
 cell (Graham, Bounds on multiprocessing timing anomalies, 1969): take the cell that ends last. Before it started, a slot
-was idle only while its guide trained, for otherwise the cell, or its guide, would have been started there. So the slots
+was idle only while its teacher trained, for otherwise the cell, or its teacher, would have been started there. So the slots
 were all busy but for C - (that cell) at the most, and then did nothing that is not in W. Where other work keeps the slots
-busy while guides train, nothing is idle before the last cell starts, and the time is at most W / m + (that cell).
+busy while teachers train, nothing is idle before the last cell starts, and the time is at most W / m + (that cell).
 A job that died is put before all others, so it takes the slot that it has just left: its attempts, one after the other,
 are one job of the sum of their times in W and C.
 """
@@ -26,10 +26,10 @@ ELSEWHERE = ("running", "queued")  # begun by another sweep
 class Outcome(Enum):
     """What became of a job that was started."""
 
-    DONE = "recorded, or the guide kept"
+    DONE = "recorded, or the teacher kept"
     DIED = "ended without a record: worth another try, which goes on from its checkpoint"
-    REFUSED = "what would be the same the next time: bad input, a guide that diverged"
-    LEFT = "another sweep's process had it, and has left it unfinished: not an attempt of this sweep"
+    REFUSED = "what would be the same the next time: bad input, a teacher that diverged"
+    ABANDONED = "another sweep's process had it, and has left it unfinished: not an attempt of this sweep"
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Ended:
 class Executor(Protocol):
     """What runs jobs: the processes of this machine, a cluster, or a simulation.
 
-    queues: it takes jobs whose guides are still to be trained, in the order of the list, and holds each until its guide is
+    queues: it takes jobs whose teachers are still to be trained, in the order of the list, and holds each until its teacher is
         there (a cluster's dependencies); else it is only given what can start at once.
     """
 
@@ -63,7 +63,7 @@ class Executor(Protocol):
         """What has ended since the last call. Where nothing has, it lets a moment pass, a second at the most."""
 
     def cancel(self, jobs: Sequence[Any]) -> None:
-        """Give up jobs that were started and have become pointless, since their guide failed; they are not told again."""
+        """Give up jobs that were started and have become pointless, since their teacher failed; they are not told again."""
 
     def stop(self, asked: Callable[[], int]) -> None:
         """End all that it started, by the stop signal, and return when nothing of it runs any more. When `asked()`, the
@@ -71,8 +71,8 @@ class Executor(Protocol):
 
 
 class Scheduler:
-    """The list of jobs: anything with a `key`, what it `needs` (the key of a guide's job, or None), the `seconds` it is
-    expected to take (None: unknown), whether it `is_guide`, and a `state`, of which only those of ELSEWHERE count.
+    """The list of jobs: anything with a `key`, what it `needs` (the key of a teacher's job, or None), the `seconds` it is
+    expected to take (None: unknown), whether it `is_teacher`, and a `state`, of which only those of ELSEWHERE count.
 
     Args:
         retries: how often a job that died is started again.
@@ -87,7 +87,7 @@ class Scheduler:
         for job in jobs:
             self._hanging[job.needs] += self._seconds[job.key]
         self._retries, self._queues = retries, queues
-        self._keys = {job.key for job in jobs}  # of a guide that is no job there is nothing to wait for
+        self._keys = {job.key for job in jobs}  # of a teacher that is no job there is nothing to wait for
         self.elsewhere = [job for job in jobs if job.state in ELSEWHERE]
         self.waiting = sorted((job for job in jobs if job.state not in ELSEWHERE), key=self._rank)
         self.running: dict[str, Any] = {job.key: job for job in self.elsewhere}
@@ -96,7 +96,7 @@ class Scheduler:
         self.failed: dict[str, str] = {}
 
     def _rank(self, job: Any) -> tuple[bool, float]:
-        return not job.is_guide, -(self._hanging[job.key] if job.is_guide else self._seconds[job.key])
+        return not job.is_teacher, -(self._hanging[job.key] if job.is_teacher else self._seconds[job.key])
 
     @property
     def finished(self) -> bool:
@@ -118,22 +118,22 @@ class Scheduler:
         return chosen
 
     def end(self, ended: Ended) -> list[Ended]:
-        """Take in how a job ended. Returns what is final by it: the job, unless it is tried again, and with a guide that
+        """Take in how a job ended. Returns what is final by it: the job, unless it is tried again, and with a teacher that
         failed the cells that need it."""
         job, key = ended.job, ended.job.key
         del self.running[key]
         if ended.outcome is Outcome.DONE:
             self.done.add(key)
             return [ended]
-        if ended.outcome is Outcome.LEFT:
+        if ended.outcome is Outcome.ABANDONED:
             self.attempts[key] = 0
-        if ended.outcome is Outcome.LEFT or (ended.outcome is Outcome.DIED and self.attempts[key] <= self._retries):
+        if ended.outcome is Outcome.ABANDONED or (ended.outcome is Outcome.DIED and self.attempts[key] <= self._retries):
             self.waiting.insert(0, job)
             return []
         final = [ended]
-        if job.is_guide:
+        if job.is_teacher:
             hanging = [other for other in (*self.waiting, *self.running.values()) if other.needs == key]
-            final += [Ended(other, Outcome.REFUSED, "its guide could not be trained") for other in hanging]
+            final += [Ended(other, Outcome.REFUSED, "its teacher could not be trained") for other in hanging]
             self.waiting = [other for other in self.waiting if other.needs != key]
             self.running = {name: other for name, other in self.running.items() if other.needs != key}
         self.failed |= {one.job.key: one.error for one in final}

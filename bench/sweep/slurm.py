@@ -1,4 +1,4 @@
-"""The executor of a Slurm cluster, through submitit: a guide is a job, and the cells that need it are an array that waits
+"""The executor of a Slurm cluster, through submitit: a teacher is a job, and the cells that need it are an array that waits
 for it. Runs and records lie in folders that the cluster's machines share with this one.
 
 How a job stands is not asked of submitit, which asks Slurm's accounting, and not every site has one: the queue says
@@ -17,9 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.cache import is_held
-from bench.kept_guide import kept_record
-from bench.schema import RecipeError
+from bench.config.schema import RecipeError
+from bench.locks import is_held
 from bench.sweep.local import MOMENT, Slot
 from bench.sweep.outcome import judge
 from bench.sweep.plan import Job
@@ -27,6 +26,7 @@ from bench.sweep.request import LARGEST, Request
 from bench.sweep.requeued import Requeued
 from bench.sweep.scheduler import Ended, Outcome
 from bench.sweep.squeue import Entry, Unanswered, announce, queue, see
+from bench.train.teacher_cache import cached_teacher_record
 
 POLL = 10  # s between two questions to the queue, which all users of a cluster ask
 LATE = 60  # s that a shared folder may take to show what another machine has written
@@ -34,13 +34,13 @@ AGAIN = 60  # s until a submission that was refused while others go on is tried 
 
 
 def batches(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Jobs in the groups that are submitted together: each guide alone, then the cells that need the same one, in order."""
+    """Jobs in the groups that are submitted together: each teacher alone, then the cells that need the same one, in order."""
     cells: dict[str | None, list[Job]] = defaultdict(list)
     for job in jobs:
-        if not job.is_guide:
+        if not job.is_teacher:
             cells[job.needs].append(job)
     cut = [group[i : i + LARGEST] for group in cells.values() for i in range(0, len(group), LARGEST)]
-    return [*([job] for job in jobs if job.is_guide), *cut]
+    return [*([job] for job in jobs if job.is_teacher), *cut]
 
 
 class Refused(RuntimeError):
@@ -109,14 +109,14 @@ class SlurmExecutor:
         return sum(not run.id and not run.watched for run in self._runs)
 
     def _submit(self) -> None:
-        """Submit what has no id yet, but the cells of a guide that is itself not in the queue."""
+        """Submit what has no id yet, but the cells of a teacher that is itself not in the queue."""
         runs = {run.job: run for run in self._runs if not run.id and not run.watched}
         for batch in batches(list(runs)):
-            guide = next((run for run in self._runs if run.job.key == batch[0].needs), None)
-            if guide in runs.values() and not guide.id:
+            teacher = next((run for run in self._runs if run.job.key == batch[0].needs), None)
+            if teacher in runs.values() and not teacher.id:
                 continue
             try:
-                ids = self._sbatch(batch, guide.id if guide else None)
+                ids = self._sbatch(batch, teacher.id if teacher else None)
             except Refused as error:
                 if not any(run.id for run in self._runs):
                     raise RecipeError(f"--executor slurm: {error}") from None
@@ -129,7 +129,7 @@ class SlurmExecutor:
     def _sbatch(self, batch: Sequence[Job], after: str | None) -> list[str]:
         name = announce(batch, self._name)
         executor = self._submitit.SlurmExecutor(folder=self._folder, max_num_timeout=10**6)
-        executor.update_parameters(**self._request.parameters(name, batch[0].is_guide, after))
+        executor.update_parameters(**self._request.parameters(name, batch[0].is_teacher, after))
         slot = Slot(tuple(map(str, range(self._request.gpus))), ())
         calls = [Requeued(slot.command(job, self._options)) for job in batch]
         try:
@@ -151,12 +151,12 @@ class SlurmExecutor:
 
     def _look(self, entries: dict[str, Entry]) -> list[Ended]:
         out = []
-        for run in sorted(self._runs, key=lambda run: not run.job.is_guide):
+        for run in sorted(self._runs, key=lambda run: not run.job.is_teacher):
             if run.watched:
                 if is_held(run.job.folder.path):
                     continue
                 outcome, error = judge(run.job, None)
-                outcome = Outcome.DONE if outcome is Outcome.DONE else Outcome.LEFT
+                outcome = Outcome.DONE if outcome is Outcome.DONE else Outcome.ABANDONED
             elif not run.id:
                 continue
             elif not (entry := entries.get(run.id, Entry(run.id))).ended:
@@ -164,16 +164,16 @@ class SlurmExecutor:
                 see(run.job, entry)
                 continue
             elif any(other.job.key == run.job.needs for other in self._runs):
-                continue  # cancelled with its guide, of which is to be told first
+                continue  # cancelled with its teacher, of which is to be told first
             else:
                 outcome, error = self._judge(run, entry)
                 if outcome is None:
                     continue
             self._runs.remove(run)
-            if run.job.is_guide and outcome is not Outcome.DONE:
+            if run.job.is_teacher and outcome is not Outcome.DONE:
                 hanging = [other for other in self._runs if other.job.needs == run.job.key and other.id]
                 _scancel([other.id for other in hanging])
-                for other in hanging:  # they are cancelled, or submitted with the guide's next attempt
+                for other in hanging:  # they are cancelled, or submitted with the teacher's next attempt
                     other.id, other.own = "", True
             out.append(Ended(run.job, outcome, error))
         return out
@@ -183,11 +183,11 @@ class SlurmExecutor:
         job = run.job
         log = self._folder.absolute() / f"{entry.id}_0_log.out"
         code = entry.code if entry.state in ("COMPLETED", "FAILED") else None
-        if job.is_guide and kept_record(job.target) is not None:
+        if job.is_teacher and cached_teacher_record(job.target) is not None:
             code = 0
         outcome, error = judge(job, code, log)
         if outcome is Outcome.DIED and entry.reason == "DependencyNeverSatisfied":
-            return Outcome.LEFT, error  # it has not begun
+            return Outcome.ABANDONED, error  # it has not begun
         run.over_since = run.over_since or time.monotonic()
         if outcome is None:
             run.id, run.own = "", False

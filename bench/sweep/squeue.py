@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.records import read_json, write_json
+from bench.storage import read_json, write_json
 
 if TYPE_CHECKING:
     from bench.sweep.plan import Job

@@ -9,10 +9,9 @@ import signal
 import sys
 from pathlib import Path
 
-from bench.reading import shown
-from bench.recipes import Registry, Suite
-from bench.run import STOPPED
-from bench.schema import RecipeError
+from bench.cli import STOPPED
+from bench.config.registry import Registry, Suite
+from bench.config.schema import RecipeError
 from bench.sweep.local import LocalExecutor, slots
 from bench.sweep.plan import Plan, as_dict, as_text, check_seeds, plan
 from bench.sweep.request import Request, refuse_options
@@ -71,7 +70,7 @@ def sweep(arguments: argparse.Namespace) -> int:
     options += [word for name in arguments.tracker for word in ("--tracker", name)]
     if arguments.dry_run:
         print(as_text(todo, at_once))
-        print("\nwhat would run, guides and the longest first:" if todo.jobs else "\nnothing would run")
+        print("\nwhat would run, teachers and the longest first:" if todo.jobs else "\nnothing would run")
         for job in Scheduler(todo.jobs).waiting:
             print(" ".join(job.command(["python"], "bench/run.py", options)))
         return 0
@@ -82,7 +81,7 @@ def sweep(arguments: argparse.Namespace) -> int:
             f"{queued.name}: is job {queued.cluster_id} in the cluster's queue: --executor slurm goes on with it,"
             f" scancel {queued.cluster_id} ends it"
         )
-    left = sum(not job.is_guide for job in todo.jobs)
+    left = sum(not job.is_teacher for job in todo.jobs)
     print(f"suite {suite.name}: {len(todo.recorded)} cells recorded, {left} to run", flush=True)
     scheduler = Scheduler(todo.jobs, arguments.retries, cluster)
     if todo.jobs:
@@ -96,7 +95,7 @@ def sweep(arguments: argparse.Namespace) -> int:
             executor.start(scheduler.next(executor.room()))
         elif stopped := _run(todo, scheduler, executor, at_once):
             return stopped
-    there = len(todo.recorded) + sum(not job.is_guide and job.key in scheduler.done for job in todo.jobs)
+    there = len(todo.recorded) + sum(not job.is_teacher and job.key in scheduler.done for job in todo.jobs)
     if there:
         from bench.report import write  # SciPy takes half a second
 
@@ -120,7 +119,7 @@ def sweep(arguments: argparse.Namespace) -> int:
 
 def _run(todo: Plan, scheduler: Scheduler, executor: Executor, places: int) -> int:
     """Run all jobs; returns 75 where signals have stopped it, else 0."""
-    from bench.sweep.display import Display
+    from bench.sweep.show import Display
 
     asked: list[int] = []
     numbers = [signal.SIGINT, signal.SIGTERM]

@@ -11,8 +11,8 @@ from PIL import Image
 from timm.data.random_erasing import RandomErasing
 from timm.data.transforms import RandomResizedCropAndInterpolation
 
-from bench.data.augment import BatchTransform, crop_and_resize, draw
-from bench.schema import Augment
+from bench.data.augment import BatchTransform, crop_and_resize, sample_augment_params
+from bench.config.schema import Augment
 
 CPU = torch.device("cpu")
 KERNELS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -44,14 +44,14 @@ def test_crop_and_resize_is_pillows(data):
 
 
 def numbers(augment, count=4000, native=(32, 32), size=16, epoch=0):
-    return draw(augment, native, size, count, seed=3, epoch=epoch)
+    return sample_augment_params(augment, native, size, count, seed=3, epoch=epoch)
 
 
 def test_random_resized_crops_have_timms_distribution():
     random.seed(0)  # timm's source; a fixed one, so that the test does not fail by chance now and then
     theirs = RandomResizedCropAndInterpolation(16)
     boxes = np.array([theirs.get_params(Image.new("RGB", (40, 32)), theirs.scale, theirs.ratio) for _ in range(4000)])
-    ours = draw(Augment(), (32, 40), 16, 4000, seed=3, epoch=0).boxes.numpy()
+    ours = sample_augment_params(Augment(), (32, 40), 16, 4000, seed=3, epoch=0).boxes.numpy()
     assert (ours[:, 0] >= 0).all() and (ours[:, :2] + ours[:, 2:] <= (32, 40)).all()
     for mine, his in zip(ours.T, boxes.T, strict=True):  # top, left, height, width
         tolerance = 4 * his.std() * (2 / 4000) ** 0.5  # four standard errors of a difference of means

@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from bench.data.batches import TestBatches, train_batches
+from bench.data.loaders import EvalLoader, make_train_loader
 from bench.data.decode import Unreadable, decode
-from bench.data.store import open_store
-from bench.recipes import Registry
-from bench.schema import RecipeError
+from bench.data.store import open_dataset
+from bench.config.registry import Registry
+from bench.config.schema import RecipeError
 
 registry = Registry()
 ORIENTATION = 0x0112
@@ -270,11 +270,11 @@ def test_an_odd_file_in_any_layout_gives_its_pixels_or_one_sentence_that_names_i
         expected = decode(content, data.short_side)
     except Unreadable:
         with pytest.raises(RecipeError) as caught:
-            open_store(data, folder)
+            open_dataset(data, folder)
         assert named in str(caught.value) and "\n" not in str(caught.value)
         assert "1 image cannot be read" in str(caught.value)
         return
-    store = open_store(data, folder)
+    store = open_dataset(data, folder)
     everything = [split[i] for split in (store.train, store.test) for i in range(len(split))]
     assert any(np.array_equal(image, expected) for image in everything)
 
@@ -299,11 +299,11 @@ def test_images_of_one_pixel_and_of_one_row_train_and_are_evaluated(tmp_path, pi
                 image.save(tmp_path / "thin" / split / name / f"{i}.png")
     settings_ = [f"data.pipeline={pipeline}", "data.workers=0", "train.batch_size=8"]
     recipe = registry.compose("deit_micro/folder:thin/baseline", "paper", settings_)
-    store = open_store(recipe.data, tmp_path)
+    store = open_dataset(recipe.data, tmp_path)
     size = recipe.model.image_size
     for epoch in range(3):
-        (batch,) = train_batches(recipe, store, torch.device("cpu")).epoch(epoch)
+        (batch,) = make_train_loader(recipe, store, torch.device("cpu")).epoch(epoch)
         assert batch.images.shape == (8, 3, size, size) and batch.images.isfinite().all()
         assert (batch.boxes >= 0).all() and (batch.boxes[:, :2] + batch.boxes[:, 2:] <= 1.0001).all()
-    ((images, labels),) = TestBatches(recipe, store, torch.device("cpu"))
+    ((images, labels),) = EvalLoader(recipe, store, torch.device("cpu"))
     assert images.shape == (8, 3, size, size) and images.isfinite().all() and labels.tolist() == [0] * 4 + [1] * 4

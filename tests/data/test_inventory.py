@@ -14,10 +14,10 @@ from generated import write
 from PIL import Image
 
 from bench.__main__ import main
-from bench.data.batches import TestBatches
-from bench.data.store import open_store
-from bench.recipes import Registry
-from bench.schema import RecipeError
+from bench.data.loaders import EvalLoader
+from bench.data.store import open_dataset
+from bench.config.registry import Registry
+from bench.config.schema import RecipeError
 
 registry = Registry()
 PHOTOS = "folder:photos"
@@ -167,7 +167,7 @@ def photos(tmp_path_factory):
     for label, count in enumerate((12, 8, 30, 1)):
         for path in sorted((top / "train" / f"class_{label:02d}").iterdir())[count:]:
             path.unlink()
-    return open_store(registry.dataset(PHOTOS), folder)
+    return open_dataset(registry.dataset(PHOTOS), folder)
 
 
 def parts(store, *settings):
@@ -180,8 +180,8 @@ def test_held_out_images_are_a_share_of_each_class_and_none_is_trained_on(photos
     assert training.images is held_out.images is photos.train  # the test set is left alone
     assert np.bincount(held_out.labels, minlength=4).tolist() == [3, 2, 8, 0]  # of a lone image nothing can be held out
     assert np.bincount(training.labels).tolist() == [9, 6, 22, 1]
-    assert not set(training.chosen) & set(held_out.chosen)
-    assert training.chosen.tolist() == sorted(training.chosen) and held_out.chosen.tolist() == sorted(held_out.chosen)
+    assert not set(training.indices) & set(held_out.indices)
+    assert training.indices.tolist() == sorted(training.indices) and held_out.indices.tolist() == sorted(held_out.indices)
     everything, test = parts(photos)
     assert len(everything) == 51 and test.images is photos.test and len(test) == 12
 
@@ -197,14 +197,14 @@ def test_all_runs_of_a_recipe_hold_out_the_same_images(photos):
         held_out("paper", "train.epochs=900", "data.train_limit=20"),
         held_out("quick", "model.image_size=32"),
     ]
-    chosen = [photos.evaluation(recipe.data).chosen.tolist() for recipe in recipes]
+    chosen = [photos.evaluation(recipe.data).indices.tolist() for recipe in recipes]
     assert all(other == chosen[0] for other in chosen)
-    labels = np.concatenate([labels for _, labels in TestBatches(recipes[3], photos, torch.device("cpu"))])
+    labels = np.concatenate([labels for _, labels in EvalLoader(recipes[3], photos, torch.device("cpu"))])
     assert labels.tolist() == photos.train.labels[chosen[0]].tolist()
 
 
 def test_a_larger_holdout_holds_the_smaller_one(photos):
-    shares = [set(parts(photos, f"holdout={share}")[1].chosen.tolist()) for share in (0.1, 0.3, 0.6, 0.9)]
+    shares = [set(parts(photos, f"holdout={share}")[1].indices.tolist()) for share in (0.1, 0.3, 0.6, 0.9)]
     assert all(small < large for small, large in itertools.pairwise(shares))
     training, held_out = parts(photos, "holdout=0.9")
     assert np.bincount(training.labels).tolist() == [1, 1, 3, 1] and len(held_out) == 45  # never a whole class
@@ -212,10 +212,10 @@ def test_a_larger_holdout_holds_the_smaller_one(photos):
 
 def test_a_limit_draws_from_what_is_not_held_out(photos):
     training, held_out = parts(photos, "holdout=0.25", "train_limit=20")
-    assert len(training) == 20 and not set(training.chosen) & set(held_out.chosen)
-    assert held_out.chosen.tolist() == parts(photos, "holdout=0.25")[1].chosen.tolist()
+    assert len(training) == 20 and not set(training.indices) & set(held_out.indices)
+    assert held_out.indices.tolist() == parts(photos, "holdout=0.25")[1].indices.tolist()
     more, _ = parts(photos, "holdout=0.25", "train_limit=30")
-    assert set(training.chosen) < set(more.chosen) < set(parts(photos, "holdout=0.25")[0].chosen)
+    assert set(training.indices) < set(more.indices) < set(parts(photos, "holdout=0.25")[0].indices)
 
 
 def test_a_subset_is_the_first_classes_and_holds_out_the_same_images_of_them(photos):
@@ -223,7 +223,7 @@ def test_a_subset_is_the_first_classes_and_holds_out_the_same_images_of_them(pho
     training, held_out = photos.training(given), photos.evaluation(given)
     assert photos.classes(given) == 2 and set(training.labels) == set(held_out.labels) == {0, 1}
     whole = parts(photos, "holdout=0.25")[1]
-    assert held_out.chosen.tolist() == whole.chosen[whole.labels < 2].tolist()
+    assert held_out.indices.tolist() == whole.indices[whole.labels < 2].tolist()
     _, test = parts(photos, "subset=2")
     assert test.images is photos.test and np.bincount(test.labels).tolist() == [3, 3]
 
@@ -234,11 +234,11 @@ def test_without_a_test_split_a_share_of_training_stands_for_it(photos, settings
     _, tested = parts(alone, *(s for s in settings if s.startswith("subset")), "test_share=0.25")
     assert tested.images is photos.train and np.bincount(tested.labels).tolist()[:2] == [3, 2]
     training, evaluation = parts(alone, *settings, "test_share=0.25")
-    assert not set(training.chosen) & set(tested.chosen) and not set(training.chosen) & set(evaluation.chosen)
+    assert not set(training.indices) & set(tested.indices) and not set(training.indices) & set(evaluation.indices)
     if "holdout=0.25" in settings:  # held out of what is left: the test images stay unseen
-        assert not set(evaluation.chosen) & set(tested.chosen) and len(evaluation)
+        assert not set(evaluation.indices) & set(tested.indices) and len(evaluation)
     else:
-        assert evaluation.chosen.tolist() == tested.chosen.tolist()
+        assert evaluation.indices.tolist() == tested.indices.tolist()
 
 
 def test_a_dataset_with_nothing_to_be_evaluated_on_is_refused(tmp_path):
@@ -247,7 +247,7 @@ def test_a_dataset_with_nothing_to_be_evaluated_on_is_refused(tmp_path):
         Image.new("RGB", (4, 4)).save(tmp_path / "photos" / name / "only.png")
     given = registry.dataset(PHOTOS)
     with pytest.raises(RecipeError):
-        open_store(given, tmp_path).evaluation(given)
+        open_dataset(given, tmp_path).evaluation(given)
 
 
 def test_check_names_the_files_that_are_left_out(tmp_path, within):

@@ -20,19 +20,19 @@ from generated import HUNDRED, TEN, picture, write
 from PIL import Image
 from scipy.io import loadmat, savemat
 
-from bench.cache import cache_folder
+from bench.locks import cache_folder
 from bench.data.files import Files
 from bench.data.layouts import flowers, parquet
-from bench.data.store import open_store
-from bench.recipes import Registry
-from bench.schema import RecipeError
+from bench.data.store import open_dataset
+from bench.config.registry import Registry
+from bench.config.schema import RecipeError
 
 registry = Registry()
 NAMES = ["cifar10", "cifar100", "flowers102", "tiny_imagenet", "chaoyang", "folder"]
 
 
 def opened(name, folder, *settings):
-    return open_store(registry.dataset("folder:photos" if name == "folder" else name, settings), folder)
+    return open_dataset(registry.dataset("folder:photos" if name == "folder" else name, settings), folder)
 
 
 def sentence(name, folder, *settings):
@@ -403,11 +403,11 @@ def test_class_folders_without_splits_lend_a_share_of_each_class_to_testing(tmp_
         for i in range(10):
             png(tmp_path / "photos" / name / f"{i}.png", 100 * label + i)
     data = registry.dataset("folder:photos")
-    store = open_store(data, tmp_path)
+    store = open_dataset(data, tmp_path)
     assert store.test is None and store.names == ("cat", "dog") and store.classes(data) == 2
     training, evaluation = store.training(data), store.evaluation(data)
     assert np.bincount(training.labels).tolist() == [8, 8] and np.bincount(evaluation.labels).tolist() == [2, 2]
-    assert not set(training.chosen) & set(evaluation.chosen)
+    assert not set(training.indices) & set(evaluation.indices)
 
 
 @pytest.mark.parametrize("test", ["test", "val", "valid", "validation"])

@@ -11,11 +11,11 @@ from PIL import Image
 from scipy.stats import ks_2samp
 from timm.data import auto_augment, create_transform
 
-from bench.data.augment import BatchTransform, draw
-from bench.data.batches import _posterize, timm_transform
-from bench.data.rand_augment import KINDS, Kind, Operations, Settings, argument, draw_operations, parse, rand_augment
-from bench.recipes import Registry
-from bench.schema import Augment, RecipeError
+from bench.data.augment import BatchTransform, sample_augment_params
+from bench.data.loaders import _posterize, timm_transform
+from bench.data.rand_augment import KINDS, Kind, Operations, Settings, argument, sample_operations, parse, rand_augment
+from bench.config.registry import Registry
+from bench.config.schema import Augment, RecipeError
 
 CPU = torch.device("cpu")
 PAPER = "rand-m9-mstd0.5-inc1"
@@ -123,7 +123,7 @@ def test_tiny_images_too(name, size):
 
 def test_a_batch_of_many_operations_is_each_samples_own():
     pixels = pictures(60, 24)
-    operations = draw_operations(Settings(9, 0.5, True, probability=0.8), 60, seed=1, epoch=0)
+    operations = sample_operations(Settings(9, 0.5, True, probability=0.8), 60, seed=1, epoch=0)
     assert len(np.unique(operations.kinds)) == KINDS + 1  # all of them, and none
     fill = torch.tensor(FILL, dtype=torch.uint8).view(3, 1, 1)
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
@@ -150,7 +150,7 @@ def test_operations_have_timms_distribution(monkeypatch):
     count = 20000
     for _ in range(count):
         theirs(None)
-    ours = draw_operations(parse(PAPER), count, seed=0, epoch=0)
+    ours = sample_operations(parse(PAPER), count, seed=0, epoch=0)
     for kind in NAMES.values():
         his = np.array([call[1] if len(call) > 1 else 0 for call in calls if call[0] == kind])
         mine = ours.arguments[ours.kinds == kind]
@@ -181,7 +181,7 @@ def test_the_whole_pipeline_has_timms_distribution():
     np.random.seed(0)
     torch.manual_seed(0)
     his = statistics(torch.stack([theirs(Image.fromarray(pixels[i % 40])) for i in range(count)]))
-    draws = draw(recipe.augment, (32, 32), 48, count, seed=0, epoch=0)
+    draws = sample_augment_params(recipe.augment, (32, 32), 48, count, seed=0, epoch=0)
     mine = statistics(ours.train(torch.from_numpy(np.resize(pixels, (count, 32, 32, 3))), draws))
     for a, b in zip(mine.T, his.T, strict=True):
         assert ks_2samp(a, b).pvalue > 1e-3
@@ -197,20 +197,20 @@ def test_the_whole_pipeline_has_timms_distribution():
 
 
 def test_operations_are_a_function_of_position():
-    many, few = (draw_operations(parse(PAPER), count, seed=3, epoch=1) for count in (100, 60))
+    many, few = (sample_operations(parse(PAPER), count, seed=3, epoch=1) for count in (100, 60))
     assert np.array_equal(many.kinds[:60], few.kinds) and np.array_equal(many.arguments[:60], few.arguments)
     for seed, epoch in ((4, 1), (3, 2)):
-        assert not np.array_equal(draw_operations(parse(PAPER), 100, seed, epoch).kinds, many.kinds)
+        assert not np.array_equal(sample_operations(parse(PAPER), 100, seed, epoch).kinds, many.kinds)
 
 
 def test_configurations_mean_what_timm_takes_them_for():
     assert parse(PAPER) == Settings(9, 0.5, increasing=True)
     assert parse("rand") == Settings() and parse("rand-p1-n3-m0") == Settings(0, layers=3, probability=1)
-    uniform = draw_operations(parse("rand-m8-mstd101-n1-p1"), 3000, 0, 0)
+    uniform = sample_operations(parse("rand-m8-mstd101-n1-p1"), 3000, 0, 0)
     degrees = np.abs(uniform.arguments[uniform.kinds == Kind.ROTATE])
     assert degrees.max() < 24 and degrees.mean() == pytest.approx(12, abs=2)
-    assert (draw_operations(parse("rand-p0"), 50, 0, 0).kinds == Kind.NONE).all()
-    still = draw_operations(parse("rand-m9-inc1-p1"), 400, 0, 0)
+    assert (sample_operations(parse("rand-p0"), 50, 0, 0).kinds == Kind.NONE).all()
+    still = sample_operations(parse("rand-m9-inc1-p1"), 400, 0, 0)
     assert set(np.abs(still.arguments[still.kinds == Kind.ROTATE])) == {27.0}
     refused = "rand-m9-tweights rand-m9-mmax20 rand-m11 rand-m9.5 rand-n0 rand-inc2 rand-m9-m8 rand- rand-foo v0 augmix"
     for text in refused.split():
@@ -226,7 +226,7 @@ section = st.builds("{}{}".format, keys, st.integers() | st.floats())
 @given(st.text() | st.lists(section, max_size=5).map(lambda sections: "-".join(["rand", *sections])))
 def test_any_text_works_or_is_refused(text):
     try:
-        operations = draw_operations(parse(text), 3, seed=0, epoch=0)
+        operations = sample_operations(parse(text), 3, seed=0, epoch=0)
     except RecipeError as error:
         assert "\n" not in str(error)
         return

@@ -11,9 +11,9 @@ from torch import nn
 
 from bench import models
 from bench.models import cvt, pvt, t2t_vit
-from bench.recipes import Registry
-from bench.schema import RecipeError
-from bench.task import Task, make_optimizer
+from bench.config.registry import Registry
+from bench.config.schema import RecipeError
+from bench.train.task import Task, make_optimizer
 
 registry = Registry()
 
@@ -100,7 +100,7 @@ def test_sizes_that_only_some_students_take(name, size):
 
 
 def test_t2t_sizes_follow_the_recipe():
-    settings = ["width=96", "depth=3", "heads=3", "mlp_ratio=1.5", "taps=[blocks.0, blocks.1, blocks.2]"]
+    settings = ["width=96", "depth=3", "heads=3", "mlp_ratio=1.5", "feature_layers=[blocks.0, blocks.1, blocks.2]"]
     network = small("t2t_vit_7", *(f"model.{setting}" for setting in settings)).network
     block = network.blocks[2]
     assert len(network.blocks) == 3 and block.attn.num_heads == 3 and block.mlp.fc1.weight.shape == (144, 96)

@@ -3,11 +3,11 @@ from __future__ import annotations
 from bench.report.convergence import against, epochs_until, of_arm
 
 
-def run(curve, seconds=100.0, device="gpu", guide=None):
+def run(curve, seconds=100.0, device="gpu", teacher=None):
     return {
         "history": {"test_accuracy": curve},
         **{"epochs": len(curve), "seconds": seconds, "hardware": {"device": device}, "world_size": 1},
-        "guide": guide,
+        "teacher": teacher,
     }
 
 
@@ -19,13 +19,13 @@ def test_the_first_epoch_that_is_good_enough():
 
 def test_sooner_is_seed_by_seed_and_says_how_many_get_there():
     baseline = {0: run([10.0, 20.0, 30.0, 40.0]), 1: run([10.0, 20.0, 30.0, 50.0]), 7: run([1.0])}
-    guide = {"seconds": 50.0}
-    guided = {0: run([30.0, 40.0, 60.0, 60.0], 200.0, guide=guide), 1: run([30.0, 40.0, 45.0, 49.0], 200.0, guide=guide)}
+    teacher = {"seconds": 50.0}
+    guided = {0: run([30.0, 40.0, 60.0, 60.0], 200.0, teacher=teacher), 1: run([30.0, 40.0, 45.0, 49.0], 200.0, teacher=teacher)}
     found = against(guided, baseline)
     assert (found["reached"], found["pairs"]) == (1, 2)
     assert found["epochs"].values == {0: 2} and found["speedup_epochs"].values == {0: 2.0}
     assert found["speedup_time"].values == {0: 1.0}  # 100 s against 2 of 4 epochs of 200 s
-    assert found["speedup_time_with_guide"].values == {0: 100 / 150}
+    assert found["speedup_time_with_teacher"].values == {0: 100 / 150}
 
 
 def test_no_wall_time_is_compared_across_machines():

@@ -16,7 +16,7 @@ import pytest
 import synthetic
 from conftest import ROOT, command
 
-from bench.recipes import Registry
+from bench.config.registry import Registry
 from bench.report import gather, page
 from bench.report.analysis import analyse
 
@@ -303,8 +303,8 @@ def test_what_records_say_is_text_and_nothing_else(show, recorded):
         record["dataset"] = {"fingerprint": "f", "evaluated_on": evil, "train_images": evil, "classes": None}
         record["set"] = [evil]
         record["recipe"]["data"] |= dict.fromkeys(HOSTILE, evil)
-        if record["guide"]:
-            record["guide"] |= {"id": evil, "key": evil}
+        if record["teacher"]:
+            record["teacher"] |= {"id": evil, "key": evil}
     records[0] |= {"seed": 2**63 - 1, "parameters": HOSTILE[0], "compile": {HOSTILE[1]: None}}
     records[-1] |= {"set": HOSTILE[0], "libraries": [None]}
     driver = show(html_of((quick, records)), "#cell=deit_micro%2Fdigits")

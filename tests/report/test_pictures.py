@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from bench.recipes import Registry
+from bench.config.registry import Registry
 from bench.report import palette, pictures
 from bench.report.analysis import analyse
 from bench.report.pictures import cost, curves, overview
@@ -32,7 +32,7 @@ def record(suite, recipe_id, seed, final, epochs=6, **changes):
     """As a runner leaves it; accuracy rises by steps of two to its end."""
     recipe = registry.compose(recipe_id, suite=suite, seed=seed)
     curve = [final - 2.0 * (epochs - epoch) for epoch in range(1, epochs + 1)]
-    guide = {"key": "k", "id": f"resnet8/{recipe.data.name}", "seed": 0, "select": "last", "last_accuracy": 98.0}
+    teacher = {"key": "k", "id": f"resnet8/{recipe.data.name}", "seed": 0, "select": "last", "last_accuracy": 98.0}
     return {
         "id": recipe.id,
         "protocol": recipe.protocol,
@@ -42,10 +42,10 @@ def record(suite, recipe_id, seed, final, epochs=6, **changes):
         "best_accuracy": final,
         "best_epoch": epochs,
         "epochs": epochs,
-        "seconds": 3600.0 if recipe.guide is None else 5400.0,
+        "seconds": 3600.0 if recipe.teacher is None else 5400.0,
         "images_per_second": 1000.0,
         "world_size": 1,
-        "guide": None if recipe.guide is None else {**guide, "epochs": 20, "seconds": 600.0},
+        "teacher": None if recipe.teacher is None else {**teacher, "epochs": 20, "seconds": 600.0},
         "hardware": {"device": "H200"},
         "precision": {"used": "bf16"},
         "history": {"test_accuracy": curve},
@@ -87,7 +87,7 @@ def test_what_is_drawn_says_the_numbers_of_the_analysis(wanted):
     assert "epoch 1.3: 5.0× sooner" in own
     assert "Mean of 3 seeds. Band: ± 1 standard deviation. Thin lines: single seeds." in own
     assert "+10.00 [5.03, 14.97]" in said["overview"]  # Student's t with 2 degrees of freedom: 4.303 * 2 / sqrt(3)
-    assert "training its guide took: resnet8 10 min" in said["cost"] and "GPU-hours a run" in said["cost"]
+    assert "training its teacher took: resnet8 10 min" in said["cost"] and "GPU-hours a run" in said["cost"]
     assert "deit_micro" in said["cost"]
 
 
@@ -164,7 +164,7 @@ def test_what_is_up_to_date_needs_no_matplotlib():
     script = """
 import sys
 from pathlib import Path
-from bench.recipes import Registry
+from bench.config.registry import Registry
 from bench.report import gather, pictures
 from bench.report.analysis import analyse
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.recipes import Registry
+from bench.config.registry import Registry
 from bench.report import published
 
 registry = Registry()
@@ -27,13 +27,13 @@ def test_quoted_numbers_are_marked():
 @pytest.mark.parametrize(
     ("recipe_id", "settings"),
     [
-        ("deit_tiny/cifar100/guided", ["guide.model.name=resnet110"]),
+        ("deit_tiny/cifar100/guided", ["teacher.model.name=resnet110"]),
         ("deit_tiny/cifar100/guided", ["model.image_size=128"]),
         ("deit_tiny/cifar100/guided", ["guidance.weight=1.0"]),
         ("deit_tiny/cifar100/baseline", ["train.epochs=100"]),
         ("deit_tiny/cifar100/baseline", ["data.train_limit=5000"]),
         ("deit_tiny/cifar100/logit-soft", []),  # LG is another method
-        ("deit_tiny/tiny_imagenet/guided", []),  # published with another guide only
+        ("deit_tiny/tiny_imagenet/guided", []),  # published with another teacher only
         ("deit_micro/digits/baseline", []),
     ],
 )

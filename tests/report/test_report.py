@@ -9,10 +9,10 @@ import pytest
 import synthetic
 from conftest import command
 
-from bench.recipes import Registry
-from bench.records import RunFolder
+from bench.config.registry import Registry
+from bench.runs.folder import RunFolder
 from bench.report import analysis, check, gather, latex, markdown, tidy, write
-from bench.schema import RecipeError
+from bench.config.schema import RecipeError
 
 registry = Registry()
 suite = registry.suite("quick")
@@ -23,7 +23,7 @@ def record_run(results, arm, seed, accuracy, precision="fp32"):
     """A run folder as the runner leaves it, of two epochs, the first of them better by one."""
     recipe = registry.compose(f"deit_micro/digits/{arm}", suite=suite, seed=seed)
     folder = RunFolder(results, recipe)
-    guide = {"key": "resnet8-digits-0", "id": "resnet8/digits", "seed": 0, "select": "last", "last_accuracy": 98.0}
+    teacher = {"key": "resnet8-digits-0", "id": "resnet8/digits", "seed": 0, "select": "last", "last_accuracy": 98.0}
     row = {"lr": 0.1, "train_loss": 1.0, "guidance_loss": None, "images_per_second": 1000.0}
     folder.write_history([{**row, "epoch": e, "test_accuracy": a} for e, a in ((1, accuracy + 1), (2, accuracy))])
     folder.write_record(
@@ -36,7 +36,7 @@ def record_run(results, arm, seed, accuracy, precision="fp32"):
                 "best_accuracy": accuracy + 1,
             },
             **{"best_epoch": 1, "epochs": 2, "seconds": 61.4, "images_per_second": 1000.0, "world_size": 1},
-            "guide": {**guide, "epochs": 20, "seconds": 9.0} if arm == "guided" else None,
+            "teacher": {**teacher, "epochs": 20, "seconds": 9.0} if arm == "guided" else None,
             "hardware": {"device": "cpu", "processor": "Z80", "threads": 1},
             "precision": {"asked": "fp32", "used": precision},
             "recipe": recipe.to_dict(),
@@ -69,12 +69,12 @@ def test_the_tables_of_known_records(results):
     text = report(results)
     ((student, baseline, guided, gain),) = rows(text, "Last epoch")
     assert (student, baseline, guided, gain) == ("deit_micro", "82.00 ± 2.00 (3)", "92.00 ± 2.00 (3)", "+10.00 ± 2.00 ▲")
-    assert rows(text, "Gain")[0][3:6] == ["+10.00 ± 2.00", "+5.03 to +14.97", "+10.00, +12.00, +8.00"]
+    assert rows(text, "PairedDifference")[0][3:6] == ["+10.00 ± 2.00", "+5.03 to +14.97", "+10.00, +12.00, +8.00"]
     assert [row[3] for row in rows(text, "Best epoch, and published numbers")] == ["83.00 ± 2.00 (3)", "93.00 ± 2.00 (3)"]
     assert rows(text, "Convergence")[1][3:6] == ["1.0 ± 0.0 (3 of 3)", "2.0 ± 0.0 ×", "2.0 ± 0.0 ×"]
     assert rows(text, "Costs")[0][4:8] == ["not recorded", "1000 ± 0", "61 s", "0.05 core-hours"]
     assert ["deit_micro/digits/guided", "1"] in [row[:2] for row in rows(text, "Runs")]  # every run by itself
-    assert "Guide `resnet8/digits` (seed 0" in text and "98.00 % after 20 epochs" in text
+    assert "Teacher `resnet8/digits` (seed 0" in text and "98.00 % after 20 epochs" in text
     assert "1 x Z80, 1 thread, fp32" in text and "is not the published one" in text
 
 
@@ -90,7 +90,7 @@ def test_a_gain_is_of_the_seeds_that_both_arms_have(tmp_path):
         record_run(tmp_path, arm, seed, accuracy)
     text = report(tmp_path)
     assert rows(text, "Last epoch")[0][3] == "+3.00"
-    assert rows(text, "Gain")[0][-1] == "1 seed: too few to say"
+    assert rows(text, "PairedDifference")[0][-1] == "1 seed: too few to say"
 
 
 def test_the_same_numbers_as_csv_json_and_latex(results):
@@ -252,12 +252,12 @@ def test_runs_that_are_not_of_one_kind_are_pointed_out(results):
     assert "**Not of one kind: the runs on digits differ in precision" in report(results)
 
 
-def test_a_guide_kept_for_its_best_epoch_is_shown_by_it(results):
+def test_a_teacher_kept_for_its_best_epoch_is_shown_by_it(results):
     report(results)
     records = gather.load(results, "quick")
     for record in records:
-        if record["guide"]:
-            record["guide"] |= {"select": "best", "last_accuracy": 61.0, "best_accuracy": 98.25}
+        if record["teacher"]:
+            record["teacher"] |= {"select": "best", "last_accuracy": 61.0, "best_accuracy": 98.25}
     assert "best epoch kept): 98.25 %" in markdown.document(analysis.analyse(registry, suite, records), records)
 
 

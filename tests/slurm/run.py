@@ -1,7 +1,7 @@
 """Sweeps through a real Slurm of one node, disturbed in every way that a cluster knows, against sweeps of this machine.
 
     python tests/slurm/run.py              all of it; about 15 minutes on two cores
-    python tests/slurm/run.py limit guide  some of it, by name
+    python tests/slurm/run.py limit teacher  some of it, by name
 
 It installs what is missing of Slurm (apt-get, so as root in a container), starts it in a folder of its own and ends it
 again. Exit code 1 where a record differs in hash, accuracy or a single bit of the weights.
@@ -25,7 +25,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 NODE = ROOT / "tests" / "slurm" / "one_node.sh"
-# A guide that takes some seconds, cells that take some more; `long` outlasts a limit of two minutes.
+# A teacher that takes some seconds, cells that take some more; `long` outlasts a limit of two minutes.
 SUITE = """
 protocol: quick
 models: [deit_micro]
@@ -35,7 +35,7 @@ seeds: [{seeds}]
 set:
   train: {{epochs: {epochs}, checkpoint_seconds: 0}}
   data: {{train_limit: 256}}
-  guide: {{train: {{epochs: 3{more}}}, data: {{train_limit: 256}}}}
+  teacher: {{train: {{epochs: 3{more}}}, data: {{train_limit: 256}}}}
 """
 SUITES = {
     "short": SUITE.format(arms="baseline, guided", seeds="0, 1", epochs=6, more=""),
@@ -72,10 +72,10 @@ class Trial:
         return Path(f"{self.results}.log").read_text()
 
     def plan(self) -> list[dict[str, Any]]:
-        """Guides and cells as `plan` tells them."""
+        """Teachers and cells as `plan` tells them."""
         words = [sys.executable, "-m", "bench", "plan", "--suite", self.suite, *self._where, "--json"]
         told = json.loads(subprocess.run(words, cwd=ROOT, env=self.environment, check=True, capture_output=True).stdout)
-        return told["guides"] + told["cells"]
+        return told["teachers"] + told["cells"]
 
     def records(self) -> dict[str, list[Any]]:
         """What may not depend on where and how it ran, of each run."""
@@ -160,21 +160,21 @@ def cancel(folder: Path, local: dict[str, Any]) -> None:
     expect(trial.records() == local["short"], "records differ")
 
 
-def guide(folder: Path, local: dict[str, Any]) -> None:
-    """scancel of the guide: it is tried again, and its cells wait for the new one"""
-    trial = Trial(folder, "short", "guide")
+def teacher(folder: Path, local: dict[str, Any]) -> None:
+    """scancel of the teacher: it is tried again, and its cells wait for the new one"""
+    trial = Trial(folder, "short", "teacher")
     sweep = trial.start(*EACH)
-    subprocess.run(["scancel", until(lambda: running(trial, "resnet8"), "the guide")], check=True)
+    subprocess.run(["scancel", until(lambda: running(trial, "resnet8"), "the teacher")], check=True)
     expect(sweep.wait(PATIENCE) == 0, "exit code")
-    expect("resnet8/digits seed 0: died: job" in trial.said and "FAILED" not in trial.said, "the guide is not tried again")
+    expect("resnet8/digits seed 0: died: job" in trial.said and "FAILED" not in trial.said, "the teacher is not tried again")
     expect(trial.records() == local["short"], "records differ")
 
 
 def broken(folder: Path, local: dict[str, Any]) -> None:
-    """a guide that diverges: its cell is not run, the other is"""
+    """a teacher that diverges: its cell is not run, the other is"""
     trial = Trial(folder, "broken", "broken")
     expect(trial.sweep(*EACH) == 3, "exit code")
-    expect("its guide could not be trained" in trial.said and not squeue(), "what waits for it stays in the queue")
+    expect("its teacher could not be trained" in trial.said and not squeue(), "what waits for it stays in the queue")
     expect(len(trial.records()) == 1, "the baseline is recorded")
 
 
@@ -201,7 +201,7 @@ def requeue(folder: Path, local: dict[str, Any]) -> None:
 
 
 def killed(folder: Path, local: dict[str, Any]) -> None:
-    """SIGKILL of the sweep while guide and cells wait and run, then the same command"""
+    """SIGKILL of the sweep while teacher and cells wait and run, then the same command"""
     trial = Trial(folder, "short", "killed")
     for kind, epoch in (("resnet8", 0), ("deit_micro", 1)):
         sweep = trial.start(*EACH)
@@ -223,7 +223,7 @@ def killed(folder: Path, local: dict[str, Any]) -> None:
     expect(trial.records() == local["short"], "records differ")
 
 
-def waiting_for_guide() -> list[str]:
+def waiting_for_teacher() -> list[str]:
     """The ids of jobs that Slurm holds until another has ended."""
     return [job for job, _, reason, _ in squeue() if reason == "Dependency"]
 
@@ -232,11 +232,11 @@ def detach(folder: Path, local: dict[str, Any]) -> None:
     """--detach, again after an scancel, Ctrl-C of a sweep that follows and of one that has submitted"""
     trial = Trial(folder, "short", "detach")
     expect(trial.sweep(*EACH, "--detach") == 0 and len(squeue()) == 5, "what was submitted")
-    behind = until(waiting_for_guide, "what waits for the guide")
+    behind = until(waiting_for_teacher, "what waits for the teacher")
     subprocess.run(["scancel", *behind], check=True)
     expect(trial.sweep(*EACH, "--detach") == 0 and len(squeue()) == 5, "what is missing is submitted, and nothing else")
-    again = until(waiting_for_guide, "what waits for the guide")
-    expect(len(again) == len(behind) == 2, "what is submitted later waits for the guide too")
+    again = until(waiting_for_teacher, "what waits for the teacher")
+    expect(len(again) == len(behind) == 2, "what is submitted later waits for the teacher too")
     sweep = trial.start(*EACH)
     until(lambda: running(trial, "deit_micro"), "a cell runs")
     sweep.send_signal(signal.SIGINT)
@@ -262,7 +262,7 @@ def quick(folder: Path, local: dict[str, Any]) -> None:
     expect(ours == {name: told[:3] for name, told in committed.items()}, f"records differ: {ours}")
 
 
-TRIALS = (alone, cancel, guide, broken, limit, requeue, killed, detach, quick)
+TRIALS = (alone, cancel, teacher, broken, limit, requeue, killed, detach, quick)
 
 
 def end_sweeps() -> None:

@@ -13,13 +13,13 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).parents[2])
 
-from bench.cache import Busy, exclusive  # noqa: E402
-from bench.records import RunFolder  # noqa: E402
+from bench.locks import RunLocked, exclusive  # noqa: E402
+from bench.runs.record import RunFolder  # noqa: E402
 from bench.run import STOPPED, compose, parser  # noqa: E402
 
 arguments = parser().parse_args()
 recipe = compose(arguments)
-recipe = recipe.guide if arguments.guide_only else recipe
+recipe = recipe.teacher if arguments.teacher_only else recipe
 folder = RunFolder(arguments.results_dir, recipe)
 words = json.loads(os.environ["STUB"]).get(recipe.id, ["record"])
 attempts = Path(f"{folder.path}.attempts")
@@ -34,7 +34,7 @@ if word == "input":
 try:
     lock = exclusive(folder.path, "busy")
     lock.__enter__()
-except Busy:
+except RunLocked:
     print("error: busy", file=sys.stderr)
     sys.exit(STOPPED)
 if word == "stubborn":

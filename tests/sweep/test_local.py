@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench.cache import exclusive
-from bench.recipes import Registry
-from bench.schema import RecipeError
+from bench.locks import exclusive
+from bench.config.registry import Registry
+from bench.config.schema import RecipeError
 from bench.sweep import local
 from bench.sweep.local import LocalExecutor, Slot, gpus, slots
 from bench.sweep.plan import plan
@@ -73,7 +73,7 @@ def test_what_was_refused_as_input_is_not_tried_again(sweeping):
     assert attempts(results, BASELINE) == attempts(results, GUIDE) == 1 and attempts(results, GUIDED) == 0
     assert sorted(line.split(" (see")[0] for line in lines) == [
         f"{BASELINE} REFUSED True data.subset: got 1, allowed from 2",
-        f"{GUIDED} REFUSED True its guide could not be trained",
+        f"{GUIDED} REFUSED True its teacher could not be trained",
         f"{GUIDE} REFUSED True data.subset: got 1, allowed from 2",
     ]
 
@@ -125,7 +125,7 @@ def test_a_cell_that_another_process_runs_is_waited_for(sweeping, tmp_path):
         scheduler, _, lines = sweeping({}, only=[BASELINE], places=1)
         thread.join()
         assert len(scheduler.done) == 1 and attempts(tmp_path, BASELINE) == 1
-        assert [line.split()[1] for line in lines] == (["DONE"] if record else ["LEFT", "DONE"])
+        assert [line.split()[1] for line in lines] == (["DONE"] if record else ["ABANDONED", "DONE"])
 
 
 @pytest.mark.parametrize("wait", [True, False])
@@ -146,7 +146,7 @@ def test_a_run_that_comes_second_waits_for_the_first(sweeping, tmp_path, wait):
 
     scheduler, _, lines = sweeping({}, asked, only=[BASELINE])
     assert released and len(scheduler.done) == 1 and attempts(tmp_path, BASELINE) == 2
-    assert lines[-1].split()[1] == "DONE" and (not wait or lines[0].split()[1] == "LEFT")
+    assert lines[-1].split()[1] == "DONE" and (not wait or lines[0].split()[1] == "ABANDONED")
 
 
 def pretend_gpus(monkeypatch, tmp_path, text):

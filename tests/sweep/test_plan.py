@@ -1,4 +1,4 @@
-"""Plans: states, guides, estimates, and thousands of cells at once."""
+"""Plans: states, teachers, estimates, and thousands of cells at once."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, command, refused
 
-from bench.cache import cache_folder, exclusive
-from bench.recipes import Registry
-from bench.records import RunFolder, write_json
+from bench.locks import cache_folder, exclusive
+from bench.config.registry import Registry
+from bench.runs.folder import RunFolder
+from bench.storage import write_json
 from bench.sweep.plan import as_dict, as_text, at_least, duration, plan
 
 MEASURED = json.loads((ROOT / "results" / "quick" / "records.jsonl").read_text().splitlines()[0])
@@ -28,15 +29,15 @@ def quick(tmp_path, monkeypatch):
     results = tmp_path / "results"
 
     def record(recipe, **more):
-        content = {k: v for k, v in MEASURED.items() if k not in ("history", "guide")}
+        content = {k: v for k, v in MEASURED.items() if k not in ("history", "teacher")}
         told = {"id": recipe.id, "hash": recipe.hash, "seed": recipe.seed, "recipe": recipe.to_dict()}
         RunFolder(results, recipe).write_record({**content, **told, **more})
 
     return [registry.compose(one, suite=suite) for one in suite.ids], results, record
 
 
-def keep_guide(recipe) -> None:
-    folder = cache_folder() / "guides" / f"{recipe.model.name}-{recipe.data.name}-0123456789abcdef"
+def keep_teacher(recipe) -> None:
+    folder = cache_folder() / "teachers" / f"{recipe.model.name}-{recipe.data.name}-0123456789abcdef"
     write_json(folder / "record.json", {"hash": recipe.hash, "seed": recipe.seed, "last_accuracy": 97.5})
 
 
@@ -61,27 +62,27 @@ def test_every_state_is_told(quick):
     notes = [note for _, note in states(todo)]
     assert notes[:4] == ["89.44 %", "diverged", "CUDA error: that", "epoch 4/20"] and notes[5:] == ["epoch 6/20", ""]
     assert notes[4].startswith("epoch 5/20 on ")
-    assert [job.epoch for job in todo.jobs] == [3, 4, 5, 6, 0] and not todo.guides
+    assert [job.epoch for job in todo.jobs] == [3, 4, 5, 6, 0] and not todo.teachers
     waiting = plan([guided], [0], results)
-    assert states(waiting) == [("waiting for a guide", "")] and waiting.cells[0].needs == waiting.guides[0].key
-    keep_guide(guided.guide)
+    assert states(waiting) == [("waiting for a teacher", "")] and waiting.cells[0].needs == waiting.teachers[0].key
+    keep_teacher(guided.teacher)
     ready = plan([guided], [0], results)
     assert states(ready) == [("to run", "")] and ready.cells[0].needs is None and len(ready.jobs) == 1
-    assert ready.guides[0].note == "kept, 97.5 %"
+    assert ready.teachers[0].note == "kept, 97.5 %"
 
 
-def test_a_guide_stands_once_and_first(quick):
+def test_a_teacher_stands_once_and_first(quick):
     recipes, results, _ = quick
     todo = plan(recipes, range(3), results)
-    assert [job.name for job in todo.jobs if job.is_guide] == ["resnet8/digits seed 0"] and todo.jobs[0].is_guide
+    assert [job.name for job in todo.jobs if job.is_teacher] == ["resnet8/digits seed 0"] and todo.jobs[0].is_teacher
     assert len(todo.jobs) == 1 + 2 * 3 and not todo.recorded
-    other_guide = Registry().compose("deit_micro/digits/guided", "quick", ["guide.train.epochs=3"])
-    assert len(plan([*recipes, other_guide], [0], results).guides) == 2
+    other_teacher = Registry().compose("deit_micro/digits/guided", "quick", ["teacher.train.epochs=3"])
+    assert len(plan([*recipes, other_teacher], [0], results).teachers) == 2
 
 
 def test_estimates_come_from_the_same_recipe_else_from_its_like_else_there_are_none(quick):
     (baseline, guided), results, record = quick
-    keep_guide(guided.guide)
+    keep_teacher(guided.teacher)
     unknown = as_dict(plan([baseline, guided], [1], results))
     assert unknown["left"] == {"unknown": 2} and unknown["cells"][0]["seconds"] is None
     record(baseline, seconds=40.0)
@@ -95,14 +96,14 @@ def test_estimates_come_from_the_same_recipe_else_from_its_like_else_there_are_n
     text = as_text(todo, 2)
     assert "~40 s" in text and "at least 2 min with 2 runs at a time here" in text
     gpu = {"device": "NVIDIA X", "processor": "Y", "threads": 8}
-    guide = {"id": guided.guide.id, "hash": guided.guide.hash, "epochs": 15, "seconds": 7.5, "key": "k", "seed": 0}
-    more = {"seconds": 60.0, "hardware": gpu, "world_size": 4, "guide": {**guide, "select": "last", "last_accuracy": 97.0}}
+    teacher = {"id": guided.teacher.id, "hash": guided.teacher.hash, "epochs": 15, "seconds": 7.5, "key": "k", "seed": 0}
+    more = {"seconds": 60.0, "hardware": gpu, "world_size": 4, "teacher": {**teacher, "select": "last", "last_accuracy": 97.0}}
     record(guided, **more)
     left = as_dict(plan([guided], [0, 1], results))["left"]
     assert left == {"GPU-hours": round(60 * 4 / 3600, 3), "unknown": 0}
     for path in cache_folder().rglob("record.json"):
         path.unlink()
-    assert [job.seconds for job in plan([guided], [0, 1], results).guides] == [7.5]  # the guide is gone, its time is known
+    assert [job.seconds for job in plan([guided], [0, 1], results).teachers] == [7.5]  # the teacher is gone, its time is known
 
 
 def test_durations_have_a_unit():
@@ -119,7 +120,7 @@ def test_ten_thousand_cells_are_planned_at_once(tmp_path):
     todo = plan([registry.compose(one) for one in ids], range(36), tmp_path)
     text = as_text(todo, 8)
     assert time.perf_counter() - began < 6
-    assert len(todo.cells) == 10_080 and len(todo.guides) == 5 and f"unknown for {10_085} of 10085 runs" in text
+    assert len(todo.cells) == 10_080 and len(todo.teachers) == 5 and f"unknown for {10_085} of 10085 runs" in text
     one = next(job for job in todo.cells if job.recipe.seed == 35 and job.recipe.guidance is not None)
     alone = registry.compose(one.recipe.id, seed=35)
     assert one.recipe == alone and one.recipe.hash == alone.hash
@@ -129,7 +130,7 @@ def test_the_plan_of_the_paper_needs_no_torch_no_data_and_no_gpu(tmp_path):
     words = ["-X", "importtime", "-m", "bench", "plan", "--suite", "paper", "--results-dir", tmp_path, "--json"]
     done = command(*words, check=True, env={"LOCALITY_BENCH_CACHE": str(tmp_path / "cache")})
     told = json.loads(done.stdout)
-    assert len(told["cells"]) == 192 and len(told["guides"]) == 4 and told["left"] == {"unknown": 196}
+    assert len(told["cells"]) == 192 and len(told["teachers"]) == 4 and told["left"] == {"unknown": 196}
     assert " torch" not in done.stderr and not list(Path(tmp_path).iterdir())
 
 

@@ -18,7 +18,7 @@ from bench.sweep.scheduler import Ended, Outcome, Scheduler, drive
 class Job:
     key: str
     needs: str | None = None
-    is_guide: bool = False
+    is_teacher: bool = False
     seconds: float | None = None  # what the plan expects
     length: float = 1.0  # what it takes
     state: str = "to run"
@@ -48,7 +48,7 @@ class Machine:
     def start(self, jobs):
         for job in jobs:
             assert job.key not in [other.key for _, _, other, *_ in self.running] and not self.recorded[job.key]
-            assert job.needs is None or self.recorded[job.needs], "before its guide was there"
+            assert job.needs is None or self.recorded[job.needs], "before its teacher was there"
             spent, outcome = self.left.setdefault(job.key, job.length), Outcome.DONE
             if self.draw.random() < self.deaths and self.died[job.key] < self.most_deaths:
                 spent, outcome = self.draw.uniform(0, spent), Outcome.DIED
@@ -78,19 +78,19 @@ class Machine:
         self.running = []
 
 
-def suite(draw: random.Random, cells: int, guides: int, shortest: float = 0.1, like_suites: bool = False) -> list[Job]:
-    """Guides, and cells of which some need one of them; the plan knows the lengths of some of them, and some wrongly."""
-    jobs = [Job(f"g{i}", is_guide=True, length=draw.uniform(shortest, 1 if like_suites else 10)) for i in range(guides)]
+def suite(draw: random.Random, cells: int, teachers: int, shortest: float = 0.1, like_suites: bool = False) -> list[Job]:
+    """Teachers, and cells of which some need one of them; the plan knows the lengths of some of them, and some wrongly."""
+    jobs = [Job(f"g{i}", is_teacher=True, length=draw.uniform(shortest, 1 if like_suites else 10)) for i in range(teachers)]
     for i in range(cells):
-        guided = guides and (i % 2 if like_suites else draw.random() < 0.7)
-        jobs.append(Job(f"c{i}", needs=f"g{draw.randrange(guides)}" if guided else None, length=draw.uniform(shortest, 10)))
+        guided = teachers and (i % 2 if like_suites else draw.random() < 0.7)
+        jobs.append(Job(f"c{i}", needs=f"g{draw.randrange(teachers)}" if guided else None, length=draw.uniform(shortest, 10)))
     for job in jobs:
         job.seconds = draw.choice([None, job.length, job.length * draw.uniform(0.1, 3)])
     return jobs
 
 
 def chain(machine: Machine, jobs: list[Job]) -> float:
-    """The longest guide with a cell that needs it, as they really went."""
+    """The longest teacher with a cell that needs it, as they really went."""
     return max(machine.work[job.key] + machine.work.get(job.needs, 0.0) for job in jobs)
 
 
@@ -112,7 +112,7 @@ def test_every_cell_is_recorded_once_within_grahams_bound(seed, slots, cells, de
 @settings(max_examples=100, deadline=None)
 @given(seed=SEEDS, slots=st.integers(1, 64), cells=st.integers(200, 600), deaths=st.sampled_from([0, 0.05, 0.3]))
 def test_a_suite_takes_at_most_the_lower_bound_and_the_longest_cell(seed, slots, cells, deaths):
-    # as suites are: every second cell has no guide, and these keep the slots busy while guides, which are shorter, train
+    # as suites are: every second cell has no teacher, and these keep the slots busy while teachers, which are shorter, train
     draw = random.Random(seed)
     jobs = suite(draw, cells, draw.randrange(1, 6), like_suites=True)
     machine = Machine(slots, draw, deaths)
@@ -139,13 +139,13 @@ def test_a_sweep_that_is_stopped_again_and_again_ends_like_one_that_is_not(seed,
     assert sum(machine.work.values()) >= sum(job.length for job in jobs) * (1 - 1e-9)
 
 
-def test_longest_first_and_the_guide_on_which_most_hangs():
-    jobs = [Job("short", seconds=1), Job("long", seconds=9), Job("g0", is_guide=True), Job("g1", is_guide=True)]
+def test_longest_first_and_the_teacher_on_which_most_hangs():
+    jobs = [Job("short", seconds=1), Job("long", seconds=9), Job("g0", is_teacher=True), Job("g1", is_teacher=True)]
     jobs += [Job("a", "g0", seconds=2), Job("b", "g1", seconds=2), Job("c", "g1", seconds=2)]
     scheduler = Scheduler(jobs)
     assert [job.key for job in scheduler.next(3)] == ["g1", "g0", "long"]
     scheduler.end(Ended(jobs[3], Outcome.DONE))
-    assert [job.key for job in scheduler.next(9)] == ["b", "c", "short"]  # of the other guide not yet
+    assert [job.key for job in scheduler.next(9)] == ["b", "c", "short"]  # of the other teacher not yet
 
 
 def test_what_dies_is_tried_again_so_often_and_what_is_refused_is_not():
@@ -160,8 +160,8 @@ def test_what_dies_is_tried_again_so_often_and_what_is_refused_is_not():
 
 
 @pytest.mark.parametrize("queues", [False, True])
-def test_a_guide_that_fails_takes_its_cells_with_it_and_no_others(queues):
-    jobs = [Job("g", is_guide=True), Job("a", "g"), Job("b", "g"), Job("free")]
+def test_a_teacher_that_fails_takes_its_cells_with_it_and_no_others(queues):
+    jobs = [Job("g", is_teacher=True), Job("a", "g"), Job("b", "g"), Job("free")]
 
     class Cluster(Machine):
         cancelled = ()
@@ -181,7 +181,7 @@ def test_a_guide_that_fails_takes_its_cells_with_it_and_no_others(queues):
     scheduler, told = Scheduler(jobs, queues=queues), []
     drive(scheduler, cluster, lambda ended, final: told.append((ended.job.key, ended.error)))
     assert set(scheduler.failed) == {"g", "a", "b"} and scheduler.done == {"free"}
-    assert told[:3] == [("g", "diverged"), ("a", "its guide could not be trained"), ("b", "its guide could not be trained")]
+    assert told[:3] == [("g", "diverged"), ("a", "its teacher could not be trained"), ("b", "its teacher could not be trained")]
     assert cluster.cancelled == (("a", "b") if queues else ())
 
 
@@ -196,7 +196,7 @@ def test_what_another_process_runs_is_followed_and_taken_over_when_it_is_left():
         def ended(self):
             if followed:
                 job = followed.pop(0)
-                return [Ended(job, Outcome.DONE if job.key == "theirs" else Outcome.LEFT)]
+                return [Ended(job, Outcome.DONE if job.key == "theirs" else Outcome.ABANDONED)]
             return super().ended()
 
     machine = Shared(1, random.Random(0))

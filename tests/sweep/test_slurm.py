@@ -16,10 +16,11 @@ import pytest
 from conftest import ROOT
 
 from bench.__main__ import parser
-from bench.cache import cache_folder
-from bench.recipes import Registry
-from bench.records import RunFolder, write_json
-from bench.schema import RecipeError
+from bench.locks import cache_folder
+from bench.config.registry import Registry
+from bench.runs.folder import RunFolder
+from bench.storage import write_json
+from bench.config.schema import RecipeError
 from bench.sweep import slurm
 from bench.sweep.plan import plan
 from bench.sweep.request import Request, minutes
@@ -50,23 +51,23 @@ def test_options_become_what_submitit_takes():
     words += ["--partition", "gpu", "--account", "us", "--array-parallelism", "4", "--slurm-setup", "module load cuda"]
     words += ["--slurm", "constraint=a100", "--slurm=--exclusive", "--slurm", "gpus-per-node=a100:2"]
     request = Request.from_options(options(*words))
-    told = request.parameters("quick-1", is_guide=False, after="34")
+    told = request.parameters("quick-1", is_teacher=False, after="34")
     expected = {"cpus_per_task": 8, "gpus_per_node": 2, "mem": "1536MB", "time": 90, "signal_delay_s": 60}
     expected |= {"partition": "gpu", "account": "us", "array_parallelism": 4, "srun_args": ["--cpus-per-task=8"]}
     assert {key: told[key] for key in expected} == expected and "qos" not in told
     more = {"constraint": "a100", "exclusive": True, "gpus_per_node": "a100:2", "requeue": True}
     assert told["additional_parameters"] == {**more, "dependency": "afterok:34", "kill_on_invalid_dep": "yes"}
     assert told["setup"][-1] == "module load cuda" and str(ROOT) in told["setup"][0]
-    guide = request.parameters("quick-2", is_guide=True, after=None)
-    assert guide["gpus_per_node"] == 1 and "dependency" not in guide["additional_parameters"]
-    bare = Request.from_options(options("--gpus-per-run", "0")).parameters("quick-3", is_guide=False, after=None)
+    teacher = request.parameters("quick-2", is_teacher=True, after=None)
+    assert teacher["gpus_per_node"] == 1 and "dependency" not in teacher["additional_parameters"]
+    bare = Request.from_options(options("--gpus-per-run", "0")).parameters("quick-3", is_teacher=False, after=None)
     assert "OMP_NUM_THREADS:-1" in bare["setup"][0] and bare["time"] == 240 and bare["srun_args"] == []
     assert not {"gpus_per_node", "mem", "cpus_per_task", "partition"} & set(bare)
 
 
 def test_submitit_knows_every_parameter(tmp_path, monkeypatch):
     submitit = pytest.importorskip("submitit")
-    told = Request(cpus=1, memory=1, partition="p", account="a", qos="q").parameters("n", is_guide=False, after="1")
+    told = Request(cpus=1, memory=1, partition="p", account="a", qos="q").parameters("n", is_teacher=False, after="1")
     known = submitit.SlurmExecutor._valid_parameters()
     assert set(told) <= known and not set(told["additional_parameters"]) & {"time", "signal"}
 
@@ -109,7 +110,7 @@ def test_what_is_missing_is_told(tmp_path, monkeypatch):
     refused("there is no sbatch here", "--executor", "slurm")
 
 
-def test_each_guide_is_a_job_and_the_cells_behind_it_an_array(todo, monkeypatch):
+def test_each_teacher_is_a_job_and_the_cells_behind_it_an_array(todo, monkeypatch):
     jobs = Scheduler(todo().jobs, queues=True).next(100)
     told = [[job.name.partition("/digits")[2] for job in batch] for batch in batches(jobs)]
     assert told == [[" seed 0"], ["/baseline seed 0", "/baseline seed 1"], ["/guided seed 0", "/guided seed 1"]]
@@ -135,20 +136,20 @@ def pretend_squeue(monkeypatch, tmp_path, text: str, code: int = 0) -> None:
 
 def test_a_plan_tells_what_the_queue_does(todo, tmp_path, monkeypatch, capsys):
     jobs = todo().jobs
-    guide, cells = announce(jobs[:1], "quick"), announce([job for job in jobs if job.needs], "quick")
+    teacher, cells = announce(jobs[:1], "quick"), announce([job for job in jobs if job.needs], "quick")
     jobs[0].folder.write_status("running", epoch=3, epochs=20)
-    lines = f"7|{guide}|RUNNING|0|None|\n8_0|{cells}|PENDING|0|PartitionTimeLimit|\n8_1|{cells}-old|PENDING|0|Priority|"
+    lines = f"7|{teacher}|RUNNING|0|None|\n8_0|{cells}|PENDING|0|PartitionTimeLimit|\n8_1|{cells}-old|PENDING|0|Priority|"
     pretend_squeue(monkeypatch, tmp_path, lines)
     told = todo()
-    assert (told.guides[0].state, told.guides[0].cluster_id) == ("running", "7")
-    assert told.guides[0].note.startswith("epoch 3/15 on ") and told.guides[0].note.endswith(", job 7")
+    assert (told.teachers[0].state, told.teachers[0].cluster_id) == ("running", "7")
+    assert told.teachers[0].note.startswith("epoch 3/15 on ") and told.teachers[0].note.endswith(", job 7")
     states = {job.name.partition("digits/")[2]: (job.state, job.note, job.cluster_id) for job in told.cells}
     assert states["guided seed 0"] == ("queued", "job 8_0 (PartitionTimeLimit)", "8_0")
-    assert states["guided seed 1"] == ("waiting for a guide", "", "")  # of another submission that bore this number
+    assert states["guided seed 1"] == ("waiting for a teacher", "", "")  # of another submission that bore this number
     assert states["baseline seed 0"] == ("to run", "", "") and not capsys.readouterr().err
     pretend_squeue(monkeypatch, tmp_path, "", code=1)
     told = todo()
-    assert told.guides[0].state == "resumable" and {job.cluster_id for job in told.jobs} == {""}
+    assert told.teachers[0].state == "resumable" and {job.cluster_id for job in told.jobs} == {""}
     err = capsys.readouterr().err
     assert err.startswith("slurm: no controller: ") and err.count("\n") == 1
 
@@ -191,13 +192,13 @@ class Cluster(SlurmExecutor):
 
 def record(job, **more) -> None:
     recipe = job.target
-    content = {k: v for k, v in MEASURED.items() if k not in ("history", "guide")}
+    content = {k: v for k, v in MEASURED.items() if k not in ("history", "teacher")}
     told = {"id": recipe.id, "hash": recipe.hash, "seed": recipe.seed, "recipe": recipe.to_dict()}
     RunFolder(job.folder.path.parents[4], recipe).write_record({**content, **told, **more})
 
 
 def keep(job) -> None:
-    folder = cache_folder() / "guides" / f"{job.target.model.name}-{job.target.data.name}-0123456789abcdef"
+    folder = cache_folder() / "teachers" / f"{job.target.model.name}-{job.target.data.name}-0123456789abcdef"
     write_json(folder / "record.json", {"hash": job.target.hash, "seed": job.target.seed, "last_accuracy": 97.5})
 
 
@@ -209,14 +210,14 @@ def driven(todo, monkeypatch, change, retries=1):
 
 
 def finish(cluster, *but: str) -> None:
-    """All jobs end well whose guide has."""
+    """All jobs end well whose teacher has."""
     for run in cluster._runs:
         if run.id and run.id not in but and not any(other.job.key == run.job.needs for other in cluster._runs):
-            keep(run.job) if run.job.is_guide else record(run.job)
+            keep(run.job) if run.job.is_teacher else record(run.job)
             cluster.end(run.id, "COMPLETED")
 
 
-def test_a_guide_that_dies_is_submitted_again_with_its_cells_behind_it(todo, monkeypatch):
+def test_a_teacher_that_dies_is_submitted_again_with_its_cells_behind_it(todo, monkeypatch):
     def change(cluster):
         if len(cluster.submissions) == 3:
             cluster.end("1", "COMPLETING" if cluster.looks == 1 else "TIMEOUT", 0)
@@ -234,7 +235,7 @@ def test_a_guide_that_dies_is_submitted_again_with_its_cells_behind_it(todo, mon
     assert next(line[3] for line in lines if line[1] == "DIED").startswith("job 1 ended as TIMEOUT: ")
 
 
-def test_a_guide_that_is_refused_takes_its_cells_out_of_the_queue(todo, monkeypatch):
+def test_a_teacher_that_is_refused_takes_its_cells_out_of_the_queue(todo, monkeypatch):
     def change(cluster):
         cluster.end("1", "FAILED", 2)
         finish(cluster, "1")
@@ -296,7 +297,7 @@ def test_what_a_full_queue_refuses_comes_later(todo, monkeypatch, capsys):
 
 def test_queued_jobs_of_an_earlier_sweep_are_followed(todo, tmp_path, monkeypatch):
     jobs = todo().jobs
-    name = announce([job for job in jobs if not job.needs and not job.is_guide], "quick")
+    name = announce([job for job in jobs if not job.needs and not job.is_teacher], "quick")
     pretend_squeue(monkeypatch, tmp_path, f"9_0|{name}|RUNNING|0|None|\n9_1|{name}|PENDING|0|Priority|")
 
     def change(cluster):

@@ -18,11 +18,11 @@ from sweep_kills import SUITE, numbers
 
 @pytest.fixture(scope="module")
 def recipes(tmp_path_factory):
-    """A folder of recipes with the quick suite shortened, and with one whose guide cannot be trained."""
+    """A folder of recipes with the quick suite shortened, and with one whose teacher cannot be trained."""
     folder = tmp_path_factory.mktemp("recipes")
     (folder / "suites").mkdir()
     (folder / "suites" / "short.yaml").write_text(SUITE)
-    broken = SUITE.replace("guide: {train: {", "guide: {train: {lr: 1.0e+30, ")
+    broken = SUITE.replace("teacher: {train: {", "teacher: {train: {lr: 1.0e+30, ")
     (folder / "suites" / "broken.yaml").write_text(broken)
     (folder / "suites" / "long.yaml").write_text(SUITE.replace("epochs: 12", "epochs: 500", 1))
     (folder / "suites" / "wild.yaml").write_text(SUITE.replace("train: {epochs: 12", "train: {epochs: 12, lr: 1.0e+30", 1))
@@ -79,12 +79,12 @@ def test_kills_and_slots_change_no_number(recipes, tmp_path):
     assert numbers(tmp_path / "a") == numbers(tmp_path / "b")
 
 
-def test_a_failing_guide_fails_its_cells_and_no_others(recipes, tmp_path):
+def test_a_failing_teacher_fails_its_cells_and_no_others(recipes, tmp_path):
     done = command(*swept(recipes, tmp_path, "broken"))
     assert done.returncode == 3
     assert "deit_micro/digits/baseline seed 0: " in done.stdout
     assert "resnet8/digits seed 0: FAILED: resnet8/digits seed 0 diverged" in done.stdout
-    assert "its guide could not be trained" in done.stderr and "not run" in done.stdout
+    assert "its teacher could not be trained" in done.stderr and "not run" in done.stdout
 
 
 def test_a_cell_that_diverges_is_an_outcome_and_not_run_again(recipes, tmp_path):

@@ -36,5 +36,5 @@ class Contents:
     left_out: tuple[str, ...] = ()
 
 
-class NotHere(LookupError):
+class LayoutMismatch(LookupError):
     """The files are not in this layout; the message says what is missing."""

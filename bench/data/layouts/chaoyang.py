@@ -6,9 +6,9 @@ from __future__ import annotations
 import json
 from functools import partial
 
+from bench.config.schema import Data, RecipeError
 from bench.data.files import Files
-from bench.data.layouts import Contents, Item, NotHere
-from bench.schema import Data, RecipeError
+from bench.data.layouts import Contents, Item, LayoutMismatch
 
 CLASSES = ("normal", "serrated", "adenocarcinoma", "adenoma")
 
@@ -17,12 +17,12 @@ def read(files: Files, data: Data) -> Contents:
     """The official splits.
 
     Raises:
-        NotHere: a list is missing.
+        LayoutMismatch: a list is missing.
         RecipeError: a list is not as described.
     """
     root = files.root_of("train.json", "test.json")
     if root is None:
-        raise NotHere("train.json or test.json")
+        raise LayoutMismatch("train.json or test.json")
     base = root
     if root.split("/")[-2:-1] == ["json"]:
         base = root.removesuffix("json/")  # the lists lie in a folder of their own, names are relative to the one above

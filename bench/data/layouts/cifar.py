@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from bench.config.schema import Data
 from bench.data.files import Files
-from bench.data.layouts import Contents, Item, NotHere
-from bench.schema import Data
+from bench.data.layouts import Contents, Item, LayoutMismatch
 
 TEN = ([f"data_batch_{i}" for i in range(1, 6)], "test_batch", "batches.meta")
 HUNDRED = (["train"], "test", "meta")
@@ -22,7 +22,7 @@ def read(files: Files, data: Data) -> Contents:
     """`cifar-10-batches-py` or `cifar-100-python`, whichever is there; `data.label_column` chooses fine or coarse labels.
 
     Raises:
-        NotHere: a batch is missing.
+        LayoutMismatch: a batch is missing.
     """
     for train, test, meta in (TEN, HUNDRED):
         root = files.root_of(*train, test, meta)
@@ -35,7 +35,7 @@ def read(files: Files, data: Data) -> Contents:
                 _items(files, root + test, column),
                 tuple(classes),
             )
-    raise NotHere("train, test or meta of CIFAR-100, and of CIFAR-10 data_batch_1 … 5, test_batch or batches.meta")
+    raise LayoutMismatch("train, test or meta of CIFAR-100, and of CIFAR-10 data_batch_1 … 5, test_batch or batches.meta")
 
 
 def _items(files: Files, name: str, column: str) -> Iterator[Item]:

@@ -7,9 +7,9 @@ from functools import partial
 
 from PIL import Image
 
+from bench.config.schema import Data, RecipeError
 from bench.data.files import Files
-from bench.data.layouts import Contents, Item, NotHere
-from bench.schema import Data, RecipeError
+from bench.data.layouts import Contents, Item, LayoutMismatch
 
 TESTS = ("test", "val", "valid", "validation")
 NO_IMAGES = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")  # that Pillow knows by name and does not decode
@@ -20,7 +20,7 @@ def read(files: Files, data: Data) -> Contents:
     all, as archives have, does not count.
 
     Raises:
-        NotHere: fewer than two class folders with images.
+        LayoutMismatch: fewer than two class folders with images.
         RecipeError: the test split has a class that the training split has not.
     """
     Image.init()
@@ -42,7 +42,7 @@ def read(files: Files, data: Data) -> Contents:
         )
     classes = sorted(set(train_images.values()))
     if len(classes) < 2:
-        raise NotHere(f"two or more class folders with images; {len(classes)} found")
+        raise LayoutMismatch(f"two or more class folders with images; {len(classes)} found")
     if unknown := sorted(set((test_images or {}).values()) - set(classes)):
         raise RecipeError(f"{files}: {test}/ has a class that train/ has not: {unknown[0]}")
     number = {name: label for label, name in enumerate(classes)}

@@ -8,9 +8,9 @@ from functools import partial
 
 import numpy as np
 
+from bench.config.schema import Data
 from bench.data.files import Files
-from bench.data.layouts import Contents, Item, NotHere
-from bench.schema import Data
+from bench.data.layouts import Contents, Item, LayoutMismatch
 
 # What `python -m bench data check` says of `verify`.
 VERIFIED = "images a class are those of imagelabels.mat, so the labels stand in its order (but for classes of equal counts)"
@@ -22,16 +22,16 @@ def read(files: Files, data: Data) -> Contents:
     """The official splits; labels are those of `imagelabels.mat`, from 0.
 
     Raises:
-        NotHere: a `.mat` file is missing, or the images are.
+        LayoutMismatch: a `.mat` file is missing, or the images are.
     """
     labels, train, test, root = labels_and_splits(files)
     images, inside = files, root
     if f"{root}jpg/image_00001.jpg" not in files:
         if f"{root}102flowers.tgz" not in files or not files.place.is_dir():
-            raise NotHere("both jpg/image_00001.jpg and 102flowers.tgz")
+            raise LayoutMismatch("both jpg/image_00001.jpg and 102flowers.tgz")
         images, inside = Files(files.place / root / "102flowers.tgz"), ""
         if "jpg/image_00001.jpg" not in images:  # which reads it here, once, and not in every thread that decodes
-            raise NotHere("jpg/image_00001.jpg in 102flowers.tgz")
+            raise LayoutMismatch("jpg/image_00001.jpg in 102flowers.tgz")
 
     def items(ids: np.ndarray) -> list[Item]:
         names = [f"{inside}jpg/image_{i:05d}.jpg" for i in ids]
@@ -46,7 +46,7 @@ def labels_and_splits(files: Files) -> tuple[np.ndarray, np.ndarray, np.ndarray,
 
     root = files.root_of(*MARKS)
     if root is None:
-        raise NotHere(" or ".join(MARKS))
+        raise LayoutMismatch(" or ".join(MARKS))
     labels, sets = (loadmat(io.BytesIO(files.read(root + name))) for name in MARKS)
     train = np.concatenate([sets["trnid"][0], sets["valid"][0]]).astype(int)
     return labels["labels"][0].astype(int) - 1, train, sets["tstid"][0].astype(int), root
@@ -58,7 +58,7 @@ def verify(files: Files, train: np.ndarray, test: np.ndarray) -> list[str]:
     Copies may number the flowers in another order. Their images are not numbered, so classes are told by their counts.
 
     Raises:
-        NotHere: the `.mat` files are not among `files`.
+        LayoutMismatch: the `.mat` files are not among `files`.
     """
     labels, train_ids, test_ids, _ = labels_and_splits(files)
     out = []

@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bench.config.schema import Data, RecipeError
 from bench.data.files import Files
-from bench.data.layouts import Contents, Item, NotHere
-from bench.schema import Data, RecipeError
+from bench.data.layouts import Contents, Item, LayoutMismatch
 
 TESTS = ("test", "validation", "valid", "val")
 
@@ -18,16 +18,16 @@ def read(files: Files, data: Data) -> Contents:
     """`{split}.parquet` or `{split}-*.parquet`, in the folder, in `data/` or in one folder below (a configuration's).
 
     Raises:
-        NotHere: a split has no file.
+        LayoutMismatch: a split has no file.
         RecipeError: the files cannot be read, or lack a column.
     """
     if not files.place.is_dir():
-        raise NotHere("parquet files")
+        raise LayoutMismatch("parquet files")
     train, test = (_shards(files.place, data, split) for split in (data.train_split, data.test_split))
     if test is None and _may_find(data):
         test = next((found for split in TESTS if (found := _shards(files.place, data, split))), None)
     if train is None or (test is None and not _may_find(data)):
-        raise NotHere(f"{data.train_split}*.parquet and {data.test_split}*.parquet")
+        raise LayoutMismatch(f"{data.train_split}*.parquet and {data.test_split}*.parquet")
 
     def load(paths: list[Path]) -> Any:
         import datasets

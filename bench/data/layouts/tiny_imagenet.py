@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from functools import partial
 
+from bench.config.schema import Data, RecipeError
 from bench.data.files import Files
-from bench.data.layouts import Contents, Item, NotHere
-from bench.schema import Data, RecipeError
+from bench.data.layouts import Contents, Item, LayoutMismatch
 
 ANNOTATIONS = "val/val_annotations.txt"
 
@@ -16,17 +16,17 @@ def read(files: Files, data: Data) -> Contents:
     """Classes are the WordNet ids in `train/`, sorted, as the released code numbers them.
 
     Raises:
-        NotHere: no `val/val_annotations.txt`, or no class in `train/`.
+        LayoutMismatch: no `val/val_annotations.txt`, or no class in `train/`.
         RecipeError: an annotation names a class that `train/` has not.
     """
     root = files.root_of(ANNOTATIONS)
     if root is None:
-        raise NotHere(ANNOTATIONS)
+        raise LayoutMismatch(ANNOTATIONS)
     within = [(name, name.removeprefix(root).split("/")) for name in files.names if name.startswith(root)]
     train = [(name, path[1]) for name, path in within if path[0] == "train" and len(path) == 4 and path[2] == "images"]
     classes = sorted({wnid for _, wnid in train})
     if not classes:
-        raise NotHere("train/<class>/images/*.JPEG")
+        raise LayoutMismatch("train/<class>/images/*.JPEG")
     number = {wnid: label for label, wnid in enumerate(classes)}
     test = []
     for line, text in enumerate(files.read(root + ANNOTATIONS).decode().splitlines(), 1):

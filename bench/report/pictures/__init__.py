@@ -26,11 +26,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.cores import available_cores
-from bench.records import write_bytes
 from bench.report import palette
 from bench.report.analysis import Analysis
 from bench.report.gather import Record
 from bench.report.pictures import content
+from bench.storage import write_bytes
 
 THEMES = {"": palette.LIGHT, ".dark": palette.DARK}
 FORMATS = ("svg", "png")
@@ -84,7 +84,7 @@ def stale(wanted: Mapping[str, Picture], folder: Path) -> list[Path]:
     return sorted(found - {path for name in wanted for path in paths(name, folder)})
 
 
-def draw(wanted: Mapping[str, Picture], folder: Path) -> None:
+def sample_augment_params(wanted: Mapping[str, Picture], folder: Path) -> None:
     """Write what is outdated, in as many processes as there are cores where it is much.
 
     Raises:

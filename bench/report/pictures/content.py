@@ -15,7 +15,7 @@ import numpy as np
 from bench.report.analysis import BASELINE, Analysis, Arm, Cell
 from bench.report.gather import Record
 from bench.report.palette import LIGHT
-from bench.report.spread import Spread
+from bench.report.spread import SeedStats
 
 PLACES = 4
 LONGEST_HOURS = 1e9  # of a run: a clock that went wrong
@@ -31,7 +31,7 @@ class Number:
     std: float | None
 
     @classmethod
-    def of(cls, spread: Spread | None) -> Number | None:
+    def of(cls, spread: SeedStats | None) -> Number | None:
         """Of a spread of the analysis."""
         return cls(_rounded(spread.mean), None if spread.std is None else _rounded(spread.std)) if spread else None
 
@@ -115,13 +115,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Ends:
-    """Where all arms of a suite end. guides: {dataset: [(name, seconds of its training)]}."""
+    """Where all arms of a suite end. teachers: {dataset: [(name, seconds of its training)]}."""
 
     suite: str
     datasets: list[str]
     colours: dict[str, str]
     rows: list[Row]
-    guides: dict[str, list[tuple[str, float]]]
+    teachers: dict[str, list[tuple[str, float]]]
     measure: str = TEST
 
 
@@ -156,11 +156,11 @@ def ends(analysis: Analysis, records: Iterable[Record]) -> Ends:
     rows = [
         Row(cell.model, cell.dataset, [_end(arm, coloured[arm.guidance]) for arm in cell.arms]) for cell in analysis.cells
     ]
-    guides: dict[str, list[tuple[str, float]]] = {}
-    for guide in analysis.guides:
-        name, _, dataset = guide["id"].partition("/")
-        guides.setdefault(dataset, []).append((name, _rounded(guide["seconds"])))
-    return Ends(analysis.suite, analysis.datasets, coloured, rows, guides, measured(records))
+    teachers: dict[str, list[tuple[str, float]]] = {}
+    for teacher in analysis.teachers:
+        name, _, dataset = teacher["id"].partition("/")
+        teachers.setdefault(dataset, []).append((name, _rounded(teacher["seconds"])))
+    return Ends(analysis.suite, analysis.datasets, coloured, rows, teachers, measured(records))
 
 
 def _curve(arm: Arm, colour: str, records: dict[tuple[str, int], Record], single: bool) -> Curve:

@@ -17,14 +17,14 @@ HEIGHT = 230.0  # px of a field
 LOG_FROM = 6.0  # the ratio of times from which their axis is logarithmic
 
 
-def draw(picture: Ends) -> Sheet:
+def sample_augment_params(picture: Ends) -> Sheet:
     """A field a dataset and kind of device time."""
     rows = [row for row in picture.rows if any(arm.hours for arm in row.arms)]
     sheet = Sheet(f"Suite {picture.suite}: {picture.measure} against the device time of a run, baseline to guided")
     what = f"{picture.measure.capitalize()} of the last epoch, {seeds(rows)}"
     what += ", bars: ± 1 standard deviation." if any(a.last and a.last.std for row in rows for a in row.arms) else "."
-    if picture.guides:
-        what += " The time of a guide's training is not in it: a guide is trained once for all students and seeds."
+    if picture.teachers:
+        what += " The time of a teacher's training is not in it: a teacher is trained once for all students and seeds."
     y = header(sheet, "Accuracy against time", what)
     y = key(sheet, y, [(name, colour, True) for name, colour in picture.colours.items()]) + 4
     for dataset in picture.datasets:
@@ -35,24 +35,36 @@ def draw(picture: Ends) -> Sheet:
                 if row.dataset == dataset
             ]
             y = _field(
-                sheet, y, dataset, unit, [row for row in own if row.arms], picture.guides.get(dataset, []), picture.measure
+                sheet,
+                y,
+                dataset,
+                unit,
+                [row for row in own if row.arms],
+                picture.teachers.get(dataset, []),
+                picture.measure,
             )
     footnotes(sheet, y, not_run(picture.rows))
     return sheet
 
 
 def _field(
-    sheet: Sheet, y: float, dataset: str, unit: str, rows: Sequence[Row], guides: Sequence[tuple[str, float]], measured: str
+    sheet: Sheet,
+    y: float,
+    dataset: str,
+    unit: str,
+    rows: Sequence[Row],
+    teachers: Sequence[tuple[str, float]],
+    measured: str,
 ) -> float:
     arms = [arm for row in rows for arm in row.arms]
     factor, unit = _in(unit, max(arm.hours for arm in arms))
     y += TEXT * 2
     sheet.text(EDGE, y, measure.fit(dataset, TEXT + 1, WIDTH - 2 * EDGE, bold=True), size=TEXT + 1, bold=True)
-    told = [f"{name} {duration(seconds)}" for name, seconds in guides]
+    told = [f"{name} {duration(seconds)}" for name, seconds in teachers]
     if told:
         y += TEXT * 1.35
         sheet.text(
-            EDGE, y, measure.fit(f"training its guide took: {', '.join(told)}", TEXT, WIDTH - 2 * EDGE), "muted", TEXT
+            EDGE, y, measure.fit(f"training its teacher took: {', '.join(told)}", TEXT, WIDTH - 2 * EDGE), "muted", TEXT
         )
     y += TEXT * 1.6
     sheet.text(EDGE, y, f"{measured} (%)", "muted", TEXT)

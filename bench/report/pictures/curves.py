@@ -18,7 +18,7 @@ HEIGHT = 235  # px of the field of the curves
 LINE = TEXT * 1.25
 
 
-def draw(picture: Curves) -> Sheet:
+def sample_augment_params(picture: Curves) -> Sheet:
     """One field; the arms are named at the ends of their curves."""
     arms = [arm for arm in picture.arms if arm.mean]
     title = f"{picture.model} on {picture.dataset}"

@@ -15,7 +15,7 @@ LANE = 21.0  # px from one guided arm of a student to the next
 NAMES = 0.27  # of the width, at most for the names of students
 
 
-def draw(picture: Ends) -> Sheet:
+def sample_augment_params(picture: Ends) -> Sheet:
     """All fields have the same scale, each its own part of it, so that equal lengths are equal gains."""
     rows = [row for row in picture.rows if any(arm.state != "not run" for arm in row.arms)]
     guided = [name for name in picture.colours if name != BASELINE]

@@ -17,7 +17,7 @@ BETWEEN = 10.0
 EPOCHS = 100  # of a curve that are drawn: more than a narrow panel can show would only make the file large
 
 
-def draw(picture: Panels) -> Sheet:
+def sample_augment_params(picture: Panels) -> Sheet:
     """A panel a student and dataset, with the gain of its guided arm where there is one."""
     cells = {(panel.model, panel.dataset): panel for panel in picture.panels}
     models = [model for model in picture.models if any(_drawn(cells[model, dataset]) for dataset in picture.datasets)]

@@ -1,0 +1,98 @@
+"""Refuses keys of a recipe that are valid one by one but not together."""
+
+from __future__ import annotations
+
+import re
+import typing
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.config.methods import modules_defining
+from bench.config.names import NAME
+from bench.config.parse import nearest, short_repr
+from bench.config.schema import Data, Model, Recipe, TeacherPass
+
+MAX_WEIGHTS = 5e8  # of a network; ViT-L has 3e8
+MAX_TOKENS = 4096  # 64 x 64
+DEFAULT_FEATURE_LAYERS = 3  # as many are chosen if the recipe names none
+
+PACKAGE = Path(__file__).parents[1]
+# Raises RecipeError for a key path and a problem, naming the file that has the key.
+Fail = Callable[[str, str], typing.NoReturn]
+
+
+def check_recipe(recipe: Recipe, fail: Fail) -> None:
+    """Refuse a recipe whose keys do not fit together."""
+    model, data, augment, train = recipe.model, recipe.data, recipe.augment, recipe.train
+    if model.builder not in (builders := modules_defining("build", PACKAGE / "models")):
+        fail("model.builder", f"got {model.builder!r}, allowed: {', '.join(builders)}{nearest(model.builder, builders)}")
+    if model.timm is not None and not re.fullmatch(r"[A-Za-z0-9_]+", model.timm):
+        fail("model.timm", f"got {model.timm!r}, allowed is the name of an architecture; no weights are loaded")
+    _check_size(model, fail)
+    if augment.crop != "random_resized" and data.pipeline == "pil":
+        fail("augment.crop", f"{augment.crop!r} needs data.pipeline=batched; timm's transform crops at random sizes")
+    if augment.padding and augment.crop != "padded":
+        fail("augment.padding", f"got {augment.padding}, but augment.crop={augment.crop} does not pad")
+    for path, pair in (("augment.crop_area", augment.crop_area), ("augment.crop_ratio", augment.crop_ratio)):
+        if pair[0] > pair[1]:
+            fail(path, f"got {list(pair)}, allowed is the smaller number first")
+    check_data(data, fail)
+    images = None if data.subset or data.holdout else data.train_images  # otherwise known when the dataset is open
+    if data.train_limit and images and data.train_limit > images:
+        fail("data.train_limit", f"got {data.train_limit}, allowed is at most {images}, the training images of {data.name}")
+    if train.batch_size > (limit := data.train_limit or images or train.batch_size):
+        fail(
+            "train.batch_size",
+            f"got {train.batch_size}, but there are {limit} training images and only whole batches are used",
+        )
+    if recipe.guidance is not None:
+        _check_guidance(recipe, fail)
+
+
+def check_data(data: Data, fail: Fail) -> None:
+    """Refuse keys of a dataset that do not fit together."""
+    if data.layout not in (layouts := modules_defining("read", PACKAGE / "data" / "layouts")):
+        fail("data.layout", f"got {data.layout!r}, allowed: {', '.join(layouts)}{nearest(data.layout, layouts)}")
+    for place in data.places:
+        if {"", ".", "..", "**"} & set(place.split("/")) or "**" in place:
+            fail("data.places", f"got {short_repr(place)}, allowed are names and patterns in the data folder, without **")
+    if data.hub is not None and not re.fullmatch(f"{NAME}(/{NAME})?", data.hub):
+        fail("data.hub", f"got {short_repr(data.hub)}, allowed is the name of a dataset on the hub, as owner/name")
+    if data.subset and data.classes and data.subset > data.classes:
+        fail("data.subset", f"got {data.subset}, allowed is at most {data.classes}, the classes of {data.name}")
+
+
+def _check_size(model: Model, fail: Fail) -> None:
+    """Refuse networks that would exhaust the memory of any machine."""
+    per_layer = 64 if model.role == "teacher" else 4 + 2 * (model.mlp_ratio or 4)  # weights in widths squared, about
+    weights = (model.depth or 12) * (model.width or 0) ** 2 * per_layer
+    if weights > MAX_WEIGHTS:
+        fail("model.width", f"got {model.width}, about {weights:.0e} weights in total, allowed are {MAX_WEIGHTS:.0e}")
+    side = model.image_size // model.patch_size if model.patch_size else 0
+    if side**2 > MAX_TOKENS:
+        fail("model.patch_size", f"got {model.patch_size}: {side} x {side} tokens, allowed are at most {MAX_TOKENS}")
+
+
+def _check_guidance(recipe: Recipe, fail: Fail) -> None:
+    """Refuse guidance that does not fit the student, the teacher or the data."""
+    guidance, student, teacher = recipe.guidance, recipe.model, recipe.teacher.model
+    schedule, teacher_pass = guidance.schedule, guidance.teacher
+    if schedule.from_epoch >= recipe.train.epochs:
+        fail("guidance.schedule.from_epoch", f"got {schedule.from_epoch}, but there are {recipe.train.epochs} epochs")
+    if schedule.until_epoch is not None and schedule.until_epoch <= schedule.from_epoch:
+        problem = f"got {schedule.until_epoch}, allowed is more than from_epoch, {schedule.from_epoch}"
+        fail("guidance.schedule.until_epoch", problem)
+    student_layers = len(student.feature_layers) or DEFAULT_FEATURE_LAYERS
+    for params in guidance.params:
+        for name, problem in params.problems(student_layers, len(teacher.feature_layers)):
+            fail(name if name.startswith("model.") else f"guidance.params.{name}", problem)
+    if teacher_pass.offline:
+        if "logits" in guidance.needs:
+            fail("teacher.offline", f"the stored features have no logits, which {guidance.method} needs")
+        if recipe.augment.crop == "padded":
+            fail("teacher.offline", "the stored features have no border: augment.crop must be random_resized or none")
+        for name in ("antialias", "bn_scope"):
+            if getattr(teacher_pass, name) != getattr(TeacherPass(), name):
+                fail(f"teacher.{name}", "has no effect with teacher.offline, and must not change the hash then")
+    elif (recipe.augment.mean, recipe.augment.std) != (recipe.teacher.augment.mean, recipe.teacher.augment.std):
+        fail("teacher.augment.mean", "differs from the student's, whose normalised batch the teacher receives")

@@ -1,0 +1,55 @@
+"""The verbs `list` and `show`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+
+import yaml
+
+from bench.cli import DONE, add_recipe_options, add_recipes_dir, compose
+from bench.config.registry import Registry
+
+
+def add_list_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `list`."""
+    parser.add_argument("--suite", metavar="NAME", help="only those of a suite")
+    parser.add_argument("--teachers", action="store_true", help="the teachers that the suites need instead")
+    parser.add_argument("--json", action="store_true")
+    add_recipes_dir(parser)
+
+
+def run_list(arguments: argparse.Namespace) -> int:
+    """Print every id, or those of a suite."""
+    registry = Registry(*arguments.recipes_dir)
+    if arguments.teachers:
+        suites = [arguments.suite] if arguments.suite is not None else registry.names("suites")
+        ids = list(dict.fromkeys(teacher for name in suites for teacher in registry.teachers(registry.suite(name))))
+    else:
+        ids = registry.suite(arguments.suite).ids if arguments.suite is not None else registry.ids()
+    print(json.dumps(ids, indent=2) if arguments.json else "\n".join(ids))
+    return DONE
+
+
+def add_show_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `show`."""
+    parser.add_argument("recipe", metavar="ID")
+    add_recipe_options(parser)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--parameters", action="store_true", help="build the network: its parameters and feature maps")
+
+
+def run_show(arguments: argparse.Namespace) -> int:
+    """Print the composed recipe as YAML or JSON."""
+    recipe = compose(arguments)
+    content = recipe.to_dict()
+    if arguments.parameters or recipe.model.builder == "any_timm":  # only the network itself knows its feature layers
+        models = importlib.import_module("bench.models")  # imports torch, which other recipes do not need
+        classes = recipe.data.classes
+        built = models.create(recipe.model, classes or 2, recipe.seed, feature_layers=recipe.uses_feature_loss)
+        if classes is not None:
+            content["parameters"] = sum(p.numel() for p in built.network.parameters() if p.requires_grad)
+        content["feature_maps"] = {n: list(shape) for n, shape in zip(built.feature_layers, built.shapes, strict=True)}
+    print(json.dumps(content, indent=2) if arguments.json else yaml.safe_dump(content, sort_keys=False).rstrip())
+    return DONE

@@ -1,0 +1,55 @@
+"""Recipe ids and the names in them.
+
+An id is `<model>/<dataset>/<guidance>` for a student and `<model>/<dataset>` for a teacher. Each part names a file in
+`recipes/`, or something without a file: `timm:<name>`, any model of timm; `folder:<name>`, class folders in the data
+folder; `hub:<name>`, a dataset on the hub, whose name may contain a slash.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from bench.config.parse import short_repr
+from bench.config.schema import RecipeError
+
+MAX_NAME_CHARS = 96  # as on the hub; names become parts of file names
+NAME = f"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{MAX_NAME_CHARS - 1}}}"
+MODEL = rf"(timm:)?{NAME}"
+DATASET = rf"({NAME}|folder:{NAME}|hub:{NAME}(/{NAME})?)"
+
+
+def split_id(recipe_id: str, role: str = "student") -> tuple[str, ...]:
+    """(model, dataset, guidance) of a student's id, (model, dataset) of a teacher's. A dataset's name may contain slashes."""
+    model, _, rest = recipe_id.partition("/")
+    return (model, rest) if role == "teacher" else (model, *rest.rsplit("/", 1))
+
+
+def path_part(name: str) -> str:
+    """A part of an id as the name of a folder or file. File systems, shells and LaTeX accept it, and no two names share it."""
+    return name.replace(":", "+").replace("/", "+")
+
+
+def external_content(kind: str, name: str, needed_by: str) -> dict[str, Any] | None:
+    """The recipe keys of a model or dataset without a file: `timm:`, `folder:` and `hub:`. None for other names.
+
+    Args:
+        kind: "models", "datasets", …
+        needed_by: start of the error's sentence.
+    """
+    source, colon, inner = name.partition(":")
+    if not colon or kind not in ("models", "datasets"):
+        return None
+    if not re.fullmatch(DATASET if kind == "datasets" else f"timm:{NAME}", name):
+        forms = "timm:NAME" if kind == "models" else "folder:NAME, hub:NAME and hub:OWNER/NAME"
+        raise RecipeError(f"{needed_by}{kind[:-1]} {short_repr(name)}: allowed are names of {kind}, and {forms}")
+    if kind == "models":
+        # the drop path rate of the paper's students; feature layers are chosen from the network itself
+        return {"model": {"builder": "any_timm", "timm": inner, "drop_path_rate": 0.1}}
+    data: dict[str, Any] = {"short_side": 512, "licence": "the source's own"}
+    if source == "folder":
+        archives = [f"{inner}{ending}" for ending in (".zip", ".tar", ".tar.gz", ".tgz")]
+        data |= {"source": "files", "layout": "class_folders", "places": [inner, *archives]}
+    else:
+        data |= {"source": "hub", "layout": "parquet", "places": [inner], "hub": inner}
+    return {"data": data, "teacher": {"model": {"name": "resnet56"}}}

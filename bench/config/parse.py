@@ -1,0 +1,292 @@
+"""Reads values from YAML files and the command line and checks them against the schema's types.
+
+An error is one sentence: where the value was written, what was given, what is allowed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+import math
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from bench.config.schema import SECTIONS, TEACHER_DATA_KEYS, RecipeError, Schedule, TeacherPass
+
+
+@dataclass(frozen=True)
+class SourcedValue:
+    """A value with the place where it was written, for errors."""
+
+    value: Any
+    where: str  # a file, or "--set"
+
+
+# Keys and names of earlier versions, and what replaced them.
+RENAMED_KEYS = {
+    "model.taps": "model.feature_layers",
+    "guidance.weight": "guidance.params.weight",
+    "guidance.transform": "guidance.params.transform",
+    "guidance.stages": "guidance.params.stages",
+    "guidance.from_epoch": "guidance.schedule.from_epoch",
+    "guidance.until_epoch": "guidance.schedule.until_epoch",
+    "guidance.logits": "guidance.method (kd or hard)",
+    "guidance.logit_weight": "guidance.params.alpha",
+    "guidance.temperature": "guidance.params.temperature",
+    "guidance.guide_norm": "teacher.bn",
+    "guidance.guide_norm_scope": "teacher.bn_scope",
+    "guidance.antialias": "teacher.antialias",
+    "guidance.offline": "teacher.offline",
+}
+RENAMED_METHODS = {"logit-soft": "kd", "logit-hard": "hard"}
+
+
+def nearest(name: object, allowed: Iterable[str]) -> str:
+    """The end of an error's sentence: the most similar allowed name, if one is similar."""
+    close = difflib.get_close_matches(str(name), list(allowed), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def short_repr(value: object) -> str:
+    """A value as errors quote it: its Python form, at most 120 characters."""
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:100]} …"
+
+
+def fail_at(given: SourcedValue, path: str, problem: str) -> typing.NoReturn:
+    """Raise RecipeError for a key, naming where it was written."""
+    raise RecipeError(f"{given.where}: {path}: {problem}")
+
+
+def _describe(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(hint)))
+    if isinstance(hint, types.UnionType):
+        return " or ".join(_describe(h) if h is not types.NoneType else "null" for h in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        inner = typing.get_args(hint)
+        count = "" if Ellipsis in inner else f"{len(inner)} "
+        return f"a list of {count}{ {str: 'texts', float: 'numbers', int: 'whole numbers'}[inner[0]] }"
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[hint]
+
+
+def _convert(value: Any, hint: Any, from_text: bool) -> Any:
+    """`value` converted to the type `hint`; raises TypeError if it does not fit.
+
+    Text from a command line may be a number in any form that Python reads. In a file YAML has typed it already.
+    """
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        if value is False:
+            value = "off"  # YAML 1.1 reads the word as false
+        if isinstance(value, str) and value in typing.get_args(hint):
+            return value
+        raise TypeError
+    if isinstance(hint, types.UnionType):
+        if value is None:
+            return None
+        return _convert(value, next(h for h in typing.get_args(hint) if h is not types.NoneType), from_text)
+    if origin is tuple:
+        inner = typing.get_args(hint)
+        if not isinstance(value, list) or (Ellipsis not in inner and len(value) != len(inner)):
+            raise TypeError
+        return tuple(_convert(v, inner[0], from_text) for v in value)
+    if hint is float and from_text and isinstance(value, str):
+        try:
+            value = float(value)  # YAML 1.1 reads 5e-4 as text
+        except ValueError:
+            raise TypeError from None
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        try:
+            value = float(value)
+        except OverflowError:
+            raise TypeError from None
+    if type(value) is not hint or (hint is float and not math.isfinite(value)) or (hint is str and "\0" in value):
+        raise TypeError
+    return value
+
+
+_types = functools.cache(typing.get_type_hints)  # {key: type} of a section
+
+
+@functools.cache
+def _specs(section: type) -> dict[str, Mapping[str, Any]]:
+    return {f.name: f.metadata for f in fields(section)}
+
+
+def read_value(section: type, name: str, given: SourcedValue, path: str) -> Any:
+    """The value of one key, converted and checked against its type and range.
+
+    Args:
+        section: the dataclass that has the key.
+        name: of the key in it.
+        path: of the key as the user wrote it, for errors.
+    """
+    hint = _types(section)[name]
+    from_text = given.where == "--set"
+    try:
+        value = _convert(given.value, hint, from_text)
+    except TypeError:
+        hint_text = _describe(hint)
+        advice = ""
+        if hint is float and isinstance(given.value, str) and re.fullmatch(r"[+-]?\d+[eE][+-]?\d+", given.value):
+            mantissa, exponent = re.split("[eE]", given.value)
+            advice = f" (YAML reads {given.value} as text: write {mantissa}.0e{exponent})"
+        elif typing.get_origin(hint) is Literal:
+            advice = nearest(given.value, typing.get_args(hint))
+        fail_at(given, path, f"got {short_repr(given.value)}, allowed is {hint_text}{advice}")
+    spec = _specs(section)[name]
+    low, high = spec.get("low"), spec.get("high")
+    for number in value if isinstance(value, tuple) else (value,):
+        if number is None or isinstance(number, str):
+            continue
+        if (low is not None and number < low) or (high is not None and number > high):
+            bounds = f"at least {low}" if high is None else f"from {low} to {high}"
+            fail_at(given, path, f"got {short_repr(given.value)}, allowed is {bounds}")
+    return value
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Safe YAML without duplicate keys, which would overwrite silently, and without aliases, which could make a small file
+    grow to any size in memory."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.get_event()
+            problem = f"*{event.anchor} refers to another place, which is not allowed in recipes: write the value out"
+            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen:
+                problem = f"key {short_repr(key_node.value)} occurs twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(text: str, where: str) -> Any:
+    """Plain data from YAML text. A syntax error becomes one sentence that names `where` and the line."""
+    try:
+        content = yaml.load(text, _PlainLoader)
+        # refuses numbers of thousands of digits, endless nesting, and characters that no file can hold
+        json.dumps(content, default=str, ensure_ascii=False).encode()
+        return content
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError, LookupError, AttributeError) as error:
+        # PyYAML's constructors raise the others: impossible dates and numbers, keys that are lists, `!!bool x`, `!!int ""`
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        parts = (getattr(error, "context", None), getattr(error, "problem", None))
+        problem = ", ".join(part for part in parts if part) or str(error).partition("\n")[0] or type(error).__name__
+        problem = "nested too deep" if isinstance(error, RecursionError) else problem
+        raise RecipeError(f"{where}{line}: not valid YAML: {problem}") from None
+
+
+def parse_set(assignments: Sequence[str]) -> dict[str, SourcedValue]:
+    """`--set key.path=value` arguments as {key path: value}. Values are read as YAML, then converted to the key's type."""
+    out = {}
+    for text in assignments:
+        path, sep, value = text.partition("=")
+        if not sep or not path.strip():
+            raise RecipeError(f"--set {short_repr(text)}: must be key.path=value, as in --set train.epochs=2")
+        out[path.strip()] = SourcedValue(read_yaml(value, f"--set {short_repr(path)}") if value else "", "--set")
+    return out
+
+
+def flatten(content: Any, where: str, allowed: Sequence[str], prefix: str = "") -> dict[str, SourcedValue]:
+    """A nested mapping as {"train.epochs": value}. Unknown sections are refused.
+
+    Args:
+        where: the file, for errors.
+        allowed: the sections that this kind of file may have.
+    """
+    if not isinstance(content, Mapping):
+        raise RecipeError(f"{where}: {prefix.rstrip('.') or 'the file'} must hold keys, got {short_repr(content)}")
+    out = {}
+    for name, value in content.items():
+        path = f"{prefix}{name}"
+        if not isinstance(name, str) or "." in name:
+            raise RecipeError(f"{where}: {prefix}{short_repr(name)} is not a key: write a: {{b: 1}} for a.b")
+        if not prefix and name not in allowed:
+            hint = "; it is now teacher" if name == "guide" else nearest(name, allowed)
+            raise RecipeError(f"{where}: {path} is not a section here; allowed: {', '.join(allowed)}{hint}")
+        is_section = path in (*SECTIONS, "guidance", "guidance.params", "guidance.schedule")
+        if isinstance(value, Mapping) or is_section:
+            out.update(flatten(value, where, allowed, path + "."))
+        else:
+            out[path] = SourcedValue(value, where)
+    return out
+
+
+def _names(section: type) -> list[str]:
+    return [f.name for f in fields(section)]
+
+
+# {section: its keys}; the keys of guidance.params depend on the method, so `compose` checks them
+_KEYS = {
+    **{section: _names(cls) for section, cls in SECTIONS.items()},
+    "guidance": ["method"],
+    "guidance.schedule": _names(Schedule),
+}
+_TEACHER_KEYS = ("seed", "select", *_names(TeacherPass))
+
+
+def _new_name(path: str) -> str | None:
+    """What a key of an earlier version is called now; None for other keys."""
+    current = f"teacher.{path.removeprefix('guide.')}" if path.startswith("guide.") else path
+    inner = current.removeprefix("teacher.")
+    if inner in RENAMED_KEYS:
+        prefix = "teacher." if current != inner and inner.startswith("model.") else ""
+        return prefix + RENAMED_KEYS[inner]
+    return current if current != path else None
+
+
+def check_known(path: str, given: SourcedValue) -> None:
+    """Raise RecipeError for a key that no recipe has, in a sentence that says what is allowed or what the new name is."""
+    if (new := _new_name(path)) is not None:
+        fail_at(given, path, f"is now {new}")
+    inner = path.removeprefix("teacher.")
+    for_teacher = inner != path
+    section, _, name = inner.rpartition(".")
+    if for_teacher and (section.startswith("guidance") or inner in ("data.name", "model.role")):
+        fail_at(given, path, "is not a key of a teacher, which is not guided itself and shares the student's dataset")
+    own_data = (*TEACHER_DATA_KEYS, "train_limit")
+    if for_teacher and section == "data" and name not in own_data and name in _KEYS["data"]:
+        fail_at(given, path, f"is not a key of a teacher, which sees the student's images; its own: {', '.join(own_data)}")
+    # whether a recipe may set `seed` or `select` is decided where it is composed
+    if inner in ("seed", "select") or (for_teacher and inner in _TEACHER_KEYS) or section == "guidance.params":
+        return
+    if name in _KEYS.get(section, ()):
+        return
+    prefix = path[: len(path) - len(inner)]
+    if section in _KEYS or inner in _KEYS:
+        section, given_as = (section, path) if section in _KEYS else (inner, path)
+        known = _KEYS[section] + ["params.<name>", "schedule.<name>"] * (section == "guidance")
+        fail_at(given, given_as, f"is not a key; allowed under {section}: {', '.join(known)}{nearest(name, known)}")
+    every = [f"{s}.{key}" for s, keys in _KEYS.items() for key in keys] + list(_TEACHER_KEYS) * for_teacher
+    sections = ", ".join([*SECTIONS, *_TEACHER_KEYS] if prefix else [*SECTIONS, "guidance", "teacher"])
+    fail_at(given, path, f"is not a key; it must be under {sections}{nearest(inner, every)}")
+
+
+def read_file(path: Path, where: str) -> Mapping[str, Any]:
+    """The keys in a YAML file. Raises RecipeError, naming `where`, for anything that is not a plain file of keys."""
+    if path.exists() and not path.is_file():  # a folder, or a pipe or a device, whose reading may never end
+        raise RecipeError(f"{where}: is not a plain file")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{where}: cannot be read: {error}") from None
+    content = read_yaml(text, where)
+    if not isinstance(content, Mapping):
+        raise RecipeError(f"{where}: must hold keys, got {short_repr(content)}")
+    return content

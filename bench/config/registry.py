@@ -1,0 +1,314 @@
+"""The registry: all recipes that the files in one or more `recipes/` folders make possible.
+
+The files of a recipe are merged in this order, and later ones win:
+
+    schema defaults < model < dataset < guidance < protocol < suite < --set
+
+Keys under `teacher.` belong to the teacher's own recipe, so `teacher.train.epochs=2` shortens the teacher's training.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import re
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from bench.config.checks import check_data
+from bench.config.compose import build_recipe, build_teacher, split_teacher
+from bench.config.names import DATASET, MAX_NAME_CHARS, MODEL, NAME, external_content
+from bench.config.parse import (
+    RENAMED_METHODS,
+    SourcedValue,
+    check_known,
+    fail_at,
+    flatten,
+    nearest,
+    parse_set,
+    read_file,
+    read_value,
+    short_repr,
+)
+from bench.config.schema import LAYER_SECTIONS, Data, Recipe, RecipeError
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A set of recipes to compare: students x datasets x guidance methods, with seeds, under one protocol."""
+
+    name: str
+    protocol: str
+    models: tuple[str, ...]
+    datasets: tuple[str, ...]
+    guidance: tuple[str, ...]
+    seeds: tuple[int, ...]
+    overrides: tuple[tuple[str, SourcedValue], ...] = ()
+
+    @property
+    def ids(self) -> list[str]:
+        """The recipe ids; those of one student and dataset are neighbours."""
+        return ["/".join(parts) for parts in itertools.product(self.models, self.datasets, self.guidance)]
+
+
+def shipped_recipes() -> Path:
+    """The `recipes/` of this package: inside it in a wheel, beside it in a checkout."""
+    inside = Path(__file__).parents[1] / "_recipes"
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "recipes"
+
+
+class Registry:
+    """All recipes that the files in one or more `recipes/` folders make possible; later folders win.
+
+    Args:
+        extra_dirs: folders of the user, laid out as `recipes/`.
+    """
+
+    def __init__(self, *extra_dirs: str | Path) -> None:
+        for folder in extra_dirs:
+            if not os.path.isdir(folder):  # also answers for names that are too long
+                raise RecipeError(f"--recipes-dir {folder}: no such folder")
+            if not any(Path(folder, kind).is_dir() for kind in LAYER_SECTIONS):
+                raise RecipeError(f"--recipes-dir {folder}: holds none of the folders {', '.join(LAYER_SECTIONS)}")
+        self._dirs = [shipped_recipes(), *map(Path, extra_dirs)]
+        self._cache: dict[tuple[str, str], dict[str, SourcedValue]] = {}
+
+    def names(self, kind: str) -> list[str]:
+        """The names that `recipes/<kind>/*.yaml` define, sorted. Files whose name no id can contain are left out."""
+        stems = {path.stem for folder in self._dirs for path in (folder / kind).glob("*.yaml")}
+        return sorted(stem for stem in stems if re.fullmatch(NAME, stem))
+
+    def _path(self, kind: str, name: str, needed_by: str = "") -> Path:
+        known = self.names(kind)
+        if name not in known:
+            if kind == "guidance" and name in RENAMED_METHODS:
+                raise RecipeError(f"{needed_by}guidance {name} is now {RENAMED_METHODS[name]}")
+            # A name is only compared with the files that exist, so no id can point outside the folders.
+            singular = {"models": "model", "datasets": "dataset", "protocols": "protocol", "suites": "suite"}.get(
+                kind, kind
+            )
+            form = (
+                ""
+                if re.fullmatch(NAME, name)
+                else f" (letters, digits, _, . and -, at most {MAX_NAME_CHARS}, a letter or digit first)"
+            )
+            raise RecipeError(
+                f"{needed_by}unknown {singular} {short_repr(name)}{form}; known: {', '.join(known)}{nearest(name, known)}"
+            )
+        return next(p for d in reversed(self._dirs) if os.path.lexists(p := d / kind / f"{name}.yaml"))
+
+    def _named(self, path: Path) -> str:
+        """A file as errors name it: recipes/… for a shipped one, the path for a user's own."""
+        shipped = self._dirs[0]
+        return f"recipes/{path.relative_to(shipped).as_posix()}" if path.is_relative_to(shipped) else str(path)
+
+    def _layer(self, kind: str, name: str, needed_by: str = "") -> dict[str, SourcedValue]:
+        """One file's keys, flattened and checked."""
+        if (kind, name) not in self._cache:
+            content, where = external_content(kind, name, needed_by), name
+            if content is None:
+                path = self._path(kind, name, needed_by)
+                where = self._named(path)
+                content = read_file(path, where)
+            flat = flatten(content, where, LAYER_SECTIONS[kind])
+            for inner, given in flat.items():
+                check_known(inner, given)
+            self._cache[kind, name] = flat
+        return self._cache[kind, name]
+
+    def role(self, model: str, needed_by: str = "") -> str:
+        """The role of a model, "student" or "teacher"."""
+        given = self._layer("models", model, needed_by).get("model.role")
+        return given.value if given else "student"
+
+    def ids(self) -> list[str]:
+        """Every recipe id: students x datasets x guidance, then teachers x datasets."""
+        models = {role: [m for m in self.names("models") if self.role(m) == role] for role in ("student", "teacher")}
+        students = itertools.product(models["student"], self.names("datasets"), self.names("guidance"))
+        teachers = itertools.product(models["teacher"], self.names("datasets"))
+        return ["/".join(parts) for parts in (*students, *teachers)]
+
+    def teachers(self, suite: Suite) -> list[str]:
+        """The ids of the teachers that a suite's recipes need."""
+        recipes = (self.compose(recipe_id, suite=suite) for recipe_id in suite.ids)
+        return list(dict.fromkeys(recipe.teacher.id for recipe in recipes if recipe.teacher is not None))
+
+    def dataset(self, name: str, assignments: Sequence[str] = ()) -> Data:
+        """A dataset by the second part of a recipe id, with `data.key=value` texts laid over it.
+
+        Raises:
+            RecipeError: anything unknown, of a wrong type or impossible, in one sentence.
+        """
+        overrides = parse_set(assignments)
+        for path, given in overrides.items():
+            if not path.startswith("data."):
+                fail_at(given, path, "is not a key of a dataset: it must be under data")
+            check_known(path, given)
+        given = {**self._layer("datasets", name), **overrides}
+        values = {
+            f.name: read_value(Data, f.name, given[f"data.{f.name}"], f"data.{f.name}")
+            for f in fields(Data)
+            if f"data.{f.name}" in given
+        }
+        data = dataclasses.replace(Data(**values), name=name)
+
+        def fail(path: str, problem: str) -> typing.NoReturn:
+            fail_at(given.get(path, SourcedValue(None, f"dataset {name!r}")), path, problem)
+
+        check_data(data, fail)
+        return data
+
+    def suite(self, name: str) -> Suite:
+        """A suite by name; raises RecipeError for an unknown name or an invalid file."""
+        path = self._path("suites", name)
+        where = self._named(path)
+        content = read_file(path, where)
+        allowed = ("protocol", "models", "datasets", "guidance", "seeds", "set")
+        for entry in content:
+            if entry not in allowed:
+                raise RecipeError(
+                    f"{where}: {short_repr(entry)} is not a key; allowed: {', '.join(allowed)}{nearest(entry, allowed)}"
+                )
+        lists = {}
+        for entry, inner in (("models", str), ("datasets", str), ("guidance", str), ("seeds", int)):
+            value = content.get(entry)
+            if not isinstance(value, list) or not value or any(type(v) is not inner for v in value):
+                kind = "whole numbers" if inner is int else "names"
+                raise RecipeError(f"{where}: {entry}: got {short_repr(value)}, allowed is a list of {kind}")
+            if len(set(value)) < len(value):
+                raise RecipeError(f"{where}: {entry}: got {short_repr(value)}, in which one occurs twice")
+            lists[entry] = tuple(value)
+        if not all(0 <= seed < 2**63 for seed in lists["seeds"]):
+            raise RecipeError(
+                f"{where}: seeds: got {short_repr(content['seeds'])}, allowed are numbers from 0 to 2**63 - 1"
+            )
+        for kind in ("models", "datasets", "guidance"):
+            for part in lists[kind]:
+                self._layer(kind, part, f"{where}: ")
+        if not isinstance(protocol := content.get("protocol"), str):
+            raise RecipeError(f"{where}: protocol: got {short_repr(protocol)}, allowed is a name")
+        self._path("protocols", protocol, f"{where}: ")
+        overrides = flatten(content.get("set", {}), where, LAYER_SECTIONS["suites"])
+        for inner, given in overrides.items():
+            check_known(inner, given)
+        return Suite(name, protocol, **lists, overrides=tuple(overrides.items()))
+
+    def compose(
+        self,
+        recipe_id: str,
+        protocol: str = "paper",
+        assignments: Sequence[str] = (),
+        *,
+        seed: int = 0,
+        suite: Suite | None = None,
+    ) -> Recipe:
+        """The recipe of an id.
+
+        Args:
+            recipe_id: `<model>/<dataset>/<guidance>`, or `<model>/<dataset>` for a teacher.
+            protocol: a name in recipes/protocols; a suite's own protocol wins.
+            assignments: `key.path=value` texts, the last layer.
+            seed: of weights, sample order and augmentation; not part of the hash.
+            suite: its settings override the protocol's.
+
+        Raises:
+            RecipeError: anything unknown, of a wrong type or impossible, in one sentence.
+        """
+        model, dataset, guidance = self._split(recipe_id)
+        if not 0 <= seed < 2**63:
+            raise RecipeError(f"--seed {seed}: must be a whole number from 0 to 2**63 - 1")
+        protocol = suite.protocol if suite else protocol
+        overrides = parse_set(assignments)
+        for path, given in overrides.items():
+            check_known(path, given)
+            if path in ("model.name", "model.role", "data.name"):
+                fail_at(given, path, "comes from the recipe id and cannot be set")
+            if path == "seed":
+                fail_at(given, path, "is given by --seed")
+            if path == "select" and guidance is not None:
+                fail_at(
+                    given, path, f"is a key of teachers; a student keeps its last epoch, and its teacher is teacher.{path}"
+                )
+        files = [
+            self._layer("datasets", dataset, f"recipe {recipe_id!r}: "),
+            self._layer("guidance", guidance, f"recipe {recipe_id!r}: ") if guidance else {},
+            self._layer("protocols", protocol),
+            dict(suite.overrides) if suite else {},
+        ]
+        if guidance is None:
+            return self._compose_teacher(recipe_id, model, dataset, protocol, files, overrides, seed)
+        own, teacher_keys = split_teacher(self._layer("models", model), *files, overrides)
+        if "guidance.method" not in own:
+            raise RecipeError(f"recipes/guidance/{guidance}.yaml: guidance.method: missing; a baseline has none")
+        if own["guidance.method"].value == "none":
+            for path, given in overrides.items():
+                if path.startswith(("teacher.", "guidance.")):
+                    fail_at(given, path, f"{recipe_id} has no guidance, so this would change nothing")
+            own = {path: given for path, given in own.items() if not path.startswith("guidance.")}
+            return build_recipe(recipe_id, protocol, own, seed)
+        if "model.name" not in teacher_keys:
+            raise RecipeError(
+                f"recipes/datasets/{dataset}.yaml: teacher.model.name: missing, so {recipe_id} has no teacher"
+            )
+        given = teacher_keys["model.name"]
+        teacher_model = str(given.value)
+        if self.role(teacher_model, f"{given.where}: teacher.model.name: ") != "teacher":
+            teachers = [name for name in self.names("models") if self.role(name) == "teacher"]
+            fail_at(given, "teacher.model.name", f"{teacher_model} is a student; teachers are {', '.join(teachers)}")
+        teacher = build_teacher(
+            f"{teacher_model}/{dataset}",
+            protocol,
+            self._teacher_layers(teacher_model, dataset, protocol),
+            teacher_keys,
+            own,
+        )
+        return build_recipe(recipe_id, protocol, own, seed, teacher=teacher, teacher_keys=teacher_keys)
+
+    def _compose_teacher(
+        self,
+        recipe_id: str,
+        model: str,
+        dataset: str,
+        protocol: str,
+        files: Sequence[Mapping[str, SourcedValue]],
+        overrides: Mapping[str, SourcedValue],
+        seed: int,
+    ) -> Recipe:
+        """A teacher on its own: `resnet56/cifar100` is the teacher of `deit_tiny/cifar100/guided`."""
+        for path, given in overrides.items():
+            if path.startswith("teacher."):
+                fail_at(given, path, f"{recipe_id} is itself a teacher: write {path.removeprefix('teacher.')}")
+            if path.startswith("guidance."):
+                fail_at(given, path, f"{recipe_id} is itself a teacher and is not guided")
+        shared, teacher_keys = split_teacher(*files)
+        layers = self._teacher_layers(model, dataset, protocol)
+        return build_teacher(recipe_id, protocol, layers, {**teacher_keys, **overrides}, shared, seed=seed)
+
+    def _teacher_layers(self, model: str, dataset: str, protocol: str) -> dict[str, SourcedValue]:
+        """The keys of a teacher that do not stand under `teacher.`: its model's, and data and transform of the students."""
+        shared, _ = split_teacher(self._layer("datasets", dataset), self._layer("protocols", protocol))
+        return {**self._layer("models", model), **{p: given for p, given in shared.items() if not p.startswith("train.")}}
+
+    def _split(self, recipe_id: str) -> tuple[str, str, str | None]:
+        """(model, dataset, guidance or None)."""
+        model, _, rest = recipe_id.partition("/")
+        if not re.fullmatch(MODEL, model) or not re.fullmatch(rf"{DATASET}(/{NAME})?", rest):
+            raise RecipeError(
+                f"recipe {short_repr(recipe_id)}: an id is <model>/<dataset>/<guidance>, as deit_tiny/cifar100/guided, or"
+                " <model>/<dataset> for a teacher, as resnet56/cifar100; `python -m bench list` prints them all"
+            )
+        dataset, _, guidance = rest.rpartition("/")
+        if self.role(model, f"recipe {recipe_id!r}: ") == "teacher":
+            if guidance in self.names("guidance") and dataset:
+                raise RecipeError(
+                    f"recipe {recipe_id!r}: {model} is a teacher and is not guided itself: write {model}/{dataset}"
+                )
+            return model, rest, None
+        # `hub:a/b` might be a dataset without its guidance, or the dataset `hub:a` with the guidance `b`
+        if not dataset or (rest.startswith("hub:") and rest.count("/") == 1 and guidance not in self.names("guidance")):
+            options = ", ".join(f"{recipe_id}/{name}" for name in self.names("guidance"))
+            raise RecipeError(f"recipe {recipe_id!r}: the guidance is missing; allowed: {options}")
+        return model, dataset, guidance

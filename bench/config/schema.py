@@ -1,0 +1,298 @@
+"""The keys of a recipe, with their types, defaults and ranges, and the hash of a composed recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Literal
+
+# Part of every hash. Raise it when the default of a hashed key changes, or when a key gets another meaning.
+SCHEMA = 3
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+MAX_ERROR_CHARS = 1200
+
+
+class RecipeError(ValueError):
+    """The user's input cannot be run. The message is one sentence: where it was written, what was given, what is allowed."""
+
+    def __init__(self, sentence: str) -> None:
+        # It quotes text of users and libraries, which may hold line breaks, control characters and words of any length.
+        # The place is named at the beginning and what is allowed at the end, so a long sentence is cut in the middle.
+        line = "".join(character if character.isprintable() else " " for character in sentence)
+        line = re.sub(r"\S{400,}", lambda word: f"{word[0][:100]}…", line)
+        too_long = len(line) > MAX_ERROR_CHARS
+        super().__init__(f"{line[: MAX_ERROR_CHARS - 403]} … {line[-400:]}" if too_long else line)
+
+
+def key(default: Any, *, low: float | None = None, high: float | None = None, hashed: bool = True) -> Any:
+    """A recipe key: its default, its closed range, and whether it changes the mathematics and so the hash."""
+    return field(default=default, metadata={"low": low, "high": high, "hashed": hashed})
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network: a student (vision transformer) or a teacher (CNN)."""
+
+    name: str = key("", hashed=False)  # the file in recipes/models; the hash takes the builder and its arguments
+    role: Literal["student", "teacher"] = "student"
+    builder: str = ""  # module in bench/models
+    timm: str | None = None  # timm's name of the architecture, for builders that use timm
+    image_size: int = key(224, low=1, high=1024)  # px, square
+    patch_size: int | None = key(None, low=1, high=1024)  # px
+    width: int | None = key(None, low=1, high=8192)  # channels: of the tokens, or of a CNN's first stage
+    depth: int | None = key(None, low=1, high=256)  # blocks of a transformer, layers of a CNN
+    heads: int | None = key(None, low=1, high=1024)
+    mlp_ratio: float | None = key(None, low=0.1, high=64)  # hidden width of the MLPs, in widths
+    drop_path_rate: float = key(0.0, low=0, high=0.99)
+    feature_layers: tuple[str, ...] = ()  # modules whose outputs are the feature maps, first to last; (): chosen
+
+
+@dataclass(frozen=True)
+class Data:
+    """A dataset and how its images reach the device."""
+
+    name: str = ""
+    # Where it is fetched from if it is not in the data folder: nowhere, torchvision, the hub, this package.
+    source: Literal["files", "torchvision", "hub", "packaged"] = key("files", hashed=False)
+    layout: str = key("parquet", hashed=False)  # of the files: a module in bench/data/layouts
+    places: tuple[str, ...] = key((), hashed=False)  # folders or archives in the data folder, as patterns; the first counts
+    torchvision: str | None = key(None, hashed=False)  # class in torchvision.datasets that downloads it
+    hub: str | None = key(None, hashed=False)  # repository on the Hugging Face hub
+    hub_config: str | None = None  # for a repository with several datasets
+    image_column: str = "image"
+    label_column: str = "label"
+    train_split: str = "train"  # "a+b" is both
+    test_split: str = "test"
+    test_share: float = key(0.2, low=0.01, high=0.9)  # of each class: the test set of a dataset without one
+    classes: int | None = key(None, low=2, high=100_000)  # None: as many as are found
+    train_images: int | None = key(None, low=1)  # expected number; None accepts any
+    test_images: int | None = key(None, low=1)
+    short_side: int | None = key(None, low=1, high=65_536)  # px; larger images are shrunk to it when decoded
+    licence: str = key("", hashed=False)
+    ask: str = key("", hashed=False)  # whom to ask for a dataset that may not be redistributed
+    pipeline: Literal["batched", "pil"] = "batched"  # on the device, a whole batch at once | timm's transform in workers
+    # Where the batched pipeline keeps the pixels. host: each step's pixels are copied to the device; auto: on the device if
+    # they fit. Images that differ in size stay on the host.
+    residence: Literal["auto", "device", "host"] = key("auto", hashed=False)
+    # For the pil pipeline, and for crops on the host. None: one per core.
+    workers: int | None = key(None, low=0, high=256, hashed=False)
+    # Use only the first N classes; the files need not hold the others.
+    subset: int | None = key(None, low=2, high=100_000)
+    # Evaluate on this share of each training class instead of the test set, to choose epochs and settings.
+    holdout: float = key(0.0, low=0, high=0.9)
+    train_limit: int | None = key(None, low=1)  # train on a fixed random part of the images, the same for every seed
+
+
+@dataclass(frozen=True)
+class Augment:
+    """The training transform, in this order: crop, flip, RandAugment, normalise, erase."""
+
+    crop: Literal["random_resized", "padded", "none"] = "random_resized"
+    crop_area: tuple[float, float] = key((0.08, 1.0), low=0.0001, high=1)  # of the native image; random_resized
+    crop_ratio: tuple[float, float] = key((3 / 4, 4 / 3), low=0.01, high=100)  # width / height; random_resized
+    padding: int = key(0, low=0, high=256)  # black native px on each side before a crop of the native size; padded
+    flip: float = key(0.5, low=0, high=1)  # probability
+    rand_augment: str | None = None  # timm's configuration string; the batched pipeline takes m, mstd, inc, n and p
+    erase: float = key(0.25, low=0, high=1)  # probability
+    mean: tuple[float, float, float] = key(IMAGENET_MEAN, low=0, high=1)
+    std: tuple[float, float, float] = key(IMAGENET_STD, low=0.0001, high=1)
+
+
+@dataclass(frozen=True)
+class Train:
+    """Optimiser and schedule. The learning rate is constant within an epoch and not scaled by batch size or devices."""
+
+    epochs: int = key(300, low=1, high=100_000)
+    batch_size: int = key(128, low=1, high=1_000_000)  # over all processes; the last incomplete batch is dropped
+    # Samples per forward pass of a process; gradients add up to those of the whole batch. Changes memory and speed only.
+    micro_batch: int | None = key(None, low=1, hashed=False)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float = key(5.0e-4, low=0)
+    min_lr: float = key(0.0, low=0)
+    warmup_lr: float = key(0.0, low=0)
+    warmup_epochs: int = key(0, low=0, high=100_000)
+    weight_decay: float = key(0.05, low=0, high=1000)
+    betas: tuple[float, float] = key((0.9, 0.999), low=0, high=0.999999)  # adamw
+    momentum: float = key(0.9, low=0, high=0.999999)  # sgd, Nesterov
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = key("auto", hashed=False)
+    # torch.compile. default: without CUDA graphs; graphs: with them; auto: graphs on a GPU, else off.
+    compile: Literal["auto", "off", "default", "graphs"] = key("auto", hashed=False)
+    test_batch_size: int = key(200, low=1, high=1_000_000, hashed=False)
+    checkpoint_seconds: float = key(60.0, low=0, hashed=False)  # least time between two checkpoints, at epoch ends
+    # Use only operations that give the same bits every time, also on a GPU; slower.
+    deterministic: bool = key(False, hashed=False)
+    threads: int | None = key(None, low=1, high=1024, hashed=False)  # per process on a CPU; None: see bench/train/launch.py
+
+
+@dataclass(frozen=True)
+class MethodParams:
+    """Base of the parameters of a guidance method: the class `Params` in its file, bench/guidance/METHOD.py.
+
+    needs: the teacher's outputs that the method uses, "maps" and "logits".
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    def needs_whole_batch(self) -> bool:
+        """Whether the loss compares samples of one batch, so that a batch may not be split."""
+        return False
+
+    def problems(self, student_layers: int, teacher_layers: int) -> list[tuple[str, str]]:
+        """What does not fit together, as (key, problem).
+
+        Args:
+            student_layers, teacher_layers: numbers of feature layers.
+        """
+        return []
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The epochs in which guidance is active, counted from 0."""
+
+    from_epoch: int = key(0, low=0)
+    until_epoch: int | None = key(None, low=1)  # exclusive; None: to the end
+
+
+@dataclass(frozen=True)
+class TeacherPass:
+    """How the frozen teacher processes the student's batch."""
+
+    # "batch": batch norm uses the statistics of the batch, as the released code does (train mode); "running": it uses the
+    # running statistics of the teacher's training.
+    bn: Literal["batch", "running"] = "batch"
+    bn_scope: Literal["global", "local"] = "global"  # the batch of all processes | of one process (released under DDP)
+    antialias: bool = False  # of the bilinear resize from the student's batch to the teacher's input size
+    # The teacher's features of the unaugmented images are computed once; crop and flip are replayed on them.
+    offline: bool = False
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How a teacher guides the student (arXiv 2207.10026).
+
+    method: a file in bench/guidance, or several joined by "+", whose losses are added.
+    params: the parameters of each of these methods, in this order.
+    """
+
+    method: str
+    params: tuple[MethodParams, ...]
+    schedule: Schedule = Schedule()
+    teacher: TeacherPass = TeacherPass()
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The teacher's outputs that the methods use, of "maps" and "logits"."""
+        return frozenset().union(*(params.needs for params in self.params))
+
+    @property
+    def needs_whole_batch(self) -> bool:
+        """Whether the loss compares samples of one batch, so that a batch may not be split."""
+        return any(params.needs_whole_batch for params in self.params)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that a run needs to know. `Registry.compose` builds it."""
+
+    id: str
+    protocol: str
+    model: Model
+    data: Data
+    augment: Augment
+    train: Train
+    guidance: Guidance | None = None  # None for baselines and teachers
+    teacher: Recipe | None = None  # of the CNN that guides the student
+    seed: int = key(0, low=0, high=2**63 - 1)
+    select: Literal["last", "best"] = "last"  # of a teacher: the epoch whose weights are used; "best" looks at the test set
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """SHA-256 over the fields that change the mathematics, hex.
+
+        Fields at their schema default are left out, so a new field whose default keeps the behaviour changes no hash. The
+        dataset's name is included; seed, other names, device, threads and workers are not.
+        """
+        content: dict[str, Any] = {"schema": SCHEMA}
+        for section in ("model", "data", "augment", "train"):
+            content[section] = _non_default(getattr(self, section))
+        if not self.uses_feature_loss:
+            content["model"].pop("feature_layers", None)  # baselines and teachers are trained without them
+        if self.select != "last":
+            content["select"] = self.select
+        if self.guidance is not None:
+            params = {name: value for params in self.guidance.params for name, value in _non_default(params).items()}
+            schedule = _non_default(self.guidance.schedule)
+            content["guidance"] = {"method": self.guidance.method, "params": params, "schedule": schedule}
+            # All student seeds share one teacher, so the teacher's seed changes the mathematics.
+            teacher = {"hash": self.teacher.hash, "seed": self.teacher.seed, **_non_default(self.guidance.teacher)}
+            if self.uses_feature_loss:
+                teacher["feature_layers"] = list(self.teacher.model.feature_layers)
+            content["teacher"] = teacher
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def with_seed(self, seed: int) -> Recipe:
+        """The same recipe with another seed. Much faster than composing, since the hash is kept."""
+        other = dataclasses.replace(self, seed=seed)
+        vars(other)["hash"] = self.hash
+        return other
+
+    @property
+    def uses_feature_loss(self) -> bool:
+        """Whether the student learns from the teacher's feature maps, so that its own are needed."""
+        return self.guidance is not None and "maps" in self.guidance.needs
+
+    def to_dict(self) -> dict[str, Any]:
+        """The composed recipe as plain types, hash included, as `show` prints it and records store it."""
+        out: dict[str, Any] = {"id": self.id, "protocol": self.protocol, "hash": self.hash, "seed": self.seed}
+        if self.model.role == "teacher":
+            out["select"] = self.select
+        for section in ("model", "data", "augment", "train"):
+            out[section] = _to_plain(getattr(self, section))
+        if self.guidance is not None:
+            params = {name: value for params in self.guidance.params for name, value in _to_plain(params).items()}
+            schedule = _to_plain(self.guidance.schedule)
+            out["guidance"] = {"method": self.guidance.method, "params": params, "schedule": schedule}
+            out["teacher"] = {**_to_plain(self.guidance.teacher), **self.teacher.to_dict()}
+        return out
+
+
+SECTIONS: dict[str, type] = {"model": Model, "data": Data, "augment": Augment, "train": Train}
+TEACHER_DATA_KEYS = ("pipeline", "workers")
+# A teacher takes these from its student unless it has its own: where it is trained, and which images it may see. A
+# student's batch is normalised once for both.
+SHARED_WITH_TEACHER = (
+    *("train.device", "train.threads", "augment.mean", "augment.std"),
+    *(f"data.{f.name}" for f in fields(Data) if f.name not in TEACHER_DATA_KEYS),
+)
+# The sections of each kind of recipe file. A protocol says how to train student and teacher, and nothing else.
+LAYER_SECTIONS = {
+    "models": ("model",),
+    "datasets": ("data", "teacher"),
+    "guidance": ("guidance", "teacher"),
+    "protocols": ("train", "data", "augment", "teacher"),
+    "suites": (*SECTIONS, "guidance", "teacher"),
+}
+
+
+def _to_plain(section: Any) -> dict[str, Any]:
+    """A section as plain types: tuples become lists."""
+    values = {f.name: getattr(section, f.name) for f in fields(section)}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def _non_default(section: Any) -> dict[str, Any]:
+    """The hashed fields of a section that differ from their default, as plain types."""
+    plain = _to_plain(section)
+    hashed = (f for f in fields(section) if f.metadata.get("hashed", True))
+    return {f.name: plain[f.name] for f in hashed if getattr(section, f.name) != f.default}

@@ -1,0 +1,179 @@
+"""The folder of a run: its record, history, status, weights and log.
+
+A run is finished when its folder has a record. Every file appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import math
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from bench.config.names import path_part, split_id
+from bench.config.schema import Recipe, RecipeError
+from bench.runs.record import HISTORY_COLUMNS, HistoryRow, Record, read_record
+from bench.storage import read_json, sha256, write_json, write_text
+
+LOCAL = "local"  # below the results folder: what this machine's runs and reports write; git ignores it
+MAX_PART_CHARS = 200  # file names have 255 bytes, and locks and temporary files add to them
+
+
+def runs_dir(results: str | Path) -> Path:
+    """Where the runs of this machine are, below the results folder."""
+    return Path(results, LOCAL, "runs")
+
+
+def old_runs_warning(results: str | Path) -> str | None:
+    """A sentence about the runs of an earlier version of the suite, if a results folder has such."""
+    if not Path(results, "runs").is_dir():
+        return None
+    return (
+        f"{Path(results, 'runs')} has runs of an earlier version, which are not read; runs are now in {runs_dir(results)}"
+    )
+
+
+@functools.lru_cache(4096)  # all seeds of a recipe share it
+def _folder_names(recipe_id: str, role: str) -> list[str]:
+    parts = [path_part(part) for part in split_id(recipe_id, role)]
+    if max(map(len, parts)) > MAX_PART_CHARS:
+        raise RecipeError(f"recipe {recipe_id!r}: its names are too long for a folder")
+    return parts
+
+
+class RunFolder:
+    """`<results>/local/runs/<recipe id>/<first 8 digits of the hash>-seed<k>/`.
+
+    Args:
+        results: the results folder.
+    """
+
+    def __init__(self, results: str | Path, recipe: Recipe) -> None:
+        parts = _folder_names(recipe.id, recipe.model.role)
+        self.path = runs_dir(results).joinpath(*parts, f"{recipe.hash[:8]}-seed{recipe.seed}")
+
+    @property
+    def weights(self) -> Path:
+        """The trained network under its own parameter names."""
+        return self.path / "model.safetensors"
+
+    def has_weights_of(self, record: Record) -> bool:
+        """Whether the weights here are those of a record, by their checksum."""
+        return self.weights.is_file() and sha256(self.weights) == record.weights
+
+    @property
+    def diverged_weights(self) -> Path:
+        """The network of a diverged run, when its loss stopped being finite."""
+        return self.path / "diverged.safetensors"
+
+    @property
+    def guidance_weights(self) -> Path:
+        """The modules that guidance trained with the student (projections)."""
+        return self.path / "guidance.safetensors"
+
+    @property
+    def predictions(self) -> Path:
+        """The class that the stored weights predict for each evaluated image, in order: [images] int64."""
+        return self.path / "predictions.npy"
+
+    @property
+    def trackers(self) -> Path:
+        """Files of local trackers, such as TensorBoard's events."""
+        return self.path / "trackers"
+
+    @property
+    def log(self) -> Path:
+        """The output of a run that a sweep started."""
+        return self.path / "log.txt"
+
+    def record(self, recipe: Recipe) -> Record | None:
+        """The record of a finished run of exactly this recipe and seed, or None. Raises RecipeError for a damaged one."""
+        path = self.path / "record.json"
+        try:
+            record = read_record(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise RecipeError(f"{path}: cannot be read ({error.strerror}): move it away to run again") from None
+        return record if record.hash == recipe.hash and record.seed == recipe.seed else None
+
+    def write_record(self, record: Record) -> None:
+        """Write the record. The run is finished from here on."""
+        write_json(self.path / "record.json", record.to_dict())
+
+    def history(self) -> list[HistoryRow]:
+        """The rows of history.csv; an empty cell is None. Raises RecipeError if it is not a history."""
+        path = self.path / "history.csv"
+        try:
+            with open(path, newline="", encoding="utf-8") as file:
+                rows = [
+                    {k: None if row[k] == "" else float(row[k]) for k in HISTORY_COLUMNS} for row in csv.DictReader(file)
+                ]
+            if not rows or not all(math.isfinite(value) for row in rows for value in row.values() if value is not None):
+                raise ValueError
+            return [{**row, "epoch": int(row["epoch"]), "test_accuracy": float(row["test_accuracy"])} for row in rows]
+        except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+            raise RecipeError(f"{path}: not the history of a run ({type(error).__name__})") from None
+
+    def write_history(self, rows: Sequence[HistoryRow]) -> None:
+        """Write history.csv, one row per epoch. Epochs count from 1; a column without a value stays empty."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, HISTORY_COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(self.path / "history.csv", text.getvalue())
+
+    def status(self) -> dict[str, Any]:
+        """The status of the run: state (running, done, diverged, failed, stopped), epoch, epochs, accuracy and speed of the
+        last epoch, error, and the process that wrote it. Empty if the run has not begun or the file is damaged."""
+        try:
+            status = read_json(self.path / "status.json")
+        except (OSError, ValueError):
+            return {}
+        return status if isinstance(status, dict) else {}
+
+    def write_status(self, state: str, **more: Any) -> None:
+        """Write status.json, from which a sweep learns how a run ended, since launchers change exit codes."""
+        process = {"host": socket.gethostname(), "pid": os.getpid(), "time": round(time.time(), 1)}
+        write_json(self.path / "status.json", {"state": state, **process, **more})
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether a run has finished here, of any recipe."""
+        return (self.path / "record.json").exists()
+
+    def check_writable(self) -> None:
+        """Raise RecipeError if the record could not be written here at the end."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path):
+                pass
+        except OSError as error:
+            raise RecipeError(f"--results-dir: {self.path} cannot be written ({error.strerror})") from error
+
+    def drop_unfinished(self) -> None:
+        """Remove temporary files of a killed process. Only the one process that runs here may call this."""
+        for temporary in self.path.glob(".*.tmp"):
+            temporary.unlink()
+
+    def drop_checkpoints(self) -> None:
+        """Remove the checkpoints of a finished run that was killed before it could remove them."""
+        with suppress(OSError):  # they are harmless
+            for path in self.path.glob("checkpoint-*.pt"):
+                path.unlink(missing_ok=True)
+
+    def archive(self) -> None:
+        """Rename the folder of a finished run to the next free number, so that it is never overwritten."""
+        if self.path.exists():
+            number = 1
+            while (aside := self.path.with_name(f"{self.path.name}.old{number}")).exists():
+                number += 1
+            os.rename(self.path, aside)

@@ -1,0 +1,232 @@
+"""The record of a finished run: a typed object, and JSON on disk.
+
+`Record` is made in one place, bench/train/runner.py, and read here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypedDict
+
+from bench.config.parse import short_repr
+from bench.config.schema import RecipeError
+from bench.storage import is_number, read_json
+
+RECORD_SCHEMA = 2
+HISTORY_COLUMNS = ("epoch", "lr", "train_loss", "guidance_loss", "test_accuracy", "images_per_second")
+
+
+class HistoryRow(TypedDict):
+    """One epoch of a run, a row of history.csv. Losses are None if they were not finite or there was no guidance."""
+
+    epoch: int
+    lr: float
+    train_loss: float | None
+    guidance_loss: float | None
+    test_accuracy: float
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class TeacherSummary:
+    """The teacher of a guided run.
+
+    key: its name in the cache.
+    select: the epoch whose weights guide, "last" or "best".
+    seconds: of its own training.
+    """
+
+    key: str
+    id: str
+    hash: str
+    seed: int
+    select: str
+    last_accuracy: float
+    best_accuracy: float
+    epochs: int
+    seconds: float
+
+    @property
+    def accuracy(self) -> float:
+        """Test accuracy of the weights that guide, in %."""
+        return self.best_accuracy if self.select == "best" else self.last_accuracy
+
+
+@dataclass(frozen=True)
+class DatasetSummary:
+    """The images of a run.
+
+    fingerprint: SHA-256 over pixels and labels, hex.
+    image_size: (height, width) in px, or None if sizes differ.
+    evaluated_on: "test", "holdout" (held-out training images) or "share" (a part of a dataset without a test set).
+    """
+
+    fingerprint: str
+    classes: int
+    train_images: int
+    test_images: int
+    image_size: tuple[int, int] | None
+    evaluated_on: str
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The precision that was asked for, "auto" for example, and the one that was used: fp32, bf16 or fp16."""
+
+    asked: str
+    used: str
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """device: the GPU's name, or "cpu". threads: of the process, on a CPU."""
+
+    device: str
+    processor: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class Code:
+    """The version of the suite; in a checkout also the commit, and whether files differed from it (results aside)."""
+
+    version: str
+    commit: str | None
+    dirty: bool | None
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished run.
+
+    last_accuracy, best_accuracy: test accuracy in %; None if the run diverged, as best_epoch.
+    epochs: that were trained.
+    parameters: trainable ones of the network.
+    flops_per_image: of a forward pass.
+    feature_maps: (channels, height, width) by feature layer, for guided students.
+    compile: mode of torch.compile, "off" or "fell back".
+    world_size: number of processes.
+    seconds: of training and evaluation, without interruptions.
+    recipe: as `Recipe.to_dict` writes it.
+    settings: the `--set` options of the command.
+    weights: SHA-256 of model.safetensors; None if the run diverged.
+    """
+
+    id: str
+    protocol: str
+    seed: int
+    hash: str
+    diverged: bool
+    last_accuracy: float | None
+    best_accuracy: float | None
+    best_epoch: int | None
+    epochs: int
+    parameters: int
+    flops_per_image: float
+    teacher: TeacherSummary | None
+    dataset: DatasetSummary
+    feature_maps: dict[str, Any]
+    precision: Precision
+    compile: str
+    world_size: int
+    hardware: Hardware
+    seconds: float
+    images_per_second: float
+    peak_memory_mib: float
+    code: Code
+    libraries: dict[str, Any]
+    recipe: dict[str, Any]
+    settings: list[Any]
+    weights: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as JSON content."""
+        return {"schema": RECORD_SCHEMA, **dataclasses.asdict(self)}
+
+
+def read_record(path: Path) -> Record:
+    """The record in a JSON file. Raises OSError, or RecipeError if it is damaged or of another version."""
+    try:
+        content = read_json(path)
+    except ValueError as error:
+        raise RecipeError(f"{path}: cannot be read ({type(error).__name__}): move it away to run again") from None
+    return record_from_dict(content, str(path))
+
+
+def record_from_dict(content: Any, where: str) -> Record:
+    """The record that `Record.to_dict` wrote, with all types checked.
+
+    Args:
+        where: the file, for errors.
+
+    Raises:
+        RecipeError: it is damaged, contradicts itself, or is of another version of the suite.
+    """
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if type(schema) is int and schema != RECORD_SCHEMA:
+        age = "an earlier" if schema < RECORD_SCHEMA else "a later"
+        raise RecipeError(
+            f"{where}: written by {age} version of the suite (schema {schema}, this one reads {RECORD_SCHEMA})"
+        )
+    record = _read(Record, content, where)
+    accuracies = (record.last_accuracy, record.best_accuracy, record.best_epoch)
+    if record.diverged and any(value is not None for value in accuracies):
+        raise RecipeError(f"{where}: not a record: it diverged and has accuracies")
+    if not record.diverged:
+        for name in ("last_accuracy", "best_accuracy", "best_epoch"):
+            value, limit = getattr(record, name), 100 if name != "best_epoch" else record.epochs
+            if value is None or not 0 <= value <= limit:
+                raise RecipeError(f"{where}: not a record: {name} is {short_repr(value)}")
+    for name in ("epochs", "world_size"):
+        if getattr(record, name) < 1:
+            raise RecipeError(f"{where}: not a record: {name} is {short_repr(getattr(record, name))}")
+    return record
+
+
+_types = functools.cache(typing.get_type_hints)  # {field: type} of a dataclass
+
+
+def _read(cls: type, content: Any, where: str, prefix: str = "") -> Any:
+    """A dataclass from JSON content; unknown keys are left aside, since later versions may add some."""
+    if not isinstance(content, Mapping):
+        raise RecipeError(f"{where}: not a record{f': {prefix[:-1]} is {short_repr(content)}' if prefix else ''}")
+    hints = _types(cls)
+    return cls(**{f.name: _value(hints[f.name], content.get(f.name), where, prefix + f.name) for f in fields(cls)})
+
+
+def _value(hint: Any, value: Any, where: str, path: str) -> Any:
+    if isinstance(hint, types.UnionType):
+        if value is None:
+            return None
+        hint = next(part for part in typing.get_args(hint) if part is not types.NoneType)
+    if dataclasses.is_dataclass(hint):
+        return _read(hint, value, where, f"{path}.")
+    kind = typing.get_origin(hint) or hint
+    if kind is tuple:
+        inner = typing.get_args(hint)
+        fits = isinstance(value, list) and len(value) == len(inner) and all(type(v) is int for v in value)
+    else:
+        fits = is_number(value) if kind is float else type(value) is kind
+    if not fits:
+        raise RecipeError(f"{where}: not a record: {path} is {short_repr(value)}")
+    return tuple(value) if kind is tuple else value
+
+
+def check_same_images(record: Record, fingerprint: str | None) -> None:
+    """Raise RecipeError if a record is of other images than its dataset has now, which the recipe's hash does not cover.
+
+    Args:
+        fingerprint: of the dataset now; None if it is not here, and the record is accepted.
+    """
+    then = record.dataset.fingerprint
+    if fingerprint is not None and fingerprint != then:
+        raise RecipeError(
+            f"{record.id} seed {record.seed} is recorded for other images (fingerprint {then[:8]}, now {fingerprint[:8]}):"
+            " bench/run.py --force keeps the old run under another name and runs again"
+        )

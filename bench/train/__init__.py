@@ -1,0 +1,1 @@
+"""Training: from a recipe to a record. Reading order: runner, loop, step, task, teacher."""

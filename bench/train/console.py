@@ -1,0 +1,66 @@
+"""Console output: progress while a network trains, and log messages."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+
+from tqdm import tqdm
+
+from bench.runs.record import HistoryRow
+
+LOG = logging.getLogger(__name__)
+
+
+class Progress:
+    """Progress of a run: a bar on a terminal, otherwise one line per epoch.
+
+    Args:
+        epochs: of the run.
+        steps: per epoch.
+        silent: true on all processes except the main one.
+        evaluated_on: "test" or "held-out".
+    """
+
+    def __init__(self, epochs: int, steps: int, silent: bool, evaluated_on: str = "test") -> None:
+        self._evaluated_on = evaluated_on
+        self._epochs, self._steps, self._silent = epochs, steps, silent
+        self._began = time.perf_counter()
+        self._done = 0  # epochs before this start
+        bar = not silent and sys.stderr.isatty()
+        self._bar = tqdm(total=epochs * steps, unit="step", smoothing=0.05, dynamic_ncols=True) if bar else None
+
+    def resume(self, epoch: int, step: int) -> None:
+        """Mark what is done already when a run resumes."""
+        self._done = epoch
+        if self._bar:
+            self._bar.update(epoch * self._steps + step)
+
+    def step(self) -> None:
+        """Count one optimiser step."""
+        if self._bar:
+            self._bar.update()
+
+    def epoch(self, row: HistoryRow) -> None:
+        """Show the results of an epoch."""
+        if self._silent:
+            return
+        guidance = f"  guidance {row['guidance_loss']:.4f}" if row["guidance_loss"] is not None else ""
+        loss = "not finite" if row["train_loss"] is None else f"{row['train_loss']:.4f}"
+        values = (
+            f"loss {loss}{guidance}  {self._evaluated_on} {row['test_accuracy']:.2f} %"
+            f"  {row['images_per_second']:,.0f} images/s"
+        )
+        if self._bar:
+            self._bar.set_description(f"epoch {row['epoch']}/{self._epochs}")
+            self._bar.set_postfix_str(values)
+        else:
+            per_epoch = (time.perf_counter() - self._began) / (row["epoch"] - self._done)
+            left = tqdm.format_interval(per_epoch * (self._epochs - row["epoch"]))
+            LOG.info(f"epoch {row['epoch']:>{len(str(self._epochs))}}/{self._epochs}  {values}  {left} left")
+
+    def close(self) -> None:
+        """End the bar."""
+        if self._bar:
+            self._bar.close()

@@ -1,0 +1,55 @@
+"""Test accuracy. Each test image is counted once, on any number of processes."""
+
+from __future__ import annotations
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.data.loaders import EvalLoader
+
+
+@torch.inference_mode()
+def predict(network: nn.Module, batches: EvalLoader, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The predicted and the true class of each image of this process's shard: [count] int64, on the device.
+
+    Evaluates in fp32, as the published numbers are, and restores the network's mode. Nothing waits for the device.
+    """
+    training = network.training
+    network.eval()
+    predictions, targets = ([torch.empty(0, dtype=torch.int64, device=device)] for _ in range(2))
+    with torch.autocast(device.type, enabled=False):
+        for images, labels in batches:
+            predictions.append(network(images).argmax(1))
+            targets.append(labels)
+    network.train(training)
+    return torch.cat(predictions), torch.cat(targets)
+
+
+def accuracy(network: nn.Module, batches: EvalLoader, accelerator: Accelerator) -> tuple[float, Tensor]:
+    """Accuracy in % over all evaluated images, and the predicted class of each, [images] int64 on the CPU, in order.
+
+    All processes call this together, and each gets both. Shards may differ in size.
+    """
+    predictions, targets = predict(network, batches, accelerator.device)
+    world = accelerator.num_processes
+    counts = accelerator.gather(torch.tensor([len(predictions)], device=accelerator.device)).tolist()
+    out = torch.empty(sum(counts), 2, dtype=torch.int64)
+    padded = accelerator.pad_across_processes(torch.stack([predictions, targets], 1))
+    shards = accelerator.gather(padded).view(world, -1, 2).cpu()
+    for rank, (shard, count) in enumerate(zip(shards, counts, strict=True)):
+        out[rank::world] = shard[:count]
+    return 100 * (out[:, 0] == out[:, 1]).sum().item() / len(out), out[:, 0]
+
+
+def flops_per_image(network: nn.Module, image_size: int, device: torch.device) -> int:
+    """FLOPs of a forward pass of one image in evaluation mode: twice the multiply-accumulates that papers call FLOPs."""
+    training = network.training
+    network.eval()
+    # attention as matrix products, since torch cannot count the fused kernels of every device
+    with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 3, image_size, image_size, device=device))
+    network.train(training)
+    return counter.get_total_flops()

@@ -1,0 +1,137 @@
+"""Offline guidance: the teacher's features of the unaugmented training images, computed once and stored in the cache.
+
+Each sample's crop and flip are replayed on its stored maps (`OFFLINE` in the released code).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from bench.config.schema import Recipe, RecipeError
+from bench.data.augment import resize_weights
+from bench.data.loaders import Batch, unaugmented
+from bench.data.subsets import DecodedDataset, Subset
+from bench.data.upload import upload
+from bench.locks import cache_folder, locked
+from bench.train.teacher import Teacher
+
+LOG = logging.getLogger(__name__)
+BATCH_IMAGES = 200  # consecutive images that share the statistics of the teacher's batch norm, as released
+
+
+class FeatureCache:
+    """The teacher's maps of every training image, memory-mapped, float16.
+
+    Attributes:
+        shapes: (channels, height, width) of each map.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        stages = sorted(folder.glob("stage*.npy"))
+        self._stages = [np.load(path, mmap_mode="r") for path in stages]
+        self.shapes = [stage.shape[1:] for stage in self._stages]
+
+    def maps(self, batch: Batch) -> list[Tensor]:
+        """The maps of a batch's samples, [batch, channels, height, width] float32, on the device of its images.
+
+        Each is cropped as the sample was, resized back to the whole map and mirrored if the sample was. As released, the
+        crop is rounded down to whole cells of the map, and colour operations and erasing are not replayed.
+        """
+        device = batch.images.device
+        return [replay(upload(stage[batch.indices], device).float(), batch.boxes, batch.flips) for stage in self._stages]
+
+
+def replay(maps: Tensor, boxes: Tensor, flips: Tensor) -> Tensor:
+    """Crop and flip [batch, channels, height, width] maps of whole images.
+
+    Args:
+        boxes: [batch, 4] float, top, left, height, width in fractions of the image.
+        flips: [batch] bool.
+
+    Returns:
+        The maps at their own size, resized bilinearly. A crop of less than one cell keeps that cell.
+    """
+    height, width = maps.shape[2:]
+    sides = (height, width, height, width)
+    # 1e-4 of a cell is added, so that 6/32 of a map of 32 cells is not rounded down from 5.99…
+    top, left, tall, wide = ((boxes[:, k] * side + 1e-4).floor() for k, side in enumerate(sides))
+    tall, wide = tall.clamp(min=1), wide.clamp(min=1)
+    down = resize_weights(top.clamp(max=height - 1), tall, height, height, "bilinear")
+    across = resize_weights(left.clamp(max=width - 1), wide, width, width, "bilinear")
+    across = torch.where(flips[:, None, None], across.flip(1), across)
+    return down[:, None] @ maps @ across.transpose(1, 2)[:, None]
+
+
+def open_feature_cache(
+    teacher: Teacher, key: str, recipe: Recipe, dataset: DecodedDataset, device: torch.device
+) -> FeatureCache:
+    """The features of a teacher for the training images of a recipe, computed if they are not in the cache.
+
+    One process of a machine computes them; the others wait for its lock.
+
+    Args:
+        key: of the teacher, `TeacherCache.key`.
+        recipe: of the student.
+
+    Raises:
+        RecipeError: they do not fit on the disk.
+    """
+    subset = dataset.training(recipe.data)
+    config = f"{dataset.fingerprint} {recipe.guidance.teacher.bn} {recipe.teacher.model.feature_layers} "
+    digest = hashlib.sha256(config.encode() + subset.indices.tobytes()).hexdigest()
+    folder = cache_folder() / "features" / f"{key}-{digest[:16]}"
+    with locked(folder, f"features of {recipe.teacher.id}"):
+        if folder.exists():
+            with contextlib.suppress(OSError, ValueError, EOFError, KeyError, TypeError):
+                cache = FeatureCache(folder)
+                described = json.loads((folder / "done.json").read_text(encoding="utf-8"))
+                if [len(subset), described["shapes"]] == [described["images"], [list(shape) for shape in cache.shapes]]:
+                    return cache
+            LOG.warning(f"the features in {folder} are damaged and are computed again")
+            shutil.rmtree(folder)
+        _compute(teacher.to(device), recipe.teacher, subset, device, folder)
+        return FeatureCache(folder)
+
+
+@torch.no_grad()
+def _compute(teacher: Teacher, recipe: Recipe, subset: Subset, device: torch.device, folder: Path) -> None:
+    shapes = teacher.shapes
+    values = sum(int(np.prod(shape)) for shape in shapes)
+    size, free = 2 * values * len(subset), shutil.disk_usage(folder.parent).free
+    mib = f"{size / 2**20:,.0f} MiB"
+    LOG.info(f"features of {recipe.id}: {len(subset):,} images, {values:,} values each, {mib} in {folder.parent}")
+    if size > free:
+        raise RecipeError(f"teacher.offline: the features take {mib}, {free / 2**20:,.0f} MiB are free")
+    for left in folder.parent.glob(f"{folder.name}.*.tmp"):  # left by a killed process
+        shutil.rmtree(left)
+    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    temporary.mkdir(parents=True)
+    try:
+        stages = [
+            np.lib.format.open_memmap(temporary / f"stage{k}.npy", "w+", np.float16, (len(subset), *shape))
+            for k, shape in enumerate(shapes)
+        ]
+        for path in temporary.iterdir():
+            with open(path, "r+b") as file:  # a full disk under a memory map would kill the process
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        for first in tqdm(range(0, len(subset), BATCH_IMAGES), "features", disable=None):
+            outputs = teacher(unaugmented(recipe, subset.images, subset.indices[first : first + BATCH_IMAGES], device))
+            for stage, maps in zip(stages, outputs.maps, strict=True):
+                stage[first : first + BATCH_IMAGES] = maps.half().cpu().numpy()
+        for stage in stages:
+            stage.flush()
+        (temporary / "done.json").write_text(json.dumps({"images": len(subset), "shapes": shapes}), encoding="utf-8")
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,144 @@
+"""Processes, device, precision and threads of a run. A run that would not use what was asked for is refused."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from bench.config.schema import RecipeError, Train
+from bench.cores import cores_per_process
+from bench.runs.environment import peak_resident_mib, processor
+from bench.runs.record import Hardware, Precision
+
+# our names of precisions: accelerate's
+MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+_HOW_TO_LAUNCH = (
+    ": without GPUs use torchrun --nproc_per_node N bench/run.py …, with GPUs accelerate launch --num_processes N"
+)
+
+
+def check_launch(asked: int | None = None) -> int:
+    """The number of processes that were started.
+
+    `accelerate launch --cpu --num_processes 2` silently starts one process; it sets a rendezvous address but no world size.
+
+    Args:
+        asked: the number of processes that the user expects; None: any.
+
+    Raises:
+        RecipeError: another number of processes was started.
+    """
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if asked is not None and started != asked:
+        raise RecipeError(f"--num-processes: {asked} processes were asked for, {started} started{_HOW_TO_LAUNCH}")
+    by_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ
+    if by_accelerate and "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ:
+        raise RecipeError(f"accelerate launch was asked for several processes and started one{_HOW_TO_LAUNCH}")
+    return started
+
+
+def choose_precision(train: Train, device: str) -> Precision:
+    """The precision of a run: the recipe's; for `auto` the launcher's; without that, bf16 on a GPU that has it, else fp32.
+
+    Args:
+        device: "cpu", "cuda" or "mps".
+
+    Raises:
+        RecipeError: recipe and launcher contradict each other, or the device lacks the precision.
+    """
+    # accelerate launch exports "no" also if nothing was asked for
+    launcher = {v: k for k, v in MIXED_PRECISION.items()}.get(os.environ.get("ACCELERATE_MIXED_PRECISION", "no"))
+    if launcher is None:
+        raise RecipeError(f"accelerate launch --mixed_precision: allowed are {', '.join(MIXED_PRECISION.values())}")
+    used = train.precision
+    if used == "auto":
+        used = "bf16" if device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        used = launcher if launcher != "fp32" else used
+    elif launcher not in ("fp32", used):
+        raise RecipeError(f"train.precision: the recipe says {used}, accelerate launch says {launcher}: drop one of them")
+    if used == "fp16" and device != "cuda":
+        raise RecipeError(f"train.precision: fp16 needs a GPU, this run is on {device}; allowed here: fp32, bf16")
+    return Precision(train.precision, used)
+
+
+def choose_device(train: Train) -> str:
+    """The device type of a run: "cuda", "mps" or "cpu". Raises RecipeError if this machine lacks the one asked for."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on"):
+        if train.device not in ("auto", "cpu"):
+            raise RecipeError(f"train.device: the recipe says {train.device}, accelerate launch says cpu: drop one of them")
+        return "cpu"
+    if train.device == "auto":
+        return next(device for device, has in available.items() if has)
+    if not available[train.device]:
+        raise RecipeError(f"train.device: {train.device} was asked for, and this machine has none")
+    return train.device
+
+
+def choose_threads(train: Train) -> int | None:
+    """Number of threads of a process on a CPU, or None to keep torch's number.
+
+    `accelerate launch` and `torchrun` set OMP_NUM_THREADS=1 if the user set nothing, which leaves all other cores idle. So
+    under a launcher, 1 counts as unset, and the processes of a machine share its cores.
+    """
+    if train.threads is not None:
+        return train.threads
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
+    if not launched or os.environ.get("OMP_NUM_THREADS") != "1":
+        return None
+    return cores_per_process()
+
+
+def make_accelerator(
+    train: Train, trackers: Sequence[str] = (), folder: Path | None = None
+) -> tuple[Accelerator, Precision]:
+    """The Accelerator of a run, with one process group over all processes that were started.
+
+    Args:
+        trackers: names of the trackers that it logs to.
+        folder: for the files of local trackers.
+    """
+    device = choose_device(train)
+    precision = choose_precision(train, device)
+    if device == "cpu" and (threads := choose_threads(train)):
+        torch.set_num_threads(threads)
+    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, also in every evaluation
+    if train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by torch; read when cuBLAS is first used
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)  # decided above; accelerate would prefer it to the argument
+    accelerator = Accelerator(
+        mixed_precision=MIXED_PRECISION[precision.used],
+        cpu=device == "cpu",
+        log_with=list(trackers) or None,
+        project_dir=folder,
+    )
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != started:
+        raise RecipeError(
+            f"{started} processes were started, but {accelerator.num_processes} found each other{_HOW_TO_LAUNCH}"
+        )
+    if accelerator.device.type != device:
+        raise RecipeError(f"train.device: {device} was chosen, but accelerate runs on {accelerator.device.type}")
+    return accelerator, precision
+
+
+def hardware(device: torch.device) -> Hardware:
+    """The device, the processor and the number of threads that torch uses."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return Hardware(name, processor(), torch.get_num_threads())
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Peak memory in MiB: allocated on a GPU, else resident memory of this process."""
+    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else peak_resident_mib()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory ran out, on any device."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)

@@ -1,0 +1,261 @@
+"""The training loop: from a decoded dataset to trained weights and a history, for students and teachers alike."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from bench import models
+from bench.config.schema import Recipe, RecipeError
+from bench.data.loaders import EvalLoader, Shard, make_train_loader
+from bench.data.subsets import DecodedDataset
+from bench.guidance import Shape
+from bench.models.drop_path import sample_drop_path_masks
+from bench.runs.record import HistoryRow
+from bench.train.checkpoint import Checkpoints
+from bench.train.console import Progress
+from bench.train.evaluate import accuracy, flops_per_image
+from bench.train.feature_cache import FeatureCache
+from bench.train.schedule import learning_rate
+from bench.train.step import Step
+from bench.train.teacher import Teacher
+
+LOG = logging.getLogger(__name__)
+STOP_CHECK_STEPS = 16  # with several processes: steps between two checks whether one of them was asked to stop
+
+
+class Stopped(RuntimeError):
+    """The run was asked to stop, and its state is saved."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """The result of a training.
+
+    history: one row per epoch.
+    network: weights of the epoch that the recipe selects, on the CPU.
+    guidance: weights of the guidance methods, on the CPU; empty if they have none.
+    predictions: [images] int64, the class that these weights predict for each evaluated image, in order.
+    parameters: number of trainable parameters of the network.
+    flops_per_image: of a forward pass in evaluation mode.
+    seconds: of training and evaluation, without interruptions.
+    feature_maps: (channels, height, width) by feature layer, for guided students.
+    diverged: whether the last loss or a weight was not finite; training ended there.
+    compiled: mode of torch.compile, "off", or "fell back" if there is no compiler.
+    """
+
+    history: list[HistoryRow]
+    network: dict[str, Tensor]
+    guidance: dict[str, Tensor]
+    predictions: Tensor
+    parameters: int
+    flops_per_image: int
+    seconds: float
+    feature_maps: dict[str, Shape]
+    diverged: bool
+    compiled: str
+
+
+class Training:
+    """The training of a recipe's network on the processes of `accelerator`.
+
+    A run that was stopped or killed continues from its newest checkpoint and ends as one that was not interrupted: on a CPU
+    with the same number of threads, bit for bit.
+
+    Args:
+        teacher: the frozen teacher of a guided recipe, or its stored features with `teacher.offline`.
+        after_epoch: called on every process with the history after each epoch, and once on resume.
+        checkpoints: None saves none.
+        stop: asked after every step whether to save and stop. If one process is told to, all stop.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        dataset: DecodedDataset,
+        accelerator: Accelerator,
+        teacher: Teacher | FeatureCache | None = None,
+        after_epoch: Callable[[list[HistoryRow]], None] = lambda history: None,
+        checkpoints: Checkpoints | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._recipe, self._accelerator, self._checkpoints = recipe, accelerator, checkpoints
+        self._after_epoch, self._stop = after_epoch, stop
+        device, shard = accelerator.device, Shard(accelerator.process_index, accelerator.num_processes)
+        classes = dataset.classes(recipe.data)
+        self._student = models.create(recipe.model, classes, recipe.seed, feature_layers=recipe.uses_feature_loss)
+        self._step = Step(recipe, self._student, teacher, accelerator)
+        self._loader = make_train_loader(recipe, dataset, device, shard)
+        self._eval_loader = EvalLoader(recipe, dataset, device, shard)
+        evaluated_on = "held-out" if recipe.data.holdout else "test"
+        self._progress = Progress(recipe.train.epochs, self._loader.steps, not accelerator.is_main_process, evaluated_on)
+        self._guided = teacher is not None
+        # the state that checkpoints hold
+        self._history: list[HistoryRow] = []
+        self._best_state: dict[str, dict[str, Tensor] | Tensor] = {}  # of the best epoch, if the recipe selects it
+        self._losses = torch.zeros(2)  # sums over the steps of the current epoch
+        self._first_epoch, self._first_step = 0, 0
+        self._earlier_seconds, self._began = 0.0, time.perf_counter()
+
+    def run(self) -> TrainResult:
+        """Train to the end.
+
+        Raises:
+            Stopped: `stop` said so, and the state is saved.
+            RecipeError: the recipe does not fit the dataset or the number of processes.
+        """
+        self._resume()
+        diverged, predictions = False, torch.empty(0, dtype=torch.int64)
+        for epoch in range(self._first_epoch, self._recipe.train.epochs):
+            seconds = self._train_epoch(epoch)
+            predictions, diverged = self._end_epoch(epoch, seconds)
+            if diverged:
+                self._best_state = {}  # the record keeps the weights that diverged
+                break
+            self._between_epochs(epoch)
+        self._progress.close()
+        task, student = self._step.task, self._student
+        best = self._best_state or {"network": _on_cpu(student.network), "predictions": predictions}
+        return TrainResult(
+            history=self._history,
+            network=best["network"],
+            guidance=_on_cpu(task.guidance) if task.guidance is not None else {},
+            predictions=best["predictions"],
+            parameters=sum(p.numel() for p in student.network.parameters() if p.requires_grad),
+            flops_per_image=flops_per_image(student.network, self._recipe.model.image_size, self._accelerator.device),
+            seconds=self._seconds(),
+            feature_maps=dict(zip(student.feature_layers, student.shapes, strict=True)),
+            diverged=diverged,
+            compiled=self._step.compiled,
+        )
+
+    def _train_epoch(self, epoch: int) -> float:
+        """Train the steps of an epoch that are left. Returns the seconds they took."""
+        settings, loader = self._recipe.train, self._loader
+        for group in self._step.optimizer.param_groups:
+            group["lr"] = learning_rate(epoch, settings)
+        device = self._accelerator.device
+        masks = sample_drop_path_masks(self._student.drop_path_rates, loader.positions, self._recipe.seed, epoch)
+        drop_path = masks.to(device)
+        self._step.task.train()
+        self._losses = self._losses.to(device)  # they stay on the device until the epoch ends, so no step waits for it
+        guided, began = self._is_guided(epoch), time.perf_counter()
+        for step, batch in enumerate(loader.epoch(epoch, self._first_step), self._first_step + 1):
+            self._losses += self._step(batch, drop_path[:, batch.positions], guided)
+            self._progress.step()
+            if step < loader.steps and self._stop_agreed(step):
+                self._save_and_stop(epoch, step)
+        # reading the losses waits for the device
+        self._losses = self._accelerator.reduce(self._losses, "mean").cpu()
+        return time.perf_counter() - began
+
+    def _end_epoch(self, epoch: int, seconds: float) -> tuple[Tensor, bool]:
+        """Evaluate and extend the history. Returns the predictions, and whether the run has diverged."""
+        recipe, student, loader = self._recipe, self._student, self._loader
+        train_loss, guidance_loss = (self._losses / loader.steps).tolist()
+        test_accuracy, predictions = accuracy(student.network, self._eval_loader, self._accelerator)
+        weights = [parameter.detach().isfinite().all() for parameter in self._step.task.parameters()]
+        finite = torch.stack(weights).all().item()
+        images = (loader.steps - self._first_step) * recipe.train.batch_size
+        row = HistoryRow(
+            epoch=epoch + 1,
+            lr=learning_rate(epoch, recipe.train),
+            train_loss=round(train_loss, 6) if math.isfinite(train_loss) else None,
+            guidance_loss=round(guidance_loss, 6) if self._is_guided(epoch) and math.isfinite(guidance_loss) else None,
+            test_accuracy=round(test_accuracy, 4),
+            images_per_second=round(images / seconds, 1),
+        )
+        if recipe.select == "best" and all(row["test_accuracy"] > earlier["test_accuracy"] for earlier in self._history):
+            self._best_state = {"network": _on_cpu(student.network), "predictions": predictions}
+        self._history.append(row)
+        self._progress.epoch(row)
+        self._after_epoch(self._history)
+        return predictions, not (finite and math.isfinite(train_loss))
+
+    def _between_epochs(self, epoch: int) -> None:
+        """Reset the sums; save a checkpoint if one is due; stop if asked to."""
+        self._first_step, self._losses = 0, torch.zeros(2)
+        if epoch + 1 == self._recipe.train.epochs:
+            return
+        if self._stop_agreed(0):
+            self._save_and_stop(epoch + 1, 0)
+        if self._checkpoints is not None and self._checkpoints.due():
+            self._save(epoch + 1, 0)
+
+    def _is_guided(self, epoch: int) -> bool:
+        if not self._guided:
+            return False
+        schedule = self._recipe.guidance.schedule
+        return schedule.from_epoch <= epoch < (schedule.until_epoch or math.inf)
+
+    def _resume(self) -> None:
+        """Load the newest checkpoint, if there is one."""
+        state = self._checkpoints.newest() if self._checkpoints is not None else None
+        self._check_same_start((state["epoch"], state["step"]) if state is not None else (-1, -1))
+        if state is None:
+            return
+        self._step.task.load_state_dict(state["task"])
+        self._step.optimizer.load_state_dict(state["optimizer"])
+        if self._accelerator.scaler is not None:
+            self._accelerator.scaler.load_state_dict(state["scaler"])
+        self._history, self._best_state, self._losses = state["history"], state["best_state"], state["losses"]
+        self._first_epoch, self._first_step, self._earlier_seconds = state["epoch"], state["step"], state["seconds"]
+        self._progress.resume(self._first_epoch, self._first_step)
+        if self._accelerator.is_main_process:
+            LOG.info(f"resumes after epoch {self._first_epoch}, step {self._first_step} of {self._loader.steps}")
+        if self._history:
+            self._after_epoch(self._history)
+
+    def _save(self, epoch: int, step: int) -> None:
+        if self._checkpoints is None or not self._accelerator.is_main_process:
+            return
+        scaler = self._accelerator.scaler.state_dict() if self._accelerator.scaler is not None else None
+        state = {
+            "task": self._step.task.state_dict(),
+            "optimizer": self._step.optimizer.state_dict(),
+            "scaler": scaler,
+            "best_state": self._best_state,
+            "history": self._history,
+            "losses": self._losses.cpu(),
+            "seconds": self._seconds(),
+        }
+        self._checkpoints.save(epoch, step, state)
+
+    def _save_and_stop(self, epoch: int, step: int) -> None:
+        self._losses = self._accelerator.reduce(self._losses.to(self._accelerator.device), "mean")
+        self._save(epoch, step)
+        # when one process leaves, launchers end the others, which may be the one that is saving
+        self._accelerator.wait_for_everyone()
+        raise Stopped(f"after epoch {epoch}, step {step}")
+
+    def _seconds(self) -> float:
+        return self._earlier_seconds + time.perf_counter() - self._began
+
+    def _check_same_start(self, start: tuple[int, int]) -> None:
+        """Raise RecipeError if the processes would continue from different checkpoints."""
+        starts = self._accelerator.gather(torch.tensor([start], device=self._accelerator.device))
+        if (starts != starts[0]).any():
+            raise RecipeError(
+                f"--results-dir: the processes found different checkpoints there (epoch, step: {starts.tolist()}): it must be"
+                " one folder that all machines see"
+            )
+
+    def _stop_agreed(self, step: int) -> bool:
+        """Whether to stop after this step; the same answer on every process."""
+        if self._accelerator.num_processes == 1:
+            return self._stop()
+        if step % STOP_CHECK_STEPS:
+            return False
+        asked = torch.tensor(float(self._stop()), device=self._accelerator.device)
+        return self._accelerator.reduce(asked, "sum").item() > 0
+
+
+def _on_cpu(module: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in module.state_dict().items()}

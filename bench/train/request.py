@@ -1,0 +1,100 @@
+"""What a run is asked to do. Needs no torch, so that a run that is finished already says so at once."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.cli import compose
+from bench.config.schema import Recipe, RecipeError
+from bench.data.store import current_fingerprint
+from bench.runs.folder import RunFolder
+from bench.runs.record import Record, check_same_images
+
+
+class Diverged(RuntimeError):
+    """The training loss or a weight was not finite. The record says so."""
+
+    def __init__(self, recipe: Recipe, record: Record, folder: RunFolder) -> None:
+        super().__init__(
+            f"{recipe.id} seed {recipe.seed} diverged: its loss or weights were not finite in epoch {record.epochs} of"
+            f" {recipe.train.epochs} (recorded; state and history are in {folder.path}, --force runs it again)"
+        )
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What the command line asks for.
+
+    recipe: the network to train; with `teacher_only` the teacher of the recipe that was asked for.
+    settings: the `--set` options for this recipe.
+    trackers: names of trackers to log to.
+    processes: the number of processes that the user expects; None: any.
+    options: command-line options that ask for the same recipe, data and results.
+    """
+
+    recipe: Recipe
+    data_dir: Path
+    folder: RunFolder
+    settings: tuple[str, ...]
+    trackers: tuple[str, ...]
+    processes: int | None
+    force: bool
+    teacher_only: bool
+    options: tuple[str, ...]
+
+
+def read_request(arguments: argparse.Namespace) -> RunRequest:
+    """The request that the arguments of bench/run.py make. Raises RecipeError for what cannot be run."""
+    recipe = compose(arguments)
+    settings, trackers = arguments.set, arguments.tracker
+    if arguments.teacher_only:
+        if recipe.teacher is None:
+            raise RecipeError(f"--teacher-only: {recipe.id} has no teacher")
+        recipe = recipe.teacher
+        settings = [text.removeprefix("teacher.") for text in settings if text.startswith("teacher.")]
+        trackers = []
+    if arguments.data_dir is not None and not Path(arguments.data_dir).is_dir():
+        raise RecipeError(f"--data-dir {arguments.data_dir}: no such folder")
+    if Path(arguments.results_dir).exists() and not Path(arguments.results_dir).is_dir():
+        raise RecipeError(f"--results-dir {arguments.results_dir}: is not a folder")
+    return RunRequest(
+        recipe=recipe,
+        data_dir=Path(arguments.data_dir or "data"),
+        folder=RunFolder(arguments.results_dir, recipe),
+        settings=tuple(settings),
+        trackers=tuple(trackers),
+        processes=arguments.num_processes,
+        force=arguments.force,
+        teacher_only=arguments.teacher_only,
+        options=tuple(_options(arguments)),
+    )
+
+
+def _options(arguments: argparse.Namespace) -> list[str]:
+    repeated = (("--set", arguments.set), ("--recipes-dir", arguments.recipes_dir))
+    options = [f"{flag}={value}" for flag, values in repeated for value in values]
+    for name in ("recipe", "protocol", "suite", "seed", "results_dir", "data_dir"):
+        if (value := getattr(arguments, name)) is not None:
+            options.append(f"--{name.replace('_', '-')}={value}")
+    return options
+
+
+def finished_record(request: RunRequest) -> Record | None:
+    """The record of the run, if it is finished and need not be run again.
+
+    Raises:
+        RecipeError: it is recorded for other images than the dataset has now.
+        Diverged: it diverged.
+    """
+    if request.force or request.teacher_only:
+        return None
+    record = request.folder.record(request.recipe)
+    if record is None:
+        return None
+    check_same_images(record, current_fingerprint(request.recipe.data, request.data_dir))
+    if record.diverged:
+        raise Diverged(request.recipe, record, request.folder)
+    request.folder.drop_checkpoints()
+    return record

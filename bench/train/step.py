@@ -1,0 +1,151 @@
+"""One training step: the teacher's outputs, the student's forward and backward, the optimiser's update.
+
+Nothing here waits for the device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from bench import guidance
+from bench.config.schema import Recipe
+from bench.data.loaders import Batch
+from bench.guidance import Outputs
+from bench.models.features import FeatureExtractor
+from bench.train.feature_cache import FeatureCache
+from bench.train.task import Task, make_optimizer
+from bench.train.teacher import Teacher
+
+
+class Step:
+    """The training step of a recipe on the processes of `accelerator`.
+
+    Args:
+        student: the network that is trained.
+        teacher: the frozen teacher, its stored features, or None.
+
+    Attributes:
+        task: the module that learns: student and guidance methods.
+        optimizer: its optimiser.
+        mode: of torch.compile, or None.
+    """
+
+    def __init__(
+        self, recipe: Recipe, student: FeatureExtractor, teacher: Teacher | FeatureCache | None, accelerator: Accelerator
+    ) -> None:
+        self._guidance, self._teacher, self._accelerator = recipe.guidance, teacher, accelerator
+        device, world = accelerator.device, accelerator.num_processes
+        methods = None
+        if teacher is not None:
+            methods = guidance.create(recipe.guidance, student.shapes, teacher.shapes, recipe.seed)
+        task = Task(student, methods)
+        if device.type == "cuda" and world > 1:
+            # batch norm of students uses the statistics of the global batch
+            task = torch.nn.SyncBatchNorm.convert_sync_batchnorm(task)
+        self.mode = compile_mode(recipe, device, world)
+        if isinstance(teacher, Teacher):
+            teacher.to(device)
+        if self.mode is not None:
+            # a missing compiler stops a run only if compilation was asked for
+            torch._dynamo.config.suppress_errors = recipe.train.compile == "auto"
+            for module in (task, teacher):
+                if isinstance(module, torch.nn.Module):
+                    module.compile(mode=self.mode)  # before data parallelism wraps it; torch splits it into buckets there
+        self.task = task
+        self._parallel, self.optimizer = accelerator.prepare(task, make_optimizer(task.to(device), recipe.train))
+        own = recipe.train.batch_size // world
+        micro = recipe.train.micro_batch or own
+        self._micro_batches = [slice(first, first + micro) for first in range(0, own, micro)]
+
+    def __call__(self, batch: Batch, drop_path: Tensor, guided: bool) -> Tensor:
+        """Train on one batch.
+
+        Args:
+            drop_path: [calls, batch] scales of these samples.
+            guided: whether guidance is active in this epoch.
+
+        Returns:
+            [2] on the device: the loss, and the sum of the unweighted guidance terms.
+        """
+        if self.mode == "reduce-overhead":
+            torch.compiler.cudagraph_mark_step_begin()
+        losses = self.backward(batch, drop_path, self.teacher_outputs(batch) if guided else None)
+        if self.task.guidance is not None and not guided:
+            for parameter in self.task.guidance.parameters():
+                parameter.grad = None  # inactive: without a gradient there is no weight decay either
+        self.update()
+        return losses
+
+    @property
+    def compiled(self) -> str:
+        """The result of compilation so far: "off", the mode, or "fell back" if there is no compiler."""
+        if self.mode is None:
+            return "off"
+        return self.mode if torch._dynamo.utils.counters["stats"]["unique_graphs"] else "fell back"
+
+    def teacher_outputs(self, batch: Batch) -> Outputs:
+        """The teacher's outputs for this process's samples.
+
+        If the teacher's batch norm uses the statistics of the global batch, every process runs the teacher on the images of
+        all processes, so that the statistics are the same on any number of GPUs.
+        """
+        teacher, accelerator, world = self._teacher, self._accelerator, self._accelerator.num_processes
+        if isinstance(teacher, FeatureCache):
+            return Outputs(None, teacher.maps(batch))
+        images, config = teacher.resize_input(batch.images), self._guidance.teacher
+        is_global = world > 1 and config.bn == "batch" and config.bn_scope == "global"
+        if is_global:
+            images = accelerator.gather(images)
+        with accelerator.autocast():
+            outputs = teacher(images)
+        if is_global:
+            own = len(batch.labels)
+            outputs = _rows(outputs, slice(accelerator.process_index * own, (accelerator.process_index + 1) * own))
+        return outputs if "logits" in self._guidance.needs else Outputs(None, outputs.maps)
+
+    def forward(
+        self, batch: Batch, drop_path: Tensor, teacher: Outputs | None, rows: slice = slice(None)
+    ) -> tuple[Tensor, Tensor]:
+        """The loss of some rows of a batch, with its graph, and the sum of the unweighted guidance terms."""
+        teacher = None if teacher is None else _rows(teacher, rows)
+        return self._parallel(batch.images[rows], batch.labels[rows], drop_path[:, rows], teacher)
+
+    def backward(self, batch: Batch, drop_path: Tensor, teacher: Outputs | None) -> Tensor:
+        """Forward and backward of a batch, in micro-batches if the recipe has them. Gradients add up to the batch's."""
+        parts, losses = len(self._micro_batches), torch.zeros(2, device=self._accelerator.device)
+        for part, rows in enumerate(self._micro_batches, 1):
+            wait = part < parts  # processes exchange gradients once, after the last part
+            with self._accelerator.no_sync(self._parallel) if wait else contextlib.nullcontext():
+                loss, guidance_loss = self.forward(batch, drop_path, teacher, rows)
+                self._accelerator.backward(loss / parts)
+            losses += torch.stack([loss.detach(), guidance_loss]) / parts
+        return losses
+
+    def update(self) -> None:
+        """The optimiser's update."""
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def _rows(outputs: Outputs, rows: slice) -> Outputs:
+    logits = None if outputs.logits is None else outputs.logits[rows]
+    return Outputs(logits, [maps[rows] for maps in outputs.maps])
+
+
+def compile_mode(recipe: Recipe, device: torch.device, world: int) -> str | None:
+    """The mode of torch.compile for a recipe's `train.compile`, or None.
+
+    `auto` compiles on a GPU only: on a CPU it takes a minute or two, and small networks gain nothing. Small networks on a
+    large GPU are limited by kernel launches, which CUDA graphs avoid. They are not possible with several processes, nor with
+    micro-batches, since each run of a graph overwrites the gradients of the one before.
+    """
+    mode = recipe.train.compile
+    if mode == "auto":
+        mode = "graphs" if device.type == "cuda" else "off"
+    if mode == "graphs" and (device.type != "cuda" or world > 1 or recipe.train.micro_batch is not None):
+        mode = "default"
+    return {"off": None, "default": "default", "graphs": "reduce-overhead"}[mode]

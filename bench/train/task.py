@@ -1,0 +1,75 @@
+"""The trainable module: student, feature layers and guidance methods, from a batch to its loss.
+
+Data parallelism, autocast, compilation and the optimiser see everything that learns. The teacher is outside.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from timm.optim import param_groups_weight_decay
+from torch import Tensor, nn
+
+from bench.config.schema import Train
+from bench.guidance import Outputs
+from bench.models.features import FeatureExtractor
+
+
+class Task(nn.Module):
+    """A network with its loss: cross-entropy, or with guidance ce_weight · cross-entropy + Σ weight · term.
+
+    Args:
+        student: the network that is trained (a teacher, in the teacher's own training).
+        methods: guidance methods by name, from `bench.guidance.create`; None without guidance.
+    """
+
+    def __init__(self, student: FeatureExtractor, methods: nn.ModuleDict | None = None) -> None:
+        super().__init__()
+        self.student, self.guidance = student, methods
+
+    def forward(
+        self, images: Tensor, labels: Tensor, drop_path: Tensor | None = None, teacher: Outputs | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The loss of a batch.
+
+        Args:
+            images: [batch, 3, size, size]; labels: [batch] int64.
+            drop_path: [calls, batch] scales, see bench/models/drop_path.py.
+            teacher: the teacher's outputs for these images; None in epochs without guidance.
+
+        Returns:
+            The loss, and the sum of the unweighted guidance terms (zero without guidance).
+        """
+        logits, maps = self.student(images, drop_path)
+        loss = F.cross_entropy(logits.float(), labels)
+        guidance_loss = torch.zeros_like(loss)
+        if self.guidance is None:
+            return loss, guidance_loss
+        if teacher is None:
+            # Data parallelism waits for a gradient of every parameter, so inactive projections get a gradient of zero.
+            return loss + 0 * sum(parameter.sum() for parameter in self.guidance.parameters()), guidance_loss
+        for method in self.guidance.values():
+            if method.ce_weight != 1:
+                loss = method.ce_weight * loss
+        for method in self.guidance.values():
+            term = method(Outputs(logits, maps), teacher)
+            loss = loss + method.weight * term
+            guidance_loss = guidance_loss + term.detach()
+        return loss, guidance_loss
+
+
+def make_optimizer(task: Task, train: Train) -> torch.optim.Optimizer:
+    """AdamW, or SGD with Nesterov momentum.
+
+    As in the released code, there is no weight decay on one-dimensional parameters (biases, norms), nor on those that the
+    network itself excludes (class token, position embeddings).
+    """
+    network = task.student.network
+    excluded = getattr(network, "no_weight_decay", set)()
+    groups = param_groups_weight_decay(network, train.weight_decay, no_weight_decay_list=excluded)
+    if task.guidance is not None:
+        groups += param_groups_weight_decay(task.guidance, train.weight_decay)
+    groups = [group for group in groups if group["params"]]
+    if train.optimizer == "sgd":
+        return torch.optim.SGD(groups, train.lr, train.momentum, nesterov=train.momentum > 0, fused=True)
+    return torch.optim.AdamW(groups, train.lr, train.betas, fused=True)

@@ -1,0 +1,72 @@
+"""Trained teachers in the cache. Each is trained once for its recipe, seed and dataset, and all runs share it."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from bench.config.names import path_part
+from bench.config.schema import Recipe, RecipeError
+from bench.locks import cache_folder
+from bench.runs.folder import RunFolder
+from bench.runs.record import Record, read_record
+from bench.storage import replacing, sha256, write_json
+
+
+def _folder_name(recipe: Recipe) -> str:
+    return f"{recipe.model.name}-{path_part(recipe.data.name)}"
+
+
+class TeacherCache:
+    """The place of a trained teacher in the cache.
+
+    The key is the teacher's recipe hash, its seed and the fingerprint of the dataset, so two copies of a dataset that differ
+    in one pixel never share a teacher.
+    """
+
+    def __init__(self, recipe: Recipe, fingerprint: str) -> None:
+        key = hashlib.sha256(f"{recipe.hash} {recipe.seed} {fingerprint}".encode()).hexdigest()[:16]
+        self.recipe = recipe
+        self.folder = cache_folder() / "teachers" / f"{_folder_name(recipe)}-{key}"
+
+    @property
+    def key(self) -> str:
+        """The name of the teacher in records."""
+        return self.folder.name
+
+    @property
+    def weights(self) -> Path:
+        """The teacher's weights, a safetensors file."""
+        return self.folder / "model.safetensors"
+
+    def exists(self) -> bool:
+        """Whether the teacher is trained and complete: the record is written last and has the checksum of the weights."""
+        try:
+            return self.record().weights == sha256(self.weights)
+        except (OSError, RecipeError):
+            return False
+
+    def record(self) -> Record:
+        """The record of the teacher's own training."""
+        return read_record(self.folder / "record.json")
+
+    def add(self, run: RunFolder) -> None:
+        """Copy a finished run of this teacher into the cache."""
+        with replacing(self.weights) as temporary:
+            shutil.copyfile(run.weights, temporary)
+        write_json(self.folder / "record.json", run.record(self.recipe).to_dict())
+
+
+def cached_teacher_record(recipe: Recipe) -> Record | None:
+    """The record of a cached teacher of this recipe and seed, for any copy of the dataset; None if there is none.
+
+    Whether it is the one that a run will use depends on the decoded dataset, which planning does not open.
+    """
+    for path in (cache_folder() / "teachers").glob(f"{_folder_name(recipe)}-*/record.json"):
+        with suppress(OSError, RecipeError):
+            record = read_record(path)
+            if (record.hash, record.seed) == (recipe.hash, recipe.seed):
+                return record
+    return None
