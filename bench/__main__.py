@@ -15,9 +15,9 @@ from types import ModuleType
 from bench.cli import BAD_INPUT, DONE, STOPPED, input_error, say_error, set_up_logging
 
 VERBS = {  # verb: (its module, help)
-    "list": ("bench.config.commands", "the recipe ids, one per line"),
-    "show": ("bench.config.commands", "a composed recipe with its hash"),
-    "schema": ("bench.config.json_schema", "a JSON Schema of recipe files, for editors"),
+    "list": ("bench.commands", "the recipe ids, one per line"),
+    "show": ("bench.commands", "a composed recipe with its hash"),
+    "schema": ("bench.commands", "a JSON Schema of recipe files, for editors"),
     "data": ("bench.data.commands", "datasets: list, prepare (fetch and decode), check"),
     "doctor": ("bench.train.doctor", "what this machine has, and whether a recipe or suite can run on it"),
     "speed": ("bench.train.speed", "images/s of a recipe on this machine, and the time per part of a step"),

@@ -1,4 +1,4 @@
-"""The verbs `list` and `show`."""
+"""The verbs `list`, `show` and `schema`."""
 
 from __future__ import annotations
 
