@@ -81,3 +81,12 @@ def say_error(sentence: object) -> None:
 def input_error(error: Exception) -> str | None:
     """The sentence for an error that the user's input caused; None for other errors."""
     return str(error) if isinstance(error, RecipeError) else unwritable(error)
+
+
+def duration(seconds: float) -> str:
+    """A time as people read it: 45 s, 12 min, 3.4 h, 2.1 days."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
