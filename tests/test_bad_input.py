@@ -8,18 +8,18 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from conftest import TINY, command, refused
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from mutated_recipes import RAW, one_sentence, trials
 
 import bench.__main__ as bench_main
 from bench import run as bench_run
-from bench.train.checkpoint import Checkpoints
 from bench.config.compose import recipe_from_dict
 from bench.config.registry import Registry
-from bench.runs.folder import RunFolder
 from bench.config.schema import RecipeError
+from bench.runs.folder import RunFolder
+from bench.train.checkpoint import Checkpoints
+from tests.helpers.process import TINY, command, refused
 
 registry = Registry()
 HOSTILE = [

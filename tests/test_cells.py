@@ -10,11 +10,11 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from bench.data.store import open_dataset
-from bench.train.teacher import Teacher
-from bench.train.feature_cache import feature_cache
 from bench.config.registry import Registry
+from bench.data.store import open_dataset
+from bench.train.feature_cache import feature_cache
 from bench.train.loop import train
+from bench.train.teacher import Teacher
 
 registry = Registry()
 paper = registry.suite("paper")

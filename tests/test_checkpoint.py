@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import torch
-from conftest import command
 
 from bench.train.checkpoint import Checkpoints
+from tests.helpers.process import command
 
 
 def save(folder, *places, identity="a run"):

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import command, refused
 
 from bench.train.loop import doctor
+from tests.helpers.process import command, refused
 
 
 def examine(*words):

@@ -3,8 +3,8 @@ from __future__ import annotations
 import torch
 
 from bench import models
-from bench.train.evaluate import flops_per_image
 from bench.config.registry import Registry
+from bench.train.evaluate import flops_per_image
 
 
 def test_flops_are_those_of_the_matrix_products():

@@ -6,8 +6,7 @@ import json
 import re
 import time
 
-from conftest import TINY, command
-from warm import Started, together
+from tests.helpers.process import TINY, Started, command, together
 
 LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import generated
 import pytest
-from conftest import ROOT, command, refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import models
-from bench.data.store import open_dataset
 from bench.config.registry import Registry, shipped_recipes
-from bench.runs.folder import RunFolder
 from bench.config.schema import SECTIONS, RecipeError
+from bench.data.store import open_dataset
+from bench.runs.folder import RunFolder
+from tests.helpers.process import ROOT, command, refused
 
 PINNED = json.loads(Path(__file__).with_name("suite_hashes.json").read_text())
 registry = Registry()

@@ -13,22 +13,21 @@ import generated
 import psutil
 import pytest
 import torch
-from conftest import ROOT, TINY, command, refused
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
-from warm import Started
 
-from bench.train.checkpoint import read
+from bench.config.registry import Registry
+from bench.config.schema import RecipeError, Train
 from bench.data.store import open_dataset
 from bench.guidance import create
-from bench.train.teacher_cache import TeacherCache
 from bench.models import create as create_model
-from bench.train.launch import choose_precision, choose_threads, make_accelerator
-from bench.config.registry import Registry
 from bench.runs.folder import RunFolder
 from bench.runs.record import HISTORY_COLUMNS
-from bench.config.schema import RecipeError, Train
 from bench.share.verify import verify
+from bench.train.checkpoint import read
+from bench.train.launch import choose_precision, choose_threads, make_accelerator
+from bench.train.teacher_cache import TeacherCache
+from tests.helpers.process import ROOT, TINY, Started, command, refused
 
 RUN = ["bench/run.py", "--protocol", "quick", *TINY]
 SETTINGS = [word for word in TINY if word != "--set"]

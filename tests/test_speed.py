@@ -14,14 +14,14 @@ import time
 import psutil
 import pytest
 import torch
-from conftest import ROOT, command, refused
 
-from bench.models import create
 from bench.config.registry import Registry
 from bench.config.schema import Recipe
+from bench.models import create
 from bench.train.speed import measure
 from bench.train.speed_worker import Arm, random_store
 from bench.train.step import compile_mode
+from tests.helpers.process import ROOT, command, refused
 
 registry = Registry()
 SETTINGS = ["data.train_images=64", "data.train_limit=32", "train.batch_size=16"]

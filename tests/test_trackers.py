@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import pytest
-from conftest import TINY, command, refused
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bench import run
-from bench.train.loop import trackers
-from bench.train.checkpoint import Checkpoints
-from bench.train.launch import make_accelerator
 from bench.config.registry import Registry
+from bench.config.schema import RecipeError
 from bench.runs.folder import RunFolder
 from bench.runs.record import HISTORY_COLUMNS
-from bench.config.schema import RecipeError
+from bench.train.checkpoint import Checkpoints
+from bench.train.launch import make_accelerator
+from bench.train.loop import trackers
+from tests.helpers.process import TINY, command, refused
 
 SETTINGS = [*TINY[:4], "--set", "train.epochs=3", "--set", "train.checkpoint_seconds=0"]
 

@@ -7,20 +7,19 @@ import csv
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import command, refused
-from warm import together
 
 from bench import guidance, models
+from bench.config.registry import Registry
+from bench.config.schema import RecipeError
 from bench.data.loaders import EvalLoader, make_train_loader
 from bench.data.store import open_dataset
-from bench.train.evaluate import predict
-from bench.train.teacher import Teacher
 from bench.models.drop_path import sample_drop_path_masks
-from bench.config.registry import Registry
 from bench.run import check_feasible
-from bench.config.schema import RecipeError
-from bench.train.task import Task, make_optimizer
+from bench.train.evaluate import predict
 from bench.train.loop import train
+from bench.train.task import Task, make_optimizer
+from bench.train.teacher import Teacher
+from tests.helpers.process import command, refused, together
 
 registry = Registry()
 CPU = torch.device("cpu")

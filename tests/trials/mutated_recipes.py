@@ -1,6 +1,6 @@
 """Damages copies of the shipped recipe files in every way it knows, and looks at what the suite makes of them.
 
-    python -m tests.mutated_recipes --cases 2000 --seed 0
+    python -m tests.trials.mutated_recipes --cases 2000 --seed 0
 
 A file is either refused, in one sentence that names the file or a key, or it is a recipe like any other: it keeps its hash
 when it is read back, `check_feasible` passes or refuses it in one sentence, and it runs from start to end (exit code 0), or
@@ -33,15 +33,15 @@ import timm
 import torch
 import yaml
 
-from bench.train.loop import checkpoint
-from bench.runs import environment
-from bench.train.loop import teacher as teacher
-from bench.train.loop import feature_cache as feature_cache
-from bench.train.loop import loop as train
 from bench.config.compose import recipe_from_dict
 from bench.config.registry import Registry, shipped_recipes
-from bench.run import check_feasible, main
 from bench.config.schema import SECTIONS, Recipe, RecipeError
+from bench.run import check_feasible, main
+from bench.runs import environment
+from bench.train.loop import checkpoint
+from bench.train.loop import feature_cache as feature_cache
+from bench.train.loop import loop as train
+from bench.train.loop import teacher as teacher
 
 assert all((accelerate, timm, torch, checkpoint, environment, teacher, feature_cache, train))  # imported for the children
 # Files that compose to something small are damaged more often: what is accepted of them can be run.

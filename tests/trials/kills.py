@@ -1,6 +1,6 @@
 """Kills training runs at random moments, starts them again, and compares how they end with one that was never stopped.
 
-    python -m tests.kill_trials --kills 1000 [--processes 2]
+    python -m tests.trials.kills --kills 1000 [--processes 2]
 
 Every run is a child forked from this process, which has imported everything, so that a trial costs seconds; with
 --processes it is several, of which one is killed. Weights, history and record must be the same to the last bit, but for
@@ -28,12 +28,12 @@ import accelerate
 import timm
 import torch
 
-from bench.train.loop import checkpoint
+from bench.run import STOP, main
 from bench.runs import environment
-from bench.train.loop import teacher as teacher
+from bench.train.loop import checkpoint
 from bench.train.loop import feature_cache as feature_cache
 from bench.train.loop import loop as train
-from bench.run import STOP, main
+from bench.train.loop import teacher as teacher
 
 assert all((accelerate, timm, torch, checkpoint, environment, teacher, feature_cache, train))  # imported for the children
 MEASURED = ("seconds", "images_per_second", "peak_memory_mib")
