@@ -147,7 +147,12 @@ def test_the_card_tells_what_the_record_holds(finished, tmp_path):
     assert (shown.data.license, shown.data.library_name, shown.data.datasets) == ("cc-by-4.0", "timm", ["digits"])
     (result,) = shown.data.eval_results
     assert (result.metric_value, result.dataset_split) == (record["last_accuracy"], "test")
-    for text in ("360 images of the dataset's test set", "TrainResult on 512 images", record["code"]["version"], "CC BY 4.0"):
+    for text in (
+        "360 images of the dataset's test set",
+        "TrainResult on 512 images",
+        record["code"]["version"],
+        "CC BY 4.0",
+    ):
         assert text in shown.text
     assert yaml.safe_load(blocks(shown.text, "yaml")[0]) == record["recipe"]
     words = shlex.split(blocks(shown.text, "bash")[0])

@@ -87,7 +87,9 @@ def test_pvt_v2_starts_as_released():
 
 def test_maps_come_in_the_order_of_the_feature_layers():
     feature_layers = ["stages.3.blocks.1", "stages.0.blocks.0", "stages.1.blocks.1"]
-    student = build("pvt_v2_b0/cifar10/guided", f"model.feature_layers=[{','.join(feature_layers)}]", "model.image_size=32", classes=10)
+    student = build(
+        "pvt_v2_b0/cifar10/guided", f"model.feature_layers=[{','.join(feature_layers)}]", "model.image_size=32", classes=10
+    )
     assert student.shapes == [(256, 1, 1), (32, 8, 8), (64, 4, 4)]
 
 
@@ -109,7 +111,11 @@ def test_other_input_sizes(name, size, patch):
         ("resnet56/cifar10", "model.depth=57", "6 n + 2"),
         ("deit_tiny/cifar10/guided", "model.feature_layers=[blocks.0, blocks.6, blocks.12]", "blocks.12"),
         ("deit_tiny/cifar10/guided", "model.feature_layers=[blocks.0, blocks.6, head]", "neither a map nor the tokens"),
-        ("pit_tiny/cifar10/guided", "model.feature_layers=[transformers.0, transformers.1, transformers.2]", "puts out a tuple"),
+        (
+            "pit_tiny/cifar10/guided",
+            "model.feature_layers=[transformers.0, transformers.1, transformers.2]",
+            "puts out a tuple",
+        ),
         ("deit_tiny/cifar10/guided", "model.timm=deit_huge", "cannot be built"),
     ],
 )

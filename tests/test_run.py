@@ -147,7 +147,9 @@ def test_a_teacher_is_a_recipe_of_its_own_and_serves_guided_runs(cache, tmp_path
     alone = ["--recipe", "resnet8/digits", "--seed", "7", *settings[:4]]
     command("bench/run.py", *words, *alone, env=env, check=True)
     teachers = ["--set", "teacher.train.epochs=1", "--set", "teacher.data.train_limit=256", "--set", "teacher.seed=7"]
-    done = command("bench/run.py", *words, "--recipe", "deit_micro/digits/guided", *teachers, *TINY[:4], env=env, check=True)
+    done = command(
+        "bench/run.py", *words, "--recipe", "deit_micro/digits/guided", *teachers, *TINY[:4], env=env, check=True
+    )
     one_of_two = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}  # as a launcher starts it
     refused(command(*RUN[:1], *words, *alone, "--force", env={**env, **one_of_two}), "trained by one process, not 2")
     assert "is trained first" not in done.stdout and "teacher resnet8/digits" in done.stdout

@@ -130,9 +130,7 @@ def command(
         done = Started(*words, cwd=cwd, env=env).completed()
     else:
         variables = {**os.environ, **(env or {})}
-        done = subprocess.run(
-            [sys.executable, *words], cwd=cwd, capture_output=True, text=True, timeout=300, env=variables
-        )
+        done = subprocess.run([sys.executable, *words], cwd=cwd, capture_output=True, text=True, timeout=300, env=variables)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
 

@@ -20,7 +20,10 @@ def test_the_first_epoch_that_is_good_enough():
 def test_sooner_is_seed_by_seed_and_says_how_many_get_there():
     baseline = {0: run([10.0, 20.0, 30.0, 40.0]), 1: run([10.0, 20.0, 30.0, 50.0]), 7: run([1.0])}
     teacher = {"seconds": 50.0}
-    guided = {0: run([30.0, 40.0, 60.0, 60.0], 200.0, teacher=teacher), 1: run([30.0, 40.0, 45.0, 49.0], 200.0, teacher=teacher)}
+    guided = {
+        0: run([30.0, 40.0, 60.0, 60.0], 200.0, teacher=teacher),
+        1: run([30.0, 40.0, 45.0, 49.0], 200.0, teacher=teacher),
+    }
     found = against(guided, baseline)
     assert (found["reached"], found["pairs"]) == (1, 2)
     assert found["epochs"].values == {0: 2} and found["speedup_epochs"].values == {0: 2.0}

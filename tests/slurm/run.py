@@ -166,7 +166,9 @@ def teacher(folder: Path, local: dict[str, Any]) -> None:
     sweep = trial.start(*EACH)
     subprocess.run(["scancel", until(lambda: running(trial, "resnet8"), "the teacher")], check=True)
     expect(sweep.wait(PATIENCE) == 0, "exit code")
-    expect("resnet8/digits seed 0: died: job" in trial.said and "FAILED" not in trial.said, "the teacher is not tried again")
+    expect(
+        "resnet8/digits seed 0: died: job" in trial.said and "FAILED" not in trial.said, "the teacher is not tried again"
+    )
     expect(trial.records() == local["short"], "records differ")
 
 

@@ -97,13 +97,20 @@ def test_estimates_come_from_the_same_recipe_else_from_its_like_else_there_are_n
     assert "~40 s" in text and "at least 2 min with 2 runs at a time here" in text
     gpu = {"device": "NVIDIA X", "processor": "Y", "threads": 8}
     teacher = {"id": guided.teacher.id, "hash": guided.teacher.hash, "epochs": 15, "seconds": 7.5, "key": "k", "seed": 0}
-    more = {"seconds": 60.0, "hardware": gpu, "world_size": 4, "teacher": {**teacher, "select": "last", "last_accuracy": 97.0}}
+    more = {
+        "seconds": 60.0,
+        "hardware": gpu,
+        "world_size": 4,
+        "teacher": {**teacher, "select": "last", "last_accuracy": 97.0},
+    }
     record(guided, **more)
     left = as_dict(plan([guided], [0, 1], results))["left"]
     assert left == {"GPU-hours": round(60 * 4 / 3600, 3), "unknown": 0}
     for path in cache_folder().rglob("record.json"):
         path.unlink()
-    assert [job.seconds for job in plan([guided], [0, 1], results).teachers] == [7.5]  # the teacher is gone, its time is known
+    assert [job.seconds for job in plan([guided], [0, 1], results).teachers] == [
+        7.5
+    ]  # the teacher is gone, its time is known
 
 
 def test_durations_have_a_unit():

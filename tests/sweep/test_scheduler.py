@@ -83,7 +83,9 @@ def suite(draw: random.Random, cells: int, teachers: int, shortest: float = 0.1,
     jobs = [Job(f"g{i}", is_teacher=True, length=draw.uniform(shortest, 1 if like_suites else 10)) for i in range(teachers)]
     for i in range(cells):
         guided = teachers and (i % 2 if like_suites else draw.random() < 0.7)
-        jobs.append(Job(f"c{i}", needs=f"g{draw.randrange(teachers)}" if guided else None, length=draw.uniform(shortest, 10)))
+        jobs.append(
+            Job(f"c{i}", needs=f"g{draw.randrange(teachers)}" if guided else None, length=draw.uniform(shortest, 10))
+        )
     for job in jobs:
         job.seconds = draw.choice([None, job.length, job.length * draw.uniform(0.1, 3)])
     return jobs
@@ -181,7 +183,11 @@ def test_a_teacher_that_fails_takes_its_cells_with_it_and_no_others(queues):
     scheduler, told = Scheduler(jobs, queues=queues), []
     drive(scheduler, cluster, lambda ended, final: told.append((ended.job.key, ended.error)))
     assert set(scheduler.failed) == {"g", "a", "b"} and scheduler.done == {"free"}
-    assert told[:3] == [("g", "diverged"), ("a", "its teacher could not be trained"), ("b", "its teacher could not be trained")]
+    assert told[:3] == [
+        ("g", "diverged"),
+        ("a", "its teacher could not be trained"),
+        ("b", "its teacher could not be trained"),
+    ]
     assert cluster.cancelled == (("a", "b") if queues else ())
 
 

@@ -39,7 +39,12 @@ assert all((accelerate, timm, torch, checkpoint, environment, teacher, feature_c
 MEASURED = ("seconds", "images_per_second", "peak_memory_mib")
 EVERY_EPOCH = ["train.checkpoint_seconds=0", "train.threads=1"]
 AUGMENT = ["augment.crop=random_resized", "augment.flip=0.5", "augment.erase=0.5", "model.drop_path_rate=0.2"]
-SMALL = ["model.depth=3", "model.feature_layers=[blocks.0, blocks.1, blocks.2]", "teacher.model.width=8", "teacher.train.epochs=1"]
+SMALL = [
+    "model.depth=3",
+    "model.feature_layers=[blocks.0, blocks.1, blocks.2]",
+    "teacher.model.width=8",
+    "teacher.train.epochs=1",
+]
 # A student with projections, and a teacher that keeps its best epoch: the two kinds of state there are.
 RUNS = {
     "deit_micro/digits/guided": ["data.train_limit=128", "train.epochs=3", *SMALL, *AUGMENT, *EVERY_EPOCH],
