@@ -86,7 +86,7 @@ def test_every_method_teachers_every_student(model, method, data_dir):
     assert bool(trained.guidance) == (recipe.guidance.transform == "linear" and recipe.guidance.weight > 0)
 
 
-def test_logits_and_features_teacher_together(data_dir):
+def test_logits_and_features_teacher_start_distributed(data_dir):
     features, logits, both = (
         run(
             f"deit_tiny/cifar100/{method}",

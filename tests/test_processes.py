@@ -1,4 +1,4 @@
-"""Several processes: they stop together, go on together, fail together, and count every test image once."""
+"""Several processes: they stop start_distributed, go on start_distributed, fail start_distributed, and count every test image once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import re
 import time
 
-from tests.helpers.process import TINY, Started, command, together
+from tests.helpers.process import TINY, Started, command, start_distributed
 
 LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
@@ -72,7 +72,7 @@ def test_two_processes_count_every_test_image_once(tmp_path):
     (tmp_path / "count.py").write_text(COUNT)
     sizes = ["1", "2", "3", "13", "14", "15", "28", "29", "359", "360"]
     alone = Started(tmp_path / "count.py", *sizes)
-    done = [started.completed() for started in (alone, *together(tmp_path / "count.py", *sizes, processes=2))]
+    done = [started.completed() for started in (alone, *start_distributed(tmp_path / "count.py", *sizes, processes=2))]
     assert [one.returncode for one in done] == [0, 0, 0], done
     one, two = (json.loads(main.stdout.splitlines()[-1]) for main in done[:2])
     assert one == two and not done[2].stdout  # the main process alone speaks

@@ -39,7 +39,7 @@ def recipe_of(arm, seed=0):
 
 @pytest.fixture(scope="module")
 def guided(decoded, tmp_path_factory):
-    """Two guided runs of different seeds, started together, that need a teacher nobody has trained."""
+    """Two guided runs of different seeds, started start_distributed, that need a teacher nobody has trained."""
     results, cache = tmp_path_factory.mktemp("results"), tmp_path_factory.mktemp("cache")
     shutil.copytree(decoded, cache, dirs_exist_ok=True)
     words = [*RUN, "--recipe", "deit_micro/digits/guided", "--results-dir", results, "--tracker", "tensorboard"]
@@ -49,7 +49,7 @@ def guided(decoded, tmp_path_factory):
     return results, cache, [one.stdout for one in done]
 
 
-def test_two_guided_runs_started_together_train_one_teacher(guided):
+def test_two_guided_runs_started_start_distributed_train_one_teacher(guided):
     results, cache, outputs = guided
     assert sum(output.count("resnet8/digits seed 0:") for output in outputs) == 1  # trained once, by one of them
     assert len(list((cache / "teachers").glob("*/record.json"))) == 1

@@ -19,7 +19,7 @@ from bench.train.evaluate import predict
 from bench.train.loop import train
 from bench.train.task import Task, make_optimizer
 from bench.train.teacher import Teacher
-from tests.helpers.process import command, refused, together
+from tests.helpers.process import command, refused, start_distributed
 
 registry = Registry()
 CPU = torch.device("cpu")
@@ -177,7 +177,7 @@ def test_two_processes_give_the_losses_of_one_step_by_step(cache, tmp_path, arm)
         launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
         said = command(*launch, *both, check=True, env=env).stdout
     else:
-        done = [started.completed() for started in together(*both, processes=2, env=env)]
+        done = [started.completed() for started in start_distributed(*both, processes=2, env=env)]
         assert [one.returncode for one in done] == [0, 0], done
         said = "".join(one.stdout for one in done)
     command("bench/run.py", *options, "--results-dir", tmp_path / "one", check=True, env=env)

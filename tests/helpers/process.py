@@ -151,14 +151,18 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
         assert word in lines[0], lines[0]
 
 
-def together(*words: object, processes: int, env: Mapping[str, str] | None = None) -> list[Started]:
-    """The processes of one distributed run, by rank, with the variables that a launcher gives them."""
+def launch_variables(processes: int) -> list[dict[str, str]]:
+    """The variables that a launcher gives to the processes of one distributed run, by rank."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    count = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
-    ranks = ({"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes))
-    return [Started(*words, env={**(env or {}), **meeting, **count, **own}) for own in ranks]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+
+
+def start_distributed(*words: object, processes: int, env: Mapping[str, str] | None = None) -> list[Started]:
+    """Start the processes of one distributed run; returns them by rank."""
+    return [Started(*words, env={**(env or {}), **variables}) for variables in launch_variables(processes)]
 
 
 @atexit.register
