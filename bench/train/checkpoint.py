@@ -56,7 +56,7 @@ class Checkpoints:
         self._last = time.monotonic()
 
     def newest(self) -> dict[str, Any] | None:
-        """The newest complete state of this run, on the CPU; None if there is none. Damaged ones are skipped with a warning."""
+        """The newest complete state of this run, on the CPU, or None. Damaged files are skipped with a warning."""
         for path in self._files():
             try:
                 state = read(path)

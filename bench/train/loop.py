@@ -243,8 +243,8 @@ class Training:
         starts = self._accelerator.gather(torch.tensor([start], device=self._accelerator.device))
         if (starts != starts[0]).any():
             raise RecipeError(
-                f"--results-dir: the processes found different checkpoints there (epoch, step: {starts.tolist()}): it must be"
-                " one folder that all machines see"
+                f"--results-dir: the processes found different checkpoints there (epoch, step: {starts.tolist()}): it must"
+                " be one folder that all machines see"
             )
 
     def _stop_agreed(self, step: int) -> bool:

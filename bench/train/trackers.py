@@ -37,8 +37,8 @@ def check_trackers(names: Sequence[str]) -> None:
 class Trackers:
     """The trackers of a run, on its main process; no-op on others.
 
-    Every start of a run logs all epochs so far, so a resumed run is complete in each tracker. Services get one run per start;
-    TensorBoard shows each epoch once.
+    Every start of a run logs all epochs so far, so a resumed run is complete in each tracker. Services get one run per
+    start; TensorBoard shows each epoch once.
 
     Args:
         accelerator: created with `log_with`, and with the folder for local files as its `project_dir`.
