@@ -1,7 +1,7 @@
 """The parameters of guidance methods, read without importing torch.
 
-A method is one file, bench/guidance/METHOD.py. Its class `Params` says which parameters it has. The file imports torch, and
-composing a recipe must not, since listing and planning have to answer at once. So the class is taken from the file's source.
+A method is one file, bench/guidance/METHOD.py. Its class `Params` says which parameters it has. The file imports torch,
+and composing a recipe must not, since listing and planning have to answer at once. So the class is read from the source.
 """
 
 from __future__ import annotations

@@ -20,13 +20,13 @@ DATASET = rf"({NAME}|folder:{NAME}|hub:{NAME}(/{NAME})?)"
 
 
 def split_id(recipe_id: str, role: str = "student") -> tuple[str, ...]:
-    """(model, dataset, guidance) of a student's id, (model, dataset) of a teacher's. A dataset's name may contain slashes."""
+    """(model, dataset, guidance) of a student's id, (model, dataset) of a teacher's. Dataset names may contain slashes."""
     model, _, rest = recipe_id.partition("/")
     return (model, rest) if role == "teacher" else (model, *rest.rsplit("/", 1))
 
 
 def path_part(name: str) -> str:
-    """A part of an id as the name of a folder or file. File systems, shells and LaTeX accept it, and no two names share it."""
+    """A part of an id as a folder or file name that file systems, shells and LaTeX accept. No two names share it."""
     return name.replace(":", "+").replace("/", "+")
 
 
