@@ -15,21 +15,18 @@ JSON_TYPES = {int: "integer", float: "number", bool: "boolean", str: "string"}
 
 def recipe_files_schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of all kinds of recipe files: models, datasets, guidance, protocols, suites."""
-    sections = {name: _object(cls) for name, cls in SECTIONS.items()}
-    teacher = {**sections, **_properties(TeacherPass), **_select(Recipe, "seed", "select")}
+    sections = {name: {"$ref": f"#/$defs/{name}"} for name in SECTIONS}
+    of_teacher = {**_properties(TeacherPass), **_properties(Recipe, ("seed", "select"))}
+    settings = {**sections, "guidance": _guidance(), "teacher": _closed({**sections, **of_teacher})}
     names = {"type": "array", "items": {"type": "string"}, "minItems": 1, "uniqueItems": True}
-    settings = {**sections, "guidance": _guidance(), "teacher": _closed(teacher)}
-    suite = {
-        "protocol": {"type": "string"},
-        **dict.fromkeys(("models", "datasets"), names),
-        "seeds": {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "uniqueItems": True},
-        "set": _closed(settings),
-    }
+    seeds = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "uniqueItems": True}
+    suite = {"protocol": {"type": "string"}, "models": names, "datasets": names, "seeds": seeds, "set": _closed(settings)}
     # `guidance` is a list of names in a suite and a section elsewhere
     either = {**settings, **suite, "guidance": {"anyOf": [names, settings["guidance"]]}}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Recipe file of the locality-guidance benchmark",
+        "$defs": {name: _closed(_properties(cls)) for name, cls in SECTIONS.items()},
         **_closed(either),
     }
 
@@ -41,24 +38,17 @@ def _guidance() -> dict[str, Any]:
             params.setdefault(name, []).append(spec)
     merged = {name: specs[0] if len(specs) == 1 else {"anyOf": specs} for name, specs in params.items()}
     method = {"type": "string", "description": f"none, {', '.join(method_names())}, or several joined by +"}
-    return _closed({"method": method, "params": _closed(merged), "schedule": _object(Schedule)})
+    return _closed({"method": method, "params": _closed(merged), "schedule": _closed(_properties(Schedule))})
 
 
 def _closed(properties: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
-def _object(cls: type) -> dict[str, Any]:
-    return _closed(_properties(cls))
-
-
-def _select(cls: type, *names: str) -> dict[str, Any]:
-    return {name: spec for name, spec in _properties(cls, names).items()}
-
-
-def _properties(cls: type, names: tuple[str, ...] | None = None) -> dict[str, Any]:
+def _properties(cls: type, only: tuple[str, ...] | None = None) -> dict[str, Any]:
+    """The schemas of a section's keys, or of some of them."""
     hints = typing.get_type_hints(cls)
-    chosen = [f for f in fields(cls) if names is None or f.name in names]
+    chosen = [f for f in fields(cls) if only is None or f.name in only]
     return {f.name: _value(hints[f.name], f.metadata.get("low"), f.metadata.get("high"), f.default) for f in chosen}
 
 

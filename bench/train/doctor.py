@@ -121,12 +121,11 @@ def _folders(data_dir: str | Path, results: str | Path) -> tuple[list[str], list
         existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
         free = shutil.disk_usage(existing).free / 2**30
         lines.append(f"{what} folder {folder}{'' if folder.exists() else ' (does not exist yet)'}: {free:,.0f} GiB free")
+        remedy = f"choose another{HOW_TO_CHOOSE[what]}" if writes else ""
         if writes and not os.access(existing, os.W_OK):
-            problems.append(f"the {what} folder {folder} cannot be written: choose another{HOW_TO_CHOOSE[what]}")
+            problems.append(f"the {what} folder {folder} cannot be written: {remedy}")
         elif writes and free < MIN_FREE_GIB:
-            problems.append(
-                f"the {what} folder {folder} has {free:.1f} GiB left: free some space, or choose another{HOW_TO_CHOOSE[what]}"
-            )
+            problems.append(f"the {what} folder {folder} has {free:.1f} GiB left: free some space, or {remedy}")
     return lines, problems
 
 
