@@ -27,21 +27,24 @@ LOCAL = "local"  # below the results folder: what this machine's runs and report
 MAX_PART_CHARS = 200  # file names have 255 bytes, and locks and temporary files add to them
 
 
-class Status(TypedDict, total=False):
-    """How a run stands, the content of status.json.
+class StatusDetails(TypedDict, total=False):
+    """epoch: the last finished one, counted from 1. epochs: of the run. test_accuracy, images_per_second: of that epoch."""
 
-    state: running, done, diverged, failed or stopped.
-    epoch: the last one that is finished, counted from 1; epochs: of the run.
-    test_accuracy, images_per_second: of that epoch.
-    host, pid, time: of the process that wrote this, and when.
-    """
-
-    state: str
     epoch: int
     epochs: int
     test_accuracy: float
     images_per_second: float
     error: str
+
+
+class Status(StatusDetails, total=False):
+    """The content of status.json.
+
+    state: running, done, diverged, failed or stopped.
+    host, pid, time: of the process that wrote it, and when.
+    """
+
+    state: str
     host: str
     pid: int
     time: float
@@ -159,10 +162,10 @@ class RunFolder:
             return {}
         return status if isinstance(status, dict) else {}
 
-    def write_status(self, state: str, **more: Unpack[Status]) -> None:
+    def write_status(self, state: str, **details: Unpack[StatusDetails]) -> None:
         """Write status.json, from which a sweep learns how a run ended, since launchers change exit codes."""
         process = {"host": socket.gethostname(), "pid": os.getpid(), "time": round(time.time(), 1)}
-        write_json(self.path / "status.json", {"state": state, **process, **more})
+        write_json(self.path / "status.json", {"state": state, **process, **details})
 
     @property
     def is_recorded(self) -> bool:
