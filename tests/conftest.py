@@ -1,34 +1,39 @@
-"""Every test has a cache of its own session, so nothing that a user has trained or decoded is read or written."""
+"""Fixtures of all tests. Every test session has a cache of its own: nothing that a user has trained is read or written."""
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 
 import pytest
+import torch
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # read when `datasets` is imported, which test modules do before any fixture runs
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when `datasets` is imported, by test modules, before any fixture runs
+
+from bench.config.registry import Registry
+from bench.data.store import open_dataset
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
     os.environ["LOCALITY_BENCH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["OMP_NUM_THREADS"] = "1"  # two pytest workers share two cores
+    torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread():
-    import torch
-
-    torch.set_num_threads(1)  # two workers share two cores
+@pytest.fixture(autouse=True)
+def _log_messages_reach_pytest():
+    """Undo `cli.set_up_logging`, which tests call that run commands in this process."""
+    yield
+    log = logging.getLogger("bench")
+    log.handlers, log.propagate = [], True
+    log.setLevel(logging.INFO)
 
 
 @pytest.fixture(scope="session")
 def decoded(tmp_path_factory):
-    """A cache that holds the decoded digits alone, to be copied: decoding them imports more than it does."""
-    from bench.config.registry import Registry
-    from bench.data.store import open_dataset
-
+    """A cache that holds the decoded digits alone, to be copied, since decoding imports large libraries."""
     cache = tmp_path_factory.mktemp("decoded")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LOCALITY_BENCH_CACHE", str(cache))
@@ -38,5 +43,5 @@ def decoded(tmp_path_factory):
 
 @pytest.fixture
 def cache(decoded, tmp_path):
-    """A cache of a test's own, with the decoded digits and no teacher."""
+    """A cache for one test, with the decoded digits and no teacher."""
     return shutil.copytree(decoded, tmp_path / "cache")

@@ -1,47 +1,53 @@
+"""`python -m bench doctor`."""
+
 from __future__ import annotations
 
 import pytest
 import torch
 
-from bench.train.loop import doctor
+from bench.__main__ import main
 from tests.helpers.process import command, refused
 
 
-def examine(*words):
-    return command("-m", "bench", "doctor", *words)
+def examine(capsys, *words):
+    """Exit code, stdout and stderr of the command, in this process."""
+    code = main(["doctor", *map(str, words)])
+    return (code, *capsys.readouterr())
 
 
-def test_the_doctor_says_what_there_is_and_that_quick_runs_here(tmp_path):
-    done = examine("quick", "--results-dir", tmp_path)
-    assert done.returncode == 0 and not done.stderr, done.stdout + done.stderr
+def test_a_machine_on_which_quick_runs(capsys, tmp_path):
+    code, out, err = examine(capsys, "quick", "--results-dir", tmp_path)
+    assert code == 0 and not err, out + err
     for words in ("torch 2", "cores" if not torch.cuda.is_available() else "GPU 0", "GiB free", "digits (", "2 recipes"):
-        assert words in done.stdout
+        assert words in out
 
 
-def test_what_cannot_run_here_is_named_with_its_remedy(tmp_path):
-    done = examine("deit_tiny/chaoyang/guided", "--data-dir", tmp_path)
-    assert done.returncode == 1 and "ask its authors" in done.stderr
+def test_what_cannot_run_here_is_named_with_its_remedy(capsys, tmp_path):
+    code, _, err = examine(capsys, "deit_tiny/chaoyang/guided", "--data-dir", tmp_path)
+    assert code == 1 and "ask its authors" in err
     missing = "mps" if torch.cuda.is_available() else "cuda"  # no machine has both
-    done = examine("deit_tiny/cifar10/guided", "--set", f"train.device={missing}")
-    assert done.returncode == 1 and f"{missing} was asked for, and this machine has none" in done.stderr
-    refused(examine("deit_tony/cifar10/guided"), "deit_tony")
-    refused(examine("slow"), "slow")
+    code, _, err = examine(capsys, "deit_tiny/cifar10/guided", "--set", f"train.device={missing}")
+    assert code == 1 and f"{missing} was asked for, and this machine has none" in err
+    refused(command("-m", "bench", "doctor", "deit_tony/cifar10/guided"), "deit_tony")
+    refused(command("-m", "bench", "doctor", "slow"), "slow")
 
 
 @pytest.mark.parametrize(
     ("requirement", "words"),
-    [("torch>=99", "torch 2"), ("nosuchlibrary>=1", "nosuchlibrary is missing: pip install")],
+    [("torch>=99", "torch 2"), ("nosuchlibrary>=1", "nosuchlibrary is missing: pip install -c constraints.txt")],
 )
-def test_libraries_that_do_not_fit_are_named(monkeypatch, requirement, words):
+def test_libraries_that_do_not_fit_are_named(monkeypatch, capsys, requirement, words):
     monkeypatch.setattr("tomllib.loads", lambda _: {"project": {"dependencies": [requirement]}})
-    _, problems = doctor._libraries()
-    assert len(problems) == 1 and words in problems[0] and "pip install" in problems[0]
+    code, _, err = examine(capsys)
+    assert code == 1 and words in err and "pip install" in err
 
 
-def test_little_disk_and_folders_that_cannot_be_written_are_named(monkeypatch, tmp_path):
+def test_a_full_disk_and_folders_that_cannot_be_written_are_named(monkeypatch, capsys):
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 2**29}))
-    _, problems = doctor._folders(tmp_path, tmp_path)
-    assert [p.split(" has ")[1][:6] for p in problems] == ["0.5 Gi", "0.5 Gi"] and "LOCALITY_BENCH_CACHE" in problems[0]
+    code, _, err = examine(capsys)
+    cache, results = err.splitlines()
+    assert code == 1 and "0.5 GiB left" in cache and "0.5 GiB left" in results and "LOCALITY_BENCH_CACHE" in cache
     monkeypatch.setattr("os.access", lambda *_: False)
-    _, problems = doctor._folders(tmp_path, tmp_path)
-    assert "cannot be written" in problems[0] and "--results-dir" in problems[1]
+    code, _, err = examine(capsys)
+    cache, results = err.splitlines()
+    assert code == 1 and "cannot be written" in cache and "--results-dir" in results
