@@ -69,7 +69,7 @@ def test_kills_and_slots_change_no_number(recipes, tmp_path):
     # in its second epoch, so that the first is in a checkpoint
     victim = until(lambda: (found := status(folder / "status.json")).get("epoch", 0) >= 2 and found)
     os.kill(victim["pid"], signal.SIGKILL)
-    until(lambda: re.search(r"^\d{4}-\d\d-\d\d .* after epoch", (folder / "log.txt").read_text(), re.MULTILINE))
+    until(lambda: re.search(r"^\d{4}-\d\d-\d\d resumes after epoch", (folder / "log.txt").read_text(), re.MULTILINE))
     process.kill()
     process.wait()
     assert "died: ended by SIGKILL (see " in (tmp_path / "log").read_text()
