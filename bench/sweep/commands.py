@@ -151,12 +151,13 @@ def run_sweep(arguments: argparse.Namespace) -> int:
             return STOPPED
     if plan.finished or any(not job.is_teacher and job.key in scheduler.done for job in plan.jobs):
         report = importlib.import_module("bench.report.commands")  # imports pandas, which takes seconds, so only now
-        report.write_report(registry, [suite.name], arguments.results_dir)
+        reports = report.write_report(registry, [suite], arguments.results_dir)
+        if plan.jobs:
+            report.print_report(reports)
+        print(f"tables, figures and page: {Path(arguments.results_dir, 'index.html')}")
     if arguments.detach and plan.jobs:
-        LOG.info(
-            f"suite {suite.name}: {len(plan.jobs) - unsubmitted} of {len(plan.jobs)} jobs are in the queue; the same command"
-            " without --detach follows them"
-        )
+        submitted = f"{len(plan.jobs) - unsubmitted} of {len(plan.jobs)} jobs are in the queue"
+        LOG.info(f"suite {suite.name}: {submitted}; the same command without --detach follows them")
         return DONE
     return _conclude(suite, plan, scheduler)
 

@@ -116,7 +116,7 @@ class Display:
                 continue
             status, spent = job.folder.status(), time.monotonic() - self._started_at[job.key]
             if status.get("state") != "running":
-                table.add_row(job.name, "starting", "", "", duration(spent))
+                table.add_row(job.name, "ending" if status.get("state") == "done" else "starting", "", "", duration(spent))
                 continue
             numbers = {name: value for name, value in status.items() if is_number(value)}
             epoch = int(numbers.get("epoch", 0))

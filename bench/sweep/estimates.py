@@ -17,7 +17,8 @@ class Estimate:
 
     seconds: from start to end.
     processors, unit: how many it uses meanwhile, "GPU" or "core".
-    exact: measured on the same recipe with another seed; else on the same model and dataset with other guidance or settings.
+    exact: measured on the same recipe with another seed; otherwise on the same model and dataset with other guidance or
+        settings.
     """
 
     seconds: float

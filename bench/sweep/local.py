@@ -25,8 +25,7 @@ import psutil
 from bench.cli import TIMESTAMPS
 from bench.config.schema import RecipeError
 from bench.cores import available_cores
-from bench.sweep.job import Job, JobResult
-from bench.sweep.outcome import read_attached_result, read_result
+from bench.sweep.job import Job, JobResult, read_attached_result, read_result
 
 LOG = logging.getLogger(__name__)
 SCRIPT = Path(__file__).parents[1] / "run.py"
@@ -55,8 +54,11 @@ class Slot:
         return variables
 
     def command(self, job: Job, options: Sequence[str]) -> list[str]:
-        """The command line of a job in this slot: Python for one process, as for a teacher, else accelerate with one process
-        per GPU. `options` are shared by all jobs."""
+        """The command line of a job in this slot: Python, or accelerate with one process per GPU (but one for a teacher).
+
+        Args:
+            options: words that all jobs of the sweep share.
+        """
         if len(self.gpus) < 2 or job.is_teacher:
             return job.command([sys.executable], SCRIPT, options)
         count = str(len(self.gpus))
@@ -124,7 +126,7 @@ class _ActiveJob:
     signalled: dict[int, float] = field(default_factory=dict)
 
     def end(self, kill: bool = False) -> bool:
-        """Tell each process of the job once to end; kill it if `kill`, or STOP_SECONDS later. Returns whether any is left."""
+        """Tell each process once to end, and kill it STOP_SECONDS later, or now if `kill`. Returns whether any is left."""
         self.process.poll()
         now, pids = time.monotonic(), _processes_of(self.run_id)
         for pid in pids:

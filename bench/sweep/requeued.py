@@ -52,6 +52,6 @@ class Requeued:
         return DelayedSubmission(Requeued(self.command))
 
     def _wait(self) -> int:
-        # Not Popen.wait: the handler of SIGUSR2 interrupts it while it holds its lock, and would wait for that lock forever.
+        # Not Popen.wait: SIGUSR2's handler interrupts it while it holds its lock, and would wait for that lock forever.
         ended = os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
         return ended.si_status if ended.si_code == os.CLD_EXITED else 128 + ended.si_status

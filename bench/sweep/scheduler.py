@@ -5,8 +5,8 @@ with the most dependent work before the others; then runs, the longest expected 
 the expectations, m slots take at most  W / m + (1 - 1/m) C, where W is all work and C the longest chain of a teacher and a
 run (Graham, Bounds on multiprocessing timing anomalies, 1969). Proof: consider the run that ends last. Before it started, a
 slot was idle only while its teacher trained; otherwise the run, or its teacher, would have been started there. So all slots
-were busy except for at most C - (that run), and afterwards only work in W was done. If other work keeps the slots busy while
-teachers train, no slot is idle before the last run starts, and the time is at most W / m + (that run).
+were busy except for at most C - (that run), and afterwards only work in W was done. If other work keeps the slots busy
+while teachers train, no slot is idle before the last run starts, and the time is at most W / m + (that run).
 A job that died is put at the head of the list, so it takes the slot that it has just left: all its attempts together count
 as one job in W and C.
 """
@@ -26,8 +26,8 @@ STARTED_ELSEWHERE = (State.RUNNING, State.QUEUED)
 class Executor(Protocol):
     """What runs jobs: processes of this machine, a cluster, or a simulation.
 
-    queues: whether it takes jobs whose teachers are not trained yet, in the order of the list, and holds each back until its
-        teacher is (a cluster's dependencies). Otherwise it is given only jobs that can start at once.
+    queues: whether it takes jobs whose teachers are not trained yet, in the order of the list, and holds each back until
+        its teacher is (a cluster's dependencies). Otherwise it is given only jobs that can start at once.
     """
 
     queues: bool

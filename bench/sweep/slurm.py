@@ -21,9 +21,8 @@ from pathlib import Path
 
 from bench.cli import DONE
 from bench.config.schema import RecipeError
-from bench.sweep.job import Job, JobResult, Outcome, State
+from bench.sweep.job import Job, JobResult, Outcome, State, read_attached_result, read_result
 from bench.sweep.local import Slot
-from bench.sweep.outcome import read_attached_result, read_result
 from bench.sweep.requeued import Requeued
 from bench.sweep.slurm_request import MAX_ARRAY_JOBS, SlurmRequest
 from bench.sweep.squeue import QueueEntry, QueueUnavailable, read_queue, set_state, write_submission
@@ -45,7 +44,7 @@ class SubmissionRefused(RuntimeError):
 class _ActiveJob:
     """A job that is submitted, or to be submitted.
 
-    id: in the queue; empty: not submitted yet, or not a job of the cluster.
+    id: in the queue; empty: not submitted yet, or a process outside the queue.
     own: whether this sweep has submitted it, or will.
     ended_at: the time since when the queue says that it is over.
     """
@@ -54,11 +53,6 @@ class _ActiveJob:
     id: str = ""
     own: bool = True
     ended_at: float | None = None
-
-    @property
-    def only_locked(self) -> bool:
-        """Whether it is a process of another sweep outside the queue, known by its lock."""
-        return not self.own and not self.id
 
     @property
     def to_submit(self) -> bool:
@@ -182,7 +176,7 @@ class SlurmExecutor:
     def _read_result(self, active: _ActiveJob, entries: Mapping[str, QueueEntry]) -> JobResult | None:
         """The result of a job; None while it waits, runs, or its record may not be visible here yet."""
         job = active.job
-        if active.only_locked:
+        if not active.id:  # a process of another sweep outside the queue, known by its lock
             return read_attached_result(job)
         entry = entries.get(active.id, QueueEntry(active.id))
         if not entry.ended:

@@ -1,8 +1,8 @@
 """What a cluster's queue says about the runs that were submitted to it.
 
-Each such run has a slurm.json in its folder: the name of its submission, which no other submission has, and its place in it.
-It is written before the submission, so a sweep that is killed loses track of no job, and a job number that the cluster uses
-again does no harm.
+Each such run has a slurm.json in its folder: the name of its submission, which is unique, and its place in it. It is
+written before the submission, so a sweep that is killed loses track of no job, and a job number that the cluster uses again
+does no harm.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def test_kills_and_slots_change_no_number(recipes, tmp_path):
     # in its second epoch, so that the first is in a checkpoint
     victim = until(lambda: (found := status(folder / "status.json")).get("epoch", 0) >= 2 and found)
     os.kill(victim["pid"], signal.SIGKILL)
-    until(lambda: re.search(r"^\d{4}-\d\d-\d\d resumes after epoch", (folder / "log.txt").read_text(), re.MULTILINE))
+    until(lambda: re.search(r"^\d{4}-\d\d-\d\d .*resumes after epoch", (folder / "log.txt").read_text(), re.MULTILINE))
     process.kill()
     process.wait()
     assert "died: ended by SIGKILL (see " in (tmp_path / "log").read_text()
@@ -97,7 +97,9 @@ def test_a_run_that_diverges_is_finished_and_not_run_again(recipes, tmp_path):
 
 def test_a_stopped_sweep_leaves_no_processes_and_can_be_resumed(recipes, tmp_path):
     words = sweep_words(recipes, tmp_path, "long")
-    process = subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     until(lambda: any(status(path).get("epoch", 0) >= 2 for path in tmp_path.rglob("status.json")))
     process.send_signal(signal.SIGTERM)
     stdout, stderr = process.communicate(timeout=60)
