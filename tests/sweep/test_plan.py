@@ -83,7 +83,7 @@ def test_the_summary_names_the_cost_or_the_command_that_measures_it(quick):
     assert lines[:2] == ["4 runs: 2 waiting for a teacher, 2 to run", "1 teacher: 0 trained, 1 to train"]
     seen = (4 * 20 + 15) * (1437 // 32 * 32)
     assert lines[2] == f"left to train: 95 epochs, about {seen:,} training images"
-    assert lines[3].startswith("time unknown for 5 of 5 jobs") and "bench speed --recipe deit_micro/digits/" in lines[4]
+    assert lines[3].startswith("time: unknown for 5 of 5 jobs") and "bench speed --recipe deit_micro/digits/" in lines[4]
     part = Registry().compose("deit_tiny/cifar100/baseline", assignments=["data.subset=10", "data.holdout=0.2"])
     assert images_per_epoch(part) == 4000 // 128 * 128
     assert images_per_epoch(Registry().compose("deit_tiny/folder:mine/baseline")) is None
@@ -96,7 +96,7 @@ def test_ten_thousand_runs_are_planned_at_once(tmp_path):
     ids = ["/".join(parts) for parts in product(models, datasets, registry.names("guidance")[:7])]
     plan = make_plan([registry.compose(one) for one in ids], range(36), tmp_path)
     assert len(plan.runs) == 10_080 and len(plan.teachers) == 5
-    assert "time unknown for 10085 of 10085 jobs" in as_text(plan, 8)
+    assert "time: unknown for 10085 of 10085 jobs" in as_text(plan, 8)
     one = next(job for job in plan.runs if job.recipe.seed == 35 and job.recipe.guidance is not None)
     alone = registry.compose(one.recipe.id, seed=35)
     assert one.recipe == alone and one.recipe.hash == alone.hash

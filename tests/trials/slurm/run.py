@@ -1,4 +1,4 @@
-"""Disturb sweeps on a real Slurm of one node in every way that a cluster does, and compare them with sweeps of this machine.
+"""Disturb sweeps on a real Slurm of one node in every way that a cluster does, and compare them with local sweeps.
 
     python tests/trials/slurm/run.py                all trials; about 15 minutes on two cores
     python tests/trials/slurm/run.py limit teacher  some of them, by name
@@ -107,9 +107,8 @@ def hurried(sweep: subprocess.Popen) -> int:
         delayed = {job for job, state, reason, _ in squeue() if (state, reason) == ("PENDING", "BeginTime")}
         since = {job: since.get(job, now) for job in delayed}
         for job, then in since.items():
-            if (
-                now > then + 4
-            ):  # earlier, the credential of the last start is still revoked on the node, and Slurm kills the job
+            # earlier, the credential of the last start is still revoked on the node, and Slurm kills the job
+            if now > then + 4:
                 subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=False, capture_output=True)
         time.sleep(1)
     return sweep.returncode
@@ -129,8 +128,8 @@ def running(trial: Trial, kind: str, epoch: int = 0) -> str | None:
     """The id of a job that runs this kind of recipe and has finished this many epochs."""
     for row in trial.plan():
         if row["state"] == "running" and kind in row["id"]:
-            behind = re.match(r"epoch (\d+)/", row["note"])
-            if int(behind[1] if behind else 0) >= epoch:
+            finished = re.match(r"epoch (\d+)/", row["note"])
+            if int(finished[1] if finished else 0) >= epoch:
                 return row["note"].rpartition("job ")[2]
     return None
 
@@ -238,11 +237,11 @@ def detach(folder: Path, local: dict[str, Any]) -> None:
     """--detach, again after an scancel, Ctrl-C of a sweep that follows jobs and of one that has submitted some"""
     trial = Trial(folder, "short", "detach")
     expect(trial.sweep(*EACH, "--detach") == 0 and len(squeue()) == 5, "what was submitted")
-    behind = until(waiting_for_teacher, "what waits for the teacher")
-    subprocess.run(["scancel", *behind], check=True)
+    dependent = until(waiting_for_teacher, "what waits for the teacher")
+    subprocess.run(["scancel", *dependent], check=True)
     expect(trial.sweep(*EACH, "--detach") == 0 and len(squeue()) == 5, "only what is missing is submitted")
     again = until(waiting_for_teacher, "what waits for the teacher")
-    expect(len(again) == len(behind) == 2, "later submissions do not wait for the teacher")
+    expect(len(again) == len(dependent) == 2, "later submissions do not wait for the teacher")
     sweep = trial.start(*EACH)
     until(lambda: running(trial, "deit_micro"), "a run starts")
     sweep.send_signal(signal.SIGINT)
