@@ -15,7 +15,7 @@ from pathlib import Path
 from bench.cli import DONE, FAILED, STOPPED, add_folders, add_settings
 from bench.config.parse import short_repr
 from bench.config.registry import Registry, Suite
-from bench.config.schema import RecipeError
+from bench.config.schema import Recipe, RecipeError
 from bench.runs.folder import LOCAL, old_runs_warning
 from bench.sweep.costs import as_dict, as_text, summary
 from bench.sweep.display import Display
@@ -75,9 +75,7 @@ def run_plan(arguments: argparse.Namespace) -> int:
         plan = _plan_suite(registry, registry.suite(arguments.suite), arguments)
     else:
         recipes = [registry.compose(one, arguments.protocol, arguments.set) for one in dict.fromkeys(arguments.ids)]
-        plan = make_plan(recipes, _seeds(arguments.seeds, [0]), arguments.results_dir, arguments.data_dir or "data")
-    if warning := old_runs_warning(arguments.results_dir):
-        LOG.warning(warning)
+        plan = _plan(recipes, [0], arguments)
     if arguments.json:
         print(json.dumps(as_dict(plan), indent=2))
     else:
@@ -86,20 +84,24 @@ def run_plan(arguments: argparse.Namespace) -> int:
 
 
 def _plan_suite(registry: Registry, suite: Suite, arguments: argparse.Namespace) -> Plan:
+    """The plan of the recipes of a suite that `--filter` selects."""
     filters = arguments.filter
     ids = [one for one in suite.ids if not filters or any(fnmatch.fnmatchcase(one, f"*{text}*") for text in filters)]
     if not ids:
         given = ", ".join(map(short_repr, filters))
         raise RecipeError(f"--filter {given}: no recipe of suite {suite.name} matches; they are {', '.join(suite.ids)}")
-    recipes = [registry.compose(one, suite=suite) for one in ids]
-    return make_plan(recipes, _seeds(arguments.seeds, suite.seeds), arguments.results_dir, arguments.data_dir or "data")
+    return _plan([registry.compose(one, suite=suite) for one in ids], suite.seeds, arguments)
 
 
-def _seeds(number: int | None, default: Sequence[int]) -> Sequence[int]:
-    """0 to number - 1, or the default if no number is given."""
-    if number is not None and number < 1:
-        raise RecipeError(f"--seeds {number}: must be 1 or more")
-    return default if number is None else range(number)
+def _plan(recipes: Sequence[Recipe], seeds: Sequence[int], arguments: argparse.Namespace) -> Plan:
+    """The plan of recipes, with these seeds unless `--seeds` is given."""
+    if arguments.seeds is not None:
+        if arguments.seeds < 1:
+            raise RecipeError(f"--seeds {arguments.seeds}: must be 1 or more")
+        seeds = range(arguments.seeds)
+    if warning := old_runs_warning(arguments.results_dir):
+        LOG.warning(warning)
+    return make_plan(recipes, seeds, arguments.results_dir, arguments.data_dir or "data")
 
 
 def run_sweep(arguments: argparse.Namespace) -> int:
@@ -116,8 +118,6 @@ def run_sweep(arguments: argparse.Namespace) -> int:
     request = SlurmRequest.from_options(arguments) if on_cluster else refuse_slurm_options(arguments)
     slots = [] if on_cluster else make_slots(arguments.gpus_per_run, arguments.runs_per_gpu)
     plan = _plan_suite(registry, suite, arguments)
-    if warning := old_runs_warning(arguments.results_dir):
-        LOG.warning(warning)
     at_once = min(arguments.array_parallelism or len(plan.jobs), len(plan.jobs)) if on_cluster else len(slots)
     options = _shared_options(arguments)
     if arguments.dry_run:
@@ -150,7 +150,8 @@ def run_sweep(arguments: argparse.Namespace) -> int:
         elif not _run_all(plan, scheduler, executor, at_once):
             return STOPPED
     if plan.finished or any(not job.is_teacher and job.key in scheduler.done for job in plan.jobs):
-        report = importlib.import_module("bench.report.commands")  # imports pandas, which takes seconds, so only now
+        # It imports pandas and matplotlib, which takes seconds that `plan` and the start of a sweep do not have.
+        report = importlib.import_module("bench.report.commands")
         reports = report.write_report(registry, [suite], arguments.results_dir)
         if plan.jobs:
             report.print_report(reports)

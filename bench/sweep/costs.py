@@ -79,8 +79,8 @@ def summary(plan: Plan, slots: int) -> list[str]:
     if unknown:
         first = next(job.recipe for job in plan.jobs if job.expected is None)
         lines += [
-            f"time: unknown for {unknown} of {len(plan.jobs)} jobs, since no similar run is finished here. It is the number of"
-            " training images divided by images/s, which this measures:",
+            f"time: unknown for {unknown} of {len(plan.jobs)} jobs, since no similar run is finished here. It is the number"
+            " of training images divided by images/s, which this measures:",
             f"  python -m bench speed --recipe {first.id} --protocol {first.protocol}",
         ]
     return lines
