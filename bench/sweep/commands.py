@@ -14,8 +14,9 @@ from pathlib import Path
 
 from bench.cli import DONE, FAILED, STOPPED, add_folders, add_settings
 from bench.config.parse import short_repr
-from bench.config.registry import Registry, Suite
+from bench.config.registry import Registry
 from bench.config.schema import Recipe, RecipeError
+from bench.config.suite import Suite
 from bench.runs.folder import LOCAL, old_runs_warning
 from bench.sweep.costs import as_dict, as_text, summary
 from bench.sweep.display import Display
