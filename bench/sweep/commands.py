@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fnmatch
 import importlib
 import json
@@ -67,21 +68,26 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 
 def run_plan(arguments: argparse.Namespace) -> int:
     """Print every run with its state, and what is left to do."""
-    registry = Registry(*arguments.recipes_dir)
-    if bool(arguments.ids) == (arguments.suite is not None):
-        raise RecipeError("plan: needs recipe ids, or a suite with --suite")
-    if arguments.suite is not None:
-        if arguments.set or arguments.protocol != "paper":
-            raise RecipeError("plan: --protocol and --set go with recipe ids; a suite has its own")
-        plan = _plan_suite(registry, registry.suite(arguments.suite), arguments)
-    else:
-        recipes = [registry.compose(one, arguments.protocol, arguments.set) for one in dict.fromkeys(arguments.ids)]
-        plan = _plan(recipes, [0], arguments)
+    with contextlib.redirect_stdout(sys.stderr):  # a dataset that is decoded now says so, and JSON must stay JSON
+        plan = _requested_plan(arguments)
     if arguments.json:
         print(json.dumps(as_dict(plan), indent=2))
     else:
         print(as_text(plan, len(make_slots(arguments.gpus_per_run, arguments.runs_per_gpu))))
     return DONE
+
+
+def _requested_plan(arguments: argparse.Namespace) -> Plan:
+    """The plan that `plan` was asked for: of a suite, or of single recipes."""
+    registry = Registry(*arguments.recipes_dir)
+    if bool(arguments.ids) == (arguments.suite is not None):
+        raise RecipeError("plan: needs recipe ids, or a suite with --suite")
+    if arguments.suite is None:
+        recipes = [registry.compose(one, arguments.protocol, arguments.set) for one in dict.fromkeys(arguments.ids)]
+        return _plan(recipes, [0], arguments)
+    if arguments.set or arguments.protocol != "paper":
+        raise RecipeError("plan: --protocol and --set go with recipe ids; a suite has its own")
+    return _plan_suite(registry, registry.suite(arguments.suite), arguments)
 
 
 def _plan_suite(registry: Registry, suite: Suite, arguments: argparse.Namespace) -> Plan:

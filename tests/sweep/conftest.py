@@ -1,7 +1,8 @@
-"""The suite quick, with results and a cache of the test's own."""
+"""The suite quick, with results and a cache of the test's own, and invented records of its runs."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,13 @@ import pytest
 
 from bench.config.registry import Registry
 from bench.config.schema import Recipe
+from bench.data.store import current_fingerprint
+from bench.locks import cache_folder
 from bench.runs.folder import RunFolder
+from bench.runs.record import Hardware, Record
+from bench.storage import write_json
 from bench.sweep.plan import Plan, make_plan
-from tests.sweep.invented import record_of
+from tests.helpers.synthetic import make_run
 
 
 @dataclass
@@ -26,12 +31,24 @@ class Quick:
     def folder(self, recipe: Recipe) -> RunFolder:
         return RunFolder(self.results, recipe)
 
-    def record(self, recipe: Recipe, **changes: object) -> None:
-        """Let a run be finished."""
-        self.folder(recipe).write_record(record_of(recipe, **changes))
-
     def plan(self, seeds: Sequence[int] = (0,), recipes: Sequence[Recipe] | None = None) -> Plan:
         return make_plan([self.baseline, self.guided] if recipes is None else recipes, seeds, self.results)
+
+    def invent(self, recipe: Recipe, *, diverged: bool = False, **changes: object) -> Record:
+        """The record of a run of one thread that ends at 89.44 %; changes: fields that shall differ."""
+        changes = {"hardware": Hardware("cpu", "Synthetic CPU", 1), "teacher": None, **changes}
+        record = make_run("quick", recipe, [89.44] * recipe.train.epochs, diverged=diverged, **changes).record
+        dataset = dataclasses.replace(record.dataset, fingerprint=current_fingerprint(recipe.data, "data"))
+        return dataclasses.replace(record, dataset=dataset)
+
+    def finish(self, recipe: Recipe, **changes: object) -> None:
+        """Let a run be finished, or a teacher be in the cache."""
+        record = self.invent(recipe, **changes)
+        if recipe.model.role == "student":
+            self.folder(recipe).write_record(record)
+            return
+        folder = cache_folder() / "teachers" / f"{recipe.model.name}-{recipe.data.name}-0123456789abcdef"
+        write_json(folder / "record.json", record.to_dict())
 
 
 @pytest.fixture

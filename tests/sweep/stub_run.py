@@ -1,8 +1,9 @@
 """A substitute for bench/run.py in tests of processes: no training. At each attempt it does what $STUB says, JSON of
-{recipe id: [one word per attempt]}, and leaves the files that a run leaves."""
+{recipe id: [one word per attempt]}, and leaves the files that a run leaves. Its record is that in the file $STUB_RECORD."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ from bench.cli import BAD_INPUT, FAILED, STOPPED, compose  # noqa: E402
 from bench.locks import RunLocked, exclusive  # noqa: E402
 from bench.run import parser  # noqa: E402
 from bench.runs.folder import RunFolder  # noqa: E402
-from tests.sweep.invented import record_of  # noqa: E402
+from bench.runs.record import read_record  # noqa: E402
 
 arguments = parser().parse_args()
 recipe = compose(arguments)
@@ -53,5 +54,6 @@ if word == "fail":
     folder.write_status("failed", error="RuntimeError: no such kernel")
     print("error: RuntimeError: no such kernel\nTraceback of a launcher", file=sys.stderr)
     sys.exit(FAILED)
-folder.write_record(record_of(recipe, settings=[f"attempt {number}"]))
+own = {"id": recipe.id, "hash": recipe.hash, "seed": recipe.seed, "settings": [f"attempt {number}"]}
+folder.write_record(dataclasses.replace(read_record(Path(os.environ["STUB_RECORD"])), **own))
 folder.write_status("done", epoch=1, epochs=1)

@@ -14,18 +14,20 @@ import pytest
 from bench.config.schema import RecipeError
 from bench.locks import exclusive
 from bench.runs.folder import runs_dir
+from bench.storage import write_json
 from bench.sweep import local
 from bench.sweep.local import LocalExecutor, Slot, make_slots, visible_gpus
 from bench.sweep.scheduler import Scheduler, drive
-from tests.sweep.invented import record_of
 
 BASELINE, GUIDED, TEACHER = "deit_micro/digits/baseline", "deit_micro/digits/guided", "resnet8/digits"
 
 
 @pytest.fixture
-def sweep(quick, monkeypatch):
+def sweep(quick, tmp_path, monkeypatch):
     """A function that runs seed 0 of the suite quick with stubs that follow `words`. Returns (scheduler, lines)."""
     monkeypatch.setattr(local, "SCRIPT", Path(__file__).parent / "stub_run.py")
+    monkeypatch.setenv("STUB_RECORD", str(tmp_path / "record.json"))
+    write_json(tmp_path / "record.json", quick.invent(quick.baseline).to_dict())
 
     def run(words: dict[str, list[str]], stop_requests=lambda: 0, retries=1, only=None, slots=2):
         monkeypatch.setenv("STUB", json.dumps(words))
@@ -107,7 +109,7 @@ def test_a_run_of_another_process_is_waited_for(sweep, quick):
             if record:
                 folder.write_record(record)
 
-    for record in (None, record_of(quick.baseline)):
+    for record in (None, quick.invent(quick.baseline)):
         (folder.path / "record.json").unlink(missing_ok=True)  # of the first sweep, which had to run it itself
         locked, unlock = threading.Event(), threading.Event()
         thread = threading.Thread(target=other, args=[record])
@@ -138,13 +140,6 @@ def test_a_run_that_another_process_starts_first_is_waited_for(sweep, quick):
     assert [line.split()[1] for line in lines] == ["ABANDONED", "DONE"]
 
 
-def test_output_of_runs_has_timestamps_and_one_thread(monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS")
-    variables = Slot((), (0,)).environment()
-    assert variables["LOCALITY_BENCH_TIMESTAMPS"] and variables["OMP_NUM_THREADS"] == "1"
-    assert "OMP_NUM_THREADS" not in Slot(("0",), (0,)).environment()
-
-
 def pretend_gpus(monkeypatch, tmp_path, text):
     (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\ncat <<'END'\n{text}\nEND\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
@@ -163,6 +158,8 @@ def test_slots_are_gpus_or_cores(monkeypatch, tmp_path):
         assert visible_gpus() == expected
     assert [slot.cores for slot in make_slots()] == [(i,) for i in range(8)] and len(make_slots(1, 99)) == 8
     assert [slot.cores for slot in make_slots(1, 2)] == [(0, 1, 2, 3), (4, 5, 6, 7)]
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert make_slots(1, 1)[0].environment()["OMP_NUM_THREADS"] == "1"  # the numbers do not depend on the cores
     for wrong, named in (((3, None), "--gpus-per-run 3: 0 GPUs"), ((0, None), "--gpus-per-run 0"), ((1, 0), "--runs-per")):
         with pytest.raises(RecipeError, match=named):
             make_slots(*wrong)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from itertools import product
 from pathlib import Path
@@ -9,11 +10,11 @@ from pathlib import Path
 from bench.config.registry import Registry
 from bench.locks import cache_folder, exclusive
 from bench.runs.record import Hardware
+from bench.sweep import commands
 from bench.sweep.costs import as_dict, as_text, images_per_epoch, least_seconds, summary
 from bench.sweep.plan import make_plan
 from tests.helpers.process import command, refused
 from tests.helpers.synthetic import make_teacher
-from tests.sweep.invented import cache_teacher
 
 
 def states(plan) -> list[tuple[str, str]]:
@@ -23,8 +24,8 @@ def states(plan) -> list[tuple[str, str]]:
 def test_the_state_of_every_run(quick):
     baseline, guided = quick.baseline, quick.guided
     folders = [quick.folder(baseline.with_seed(seed)) for seed in range(6)]
-    quick.record(baseline)
-    quick.record(baseline.with_seed(1), diverged=True)
+    quick.finish(baseline)
+    quick.finish(baseline.with_seed(1), diverged=True)
     folders[2].write_status("failed", epoch=3, epochs=20, error="RuntimeError: this\nCUDA error: that")
     folders[3].write_status("stopped", epoch=4, epochs=20, error="Stopped: after epoch 4, step 7")
     folders[4].write_status("running", epoch=5, epochs=20)
@@ -40,7 +41,7 @@ def test_the_state_of_every_run(quick):
     assert [job.epoch for job in plan.jobs] == [3, 4, 5, 6, 0] and not plan.teachers
     waiting = quick.plan(recipes=[guided])
     assert states(waiting) == [("waiting for a teacher", "")] and waiting.runs[0].needs == waiting.teachers[0].key
-    cache_teacher(guided.teacher)
+    quick.finish(guided.teacher)
     ready = quick.plan(recipes=[guided])
     assert states(ready) == [("to run", "")] and ready.runs[0].needs is None and len(ready.jobs) == 1
     assert ready.teachers[0].note == "in the cache, 89.44 %"
@@ -56,10 +57,10 @@ def test_a_teacher_is_planned_once_and_first(quick):
 
 def test_estimates_come_from_the_same_recipe_else_from_a_similar_one(quick):
     baseline, guided = quick.baseline, quick.guided
-    cache_teacher(guided.teacher)
+    quick.finish(guided.teacher)
     unknown = as_dict(quick.plan([1]))
     assert unknown["left"] == {"unknown": 2} and unknown["runs"][0]["seconds_left"] is None
-    quick.record(baseline, seconds=40.0)
+    quick.finish(baseline, seconds=40.0)
     quick.folder(baseline.with_seed(2)).write_status("stopped", epoch=5, epochs=20)
     plan = quick.plan(range(3))
     rows = {(row["id"], row["seed"]): (row["seconds_left"], row["same_recipe_measured"]) for row in as_dict(plan)["runs"]}
@@ -70,7 +71,7 @@ def test_estimates_come_from_the_same_recipe_else_from_a_similar_one(quick):
     text = as_text(plan, 2)
     assert "~40 s" in text and "expected: 0.0528 core-hours, at least 2 min with 2 runs at a time" in text
     gpu, teacher = Hardware("NVIDIA X", "Y", 8), make_teacher(guided.teacher, seconds=7.5)
-    quick.record(guided, seconds=60.0, hardware=gpu, world_size=4, teacher=teacher)
+    quick.finish(guided, seconds=60.0, hardware=gpu, world_size=4, teacher=teacher)
     left = as_dict(quick.plan([0, 1], [guided]))["left"]
     assert left == {"GPU-hours": round(60 * 4 / 3600, 3), "unknown": 0}
     for path in cache_folder().rglob("record.json"):
@@ -109,6 +110,15 @@ def test_the_plan_of_the_paper_needs_no_torch_no_data_and_no_gpu(tmp_path):
     assert len(content["runs"]) == 192 and len(content["teachers"]) == 4 and content["left"] == {"unknown": 196}
     assert not any(f" {name}\n" in done.stderr for name in ("torch", "pandas", "matplotlib"))
     assert not list(Path(tmp_path).iterdir())
+
+
+def test_a_plan_in_json_is_json_also_if_a_dataset_must_be_decoded(quick, monkeypatch, capsys):
+    plan, parser = quick.plan(), argparse.ArgumentParser()
+    commands.add_plan_options(parser)
+    monkeypatch.setattr(commands, "make_plan", lambda *_: print("decoding digits") or plan)
+    assert commands.run_plan(parser.parse_args(["--suite", "quick", "--json"])) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["runs"][0]["state"] == "to run" and "decoding digits" in err
 
 
 def test_a_plan_is_of_recipes_or_of_a_suite(tmp_path):

@@ -22,7 +22,6 @@ from bench.sweep.slurm import SlurmExecutor, batches
 from bench.sweep.slurm_request import SlurmRequest, parse_minutes
 from bench.sweep.squeue import QueueEntry, QueueUnavailable, parse, write_submission
 from tests.helpers.process import ROOT
-from tests.sweep.invented import cache_teacher, record_of
 
 SEEDS = (0, 1)
 
@@ -55,6 +54,7 @@ def test_options_become_parameters_of_submitit():
     bare = request("--gpus-per-run", "0").parameters("quick-3", is_teacher=False, after=None)
     assert "OMP_NUM_THREADS:-1" in bare["setup"][0] and bare["time"] == 240 and bare["srun_args"] == []
     assert not {"gpus_per_node", "mem", "cpus_per_task", "partition"} & set(bare)
+    assert [parse_minutes(text) for text in ("90", "1:30", "12:00", "2-01:05")] == [90, 90, 720, 2945]
 
 
 def test_submitit_knows_every_parameter():
@@ -83,10 +83,6 @@ def test_submitit_knows_every_parameter():
 def test_impossible_requests_are_refused(words, named):
     with pytest.raises(RecipeError, match=named):
         request(*words)
-
-
-def test_time_limits():
-    assert [parse_minutes(text) for text in ("90", "1:30", "12:00", "2-01:05")] == [90, 90, 720, 2945]
 
 
 def test_what_is_missing_is_named(tmp_path, monkeypatch):
@@ -151,7 +147,8 @@ def test_a_plan_has_the_states_of_the_queue(quick, tmp_path, monkeypatch, caplog
 class Cluster(SlurmExecutor):
     """An executor whose cluster is a dictionary, which `change` changes before each look at the queue."""
 
-    def __init__(self, monkeypatch, change) -> None:
+    def __init__(self, quick, monkeypatch, change) -> None:
+        self.quick = quick
         self._active, self._poll_at, self._submit_at = [], 0.0, 0.0
         self.entries, self.submissions, self.cancelled, self.looks = {}, [], [], 0
         self._folder, self._change = cache_folder(), change
@@ -185,7 +182,7 @@ class Cluster(SlurmExecutor):
 
 
 def run_all(quick, monkeypatch, change):
-    scheduler, cluster, lines = Scheduler(quick.plan(SEEDS).jobs, queues=True), Cluster(monkeypatch, change), []
+    scheduler, cluster, lines = Scheduler(quick.plan(SEEDS).jobs, queues=True), Cluster(quick, monkeypatch, change), []
 
     def on_result(result, final):
         lines.append((result.job.name, result.outcome.name, final, result.error))
@@ -198,10 +195,7 @@ def finish(cluster, *but: str) -> None:
     """Let the jobs end well whose teacher has."""
     for run in cluster._active:
         if run.id and run.id not in but and not any(other.job.key == run.job.needs for other in cluster._active):
-            if run.job.is_teacher:
-                cache_teacher(run.job.target)
-            else:
-                run.job.folder.write_record(record_of(run.job.target))
+            cluster.quick.finish(run.job.target)
             cluster.end(run.id, "COMPLETED")
 
 
