@@ -24,9 +24,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench import models
 from bench.config.schema import Recipe, RecipeError
-from bench.data.loaders import Batch, EvalLoader, Shard, make_train_loader
+from bench.data.eval_loader import EvalLoader
+from bench.data.loaders import make_train_loader
 from bench.data.store import open_dataset
 from bench.data.subsets import DecodedDataset, Images
+from bench.data.train_loader import Batch, Shard
 from bench.models.drop_path import sample_drop_path_masks
 from bench.run import OUT_OF_MEMORY, check_batches, check_feasible, out_of_memory
 from bench.runs import environment
