@@ -102,7 +102,7 @@ def _labels(rng: np.random.Generator, classes: int, per_class: int) -> list[int]
     return rng.permutation(np.repeat(np.arange(classes), per_class)).tolist()
 
 
-def _batch(rng: np.random.Generator, labels: list[int], **more: object) -> dict[bytes, object]:
+def _batch(rng: np.random.Generator, labels: list[int], /, **more: object) -> dict[bytes, object]:
     pixels = [picture(rng, label, 32, 32).transpose(2, 0, 1).ravel() for label in labels]
     data = np.array(pixels, np.uint8).reshape(-1, 3072)
     names = [b"image_s_%06d.png" % i for i in range(len(labels))]
