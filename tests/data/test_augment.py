@@ -53,10 +53,10 @@ def test_random_resized_crops_have_timms_distribution():
     boxes = np.array([theirs.get_params(Image.new("RGB", (40, 32)), theirs.scale, theirs.ratio) for _ in range(4000)])
     ours = sample_augment_params(Augment(), (32, 40), 16, 4000, seed=3, epoch=0).boxes.numpy()
     assert (ours[:, 0] >= 0).all() and (ours[:, :2] + ours[:, 2:] <= (32, 40)).all()
-    for ours_, theirs_ in zip(ours.T, boxes.T, strict=True):  # top, left, height, width
-        tolerance = 4 * theirs_.std() * (2 / 4000) ** 0.5  # four standard errors of a difference of means
-        assert ours_.mean() == pytest.approx(theirs_.mean(), abs=tolerance)
-        assert ours_.std() == pytest.approx(theirs_.std(), rel=0.1)
+    for a, b in zip(ours.T, boxes.T, strict=True):  # top, left, height, width
+        tolerance = 4 * b.std() * (2 / 4000) ** 0.5  # four standard errors of a difference of means
+        assert a.mean() == pytest.approx(b.mean(), abs=tolerance)
+        assert a.std() == pytest.approx(b.std(), rel=0.1)
 
 
 def test_erased_boxes_have_timms_distribution():

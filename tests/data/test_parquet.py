@@ -111,8 +111,6 @@ def tiny(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"train_images": 13}, ["12 training images", "says 13"]),
-        ({"test_images": 4}, ["6 test images", "says 4"]),
         ({"classes": 2}, ["labels from 0 to 2", "2 classes"]),
         ({"image_column": "image"}, ["no column 'image'", "picture"]),
         ({"label_column": "fine_label"}, ["no column 'fine_label'"]),

@@ -2,15 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from bench.config.registry import Registry
 from bench.config.schema import Data, RecipeError
-from bench.data.eval_loader import EvalLoader
 from bench.data.sources import locate
 from bench.data.store import open_dataset, store_folder
 from tests.helpers.generated import encode, write_parquet
-from tests.helpers.process import Started, command, refused
+from tests.helpers.process import Started
 
 DATA = Data(name="tiny", hub="nobody/tiny", image_column="img", label_column="label", classes=3)
 
@@ -87,28 +85,10 @@ def test_the_fingerprint_is_of_the_pixels_not_of_the_files(folder, tmp_path_fact
     assert open_dataset(DATA, other).fingerprint != dataset.fingerprint
 
 
-def test_images_of_many_sizes_are_stored_and_evaluated(tmp_path):
-    rng = np.random.default_rng(0)
-    pixels = [rng.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in [(5, 9), (8, 8), (12, 4)]]
-    for split in ("train", "test"):
-        write(tmp_path, split, [encode(p) for p in pixels], [0, 1, 2])
-    dataset = open_dataset(DATA, tmp_path)
-    assert dataset.train.size is None
-    assert all(np.array_equal(dataset.train[i], p) for i, p in enumerate(pixels))
-    recipe = Registry().compose("deit_micro/digits/baseline", "quick", ["train.test_batch_size=2"])
-    batches = list(EvalLoader(recipe, dataset, torch.device("cpu")))
-    assert [tuple(images.shape) for images, _ in batches] == [(2, 3, 16, 16), (1, 3, 16, 16)]
-
-
 def test_an_image_that_cannot_be_decoded_is_named(folder):
     write(folder, "train", [encode(np.zeros((4, 4, 3), np.uint8)), b"no image"], [0, 1])
     with pytest.raises(RecipeError, match="image 1 of split 'train'"):
         open_dataset(DATA, folder)
-
-
-def test_a_run_names_the_place_for_a_missing_dataset(tmp_path):
-    options = ["--recipe", "deit_tiny/tiny_imagenet/baseline", "--data-dir", tmp_path, "--results-dir", tmp_path / "r"]
-    refused(command("bench/run.py", *options), "<data-dir>/tiny_imagenet/", "zh-plus/tiny-imagenet")
 
 
 def test_digits_are_the_uci_digits():
