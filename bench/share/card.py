@@ -54,7 +54,7 @@ def model_card(record: Record, recipe: Recipe, timm_call: Mapping[str, Any] | No
         record: of a finished run.
         timm_call: the arguments with which `timm.create_model` makes the network, or None.
     """
-    last = f"{record.last_accuracy:.2f} % after the last of {record.epochs} epochs"
+    last = f"{record.last_accuracy:.2f} % in the last epoch, {record.epochs}"
     best = f"{record.best_accuracy:.2f} % in the best epoch, {record.best_epoch}"
     is_last = recipe.select == "last"
     mean, std, size = list(recipe.augment.mean), list(recipe.augment.std), recipe.model.image_size

@@ -30,7 +30,7 @@ def add_verify_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_verify(arguments: argparse.Namespace) -> int:
-    """Print the comparison; PROBLEMS if the weights do not give the recorded results."""
+    """Print the comparison; PROBLEMS if the weights do not give what is recorded."""
     lines, problems = verify(Path(arguments.run), arguments.data_dir)
     print("\n".join(lines))
     for problem in problems:
@@ -74,15 +74,13 @@ def verify(run: Path, data_dir: str | Path) -> tuple[list[str], list[str]]:
     subset = dataset.evaluation(recipe.data)
     differing = [str(name) for name in subset.images.names[subset.indices[recorded != predictions]]]
     same = (record.libraries, record.hardware.device) == (environment.libraries(), hardware(device).device)
+    tolerance = ROUNDING_POINTS if same else TOLERANCE_POINTS
     lines = [
         f"{recipe.id} seed {recipe.seed}: recorded {expected:.4f} %, now {accuracy:.4f} % of {len(predictions):,} images",
-        "same kind of device and libraries"
-        if same
-        else f"other device or libraries: {TOLERANCE_POINTS} points are allowed",
+        "same kind of device and libraries" if same else f"other device or libraries: {tolerance} points are allowed",
     ]
     if differing:
         more = " …" if len(differing) > MAX_LISTED_IMAGES else ""
         lines.append(f"{len(differing)} predictions differ: {', '.join(differing[:MAX_LISTED_IMAGES])}{more}")
-    fits = abs(accuracy - expected) <= (ROUNDING_POINTS if same else TOLERANCE_POINTS)
-    problems = [] if fits and not (same and differing) else [f"{run}: the weights do not give the recorded results"]
-    return lines, problems
+    is_same_result = abs(accuracy - expected) <= tolerance and not (same and differing)
+    return lines, [] if is_same_result else [f"{run}: the weights do not give what is recorded"]
