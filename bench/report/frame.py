@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
@@ -63,6 +64,21 @@ RUN_COLUMNS = {  # column of `runs_frame`: its type
     "libraries": "object",
 }
 CURVE_COLUMNS = ["suite", *RUN, "diverged", *HISTORY_COLUMNS]
+_OF_RECORD = (
+    *("id", "protocol", "seed", "hash", "diverged", "last_accuracy", "best_accuracy", "best_epoch", "epochs", "parameters"),
+    *(
+        "flops_per_image",
+        "seconds",
+        "images_per_second",
+        "peak_memory_mib",
+        "world_size",
+        "compile",
+        "settings",
+        "libraries",
+    ),
+)
+_OF_DATASET = ("fingerprint", "evaluated_on", "train_images", "test_images", "classes")
+_OF_TEACHER = ("key", "id", "accuracy", "seconds", "seed", "epochs", "select")
 
 
 def runs_frame(runs: Sequence[PublishedRun]) -> pd.DataFrame:
@@ -109,24 +125,22 @@ def machine(record: Record) -> str:
 
 
 def _run_row(run: PublishedRun) -> dict[str, Any]:
-    record = run.record
+    record, hardware, code = run.record, run.record.hardware, run.record.code
     model, dataset, method = split_id(record.id)
-    teacher, on_cpu = record.teacher, record.hardware.device == "cpu"
-    devices = record.world_size * (record.hardware.threads if on_cpu else 1)
-    row = {name: getattr(record, name) for name in RUN_COLUMNS if hasattr(record, name)}
-    row |= {name: getattr(record.dataset, name) for name in RUN_COLUMNS if hasattr(record.dataset, name)}
-    row |= {name: getattr(record.code, name) for name in RUN_COLUMNS if hasattr(record.code, name)}
+    teacher, on_cpu = record.teacher, hardware.device == "cpu"
+    devices = record.world_size * (hardware.threads if on_cpu else 1)
+    row = {name: getattr(record, name) for name in _OF_RECORD} | {
+        name: getattr(record.dataset, name) for name in _OF_DATASET
+    }
     if teacher is not None:
-        names = ("key", "id", "accuracy", "seconds", "seed", "epochs", "select")
-        row |= {f"teacher_{name}": getattr(teacher, name) for name in names}
+        row |= {f"teacher_{name}": getattr(teacher, name) for name in _OF_TEACHER}
     return row | {
         "suite": run.suite,
         "model": model,
         "dataset": dataset,
         "method": method,
-        "device": record.hardware.device,
-        "processor": record.hardware.processor,
-        "threads": record.hardware.threads,
+        **asdict(hardware),
+        **asdict(code),
         "precision": record.precision.used,
         "machine": machine(record),
         "device_hours": record.seconds * devices / 3600,
