@@ -105,7 +105,7 @@ def mismatches(registry: Registry, suite: Suite, runs: Iterable[PublishedRun]) -
 def contradiction(run: PublishedRun) -> str | None:
     """A sentence if a record was changed: its seed or hash is not its recipe's, or its accuracies are not its history's."""
     record, accuracies = run.record, run.history["test_accuracy"]
-    if record.recipe.get("seed") != record.seed:
+    if record.recipe.get("seed") != record.seed or not 0 <= record.seed < 2**63:
         return f"{run.name}: its seed is not that of its recipe"
     try:  # the seed is not part of the hash, and all that the recipes of one method differ in
         hash_now = _hash_of(json.dumps({**record.recipe, "seed": 0}))

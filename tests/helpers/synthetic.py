@@ -119,7 +119,7 @@ def make_run(
     history: History = {
         "epoch": [e + 1 for e in epochs],
         "lr": [round(recipe.train.lr * (1 + math.cos(math.pi * e / record.epochs)) / 2, 8) for e in epochs],
-        "train_loss": train_loss[:-1] + [None] if diverged else train_loss,
+        "train_loss": [*train_loss[:-1], None] if diverged else train_loss,
         "guidance_loss": [round(0.2 + loss / 3, 6) if teacher is not None else None for loss in train_loss],
         "test_accuracy": accuracies,
         "images_per_second": [record.images_per_second] * record.epochs,
