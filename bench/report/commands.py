@@ -86,8 +86,9 @@ def write_report(
 def print_report(reports: Sequence[SuiteReport]) -> None:
     """Print the headline of suites."""
     for report in reports:
-        table = tabulate(tables.accuracy_table(report), headers="keys", showindex=False, disable_numparse=True)
-        print("\n".join([f"suite {report.suite.name}", "", table, tables.ACCURACY_NOTE, *report.remarks, ""]))
+        table = tables.accuracy_table(report)
+        text = tabulate(table, headers="keys", showindex=False, disable_numparse=True)
+        print("\n".join([f"suite {report.suite.name}", "", text, tables.accuracy_note(table), *report.remarks, ""]))
 
 
 def check_report(registry: Registry, suites: Sequence[Suite], results: str | Path) -> list[str]:
