@@ -14,7 +14,7 @@ from bench.config.registry import Registry, Suite
 from bench.config.schema import Recipe, RecipeError
 from bench.runs.folder import RunFolder
 from bench.runs.record import HISTORY_COLUMNS, Record, record_from_dict
-from bench.storage import from_json, is_number, write_text
+from bench.storage import from_json, write_text
 
 History = dict[str, list[float | None]]  # {column of HISTORY_COLUMNS: one value per epoch}
 
@@ -159,7 +159,7 @@ def _history_problem(history: dict[str, Any], epochs: int) -> str | None:
         values = history.get(name)
         if not isinstance(values, list) or len(values) != epochs:
             return f".{name} is not a list of {epochs} values"
-        if not all(value is None or is_number(value) for value in values):
+        if not set(map(type, values)) <= {int, float, type(None)} or max(map(abs, filter(None, values)), default=0) > 1e300:
             return f".{name} has a value that is not a number"
     if history["epoch"] != list(range(1, epochs + 1)):
         return f".epoch does not count from 1 to {epochs}"
