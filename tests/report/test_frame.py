@@ -3,11 +3,11 @@ from __future__ import annotations
 import dataclasses
 
 import pandas as pd
-from tests.helpers.synthetic import make_run, make_teacher, runs_of_suite
 
 from bench.config.registry import Registry
 from bench.report.frame import CURVE_COLUMNS, curves_frame, runs_frame
 from bench.runs.record import HISTORY_COLUMNS, Hardware
+from tests.helpers.synthetic import make_run, make_teacher, runs_of_suite
 
 registry = Registry()
 recipe = registry.compose("deit_micro/digits/guided", "quick")

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
-from tests.helpers.synthetic import make_run
 
 from bench.config.registry import Registry, Suite
 from bench.report.published import MARKS, numbers, published_frame
 from bench.report.suite_report import build_suite_report
 from bench.runs.record import DatasetSummary
+from tests.helpers.synthetic import make_run
 
 registry = Registry()
 

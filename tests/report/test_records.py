@@ -4,12 +4,12 @@ import dataclasses
 import json
 
 import pytest
-from tests.helpers.synthetic import history_rows, make_run, runs_of_suite
 
 from bench.config.registry import Registry
 from bench.config.schema import RecipeError
 from bench.report.records import gather_runs, mismatches, read_runs, records_path, write_runs
 from bench.runs.folder import RunFolder
+from tests.helpers.synthetic import history_rows, make_run, runs_of_suite
 
 registry = Registry()
 suite = registry.suite("quick")

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ttest_rel
-from tests.helpers.synthetic import make_run, make_teacher
 
 from bench.config.registry import Registry
 from bench.report.frame import curves_frame, runs_frame
-from bench.report.stats import pairs_frame, paired_interval, verdict
+from bench.report.stats import paired_interval, pairs_frame, verdict
 from bench.report.suite_report import build_suite_report
 from bench.runs.record import Hardware
+from tests.helpers.synthetic import make_run, make_teacher
 
 registry = Registry()
 suite = registry.suite("quick")
