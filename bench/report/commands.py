@@ -18,7 +18,15 @@ from bench.config.schema import RecipeError
 from bench.report import latex, markdown, tables
 from bench.report.figures import check_figures, write_figures
 from bench.report.page import render_page
-from bench.report.records import PublishedRun, gather_runs, mismatches, read_runs, records_path, suites_with_records
+from bench.report.records import (
+    PublishedRun,
+    current_runs,
+    gather_runs,
+    mismatches,
+    read_runs,
+    records_path,
+    suites_with_records,
+)
 from bench.report.suite_report import SuiteReport, build_suite_report
 from bench.storage import write_text
 
@@ -121,8 +129,9 @@ def _reports(registry: Registry, results: Path, known: Mapping[str, Sequence[Pub
     """The reports of all suites that have runs, by name. known: runs that have been read already."""
     out = {}
     for name in suites_with_records(registry, results):
-        if runs := known[name] if name in known else read_runs(results, name):
-            out[name] = build_suite_report(registry, registry.suite(name), runs)
+        suite = registry.suite(name)
+        if runs := known[name] if name in known else current_runs(registry, suite, read_runs(results, name)):
+            out[name] = build_suite_report(registry, suite, runs)
     return out
 
 

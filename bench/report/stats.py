@@ -102,7 +102,8 @@ def cells_frame(
         "no pair": it has runs, but none with a seed that the baseline has too, so there is no gain.
     seeds, diverged_seeds: numbers of runs that finished, and that diverged.
     last_mean, last_std, best_mean, best_std: test accuracy in % of the last and the best epoch. One seed has no std.
-    gain_mean, gain_std, gain_seeds: last epoch, in points, seed by seed over the baseline; missing for the baseline.
+    gain_mean, gain_std: last epoch, in points, seed by seed over the baseline, of gain_seeds pairs; missing for the
+        baseline.
     gain_low, gain_high: confidence interval of the mean gain; missing below MIN_SEEDS seeds.
     verdict: "better", "worse", "unclear" (the interval holds zero), "too few seeds"; missing without a gain.
     best_gain_mean, best_gain_std: the same of the best epoch.

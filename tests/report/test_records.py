@@ -112,6 +112,7 @@ def test_a_record_that_contradicts_itself_is_named(tmp_path, change, words):
 
 def test_records_of_other_recipes_do_not_pass_the_check():
     assert "is not its recipe's" in mismatches(registry, suite, [quick_run("guided", 0, hash="0" * 64)])[0]
+    assert "is there twice" in mismatches(registry, suite, [quick_run("guided", 0)] * 2)[0]
     assert "not in suite quick" in mismatches(registry, suite, [quick_run("guided", 0, id="deit_tiny/digits/guided")])[0]
 
 
