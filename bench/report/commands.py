@@ -13,8 +13,9 @@ import pandas as pd
 from tabulate import tabulate
 
 from bench.cli import DONE, PROBLEMS, add_folders
-from bench.config.registry import Registry, Suite
+from bench.config.registry import Registry
 from bench.config.schema import RecipeError
+from bench.config.suite import Suite
 from bench.report import latex, markdown, tables
 from bench.report.figures import check_figures, write_figures
 from bench.report.page import render_page

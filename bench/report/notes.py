@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from bench.config.registry import Suite
 from bench.config.schema import Recipe
+from bench.config.suite import Suite
 
 
 def count(number: int, noun: str) -> str:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.config.compose import recipe_from_dict
-from bench.config.registry import Registry, Suite
+from bench.config.registry import Registry
 from bench.config.schema import Recipe, RecipeError
+from bench.config.suite import Suite
 from bench.runs.folder import RunFolder
 from bench.runs.record import HISTORY_COLUMNS, Record, record_from_dict
 from bench.storage import from_json, write_text

@@ -9,8 +9,8 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from bench.config.names import split_id
-from bench.config.registry import Suite
 from bench.config.schema import Recipe
+from bench.config.suite import Suite
 from bench.report.frame import BASELINE, CELL, METHOD, RUN
 
 CONFIDENCE = 0.95

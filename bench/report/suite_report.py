@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from bench.config.registry import Registry, Suite
+from bench.config.registry import Registry
 from bench.config.schema import Recipe
+from bench.config.suite import Suite
 from bench.report import notes
 from bench.report.frame import BASELINE, curves_frame, runs_frame
 from bench.report.published import published_frame

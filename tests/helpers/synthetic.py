@@ -18,8 +18,9 @@ from dataclasses import asdict
 import numpy as np
 
 from bench.config.names import split_id
-from bench.config.registry import Registry, Suite
+from bench.config.registry import Registry
 from bench.config.schema import Recipe
+from bench.config.suite import Suite
 from bench.report.frame import BASELINE
 from bench.report.records import History, PublishedRun, write_runs
 from bench.runs.record import (

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from bench.config.registry import Registry, Suite
+from bench.config.registry import Registry
+from bench.config.suite import Suite
 from bench.report.published import MARKS, numbers, published_frame
 from bench.report.suite_report import build_suite_report
 from bench.runs.record import DatasetSummary

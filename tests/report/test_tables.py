@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from bench.config.parse import SourcedValue
-from bench.config.registry import Registry, Suite
+from bench.config.registry import Registry
+from bench.config.suite import Suite
 from bench.report import latex, markdown, tables
 from bench.report.suite_report import build_suite_report
 from bench.runs.record import Hardware, Precision
