@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.config.compose import recipe_from_dict
-from bench.config.registry import Registry, Suite
+from bench.config.registry import Registry
 from bench.config.schema import Recipe, RecipeError
+from bench.config.suite import Suite
 from bench.runs.folder import RunFolder
 from bench.runs.record import HISTORY_COLUMNS, Record, record_from_dict
-from bench.storage import from_json, is_number, write_text
+from bench.storage import from_json, write_text
 
 History = dict[str, list[float | None]]  # {column of HISTORY_COLUMNS: one value per epoch}
 
@@ -62,23 +63,15 @@ def write_runs(runs: Iterable[PublishedRun], results: str | Path, suite: str) ->
 
 
 def gather_runs(registry: Registry, suite: Suite, results: str | Path) -> list[PublishedRun]:
-    """Merge the finished runs of this machine into a suite's records.jsonl.
-
-    Only runs with the hashes that the suite's recipes have now are kept, with any seed. A run of this machine replaces the
-    published run of the same seed. The file is only written if the runs in it change.
+    """Merge the finished runs of this machine into a suite's records.jsonl; the file is only written if its runs change.
 
     Returns:
-        All runs of the suite, in the order of its recipes and of the seeds.
+        All runs of the suite, as `current_runs` gives them. A run of this machine replaces the published one of its seed.
     """
     before = read_runs(results, suite.name)
-    known: dict[tuple[str, str], dict[int, PublishedRun]] = {}
-    for run in before:
-        known.setdefault((run.record.id, run.record.hash), {})[run.record.seed] = run
-    runs = []
-    for recipe_id in suite.ids:
-        recipe = registry.compose(recipe_id, suite=suite)
-        found = {**known.get((recipe.id, recipe.hash), {}), **_finished_runs(recipe, suite.name, results)}
-        runs += [found[seed] for seed in sorted(found)]
+    recipes = [registry.compose(recipe_id, suite=suite) for recipe_id in suite.ids]
+    local = [run for recipe in recipes for run in _local_runs(recipe, suite.name, results)]
+    runs = current_runs(registry, suite, [*before, *local])
     for run in runs:
         if problem := contradiction(run):
             raise RecipeError(f"{problem}: move it away, or run it again with --force")
@@ -87,11 +80,26 @@ def gather_runs(registry: Registry, suite: Suite, results: str | Path) -> list[P
     return runs
 
 
-def mismatches(registry: Registry, suite: Suite, runs: Iterable[PublishedRun]) -> list[str]:
-    """A sentence for every run that does not belong to the suite as its recipes are now, or that contradicts itself."""
+def current_runs(registry: Registry, suite: Suite, runs: Iterable[PublishedRun]) -> list[PublishedRun]:
+    """The runs with the hashes that the suite's recipes have now, in the order of its recipes and of the seeds.
+
+    Of several runs of a recipe and seed, the last one counts. Any seed counts.
+    """
     hashes = {recipe_id: registry.compose(recipe_id, suite=suite).hash for recipe_id in suite.ids}
-    out = []
+    current = [run for run in runs if hashes.get(run.record.id) == run.record.hash]
+    order = {recipe_id: number for number, recipe_id in enumerate(hashes)}
+    found = {(order[run.record.id], run.record.seed): run for run in current}
+    return [found[key] for key in sorted(found)]
+
+
+def mismatches(registry: Registry, suite: Suite, runs: Iterable[PublishedRun]) -> list[str]:
+    """A sentence for every run that is not of the suite as its recipes are now, is there twice, or contradicts itself."""
+    hashes = {recipe_id: registry.compose(recipe_id, suite=suite).hash for recipe_id in suite.ids}
+    out, seen = [], set()
     for run in runs:
+        if run.name in seen:
+            out.append(f"{run.name}: is there twice")
+        seen.add(run.name)
         recipe_id, run_hash = run.record.id, run.record.hash
         if recipe_id not in hashes:
             out.append(f"{run.name}: not in suite {suite.name}")
@@ -103,13 +111,12 @@ def mismatches(registry: Registry, suite: Suite, runs: Iterable[PublishedRun]) -
 
 
 def contradiction(run: PublishedRun) -> str | None:
-    """A sentence if a record was changed: its hash differs from its recipe's, or its accuracies from its history's."""
+    """A sentence if a record was changed: its seed or hash is not its recipe's, or its accuracies are not its history's."""
     record, accuracies = run.record, run.history["test_accuracy"]
-    content = record.recipe
-    if content.get("seed") == record.seed:
-        content = {**content, "seed": 0}  # not part of the hash, and all that the recipes of one method differ in
-    try:
-        hash_now = _hash_of(json.dumps(content))
+    if record.recipe.get("seed") != record.seed or not 0 <= record.seed < 2**63:
+        return f"{run.name}: its seed is not that of its recipe"
+    try:  # the seed is not part of the hash, and all that the recipes of one method differ in
+        hash_now = _hash_of(json.dumps({**record.recipe, "seed": 0}))
     except RecipeError as error:
         return f"{run.name}: its recipe cannot be read ({error})"
     if hash_now != record.hash:
@@ -125,9 +132,8 @@ def _hash_of(recipe: str) -> str:
     return recipe_from_dict(json.loads(recipe), "recipe").hash
 
 
-def _finished_runs(recipe: Recipe, suite: str, results: str | Path) -> dict[int, PublishedRun]:
-    """The finished runs of a recipe on this machine, by seed."""
-    found = {}
+def _local_runs(recipe: Recipe, suite: str, results: str | Path) -> Iterator[PublishedRun]:
+    """The finished runs of a recipe on this machine."""
     for path in RunFolder(results, recipe).path.parent.glob(f"{recipe.hash[:8]}-seed*"):
         digits = path.name.partition("-seed")[2]
         if not digits.isdecimal():
@@ -136,8 +142,7 @@ def _finished_runs(recipe: Recipe, suite: str, results: str | Path) -> dict[int,
         folder = RunFolder(results, seeded)
         if (record := folder.record(seeded)) is not None:
             rows = folder.history()
-            found[record.seed] = PublishedRun(suite, record, {name: [row[name] for row in rows] for name in HISTORY_COLUMNS})
-    return found
+            yield PublishedRun(suite, record, {name: [row[name] for row in rows] for name in HISTORY_COLUMNS})
 
 
 def _parse(line: str, suite: str, where: str) -> PublishedRun:
@@ -147,18 +152,20 @@ def _parse(line: str, suite: str, where: str) -> PublishedRun:
         raise RecipeError(f"{where}: not JSON") from None
     record = record_from_dict(content, where)
     history = content.get("history")
-    if not isinstance(history, dict) or (problem := _history_problem(history, record.epochs)):
-        raise RecipeError(f"{where}: not a record: history{'' if not isinstance(history, dict) else problem}")
+    if problem := _history_problem(history, record.epochs):
+        raise RecipeError(f"{where}: not a record: history{problem}")
     return PublishedRun(suite, record, {name: history[name] for name in HISTORY_COLUMNS})
 
 
-def _history_problem(history: dict[str, Any], epochs: int) -> str | None:
-    """What is wrong with a history, as the end of a sentence."""
+def _history_problem(history: Any, epochs: int) -> str | None:
+    """What is wrong with a history from JSON, as the end of a sentence."""
+    if not isinstance(history, dict):
+        return " is missing"
     for name in HISTORY_COLUMNS:
         values = history.get(name)
         if not isinstance(values, list) or len(values) != epochs:
             return f".{name} is not a list of {epochs} values"
-        if not all(value is None or is_number(value) for value in values):
+        if not set(map(type, values)) <= {int, float, type(None)} or max(map(abs, filter(None, values)), default=0) > 1e300:
             return f".{name} has a value that is not a number"
     if history["epoch"] != list(range(1, epochs + 1)):
         return f".epoch does not count from 1 to {epochs}"
