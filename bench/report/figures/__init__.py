@@ -11,18 +11,19 @@ and of the code that draws it.
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from pathlib import Path
 
-import matplotlib
 import pandas as pd
+from matplotlib import rc_context
 
 from bench.cli import duration
 from bench.report.figures.cost import draw_cost
 from bench.report.figures.curves import draw_curves, draw_suite
 from bench.report.figures.gains import draw_gains
-from bench.report.figures.plot import CELL_COLUMNS, CURVE_COLUMNS, THEMES, Plot, figure_name, figure_paths, read_stamp
-from bench.report.figures.style import DEFAULT_WIDTH_INCHES
+from bench.report.figures.plot import CELL_COLUMNS, CURVE_COLUMNS, FILES, Plot, figure_name, figure_paths, read_stamp
+from bench.report.figures.style import DEFAULT_WIDTH_INCHES, figure_style
 from bench.report.frame import BASELINE, CELL
 from bench.storage import replacing
 
@@ -101,17 +102,18 @@ def _stale_files(plots: dict[str, Plot], folder: Path) -> list[Path]:
 
 
 def _draw(name: str, plot: Plot, folder: Path, width: float, title: bool) -> None:
-    """Draw a figure in both themes and write its files, with its stamp instead of dates and versions."""
+    """Draw a figure and write its files, with its stamp instead of dates and versions."""
     stamp = plot.stamp(width, title)
     metadata = {
         "svg": {"Title": plot.title, "Description": stamp, "Creator": None, "Date": None},
         "png": {"Description": stamp, "Software": None},
         "pdf": {"Keywords": stamp, "Creator": None, "Producer": None, "CreationDate": None},
     }
-    for path_suffix, (theme, formats) in THEMES.items():
-        with matplotlib.rc_context(theme.rc(width)), warnings.catch_warnings():
+    for style, files in itertools.groupby(FILES, key=lambda file: file[0]):
+        with rc_context(figure_style(style, width)), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing from")  # a box is drawn
-            figure = DRAW[name.partition("/")[0]](plot, theme, width, plot.title if title else None)
-            for kind in formats:
-                with replacing(folder / f"{name}{path_suffix}.{kind}", sync=False) as temporary:
+            figure = DRAW[name.partition("/")[0]](plot, width, plot.title if title else None)
+            for _, ending in files:
+                with replacing(folder / f"{name}{ending}", sync=False) as temporary:
+                    kind = ending.rpartition(".")[2]
                     figure.savefig(temporary, format=kind, metadata=metadata[kind])

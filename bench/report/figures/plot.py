@@ -11,9 +11,8 @@ from pathlib import Path
 import pandas as pd
 
 from bench.config.names import path_part
-from bench.report.figures.style import DARK, LIGHT
 
-THEMES = {"": (LIGHT, ("svg", "png", "pdf")), ".dark": (DARK, ("svg", "png"))}  # by what follows a file's name
+FILES = [("light", ".svg"), ("light", ".png"), ("light", ".pdf"), ("dark", ".dark.svg"), ("dark", ".dark.png")]
 MAX_NAME_CHARS = 120
 CELL_COLUMNS = [
     *("model", "dataset", "method", "status", "seeds", "diverged_seeds", "last_mean", "last_std"),
@@ -86,4 +85,4 @@ def figure_name(model: str, dataset: str) -> str:
 
 def figure_paths(folder: Path, name: str) -> list[Path]:
     """The files of a figure."""
-    return [folder / f"{name}{theme}.{suffix}" for theme, (_, suffixes) in THEMES.items() for suffix in suffixes]
+    return [folder / f"{name}{ending}" for _, ending in FILES]
