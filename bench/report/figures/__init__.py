@@ -23,7 +23,7 @@ from bench.report.figures.cost import draw_cost
 from bench.report.figures.curves import draw_curves, draw_suite
 from bench.report.figures.gains import draw_gains
 from bench.report.figures.plot import CELL_COLUMNS, CURVE_COLUMNS, FILES, Plot, figure_name, figure_paths, read_stamp
-from bench.report.figures.style import DEFAULT_WIDTH_INCHES, figure_style
+from bench.report.figures.style import DEFAULT_WIDTH_INCHES, clean, figure_style
 from bench.report.frame import BASELINE, CELL
 from bench.storage import replacing
 
@@ -81,12 +81,12 @@ def _plots(runs: pd.DataFrame, curves: pd.DataFrame, cells: pd.DataFrame) -> dic
     measure = "held-out accuracy" if (runs["evaluated_on"] == "holdout").any() else "test accuracy"
     cells, curves = cells[CELL_COLUMNS], curves.loc[~curves["diverged"], CURVE_COLUMNS]
     teachers = runs.dropna(subset=["teacher_key"]).drop_duplicates("teacher_key")
-    times = ", ".join(f"{row.teacher_id} {duration(row.teacher_seconds)}" for row in teachers.itertuples())
+    times = ", ".join(f"{clean(row.teacher_id, 60)} {duration(row.teacher_seconds)}" for row in teachers.itertuples())
     remark = f"Not included: training the teachers that all runs share ({times})." if times else ""
     whole = Plot("Accuracy per epoch of all students and datasets", cells, curves, methods, measure)
     plots = {"cost": Plot("Accuracy against training time", cells, curves.iloc[:0], methods, measure, remark)}
     if cells["gain_mean"].notna().any():
-        title = f"Gain of {methods[1]} over {BASELINE}" if len(methods) == 2 else "Gains over the baseline"
+        title = f"Gain of {clean(methods[1])} over {BASELINE}" if len(methods) == 2 else "Gains over the baseline"
         plots["overview"] = Plot(title, cells, curves.iloc[:0], methods, measure)
     pairs = cells.loc[cells["seeds"] > 0, CELL].drop_duplicates()
     if len(cells[CELL].drop_duplicates()) > 1:

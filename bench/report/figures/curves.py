@@ -28,9 +28,10 @@ def draw_curves(plot: Plot, width: float, title: str | None) -> Figure:
     figure = new_figure(width, height, title, _note(plot, few))
     axes, labels = figure.subplots(), []
     axes.set(xlabel="epoch", ylabel=f"{plot.measure} (%)", xlim=(min(1, last - 1), last))
+    axes.grid(axis="y")
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     for method, cell in cells[::-1].iterrows():  # the baseline on top
-        _draw_method(axes, plot, method, few)
+        _draw_method(axes, plot, method, few, linewidth=1.8 if few else 1.2)
         std = "" if pd.isna(cell["last_std"]) else f" ± {cell['last_std']:.2f}"
         text = f"{clean(method)}\n{cell['last_mean']:.2f}{std} %" if few else f"{cell['last_mean']:.1f}  {clean(method)}"
         style = method_style(plot.methods, method)
@@ -67,14 +68,14 @@ def draw_suite(plot: Plot, width: float, title: str | None) -> Figure:
     for axes, dataset in zip(grid[0], datasets, strict=True):
         axes.set_title(clean(dataset, max(8, 56 // len(datasets))))
         last = plot.curves.loc[plot.curves["dataset"] == dataset, "epoch"].max()
-        axes.set(xlim=(min(1, last - 1), last), xticks=[] if pd.isna(last) else [1, last])
+        axes.set(xlim=(min(1, last - 1), last), xticks=[] if pd.isna(last) else sorted({1, last}))
     for axes in grid[-1]:
         for label, side in zip(axes.get_xticklabels(), ("left", "right"), strict=False):
             label.set_ha(side)
     return figure
 
 
-def _draw_method(axes: Axes, plot: Plot, method: str, band: bool, linewidth: float = 1.8) -> None:
+def _draw_method(axes: Axes, plot: Plot, method: str, band: bool, linewidth: float) -> None:
     """Draw the mean over seeds; with `band`, also ± 1 standard deviation and single seeds if they are few."""
     curves = plot.curves[plot.curves["method"] == method]
     accuracy = curves.pivot(index="epoch", columns="seed", values="test_accuracy").dropna()

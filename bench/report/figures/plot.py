@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from bench.config.names import path_part
+from bench.report.figures.style import clean
 
 FILES = [("light", ".svg"), ("light", ".png"), ("light", ".pdf"), ("dark", ".dark.svg"), ("dark", ".dark.png")]
 MAX_NAME_CHARS = 120
@@ -42,7 +43,7 @@ class Plot:
     def of(self, model: str, dataset: str) -> Plot:
         """The part about a student on a dataset."""
         cells, curves = (f[(f["model"] == model) & (f["dataset"] == dataset)] for f in (self.cells, self.curves))
-        return replace(self, title=f"{model} on {dataset}", cells=cells, curves=curves)
+        return replace(self, title=f"{clean(model, 60)} on {clean(dataset, 60)}", cells=cells, curves=curves)
 
     def seeds(self) -> str:
         """The number of seeds that means are over, in words."""
