@@ -44,7 +44,7 @@ def draw_curves(plot: Plot, width: float, title: str | None) -> Figure:
 
 
 def draw_suite(plot: Plot, width: float, title: str | None) -> Figure:
-    """Draw small multiples, a row per student and a column per dataset, which shares its range of accuracies."""
+    """Draw small multiples with one range of accuracies, a row per student and a column per dataset."""
     models, datasets = (list(plot.cells[name].unique()) for name in ("model", "dataset"))
     legend = [
         Line2D([], [], label=clean(name), **{**method_style(plot.methods, name), "marker": ""}) for name in plot.methods
@@ -52,7 +52,7 @@ def draw_suite(plot: Plot, width: float, title: str | None) -> Figure:
     note = f"{plot.measure.capitalize()} (%) per epoch. {plot.seeds()}."
     note += " Numbers: gain of the last epoch, in points." if len(plot.methods) == 2 else ""
     figure = new_figure(width, len(models) * PANEL_INCHES + 3 * line_inches(), title, note, legend)
-    grid = figure.subplots(len(models), len(datasets), sharex="col", sharey="col", squeeze=False)
+    grid = figure.subplots(len(models), len(datasets), sharex="col", sharey=True, squeeze=False)
     for line, model in zip(grid, models, strict=True):
         line[0].set_ylabel(clean(model), rotation=0, ha="right", va="center", color=rcParams["text.color"])
         for axes, dataset in zip(line, datasets, strict=True):
@@ -64,9 +64,9 @@ def draw_suite(plot: Plot, width: float, title: str | None) -> Figure:
             texts = part.cells.loc[part.cells["seeds"] == 0, "status"].unique()
             if len(plot.methods) == 2 and not len(texts):
                 texts = [signed(gain, 1) for gain in part.cells["gain_mean"].dropna()]
-            axes.text(0.98, 0.08, "\n".join(texts), transform=axes.transAxes, ha="right", weight="bold")
+            axes.text(0.98, 0.08, "\n".join(texts), transform=axes.transAxes, ha="right", size="small")
     for axes, dataset in zip(grid[0], datasets, strict=True):
-        axes.set_title(clean(dataset, max(8, 56 // len(datasets))))
+        axes.set_title(clean(dataset, 14), size="small", weight="normal")
         last = plot.curves.loc[plot.curves["dataset"] == dataset, "epoch"].max()
         axes.set(xlim=(min(1, last - 1), last), xticks=[] if pd.isna(last) else sorted({1, last}))
     for axes in grid[-1]:
@@ -114,7 +114,7 @@ def _note(plot: Plot, bands: bool) -> str:
     seeds = plot.cells["seeds"].max()
     text = plot.seeds() + ("; band: ± 1 standard deviation" if bands and seeds > 1 else "")
     text += "; thin lines: single seeds" if bands and 1 < seeds <= FEW_SEEDS else ""
-    if (plot.cells["gain_seeds"] > 0).any():
+    if plot.cells["epochs_to_reach_mean"].count() > 1:  # the baseline's own is one
         text += "; rings: where all seeds have reached the baseline's final accuracy"
     lost = plot.cells[plot.cells["diverged_seeds"] > 0]
     parts = [

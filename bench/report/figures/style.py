@@ -84,13 +84,13 @@ def new_figure(width: float, height: float, title: str | None, note: str, legend
     columns = max(1, chars // max((len(mark.get_label()) + 5 for mark in legend), default=1))
     lines = 1.5 * len(titles) + 0.85 * len(notes) + 1.3 * -(-len(legend) // columns)
     figure = Figure((width, height + lines * line_inches()), layout="constrained")
-    figure.supxlabel("\n".join(notes), x=0.05 / width, ha="left", color=rcParams["axes.labelcolor"])
+    figure.supxlabel("\n".join(notes), x=0.07 / width, ha="left", color=rcParams["axes.labelcolor"])
     if legend:  # its title is the figure's, since matplotlib would put both in the same place
         place = {"loc": "outside upper left", "alignment": "left", "ncols": columns}
         bold = {"weight": "bold"}
         figure.legend(handles=legend, title="\n".join(titles) or None, title_fontproperties=bold, **place)
     elif titles:
-        figure.suptitle("\n".join(titles), x=0.05 / width, ha="left")
+        figure.suptitle("\n".join(titles), x=0.07 / width, ha="left")
     return figure
 
 
@@ -109,11 +109,12 @@ def spread_labels(figure: Figure, labels: Sequence[Sequence[Annotation]]) -> Non
         axes, boxes = column[0].axes, [label.get_window_extent() for label in column]
         places = np.array([(box.y0 + box.y1) / 2 for box in boxes])
         order = np.argsort(places, kind="stable")
-        distance = min(1.15 * boxes[0].height, axes.bbox.height / max(1, len(boxes) - 1))
+        low, high = axes.bbox.y0 + boxes[0].height / 2, axes.bbox.y1 - boxes[0].height / 2
+        distance = min(1.15 * boxes[0].height, (high - low) / max(1, len(boxes) - 1))
         for _ in range(1000):
             push = (distance - np.diff(places[order])).clip(0) / 2
             places[order[:-1]] -= push
             places[order[1:]] += push
-            places = places.clip(axes.bbox.y0, axes.bbox.y1)
+            places = places.clip(low, high)
         for label, place in zip(column, places, strict=True):
             label.set_y(axes.transData.inverted().transform((0, place))[1])
