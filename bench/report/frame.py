@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
@@ -16,57 +17,18 @@ CELL = ["model", "dataset"]  # the columns that name a cell: a student on a data
 METHOD = [*CELL, "method"]  # those that name a recipe of a suite
 RUN = [*METHOD, "seed"]  # those that name a run
 
-RUN_COLUMNS = {  # column of `runs_frame`: its type
-    "suite": "str",
-    "id": "str",
-    "protocol": "str",
-    "model": "str",
-    "dataset": "str",
-    "method": "str",
-    "seed": "int64",
-    "hash": "str",
-    "diverged": "bool",
-    "last_accuracy": "float64",
-    "best_accuracy": "float64",
-    "best_epoch": "Int64",
-    "epochs": "int64",
-    "parameters": "int64",
-    "flops_per_image": "float64",
-    "seconds": "float64",
-    "images_per_second": "float64",
-    "peak_memory_mib": "float64",
-    "device": "str",
-    "processor": "str",
-    "threads": "int64",
-    "precision": "str",
-    "world_size": "int64",
-    "compile": "str",
-    "machine": "str",
-    "device_hours": "float64",
-    "device_unit": "str",
-    "teacher_key": "str",
-    "teacher_id": "str",
-    "teacher_accuracy": "float64",
-    "teacher_seconds": "float64",
-    "teacher_seed": "Int64",
-    "teacher_epochs": "Int64",
-    "teacher_select": "str",
-    "fingerprint": "str",
-    "evaluated_on": "str",
-    "train_images": "int64",
-    "test_images": "int64",
-    "classes": "int64",
-    "version": "str",
-    "commit": "str",
-    "dirty": "boolean",
-    "settings": "object",
-    "libraries": "object",
-}
 CURVE_COLUMNS = ["suite", *RUN, "diverged", *HISTORY_COLUMNS]
+_MAY_BE_MISSING = {  # columns of `runs_frame` whose type would depend on the runs
+    **dict.fromkeys(("last_accuracy", "best_accuracy", "teacher_accuracy", "teacher_seconds"), "float64"),
+    **dict.fromkeys(("best_epoch", "teacher_seed", "teacher_epochs"), "Int64"),
+    **dict.fromkeys(("teacher_key", "teacher_id", "teacher_select", "commit"), "str"),
+    "dirty": "boolean",
+}
+_OF_TEACHER = ("key", "id", "accuracy", "seconds", "seed", "epochs", "select")
 
 
 def runs_frame(runs: Sequence[PublishedRun]) -> pd.DataFrame:
-    """One row per run, in the order of `runs`; the columns are RUN_COLUMNS.
+    """One row per run, in the order of `runs`, which may not be empty. The columns are the keys of `_run_row`.
 
     id: of the recipe, `<model>/<dataset>/<method>`; method: the name of its guidance, "baseline" for none.
     last_accuracy, best_accuracy, best_epoch: missing if the run diverged. Accuracies are in %.
@@ -78,7 +40,7 @@ def runs_frame(runs: Sequence[PublishedRun]) -> pd.DataFrame:
     version, commit, dirty: of the code; commit and dirty may be missing.
     settings: list of the command's --set options. libraries: {name: version}.
     """
-    return pd.DataFrame([_run_row(run) for run in runs], columns=list(RUN_COLUMNS)).astype(RUN_COLUMNS)
+    return pd.DataFrame([_run_row(run) for run in runs]).astype(_MAY_BE_MISSING)
 
 
 def curves_frame(runs: Sequence[PublishedRun]) -> pd.DataFrame:
@@ -109,26 +71,43 @@ def machine(record: Record) -> str:
 
 
 def _run_row(run: PublishedRun) -> dict[str, Any]:
-    record = run.record
-    model, dataset, method = split_id(record.id)
-    teacher, on_cpu = record.teacher, record.hardware.device == "cpu"
-    devices = record.world_size * (record.hardware.threads if on_cpu else 1)
-    row = {name: getattr(record, name) for name in RUN_COLUMNS if hasattr(record, name)}
-    row |= {name: getattr(record.dataset, name) for name in RUN_COLUMNS if hasattr(record.dataset, name)}
-    row |= {name: getattr(record.code, name) for name in RUN_COLUMNS if hasattr(record.code, name)}
-    if teacher is not None:
-        names = ("key", "id", "accuracy", "seconds", "seed", "epochs", "select")
-        row |= {f"teacher_{name}": getattr(teacher, name) for name in names}
-    return row | {
+    record, dataset, hardware, teacher = run.record, run.record.dataset, run.record.hardware, run.record.teacher
+    model, dataset_name, method = split_id(record.id)
+    on_cpu = hardware.device == "cpu"
+    devices = record.world_size * (hardware.threads if on_cpu else 1)
+    return {
         "suite": run.suite,
+        "id": record.id,
+        "protocol": record.protocol,
         "model": model,
-        "dataset": dataset,
+        "dataset": dataset_name,
         "method": method,
-        "device": record.hardware.device,
-        "processor": record.hardware.processor,
-        "threads": record.hardware.threads,
+        "seed": record.seed,
+        "hash": record.hash,
+        "diverged": record.diverged,
+        "last_accuracy": record.last_accuracy,
+        "best_accuracy": record.best_accuracy,
+        "best_epoch": record.best_epoch,
+        "epochs": record.epochs,
+        "parameters": record.parameters,
+        "flops_per_image": record.flops_per_image,
+        "seconds": record.seconds,
+        "images_per_second": record.images_per_second,
+        "peak_memory_mib": record.peak_memory_mib,
+        **asdict(hardware),
         "precision": record.precision.used,
+        "world_size": record.world_size,
+        "compile": record.compile,
         "machine": machine(record),
         "device_hours": record.seconds * devices / 3600,
         "device_unit": "core-hours" if on_cpu else "GPU-hours",
+        **{f"teacher_{name}": getattr(teacher, name, None) for name in _OF_TEACHER},
+        "fingerprint": dataset.fingerprint,
+        "evaluated_on": dataset.evaluated_on,
+        "train_images": dataset.train_images,
+        "test_images": dataset.test_images,
+        "classes": dataset.classes,
+        **asdict(record.code),
+        "settings": record.settings,
+        "libraries": record.libraries,
     }

@@ -103,13 +103,12 @@ def mismatches(registry: Registry, suite: Suite, runs: Iterable[PublishedRun]) -
 
 
 def contradiction(run: PublishedRun) -> str | None:
-    """A sentence if a record was changed: its hash differs from its recipe's, or its accuracies from its history's."""
+    """A sentence if a record was changed: its seed or hash is not its recipe's, or its accuracies are not its history's."""
     record, accuracies = run.record, run.history["test_accuracy"]
-    content = record.recipe
-    if content.get("seed") == record.seed:
-        content = {**content, "seed": 0}  # not part of the hash, and all that the recipes of one method differ in
-    try:
-        hash_now = _hash_of(json.dumps(content))
+    if record.recipe.get("seed") != record.seed or not 0 <= record.seed < 2**63:
+        return f"{run.name}: its seed is not that of its recipe"
+    try:  # the seed is not part of the hash, and all that the recipes of one method differ in
+        hash_now = _hash_of(json.dumps({**record.recipe, "seed": 0}))
     except RecipeError as error:
         return f"{run.name}: its recipe cannot be read ({error})"
     if hash_now != record.hash:
@@ -136,7 +135,9 @@ def _finished_runs(recipe: Recipe, suite: str, results: str | Path) -> dict[int,
         folder = RunFolder(results, seeded)
         if (record := folder.record(seeded)) is not None:
             rows = folder.history()
-            found[record.seed] = PublishedRun(suite, record, {name: [row[name] for row in rows] for name in HISTORY_COLUMNS})
+            found[record.seed] = PublishedRun(
+                suite, record, {name: [row[name] for row in rows] for name in HISTORY_COLUMNS}
+            )
     return found
 
 
