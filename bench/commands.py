@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+from pathlib import Path
 
 import yaml
 
 from bench.cli import DONE, add_recipe_options, add_recipes_dir, compose
+from bench.config.json_schema import recipe_files_schema
 from bench.config.registry import Registry
+from bench.storage import write_text
 
 
 def add_list_options(parser: argparse.ArgumentParser) -> None:
@@ -52,4 +55,19 @@ def run_show(arguments: argparse.Namespace) -> int:
             content["parameters"] = sum(p.numel() for p in built.network.parameters() if p.requires_grad)
         content["feature_maps"] = {n: list(shape) for n, shape in zip(built.feature_layers, built.shapes, strict=True)}
     print(json.dumps(content, indent=2) if arguments.json else yaml.safe_dump(content, sort_keys=False).rstrip())
+    return DONE
+
+
+def add_schema_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `schema`."""
+    parser.add_argument("--to", metavar="FILE", help="write it there instead of printing it")
+
+
+def run_schema(arguments: argparse.Namespace) -> int:
+    """Print or write the JSON Schema of recipe files."""
+    text = json.dumps(recipe_files_schema(), indent=1) + "\n"
+    if arguments.to is None:
+        print(text, end="")
+    else:
+        write_text(Path(arguments.to), text)
     return DONE

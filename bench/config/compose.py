@@ -27,7 +27,7 @@ Keys = Mapping[str, SourcedValue]
 
 
 def split_teacher(*layers: Keys) -> tuple[dict[str, SourcedValue], dict[str, SourcedValue]]:
-    """Merged layers, the last one winning: (the keys of the recipe itself, the keys under `teacher.` without that prefix)."""
+    """Merge layers; later ones win. Returns the recipe's own keys, and those under `teacher.` without that prefix."""
     merged = {path: given for layer in layers for path, given in layer.items()}
     own = {path: given for path, given in merged.items() if not path.startswith("teacher.")}
     return own, {p.removeprefix("teacher."): given for p, given in merged.items() if p.startswith("teacher.")}

@@ -1,7 +1,7 @@
 """The parameters of guidance methods, read without importing torch.
 
-A method is one file, bench/guidance/METHOD.py. Its class `Params` says which parameters it has. The file imports torch, and
-composing a recipe must not, since listing and planning have to answer at once. So the class is taken from the file's source.
+A method is one file, bench/guidance/METHOD.py. Its class `Params` says which parameters it has. The file imports torch,
+and composing a recipe must not, since listing and planning have to answer at once. So the class is read from the source.
 """
 
 from __future__ import annotations
@@ -43,7 +43,13 @@ def params_class(method: str) -> type[MethodParams]:
     future = ast.parse("from __future__ import annotations").body  # annotations stay text and are read in this module
     namespace = {**NAMES, "__name__": __name__}
     exec(compile(ast.Module(future + found, []), str(path), "exec"), namespace)
-    return namespace["Params"]
+    params = namespace["Params"]
+    params.__reduce__ = lambda self: (_make_params, (method, vars(self)))  # pickle finds no class by this name
+    return params
+
+
+def _make_params(method: str, values: dict[str, object]) -> MethodParams:
+    return params_class(method)(**values)
 
 
 def shared_parameter(methods: list[str]) -> str | None:

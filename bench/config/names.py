@@ -15,18 +15,19 @@ from bench.config.schema import RecipeError
 
 MAX_NAME_CHARS = 96  # as on the hub; names become parts of file names
 NAME = f"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{MAX_NAME_CHARS - 1}}}"
+NAME_RULE = f"letters, digits, _, . and -, at most {MAX_NAME_CHARS}, a letter or digit first"
 MODEL = rf"(timm:)?{NAME}"
 DATASET = rf"({NAME}|folder:{NAME}|hub:{NAME}(/{NAME})?)"
 
 
 def split_id(recipe_id: str, role: str = "student") -> tuple[str, ...]:
-    """(model, dataset, guidance) of a student's id, (model, dataset) of a teacher's. A dataset's name may contain slashes."""
+    """(model, dataset, guidance) of a student's id, (model, dataset) of a teacher's. Dataset names may contain slashes."""
     model, _, rest = recipe_id.partition("/")
     return (model, rest) if role == "teacher" else (model, *rest.rsplit("/", 1))
 
 
 def path_part(name: str) -> str:
-    """A part of an id as the name of a folder or file. File systems, shells and LaTeX accept it, and no two names share it."""
+    """A part of an id as a folder or file name that file systems, shells and LaTeX accept. No two names share it."""
     return name.replace(":", "+").replace("/", "+")
 
 

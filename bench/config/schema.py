@@ -21,7 +21,7 @@ MAX_ERROR_CHARS = 1200
 
 
 class RecipeError(ValueError):
-    """The user's input cannot be run. The message is one sentence: where it was written, what was given, what is allowed."""
+    """The user's input cannot be run. The message is one sentence: where it was written, what was given, what is valid."""
 
     def __init__(self, sentence: str) -> None:
         # It quotes text of users and libraries, which may hold line breaks, control characters and words of any length.

@@ -13,12 +13,21 @@ import pandas as pd
 from tabulate import tabulate
 
 from bench.cli import DONE, PROBLEMS, add_folders
-from bench.config.registry import Registry, Suite
+from bench.config.registry import Registry
 from bench.config.schema import RecipeError
+from bench.config.suite import Suite
 from bench.report import latex, markdown, tables
 from bench.report.figures import check_figures, write_figures
 from bench.report.page import render_page
-from bench.report.records import gather_runs, mismatches, read_runs, records_path, suites_with_records
+from bench.report.records import (
+    PublishedRun,
+    current_runs,
+    gather_runs,
+    mismatches,
+    read_runs,
+    records_path,
+    suites_with_records,
+)
 from bench.report.suite_report import SuiteReport, build_suite_report
 from bench.storage import write_text
 
@@ -70,10 +79,11 @@ def write_report(
         RecipeError: a suite has no runs, or a record is damaged.
     """
     results, names = Path(results), [suite.name for suite in suites]
-    for suite in suites:
-        if not gather_runs(registry, suite, results):
-            raise RecipeError(f"suite {suite.name}: no run below {results} has finished: run ./run_all.sh {suite.name}")
-    reports = _reports(registry, results)
+    gathered = {suite.name: gather_runs(registry, suite, results) for suite in suites}
+    for name, runs in gathered.items():
+        if not runs:
+            raise RecipeError(f"suite {name}: no run below {results} has finished: run ./run_all.sh {name}")
+    reports = _reports(registry, results, gathered)
     for path, text in _texts(reports, results, names).items():
         if _read(path) != text:
             write_text(path, text)
@@ -86,8 +96,9 @@ def write_report(
 def print_report(reports: Sequence[SuiteReport]) -> None:
     """Print the headline of suites."""
     for report in reports:
-        table = tabulate(tables.accuracy_table(report), headers="keys", showindex=False, disable_numparse=True)
-        print("\n".join([f"suite {report.suite.name}", "", table, tables.ACCURACY_NOTE, *report.remarks, ""]))
+        table = tables.accuracy_table(report)
+        text = tabulate(table, headers="keys", showindex=False, disable_numparse=True)
+        print("\n".join([f"suite {report.suite.name}", "", text, tables.accuracy_note(table), *report.remarks, ""]))
 
 
 def check_report(registry: Registry, suites: Sequence[Suite], results: str | Path) -> list[str]:
@@ -95,14 +106,15 @@ def check_report(registry: Registry, suites: Sequence[Suite], results: str | Pat
 
     Text that other versions of libraries may have formatted is not compared: the versions are printed instead.
     """
-    results, problems = Path(results), []
+    results, problems, found = Path(results), [], {}
     for suite in suites:
-        if not (runs := read_runs(results, suite.name)):
+        found[suite.name] = runs = read_runs(results, suite.name)
+        if not runs:
             problems.append(f"{records_path(results, suite.name)}: missing or empty")
         problems += mismatches(registry, suite, runs)
     if problems:
         return problems
-    names, reports = [suite.name for suite in suites], _reports(registry, results)
+    names, reports = list(found), _reports(registry, results, found)
     different = [path for path, text in _texts(reports, results, names).items() if _read(path) != text]
     if different and (versions := _other_versions()):
         print(f"{', '.join(map(str, different))}: not compared, since {', '.join(versions)}")
@@ -114,10 +126,14 @@ def check_report(registry: Registry, suites: Sequence[Suite], results: str | Pat
     return problems
 
 
-def _reports(registry: Registry, results: Path) -> dict[str, SuiteReport]:
-    """The reports of all suites that have runs, by name."""
-    runs = {name: read_runs(results, name) for name in suites_with_records(registry, results)}
-    return {name: build_suite_report(registry, registry.suite(name), own) for name, own in runs.items() if own}
+def _reports(registry: Registry, results: Path, known: Mapping[str, Sequence[PublishedRun]]) -> dict[str, SuiteReport]:
+    """The reports of all suites that have runs, by name. known: runs that have been read already."""
+    out = {}
+    for name in suites_with_records(registry, results):
+        suite = registry.suite(name)
+        if runs := known[name] if name in known else current_runs(registry, suite, read_runs(results, name)):
+            out[name] = build_suite_report(registry, suite, runs)
+    return out
 
 
 def _texts(reports: Mapping[str, SuiteReport], results: Path, names: Sequence[str]) -> dict[Path, str]:

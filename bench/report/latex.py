@@ -3,7 +3,6 @@ r"""The headline as LaTeX, `table.tex`: one table per dataset, to `\input` with 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import pandas as pd
 
@@ -21,31 +20,25 @@ _SPECIAL = {
 
 def document(report: SuiteReport) -> str:
     """`table.tex`: the last epochs and gains of a suite."""
-    every = tables.accuracy_table(report)
     parts = [f"% python -m bench report --suite {report.suite.name}; needs \\usepackage{{booktabs,longtable}}"]
-    for dataset, table in every.groupby("dataset", sort=False):
-        parts.append(_tabular(table.drop(columns="dataset"), str(dataset), report))
+    for dataset, table in tables.accuracy_table(report).groupby("dataset", sort=False):
+        parts.append(_table(table.drop(columns="dataset"), str(dataset), report))
     return "\n".join(parts)
 
 
-def _tabular(table: pd.DataFrame, dataset: str, report: SuiteReport) -> str:
-    indexed = table.map(_latex).set_index(["student", "method"])
-    indexed.columns = [_latex(name) for name in indexed.columns]
-    return indexed.style.to_latex(
+def _table(table: pd.DataFrame, dataset: str, report: SuiteReport) -> str:
+    name = report.suite.name
+    sentences = [f"Last epoch on {dataset}, suite {name}.", tables.accuracy_note(table), *report.remarks]
+    shown = tables.without_repeated_students(table).map(_latex).rename(columns=_latex)
+    return shown.style.hide(axis="index").to_latex(
         hrules=True,
-        sparse_index=True,
-        multirow_align="naive",
-        column_format="ll" + "r" * len(indexed.columns),
-        caption=" ".join(map(_latex, _caption(dataset, report))),
-        label=f"tab:{report.suite.name}-{re.sub(r'[^A-Za-z0-9]+', '-', dataset)}",
-        **({"environment": "longtable"} if len(table) > PAGE_ROWS else {"position_float": "centering"}),
+        column_format="ll" + "r" * (len(shown.columns) - 2),
+        caption=_latex(" ".join(sentences)),
+        label=f"tab:{name}-{re.sub(r'[^A-Za-z0-9]+', '-', dataset)}",
+        **{"environment": "longtable"}
+        if len(table) > PAGE_ROWS
+        else {"environment": "table*", "position_float": "centering"},
     )
-
-
-def _caption(dataset: str, report: SuiteReport) -> Iterator[str]:
-    yield f"Last epoch on {dataset}, suite {report.suite.name}."
-    yield tables.ACCURACY_NOTE
-    yield from report.remarks
 
 
 def _latex(text: str) -> str:

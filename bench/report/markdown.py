@@ -23,8 +23,8 @@ NEW_README = """# Results
 <!-- end of tables -->
 """
 BEST_NOTE = (
-    "The best epoch is chosen on the test set, so it flatters. Published numbers are of this kind. They are compared with it"
-    " alone, and only if the recipe's hash is that of the published recipe. † second-hand; ‡ an independent rerun."
+    "The best epoch is chosen on the test set, so it flatters. Published numbers are of this kind. They are compared with"
+    " it alone, and only if the recipe's hash is that of the published recipe. † second-hand; ‡ an independent rerun."
 )
 CONVERGENCE_NOTE = (
     "Epochs to baseline's final: the first epoch with the final test accuracy of the baseline with the same seed; for the"
@@ -64,8 +64,8 @@ def headline(report: SuiteReport) -> Iterator[str]:
     every = tables.accuracy_table(report)
     for dataset, table in every.groupby("dataset", sort=False):
         yield f"Dataset {_code(dataset)}"
-        yield _markdown(table.drop(columns="dataset"))
-    yield tables.ACCURACY_NOTE
+        yield _markdown(tables.without_repeated_students(table.drop(columns="dataset")))
+    yield tables.accuracy_note(every)
     yield "\n".join(f"- {_text(sentence)}" for sentence in report.remarks)
 
 
@@ -109,7 +109,7 @@ def _section(report: SuiteReport, table: pd.DataFrame, *sentences: str) -> Itera
         yield "No run has finished."
         return
     yield _markdown(table)
-    yield " ".join(_text(sentence) for sentence in (*sentences, *report.remarks))
+    yield from (_text(" ".join(part)) for part in (sentences, report.remarks) if part)
 
 
 def _sources(report: SuiteReport) -> list[str]:
@@ -119,18 +119,15 @@ def _sources(report: SuiteReport) -> list[str]:
 
 
 def _markdown(table: pd.DataFrame) -> str:
-    """A table as Markdown; a student's name is only in the first of its rows."""
-    names = [name for name in tables.NAMES.values() if name in table]
+    names = table.columns.intersection(list(tables.NAMES.values()))
     out = table.map(_text)
     out[names] = table[names].map(_code)
-    if "dataset" not in table:
-        out.loc[table["student"] == table["student"].shift(), "student"] = ""
     return out.to_markdown(index=False, tablefmt="github", disable_numparse=True)
 
 
 def _code(text: str) -> str:
     """A name, as Markdown shows it and nothing else."""
-    return f"`{text.replace('`', '').replace('|', '')}`"
+    return f"`{text.replace('`', '').replace('|', '')}`" if text else ""
 
 
 def _text(text: str) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from bench.config.registry import Suite
 from bench.config.schema import Recipe
+from bench.config.suite import Suite
 
 
 def count(number: int, noun: str) -> str:
@@ -19,7 +19,7 @@ def protocol_note(suite: Suite, recipes: Mapping[str, Recipe], settings: Mapping
     """The protocol's name, its main settings unless it is `paper`, and the settings of the suite itself."""
     own = f" Settings of this suite: {', '.join(f'{key}={value}' for key, value in settings.items())}." if settings else ""
     if suite.protocol == "paper":
-        return f"Protocol: paper, as published{'' if own else ' (arXiv 2207.10026)'}, with the changes below.{own}"
+        return f"Protocol: paper (arXiv 2207.10026).{own}"
     train = [recipe.train for recipe in recipes.values()]
     epochs = sorted({part.epochs for part in train})
     unit = "epoch" if epochs == [1] else "epochs"

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.config.compose import recipe_from_dict
-from bench.config.registry import Registry, Suite
+from bench.config.registry import Registry
 from bench.config.schema import Recipe, RecipeError
+from bench.config.suite import Suite
 from bench.runs.folder import RunFolder
 from bench.runs.record import HISTORY_COLUMNS, Record, record_from_dict
-from bench.storage import from_json, is_number, write_text
+from bench.storage import from_json, write_text
 
 History = dict[str, list[float | None]]  # {column of HISTORY_COLUMNS: one value per epoch}
 
@@ -62,23 +63,14 @@ def write_runs(runs: Iterable[PublishedRun], results: str | Path, suite: str) ->
 
 
 def gather_runs(registry: Registry, suite: Suite, results: str | Path) -> list[PublishedRun]:
-    """Merge the finished runs of this machine into a suite's records.jsonl.
-
-    Only runs with the hashes that the suite's recipes have now are kept, with any seed. A run of this machine replaces the
-    published run of the same seed. The file is only written if the runs in it change.
+    """Merge the finished runs of this machine into a suite's records.jsonl; the file is only written if its runs change.
 
     Returns:
-        All runs of the suite, in the order of its recipes and of the seeds.
+        All runs of the suite, as `current_runs` gives them. A run of this machine replaces the published one of its seed.
     """
     before = read_runs(results, suite.name)
-    known: dict[tuple[str, str], dict[int, PublishedRun]] = {}
-    for run in before:
-        known.setdefault((run.record.id, run.record.hash), {})[run.record.seed] = run
-    runs = []
-    for recipe_id in suite.ids:
-        recipe = registry.compose(recipe_id, suite=suite)
-        found = {**known.get((recipe.id, recipe.hash), {}), **_finished_runs(recipe, suite.name, results)}
-        runs += [found[seed] for seed in sorted(found)]
+    local = [run for i in suite.ids for run in _local_runs(registry.compose(i, suite=suite), suite.name, results)]
+    runs = current_runs(registry, suite, [*before, *local])
     for run in runs:
         if problem := contradiction(run):
             raise RecipeError(f"{problem}: move it away, or run it again with --force")
@@ -87,11 +79,25 @@ def gather_runs(registry: Registry, suite: Suite, results: str | Path) -> list[P
     return runs
 
 
+def current_runs(registry: Registry, suite: Suite, runs: Iterable[PublishedRun]) -> list[PublishedRun]:
+    """The runs with the hashes that the suite's recipes have now, in the order of its recipes and of the seeds.
+
+    Of several runs of a recipe and seed, the last one counts. Any seed counts.
+    """
+    found = {(run.record.id, run.record.hash, run.record.seed): run for run in runs}
+    wanted = {(i, registry.compose(i, suite=suite).hash): number for number, i in enumerate(suite.ids)}
+    current = [key for key in found if key[:2] in wanted]
+    return [found[key] for key in sorted(current, key=lambda key: (wanted[key[:2]], key[2]))]
+
+
 def mismatches(registry: Registry, suite: Suite, runs: Iterable[PublishedRun]) -> list[str]:
-    """A sentence for every run that does not belong to the suite as its recipes are now, or that contradicts itself."""
+    """A sentence for every run that is not of the suite as its recipes are now, is there twice, or contradicts itself."""
     hashes = {recipe_id: registry.compose(recipe_id, suite=suite).hash for recipe_id in suite.ids}
-    out = []
+    out, seen = [], set()
     for run in runs:
+        if run.name in seen:
+            out.append(f"{run.name}: is there twice")
+        seen.add(run.name)
         recipe_id, run_hash = run.record.id, run.record.hash
         if recipe_id not in hashes:
             out.append(f"{run.name}: not in suite {suite.name}")
@@ -124,9 +130,8 @@ def _hash_of(recipe: str) -> str:
     return recipe_from_dict(json.loads(recipe), "recipe").hash
 
 
-def _finished_runs(recipe: Recipe, suite: str, results: str | Path) -> dict[int, PublishedRun]:
-    """The finished runs of a recipe on this machine, by seed."""
-    found = {}
+def _local_runs(recipe: Recipe, suite: str, results: str | Path) -> Iterator[PublishedRun]:
+    """The finished runs of a recipe on this machine."""
     for path in RunFolder(results, recipe).path.parent.glob(f"{recipe.hash[:8]}-seed*"):
         digits = path.name.partition("-seed")[2]
         if not digits.isdecimal():
@@ -135,10 +140,7 @@ def _finished_runs(recipe: Recipe, suite: str, results: str | Path) -> dict[int,
         folder = RunFolder(results, seeded)
         if (record := folder.record(seeded)) is not None:
             rows = folder.history()
-            found[record.seed] = PublishedRun(
-                suite, record, {name: [row[name] for row in rows] for name in HISTORY_COLUMNS}
-            )
-    return found
+            yield PublishedRun(suite, record, {name: [row[name] for row in rows] for name in HISTORY_COLUMNS})
 
 
 def _parse(line: str, suite: str, where: str) -> PublishedRun:
@@ -159,7 +161,7 @@ def _history_problem(history: dict[str, Any], epochs: int) -> str | None:
         values = history.get(name)
         if not isinstance(values, list) or len(values) != epochs:
             return f".{name} is not a list of {epochs} values"
-        if not all(value is None or is_number(value) for value in values):
+        if not set(map(type, values)) <= {int, float, type(None)} or max(map(abs, filter(None, values)), default=0) > 1e300:
             return f".{name} has a value that is not a number"
     if history["epoch"] != list(range(1, epochs + 1)):
         return f".epoch does not count from 1 to {epochs}"

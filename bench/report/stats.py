@@ -9,10 +9,9 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from bench.config.names import split_id
-from bench.config.registry import Suite
 from bench.config.schema import Recipe
+from bench.config.suite import Suite
 from bench.report.frame import BASELINE, CELL, METHOD, RUN
-from bench.report.published import Published
 
 CONFIDENCE = 0.95
 # With two pairs, the t distribution has one degree of freedom and its interval is 9 standard deviations wide to each side:
@@ -92,7 +91,7 @@ def cells_frame(
     recipes: Mapping[str, Recipe],
     runs: pd.DataFrame,
     curves: pd.DataFrame,
-    published: Mapping[str, list[Published]],
+    published: pd.DataFrame,
 ) -> pd.DataFrame:
     """One row per student, dataset and method of the suite, in the suite's order, the baseline first.
 
@@ -103,7 +102,8 @@ def cells_frame(
         "no pair": it has runs, but none with a seed that the baseline has too, so there is no gain.
     seeds, diverged_seeds: numbers of runs that finished, and that diverged.
     last_mean, last_std, best_mean, best_std: test accuracy in % of the last and the best epoch. One seed has no std.
-    gain_mean, gain_std, gain_seeds: last epoch, in points, seed by seed over the baseline; missing for the baseline.
+    gain_mean, gain_std: last epoch, in points, seed by seed over the baseline, of gain_seeds pairs; missing for the
+        baseline.
     gain_low, gain_high: confidence interval of the mean gain; missing below MIN_SEEDS seeds.
     verdict: "better", "worse", "unclear" (the interval holds zero), "too few seeds"; missing without a gain.
     best_gain_mean, best_gain_std: the same of the best epoch.
@@ -144,9 +144,9 @@ def cells_frame(
     out = out.join(_run_stats(finished, curves), on=METHOD).join(_pair_stats(pairs), on=METHOD)
     of_pairs = [name for name in out if name.startswith(("gain_", "best_gain_", "speedup_", "verdict"))]
     out.loc[out["method"] == BASELINE, [name for name in of_pairs if name != "gain_seeds"]] = np.nan
-    not_on_test_set = set(finished.loc[finished["evaluated_on"] != "test", "id"])
-    rows = [_published_row(published[i] if i not in not_on_test_set else []) for i in recipes]
-    out = out.join(pd.DataFrame(rows, index=out.index))
+    other_images = out["id"].isin(finished.loc[finished["evaluated_on"] != "test", "id"])
+    out = out.join(_first_published(published), on="id")
+    out.loc[other_images, [name for name in out if name.startswith("published_")]] = np.nan
     out["published_difference"] = out["best_mean"] - out["published_value"]
     return out.drop(columns=["runs", "suite_seeds"])
 
@@ -193,10 +193,8 @@ def _pair_stats(pairs: pd.DataFrame) -> pd.DataFrame:
     return stats
 
 
-def _published_row(comparable: list[Published]) -> dict[str, object]:
-    first = comparable[0] if comparable else None
-    return {
-        "published_value": first.top1 if first else np.nan,
-        "published_gain": first.gain if first and first.gain is not None else np.nan,
-        **{f"published_{name}": getattr(first, name, None) for name in ("provenance", "work", "source")},
-    }
+def _first_published(published: pd.DataFrame) -> pd.DataFrame:
+    """The first published number that each recipe may be compared with, by the recipe's id."""
+    first = published.dropna(subset="comparable_to").drop_duplicates("comparable_to").set_index("comparable_to")
+    columns = {"top1": "value", "gain": "gain", "provenance": "provenance", "work": "work", "source": "source"}
+    return first[list(columns)].rename(columns={name: f"published_{word}" for name, word in columns.items()})

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from bench.config.registry import Registry, Suite
+from bench.config.registry import Registry
 from bench.config.schema import Recipe
+from bench.config.suite import Suite
 from bench.report import notes
 from bench.report.frame import BASELINE, curves_frame, runs_frame
-from bench.report.published import Published, comparable_numbers, numbers_of_cell
+from bench.report.published import published_frame
 from bench.report.records import PublishedRun
 from bench.report.stats import cells_frame, pairs_frame
 
@@ -23,8 +24,7 @@ class SuiteReport:
 
     recipes: the composed recipe of every id of the suite, seed 0; within a cell the baseline is first.
     runs, curves: see bench/report/frame.py. pairs, cells: see bench/report/stats.py.
-    published: one row per published number of the suite's students and datasets, of any method; columns as published.csv,
-        and comparable_to: the id of the recipe whose runs it may be compared with, or missing.
+    published: see `published.published_frame`.
     settings: {key: value as text} that the suite sets over its protocol.
     protocol_note: a sentence with the protocol's name, its main settings unless it is `paper`, and `settings`.
     deviations: sentences on how runs differ from the released code; empty unless the protocol is `paper`.
@@ -54,7 +54,7 @@ def build_suite_report(registry: Registry, suite: Suite, published_runs: Sequenc
     suite = dataclasses.replace(suite, guidance=tuple(sorted(suite.guidance, key=lambda name: name != BASELINE)))
     recipes = {recipe_id: registry.compose(recipe_id, suite=suite) for recipe_id in suite.ids}
     runs, curves = runs_frame(published_runs), curves_frame(published_runs)
-    comparable = comparable_numbers(registry, recipes)
+    published = published_frame(registry, recipes)
     settings = {key: str(given.value) for key, given in suite.overrides}
     return SuiteReport(
         suite,
@@ -62,22 +62,10 @@ def build_suite_report(registry: Registry, suite: Suite, published_runs: Sequenc
         runs,
         curves,
         pairs_frame(runs, curves),
-        cells_frame(suite, recipes, runs, curves, comparable),
-        _published_frame(suite, comparable),
+        cells_frame(suite, recipes, runs, curves, published),
+        published,
         settings,
         notes.protocol_note(suite, recipes, settings),
         notes.deviations(suite, recipes, runs),
         notes.notes(runs),
     )
-
-
-def _published_frame(suite: Suite, comparable: dict[str, list[Published]]) -> pd.DataFrame:
-    reproduced_by = {number: recipe_id for recipe_id, numbers in comparable.items() for number in numbers}
-    rows = [
-        {**dataclasses.asdict(number), "comparable_to": reproduced_by.get(number)}
-        for model in suite.models
-        for dataset in suite.datasets
-        for number in numbers_of_cell(model, dataset)
-    ]
-    columns = [*(field.name for field in dataclasses.fields(Published)), "comparable_to"]
-    return pd.DataFrame(rows, columns=columns)

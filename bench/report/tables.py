@@ -16,11 +16,6 @@ from bench.report.suite_report import SuiteReport
 
 Row = Mapping[str, Any]  # of a cells or runs frame, by column
 NAMES = {"model": "student", "dataset": "dataset", "method": "method"}
-ACCURACY_NOTE = (
-    "Test accuracy in %, mean ± standard deviation over seeds. Gain: over the baseline, in points, paired over seeds, with"
-    f" its {CONFIDENCE:.0%} confidence interval. Better, worse: the interval excludes zero; unclear: it includes zero; too"
-    f" few seeds: fewer than {MIN_SEEDS}. Each comparison by itself, not corrected for the number of comparisons."
-)
 
 
 def accuracy_table(report: SuiteReport) -> pd.DataFrame:
@@ -28,11 +23,23 @@ def accuracy_table(report: SuiteReport) -> pd.DataFrame:
     columns = {
         "last epoch": lambda row: mean_std(row, "last") or row["status"],
         "gain": lambda row: mean_std(row, "gain", sign="+") or ("no pair" if row["status"] == "no pair" else ""),
-        f"{CONFIDENCE:.0%} interval": lambda row: _joined(" to ", row, ("gain_low", "gain_high"), "+.2f"),
+        f"{CONFIDENCE:.0%} interval": _interval,
         "verdict": _value("verdict"),
         "seeds": _seeds,
     }
     return _table(report.cells, columns)
+
+
+def accuracy_note(table: pd.DataFrame) -> str:
+    """What the columns of an accuracy table mean."""
+    note = "Test accuracy in %, mean ± standard deviation over seeds."
+    if "gain" not in table:
+        return note
+    return (
+        f"{note} Gain: over the baseline, in points, paired over seeds, with its {CONFIDENCE:.0%} confidence interval."
+        " Better, worse: the interval excludes zero; unclear: it includes zero; too few seeds: fewer than"
+        f" {MIN_SEEDS}. Each comparison by itself, not corrected for the number of comparisons."
+    )
 
 
 def best_table(report: SuiteReport) -> pd.DataFrame:
@@ -53,9 +60,9 @@ def convergence_table(report: SuiteReport) -> pd.DataFrame:
     """How soon each method reaches the baseline's final accuracy, and parts of its own."""
     columns = {
         "epochs to baseline's final": _epochs_to_reach,
-        "speed-up, epochs": _value("speedup_epochs", ".1f", " ×"),
-        "speed-up, time": _value("speedup_seconds", ".1f", " ×"),
-        "with the teacher's training": _value("speedup_seconds_with_teacher", ".1f", " ×"),
+        "speed-up, epochs": lambda row: _times(row, "speedup_epochs"),
+        "speed-up, time": lambda row: _times(row, "speedup_seconds"),
+        "with the teacher's training": lambda row: _times(row, "speedup_seconds_with_teacher"),
         "mean over epochs": lambda row: mean_std(row, "area"),
         **{f"to {part} %": lambda row, part=part: mean_std(row, f"epochs_to_{part}", 1) for part in OWN_PARTS},
     }
@@ -106,6 +113,11 @@ def teacher_sentences(report: SuiteReport) -> list[str]:
     ]
 
 
+def without_repeated_students(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of one dataset with the student's name in the first of its rows only."""
+    return table.assign(student=table["student"].where(table["student"] != table["student"].shift(), ""))
+
+
 def mean_std(row: Row, name: str, digits: int = 2, sign: str = "") -> str:
     """`mean ± standard deviation` of a column of a cells frame; the mean alone for one seed; empty if missing."""
     mean = row[f"{name}_mean"] if f"{name}_mean" in row else row[name]
@@ -127,17 +139,21 @@ def _table(frame: pd.DataFrame, columns: Mapping[str, Callable[[Row], str]]) -> 
     return out
 
 
-def _number(value: float, spec: str) -> str:
+def _number(value: object, spec: str) -> str:
     return "" if pd.isna(value) else f"{value:{spec}}"
 
 
-def _value(name: str, spec: str = "", unit: str = "") -> Callable[[Row], str]:
-    return lambda row: "" if pd.isna(row[name]) else f"{row[name]:{spec}}{unit}"
+def _value(name: str, spec: str = "") -> Callable[[Row], str]:
+    return lambda row: _number(row[name], spec)
 
 
-def _joined(word: str, row: Row, names: tuple[str, ...], spec: str) -> str:
-    texts = [_number(row[name], spec) for name in names]
-    return word.join(texts) if all(texts) else ""
+def _times(row: Row, name: str) -> str:
+    return f"{text} ×" if (text := mean_std(row, name, 1)) else ""
+
+
+def _interval(row: Row) -> str:
+    low, high = row["gain_low"], row["gain_high"]
+    return "" if pd.isna(low) else f"{low:+.2f} to {high:+.2f}"
 
 
 def _seeds(row: Row) -> str:

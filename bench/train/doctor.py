@@ -1,7 +1,8 @@
-"""`python -m bench doctor`: what there is to run with, what is wrong, and whether a recipe or a suite can run here."""
+"""The verb `doctor`: what this machine has, what is wrong, and whether a recipe or a suite can run on it."""
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import os
 import re
@@ -11,14 +12,45 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+from packaging.requirements import Requirement
+
+from bench.cli import DONE, PROBLEMS, add_folders, add_settings
 from bench.config.registry import Registry
-from bench.config.schema import Recipe, RecipeError
+from bench.config.schema import Recipe, RecipeError, Train
 from bench.cores import available_cores
 from bench.data.inventory import state
 from bench.data.sources import locate, missing
 from bench.locks import cache_folder
+from bench.train.launch import check_launch, choose_device, choose_precision
+from bench.train.preflight import check_recipe
 
-LITTLE_DISK = 5  # GiB: decoded CIFAR-100 and a dozen runs take less, Flowers-102 takes more
+MIN_FREE_GIB = 5  # decoded CIFAR-100 and a dozen runs need less, Flowers-102 needs more
+HOW_TO_CHOOSE = {"cache": " with LOCALITY_BENCH_CACHE", "results": " with --results-dir"}
+INSTALL = "{INSTALL}"
+
+
+def add_doctor_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `doctor`."""
+    parser.add_argument("what", nargs="?", metavar="RECIPE or SUITE", help="exit code 1 if it cannot run here")
+    add_settings(parser)
+    add_folders(parser)
+
+
+def run_doctor(arguments: argparse.Namespace) -> int:
+    """Print what there is, and problems with their remedies on stderr."""
+    registry = Registry(*arguments.recipes_dir)
+    what, recipes = arguments.what, []
+    if what is not None and "/" in what:
+        recipes = [registry.compose(what, arguments.protocol, arguments.set)]
+    elif what is not None:
+        suite = registry.suite(what)
+        recipes = [registry.compose(recipe_id, suite=suite) for recipe_id in suite.ids]
+    lines, problems = examine(registry, recipes, arguments.data_dir or "data", arguments.results_dir)
+    print("\n".join(lines))
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return PROBLEMS if problems else DONE
 
 
 def examine(
@@ -27,7 +59,7 @@ def examine(
     """Look at libraries, devices, processes, folders and datasets, and at what the recipes need of them.
 
     Args:
-        recipes: those that are to run here; none of them: only the machine is looked at.
+        recipes: those to run here; with none, only the machine is examined.
 
     Returns:
         (what there is, problems with their remedies), in sentences.
@@ -36,50 +68,36 @@ def examine(
     for found, wrong in (_devices(), _folders(data_dir, results)):
         lines += found
         problems += wrong
-    here = (f"{name} ({state(registry.dataset(name), data_dir)})" for name in registry.names("datasets"))
-    lines += [f"datasets here: {', '.join(here)}", f"teachers: {', '.join(_teachers()) or 'none trained yet'}"]
-    seen = set()
-    for recipe in recipes:
-        for problem in _needs(recipe, data_dir):
-            if problem not in seen:
-                seen.add(problem)
-                problems.append(problem)
+    datasets = (f"{name} ({state(registry.dataset(name), data_dir)})" for name in registry.names("datasets"))
+    lines += [f"datasets here: {', '.join(datasets)}", f"trained teachers: {', '.join(_teachers()) or 'none'}"]
+    problems += dict.fromkeys(problem for recipe in recipes for problem in _problems(recipe, data_dir))
     if recipes:
-        lines.append(f"{len(recipes)} recipe{'s' if len(recipes) > 1 else ''} looked at")
+        lines.append(f"{len(recipes)} recipe{'s' if len(recipes) > 1 else ''} examined")
     return lines, problems
 
 
 def _libraries() -> tuple[list[str], list[str]]:
-    from packaging.requirements import Requirement
-
     lines = [f"python {sys.version.split()[0]}"]
-    project = Path(__file__).parents[1] / "pyproject.toml"
-    if project.is_file():  # a checkout, installed or not
+    project = Path(__file__).parents[2] / "pyproject.toml"
+    if project.is_file():  # a checkout
         texts = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
     else:
         texts = importlib.metadata.requires("locality-bench") or []
-    wanted = [requirement for requirement in map(Requirement, texts) if requirement.marker is None]  # no optional sets
+    required = [requirement for requirement in map(Requirement, texts) if requirement.marker is None]  # without extras
     problems = []
-    for requirement in wanted:
+    for requirement in required:
         try:
             version = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
-            problems.append(f"{requirement.name} is missing: pip install -c constraints.txt -e .")
+            problems.append(f"{requirement.name} is missing: {INSTALL}")
             continue
         lines[0] += f", {requirement.name} {version}"
         if not requirement.specifier.contains(version, prereleases=True):
-            problems.append(
-                f"{requirement.name} {version} is not {requirement.specifier}: pip install -c constraints.txt -e ."
-            )
+            problems.append(f"{requirement.name} {version} is not {requirement.specifier}: {INSTALL}")
     return lines, problems
 
 
 def _devices() -> tuple[list[str], list[str]]:
-    import torch
-
-    from bench.config.schema import Train
-    from bench.train.launch import check_launch, choose_device, choose_precision
-
     lines, problems = [], []
     for i in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(i)
@@ -100,17 +118,15 @@ def _folders(data_dir: str | Path, results: str | Path) -> tuple[list[str], list
     lines, problems = [], []
     for what, folder, writes in (("cache", cache_folder(), True), ("results", results, True), ("data", data_dir, False)):
         folder = Path(folder)
-        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-        free = shutil.disk_usage(there).free / 2**30
-        lines.append(f"{what} folder {folder}{'' if folder.exists() else ' (not there yet)'}: {free:,.0f} GiB free")
-        if writes and not os.access(there, os.W_OK):
-            problems.append(f"the {what} folder {folder} cannot be written: choose another{_HOW[what]}")
-        elif writes and free < LITTLE_DISK:
-            problems.append(f"the {what} folder {folder} has {free:.1f} GiB left: make room, or choose another{_HOW[what]}")
+        existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        free = shutil.disk_usage(existing).free / 2**30
+        lines.append(f"{what} folder {folder}{'' if folder.exists() else ' (does not exist yet)'}: {free:,.0f} GiB free")
+        remedy = f"choose another{HOW_TO_CHOOSE[what]}" if writes else ""
+        if writes and not os.access(existing, os.W_OK):
+            problems.append(f"the {what} folder {folder} cannot be written: {remedy}")
+        elif writes and free < MIN_FREE_GIB:
+            problems.append(f"the {what} folder {folder} has {free:.1f} GiB left: free some space, or {remedy}")
     return lines, problems
-
-
-_HOW = {"cache": " with LOCALITY_BENCH_CACHE", "results": " with --results-dir"}
 
 
 def _teachers() -> list[str]:
@@ -118,13 +134,11 @@ def _teachers() -> list[str]:
     return [re.sub(r"-[0-9a-f]{16}$", "", path.parent.name) for path in found]
 
 
-def _needs(recipe: Recipe, data_dir: str | Path) -> list[str]:
-    """What keeps a recipe from running here."""
-    from bench.run import check_feasible
-
+def _problems(recipe: Recipe, data_dir: str | Path) -> list[str]:
+    """Why a recipe cannot run here."""
     problems = []
     try:
-        check_feasible(recipe, None)
+        check_recipe(recipe, None)
     except RecipeError as error:
         problems.append(f"{recipe.id}: {error}")
     if locate(recipe.data, data_dir) is None and recipe.data.source == "files":

@@ -39,10 +39,8 @@ from bench.train.trackers import Trackers, check_trackers
 LOG = logging.getLogger(__name__)
 RUN_FILE = Path(__file__).parents[1] / "run.py"
 POLL_SECONDS = 1.0
-# variables that launchers give to their processes
-LAUNCHER_VARIABLES = (
-    *("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "GROUP_", "ROLE_", "TORCHELASTIC_", "ACCELERATE_", "FORK_"),
-)
+# beginnings of the variables that launchers give to their processes
+LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "GROUP_", "ROLE_", "TORCHELASTIC_", "ACCELERATE_", "FORK_")
 EVALUATED_ON = {"test": "test", "holdout": "held-out training", "share": "set-aside"}
 
 
@@ -117,8 +115,7 @@ def _train_teacher(request: RunRequest, dataset: DecodedDataset, stop: StopSigna
             return
         while True:
             record = folder.record(recipe)
-            is_trained = record is not None and record.dataset.fingerprint == dataset.fingerprint
-            if is_trained and request.teacher_only:
+            if request.teacher_only and _is_result(record, dataset):
                 if record.diverged:
                     raise Diverged(recipe, record, folder)
                 if folder.has_weights_of(record):
@@ -135,6 +132,10 @@ def _train_teacher(request: RunRequest, dataset: DecodedDataset, stop: StopSigna
         cache.add(folder)
 
 
+def _is_result(record: Record | None, dataset: DecodedDataset) -> bool:
+    return record is not None and record.dataset.fingerprint == dataset.fingerprint
+
+
 def _train_and_record(request: RunRequest, dataset: DecodedDataset, cache: TeacherCache | None, stop: StopSignals) -> None:
     """Train on the launched processes and write the record. The first process holds the lock of the run's folder."""
     recipe, folder = request.recipe, request.folder
@@ -148,9 +149,8 @@ def _train_and_record(request: RunRequest, dataset: DecodedDataset, cache: Teach
     with exclusive(folder.path, busy):
         folder.drop_unfinished()
         record = folder.record(recipe)
-        if record is not None and not request.force:
-            if record.dataset.fingerprint == dataset.fingerprint and folder.has_weights_of(record):
-                raise RunLocked(f"{recipe.id} seed {recipe.seed} has been finished by another process in the meantime")
+        if not request.force and _is_result(record, dataset) and folder.has_weights_of(record):
+            raise RunLocked(f"{recipe.id} seed {recipe.seed} has been finished by another process in the meantime")
         if folder.is_recorded:
             folder.archive()
         folder.write_status("running", epoch=0, epochs=recipe.train.epochs)

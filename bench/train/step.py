@@ -140,8 +140,8 @@ def compile_mode(recipe: Recipe, device: torch.device, world: int) -> str | None
     """The mode of torch.compile for a recipe's `train.compile`, or None.
 
     `auto` compiles on a GPU only: on a CPU it takes a minute or two, and small networks gain nothing. Small networks on a
-    large GPU are limited by kernel launches, which CUDA graphs avoid. They are not possible with several processes, nor with
-    micro-batches, since each run of a graph overwrites the gradients of the one before.
+    large GPU are limited by kernel launches, which CUDA graphs avoid. Graphs are not possible with several processes, nor
+    with micro-batches, since each run of a graph overwrites the gradients of the one before.
     """
     mode = recipe.train.compile
     if mode == "auto":

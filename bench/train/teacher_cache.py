@@ -22,8 +22,8 @@ def _folder_name(recipe: Recipe) -> str:
 class TeacherCache:
     """The place of a trained teacher in the cache.
 
-    The key is the teacher's recipe hash, its seed and the fingerprint of the dataset, so two copies of a dataset that differ
-    in one pixel never share a teacher.
+    The key is the teacher's recipe hash, its seed and the fingerprint of the dataset, so two copies of a dataset that
+    differ in one pixel never share a teacher.
     """
 
     def __init__(self, recipe: Recipe, fingerprint: str) -> None:

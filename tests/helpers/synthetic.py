@@ -18,8 +18,10 @@ from dataclasses import asdict
 import numpy as np
 
 from bench.config.names import split_id
-from bench.config.registry import Registry, Suite
+from bench.config.registry import Registry
 from bench.config.schema import Recipe
+from bench.config.suite import Suite
+from bench.report.frame import BASELINE
 from bench.report.records import History, PublishedRun, write_runs
 from bench.runs.record import (
     HISTORY_COLUMNS,
@@ -45,7 +47,8 @@ def runs_of_suite(registry: Registry, suite: Suite, count: int, seed: int = 0) -
     diverged_id = None
     if len(ids) > 8:
         methods = len(suite.guidance)
-        diverged_id, ids = ids[-3 * methods], ids[: -methods - 1]
+        diverged_id = "/".join([*split_id(ids[-3 * methods])[:2], BASELINE])
+        ids = ids[: -methods - 1]
     levels: dict[tuple[str, ...], _Level] = {}
     out = []
     for number, recipe_id in enumerate(ids):

@@ -1,0 +1,69 @@
+"""A JSON Schema of recipe files, with which editors complete and check them."""
+
+from __future__ import annotations
+
+import types
+import typing
+from dataclasses import fields
+from typing import Any, Literal
+
+from bench.config.methods import method_names, params_class
+from bench.config.schema import SECTIONS, Recipe, Schedule, TeacherPass
+
+JSON_TYPES = {int: "integer", float: "number", bool: "boolean", str: "string"}
+
+
+def recipe_files_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of all kinds of recipe files: models, datasets, guidance, protocols, suites."""
+    sections = {name: {"$ref": f"#/$defs/{name}"} for name in SECTIONS}
+    of_teacher = {**_properties(TeacherPass), **_properties(Recipe, ("seed", "select"))}
+    settings = {**sections, "guidance": _guidance(), "teacher": _closed({**sections, **of_teacher})}
+    names = {"type": "array", "items": {"type": "string"}, "minItems": 1, "uniqueItems": True}
+    seeds = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "uniqueItems": True}
+    suite = {"protocol": {"type": "string"}, "models": names, "datasets": names, "seeds": seeds, "set": _closed(settings)}
+    # `guidance` is a list of names in a suite and a section elsewhere
+    either = {**settings, **suite, "guidance": {"anyOf": [names, settings["guidance"]]}}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Recipe file of the locality-guidance benchmark",
+        "$defs": {name: _closed(_properties(cls)) for name, cls in SECTIONS.items()},
+        **_closed(either),
+    }
+
+
+def _guidance() -> dict[str, Any]:
+    params: dict[str, list[dict[str, Any]]] = {}
+    for method in method_names():
+        for name, spec in _properties(params_class(method)).items():
+            params.setdefault(name, []).append(spec)
+    merged = {name: specs[0] if len(specs) == 1 else {"anyOf": specs} for name, specs in params.items()}
+    method = {"type": "string", "description": f"none, {', '.join(method_names())}, or several joined by +"}
+    return _closed({"method": method, "params": _closed(merged), "schedule": _closed(_properties(Schedule))})
+
+
+def _closed(properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def _properties(cls: type, only: tuple[str, ...] | None = None) -> dict[str, Any]:
+    """The schemas of a section's keys, or of some of them."""
+    hints = typing.get_type_hints(cls)
+    chosen = [f for f in fields(cls) if only is None or f.name in only]
+    return {f.name: _value(hints[f.name], f.metadata.get("low"), f.metadata.get("high"), f.default) for f in chosen}
+
+
+def _value(hint: Any, low: float | None, high: float | None, default: Any = None) -> dict[str, Any]:
+    """The schema of a key's value: its type, range and default."""
+    out: dict[str, Any] = {} if default is None else {"default": list(default) if isinstance(default, tuple) else default}
+    if isinstance(hint, types.UnionType):
+        (inner,) = (part for part in typing.get_args(hint) if part is not types.NoneType)
+        return out | {"anyOf": [_value(inner, low, high), {"type": "null"}]}
+    if typing.get_origin(hint) is Literal:
+        return out | {"enum": list(typing.get_args(hint))}
+    if typing.get_origin(hint) is tuple:
+        inner = typing.get_args(hint)
+        items = {"type": "array", "items": _value(inner[0], low, high)}
+        length = {} if Ellipsis in inner else {"minItems": len(inner), "maxItems": len(inner)}
+        return out | items | length
+    bounds = {"minimum": low, "maximum": high}
+    return out | {"type": JSON_TYPES[hint], **{name: value for name, value in bounds.items() if value is not None}}

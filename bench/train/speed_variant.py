@@ -1,0 +1,193 @@
+"""One variant of `python -m bench speed`: a recipe that is built, timed and taken apart in this process."""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import time
+from collections.abc import Callable
+from statistics import median
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench import models
+from bench.config.schema import Recipe
+from bench.data.loaders import Batch, EvalLoader, Shard, make_train_loader
+from bench.data.subsets import DecodedDataset, Images
+from bench.guidance import Outputs
+from bench.models.drop_path import sample_drop_path_masks
+from bench.train.evaluate import predict
+from bench.train.feature_cache import open_feature_cache
+from bench.train.launch import make_accelerator
+from bench.train.step import Step
+from bench.train.teacher import Teacher
+
+EVALUATED_IMAGES = {"cuda": 10_000}  # at most
+EVALUATED_IMAGES_ELSEWHERE = 200
+UNTIMED_REPEATS = 3  # of a part, before it is timed: a CUDA graph runs, is captured, and is then replayed
+MATRIX_SECONDS = 5
+MATRIX_REPEATS = 10
+
+
+def random_dataset(recipe: Recipe, side: int) -> DecodedDataset:
+    """Images of noise instead of a dataset: as many as it has, of `side` x `side` px."""
+    rng = np.random.default_rng(0)
+
+    def split(count: int) -> Images:
+        pixels = rng.integers(0, 256, count * side * side * 3, dtype=np.uint8)
+        labels = np.arange(count, dtype=np.int64) % (recipe.data.classes or 100)
+        return Images(pixels, np.full((count, 2), side, np.int32), labels, labels.astype(str))
+
+    return DecodedDataset(
+        recipe.data.name,
+        split(recipe.data.train_images or 50_000),
+        split(recipe.data.test_images or 10_000),
+        None,
+        f"noise of {side} px",
+    )
+
+
+class Variant:
+    """A recipe that is ready to be timed. Its teacher has initial weights, which take as long as trained ones.
+
+    Attributes:
+        precision: what was asked for and what is used.
+    """
+
+    def __init__(self, recipe: Recipe, dataset: DecodedDataset) -> None:
+        self._accelerator, self.precision = make_accelerator(recipe.train)
+        self.device = device = self._accelerator.device
+        classes = dataset.classes(recipe.data)
+        student = models.create(recipe.model, classes, recipe.seed, feature_layers=recipe.uses_feature_loss)
+        teacher = None
+        if recipe.teacher is not None:
+            teacher = Teacher(recipe.teacher, classes, None, recipe.guidance.teacher)
+            if recipe.guidance.teacher.offline:
+                teacher = open_feature_cache(teacher, "untrained", recipe, dataset, device)
+        self.step = Step(recipe, student, teacher, self._accelerator)
+        self.step.task.train()
+        self._network, self._guided = student.network, teacher is not None
+        self._micro = recipe.train.micro_batch or recipe.train.batch_size
+        loader = make_train_loader(recipe, dataset, device)
+        shards = len(dataset.evaluation(recipe.data)) // EVALUATED_IMAGES.get(device.type, EVALUATED_IMAGES_ELSEWHERE)
+        self._eval_loader = EvalLoader(recipe, dataset, device, Shard(0, max(1, shards)))
+        masks = sample_drop_path_masks(student.drop_path_rates, loader.positions, recipe.seed, 0)
+        self._drop_path = masks.to(device)
+        self._batches = itertools.chain.from_iterable(map(loader.epoch, itertools.count()))
+
+    def train(self, count: int) -> None:
+        """Train that many steps, as a run does."""
+        for batch in itertools.islice(self._batches, count):
+            self.step(batch, self._drop_path[:, batch.positions], self._guided)
+
+    def load(self, count: int) -> Batch:
+        """Make that many batches. Returns the last."""
+        return collections.deque(itertools.islice(self._batches, count), maxlen=1)[0]
+
+    def evaluate(self) -> int:
+        """Evaluate a part of the test set. Returns the number of images."""
+        return len(predict(self._network, self._eval_loader, self.device)[0])
+
+    def seconds(self, call: Callable[[], object]) -> float:
+        """The time of a call, including the device's work."""
+        self._wait()
+        began = time.perf_counter()
+        call()
+        self._wait()
+        return time.perf_counter() - began
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _begin_step(self) -> None:
+        """The state in which a step begins: no gradients, and CUDA graphs free to run again."""
+        self.step.optimizer.zero_grad()
+        if self.step.mode == "reduce-overhead":
+            torch.compiler.cudagraph_mark_step_begin()
+
+    def _teacher_outputs(self, batch: Batch) -> Outputs | None:
+        """A copy of the teacher's outputs, which the next run of a CUDA graph would overwrite."""
+        if not self._guided:
+            return None
+        self._begin_step()
+        outputs = self.step.teacher_outputs(batch)
+        logits = None if outputs.logits is None else outputs.logits.clone()
+        return Outputs(logits, [maps.clone() for maps in outputs.maps])
+
+    def parts(self, count: int) -> dict[str, float]:
+        """Seconds of each part of a step by itself, the median of `count` repeats.
+
+        Parts may overlap on a GPU, so they can add up to more than a step. With micro-batches, the forward of the first is
+        timed and multiplied.
+        """
+        step, batch = self.step, self.load(1)
+        scales, teacher = self._drop_path[:, batch.positions], self._teacher_outputs(batch)
+
+        def forward() -> Tensor:
+            return step.forward(batch, scales, teacher, slice(0, self._micro))[0]
+
+        def backward() -> None:
+            step.backward(batch, scales, teacher)
+
+        def begin_and_backward() -> None:
+            self._begin_step()
+            backward()
+
+        def timed(call: Callable[[], object], before: Callable[[], object] = self._begin_step) -> float:
+            times = []
+            for _ in range(UNTIMED_REPEATS + count):
+                before()
+                times.append(self.seconds(call))
+            return median(times[UNTIMED_REPEATS:])
+
+        out = {"input": timed(lambda: self.load(1))}
+        if self._guided:
+            out["teacher"] = timed(lambda: step.teacher_outputs(batch))
+        out["forward"] = timed(forward) * (len(batch.labels) // self._micro)
+        out["backward"] = max(0.0, timed(backward) - out["forward"])
+        out["optimiser"] = timed(step.update, begin_and_backward)  # without gradients it would do nothing
+        return out
+
+    def flops(self) -> dict[str, float]:
+        """FLOPs per image: of the student's forward, of its forward and backward, of the teacher."""
+        batch, rows = self.load(1), slice(0, self._micro)
+        scales, teacher = self._drop_path[:, batch.positions], self._teacher_outputs(batch)
+        out = {}
+        self._begin_step()
+        with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"):
+            with FlopCounterMode(display=False) as counter:
+                loss, _ = self.step.forward(batch, scales, teacher, rows)
+                out["forward"] = counter.get_total_flops() / self._micro
+                self._accelerator.backward(loss)
+            out["forward and backward"] = counter.get_total_flops() / self._micro
+            if self._guided:
+                with FlopCounterMode(display=False) as counter:
+                    self.step.teacher_outputs(batch)
+                out["teacher"] = counter.get_total_flops() / len(batch.labels)
+        self.step.optimizer.zero_grad()
+        return out
+
+
+def matrix_flops(device: torch.device, precision: str) -> float:
+    """FLOP/s of a large square matrix product on this device: the best of several, an upper limit for networks."""
+    # 2048 in 16 bits takes a minute on a processor without instructions for them
+    size = 8192 if device.type == "cuda" else 2048 if precision == "fp32" else 512
+    kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    one, other = (torch.randn(size, size, device=device, dtype=kind) for _ in range(2))
+    best, started = float("inf"), time.perf_counter()
+    for _ in range(MATRIX_REPEATS):
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        began = time.perf_counter()
+        one @ other
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - began)
+        if time.perf_counter() - started > MATRIX_SECONDS:
+            break
+    return 2 * size**3 / best
