@@ -1,13 +1,14 @@
 """The results of all suites as one HTML file that works without a network and without any other file.
 
-template.html joins the style sheet, the scripts and the data. Text in records may come from strangers: it goes in as JSON
-without a character of markup, and the scripts show it as text alone. A content security policy allows nothing to run but
-the two scripts whose digests it names, and nothing to be loaded from anywhere.
+template.html makes all of the page but the curves; the scripts sort, filter, open cells and draw. Text in records may come
+from strangers: the template escapes it, and a content security policy allows nothing to run but the two scripts whose
+digests it names, and nothing to be loaded from anywhere.
 """
 
 from __future__ import annotations
 
 import base64
+import dataclasses
 import functools
 import hashlib
 import json
@@ -21,126 +22,146 @@ import numpy as np
 import pandas as pd
 import yaml
 from markupsafe import Markup
+from matplotlib.ticker import MaxNLocator
 
+from bench.cli import duration
 from bench.config.schema import Recipe
+from bench.report import tables
 from bench.report.figures.style import DARK, LIGHT
-from bench.report.frame import METHOD, RUN
+from bench.report.frame import BASELINE, CELL, RUN
+from bench.report.notes import count
+from bench.report.published import MARKS
 from bench.report.suite_report import SuiteReport
 
 PARTS = Path(__file__).parent
 # In this order they are one script, so that each may use what those before it define.
-SCRIPTS = ("format.js", "state.js", "filters.js", "summary.js", "curves.js", "cell.js", "table.js", "start.js")
-DECIMALS = 4
-_RUN_COLUMNS = [
-    *("id", "diverged", "last_accuracy", "best_accuracy", "best_epoch", "epochs", "seconds", "images_per_second"),
-    *("machine", "commit", "dirty"),
-]
-_ENVIRONMENT_COLUMNS = ["machine", "device", "processor", "threads", "world_size", "precision", "compile", "libraries"]
-_TEACHER_COLUMNS = [f"teacher_{name}" for name in ("id", "seed", "select", "accuracy", "epochs", "seconds")]
-_IMAGE_COLUMNS = ["dataset", "train_images", "test_images", "classes", "evaluated_on"]
+SCRIPTS = ("state.js", "table.js", "curves.js", "cell.js", "start.js")
+_ENVIRONMENT = ["machine", "device", "processor", "threads", "world_size", "precision", "compile", "version", "libraries"]
+_SPEEDUPS = ["speedup_epochs", "speedup_seconds", "speedup_seconds_with_teacher"]
+_MARKERS = {"o": "round", "s": "square", "^": "triangle"}  # of matplotlib: the class in page.css
+
+Row = dict[str, Any]
 
 
 def render_page(suites: Sequence[SuiteReport]) -> str:
     """Returns the page of these suites as HTML; the same text each time."""
     scripts = [_read("uPlot.iife.min.js"), '"use strict";\n{\n' + "".join(map(_read, SCRIPTS)) + "}\n"]
-    policy = {
-        "default-src": "'none'",
-        "connect-src": "'none'",
-        "img-src": "data:",
-        "style-src": "'unsafe-inline'",
-        "script-src": " ".join(f"'sha256-{_digest(script)}'" for script in scripts),
-        "base-uri": "'none'",
-        "form-action": "'none'",
-    }
-    names = ("surface", "text", "muted", "grid", "hairline", *(f"method-{i}" for i in range(len(LIGHT.methods))))
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    environment.filters |= {"duration": duration, "count": count}
+    contexts = [_suite(report) for report in suites]
     return environment.from_string(_read("template.html")).render(
         file=lambda name: Markup(_read(name)),
-        policy=Markup("; ".join(f"{name} {value}" for name, value in policy.items())),
-        colours=list(zip(names, LIGHT.colours, DARK.colours, strict=True)),
+        policy=Markup(" ".join(f"'sha256-{digest}'" for digest in digests)),
         scripts=[Markup(script) for script in scripts],
-        data=[_suite(report) for report in suites],
+        suites=contexts,
+        figures={context["report"].suite.name: context["figures"] for context in contexts},
+        light=LIGHT,
+        dark=DARK,
+        baseline=BASELINE,
+        marks=MARKS,
     )
 
 
-def command(suite: str, recipe_id: str, settings: Sequence[str]) -> str:
-    """Returns the command that repeats a run, without its seed; `settings`: the --set options of the run."""
+def command(suite: str, recipe_id: str, seed: int, settings: Sequence[object] = ()) -> str:
+    """Returns the command of a run; `settings`: its --set options."""
     words = ["accelerate", "launch", "bench/run.py", "--recipe", recipe_id, "--suite", suite]
-    return shlex.join([*words, *(word for text in settings for word in ("--set", text))])
+    return shlex.join([*words, *(word for text in settings for word in ("--set", str(text))), "--seed", str(seed)])
+
+
+def _suite(report: SuiteReport) -> dict[str, Any]:
+    """What template.html shows of a suite. rows: one per method of a cell, with its runs and the row of its baseline."""
+    suite, styles, cells = report.suite, _styles(report), _grouped(report.cells, CELL)
+    runs = _grouped(report.runs.assign(texts=_rows(tables.runs_table(report)), curve=_curves(report)), ["id"])
+    for run in (run for own in runs.values() for run in own):
+        run["command"] = command(suite.name, run["id"], run["seed"], run["settings"] or ())
+        run["facts"] = {name: run[name] for name in _ENVIRONMENT if run[name] is not None}
+        run["environment"] = json.dumps(run["facts"], sort_keys=True)
+    for rows in cells.values():
+        for row in rows:
+            row["runs"] = runs.get((row["id"],), [])
+            row["baseline"] = rows[0] if rows[0]["method"] == BASELINE else None
+            row["command"] = row["runs"][0]["command"] if row["runs"] else command(suite.name, row["id"], suite.seeds[0])
+            row["recipe"] = _yaml_of(report.recipes[row["id"]])
+    texts = {
+        "Last epoch": tables.accuracy_table(report),
+        "Best epoch": tables.best_table(report),
+        "Convergence": tables.convergence_table(report),
+        "Cost": tables.cost_table(report),
+    }
+    others = report.cells[report.cells["method"] != BASELINE]
+    gains = [
+        {"method": method, "rows": _rows(own.dropna(subset="gain_mean")), "mean": own["gain_mean"].mean()}
+        | own[_SPEEDUPS].median().to_dict()
+        for method, own in others.groupby("method", sort=False)
+        if own["gain_mean"].notna().any()
+    ]
+    bounds = [0.0, *report.cells[["gain_mean", "gain_low", "gain_high"]].stack()]
+    return {
+        "report": report,
+        "cells": cells,
+        "tables": {title: _grouped(frame, ["student", "dataset"]) for title, frame in texts.items()},
+        "published": _grouped(report.published, CELL),
+        "teachers": {
+            dataset: tables.teacher_sentences(dataclasses.replace(report, runs=own))
+            for dataset, own in report.runs.groupby("dataset")
+        },
+        "styles": styles,
+        "figures": {"/".join(cell): [_figure(row, styles[row["method"]]) for row in rows] for cell, rows in cells.items()},
+        "ticks": MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(min(bounds), max(*bounds, min(bounds) + 1)).tolist(),
+        "gains": sorted(gains, key=lambda gain: -gain["mean"]),
+        "hours": report.runs.groupby("device_unit")["device_hours"].sum().to_dict(),
+    }
+
+
+def _rows(frame: pd.DataFrame) -> list[Row]:
+    """The rows of a frame; missing values are None."""
+    return frame.astype(object).where(frame.notna(), None).to_dict("records")
+
+
+def _grouped(frame: pd.DataFrame, names: list[str]) -> dict[tuple[str, ...], list[Row]]:
+    """The rows of a frame by their values of some columns, in order."""
+    out: dict[tuple[str, ...], list[Row]] = {}
+    for row in _rows(frame):
+        out.setdefault(tuple(row[name] for name in names), []).append(row)
+    return out
+
+
+def _curves(report: SuiteReport) -> list[list[int]]:
+    """The test accuracy per epoch of each run, in hundredths of a per cent, each as the difference to the epoch before:
+    that needs a third less room."""
+    values = report.curves[RUN].assign(value=(100 * report.curves["test_accuracy"]).round().astype("int64"))
+    curves = values.groupby(RUN)["value"].agg(lambda own: np.diff(own, prepend=0).tolist())
+    return [curves[key] for key in report.runs[RUN].itertuples(index=False, name=None)]
+
+
+def _figure(row: Row, style: Row) -> Row:
+    """What curves.js draws of a method."""
+    runs = [{name: run[name] for name in ("diverged", "epochs", "seconds", "curve")} for run in row["runs"]]
+    return {name: row[name] for name in ("method", "last_mean", "epochs_to_reach_mean")} | style | {"runs": runs}
+
+
+def _styles(report: SuiteReport) -> dict[str, Row]:
+    """How each method is drawn, as in the figures. colour: the number of its CSS variable; marker: a class in page.css."""
+    out = {}
+    for name in report.suite.guidance:
+        style = LIGHT.method(report.suite.guidance, name)
+        dash = [] if style["linestyle"] == "-" else style["linestyle"][1]
+        out[name] = {"colour": LIGHT.methods.index(style["color"]), "marker": _MARKERS[style["marker"]], "dash": dash}
+    return out
+
+
+def _yaml_of(recipe: Recipe) -> str:
+    """A recipe as YAML, without the seed, since each run has its own."""
+    return "".join(_yaml(json.dumps({key: value})) for key, value in recipe.to_dict().items() if key != "seed")
+
+
+@functools.cache
+def _yaml(section: str) -> str:
+    """A section as YAML; cached, since the recipes of a suite share most sections, and PyYAML is slow."""
+    return yaml.safe_dump(json.loads(section), sort_keys=False, allow_unicode=True, width=100)
 
 
 def _read(name: str) -> str:
     return (PARTS / name).read_text(encoding="utf-8").rstrip() + "\n"
-
-
-def _digest(script: str) -> str:
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-
-
-def _suite(report: SuiteReport) -> dict[str, Any]:
-    """A suite as state.js reads it. Values that many rows share are in a list of their own, and rows hold the index."""
-    suite, name = report.suite, report.suite.name
-    runs = report.runs[_RUN_COLUMNS].copy()
-    runs["seed"] = report.runs["seed"].astype(str)  # it may be larger than the integers that JavaScript can hold
-    runs["curve"] = _packed_curves(report)
-    settings = [list(map(str, given or [])) for given in report.runs["settings"]]
-    runs["command"], commands = pd.factorize(np.array([command(name, *run) for run in zip(runs["id"], settings)], object))
-    environments = _as_json(report.runs[_ENVIRONMENT_COLUMNS].assign(version=report.runs["version"]))
-    runs["environment"], environments = pd.factorize(environments)
-    runs["teacher"], teachers = pd.factorize(_as_json(report.runs[_TEACHER_COLUMNS]))
-    texts: dict[str, int] = {}  # sections of recipes, which recipes share
-    recipes = {recipe_id: _sections(recipe, texts) for recipe_id, recipe in report.recipes.items()}
-    return {
-        "name": name,
-        "protocol": suite.protocol,
-        "protocol_note": report.protocol_note,
-        "notes": report.notes,
-        "deviations": report.deviations,
-        "models": suite.models,
-        "datasets": suite.datasets,
-        "methods": list(report.cells["method"].unique()),
-        "hours": report.runs.groupby("device_unit")["device_hours"].sum().round(DECIMALS).to_dict(),
-        "images": _table(report.runs[_IMAGE_COLUMNS].drop_duplicates("dataset")),
-        "rows": _table(report.cells.drop(columns="suite")),
-        "runs": _table(runs),
-        "published": _table(report.published),
-        "environments": [json.loads(text) for text in environments],
-        "teachers": [json.loads(text) for text in teachers],
-        "commands": list(commands),
-        "new_commands": {recipe_id: command(name, recipe_id, []) for recipe_id in recipes},
-        "recipes": recipes,
-        "texts": list(texts),
-    }
-
-
-def _packed_curves(report: SuiteReport) -> pd.Series:
-    """The test accuracy per epoch of each run, in hundredths of a per cent, each as the difference to the epoch before:
-    that needs a third less room."""
-    curves = report.curves[RUN].assign(value=(100 * report.curves["test_accuracy"]).round().astype("int64"))
-    packed = curves.groupby(RUN)["value"].agg(lambda values: np.diff(values, prepend=0).tolist()).rename("curve")
-    return report.runs[RUN].join(packed, on=RUN)["curve"]
-
-
-def _table(frame: pd.DataFrame) -> dict[str, Any]:
-    """A frame as JSON content: `columns` and `data`; missing values are null."""
-    content = json.loads(frame.to_json(orient="split", index=False, double_precision=DECIMALS))
-    return {"columns": content["columns"], "data": content["data"]}
-
-
-def _as_json(frame: pd.DataFrame) -> np.ndarray:
-    """Each row as the text of a JSON object."""
-    rows = json.loads(frame.to_json(orient="records", double_precision=DECIMALS))
-    return np.array([json.dumps(row, sort_keys=True) for row in rows], dtype=object)
-
-
-def _sections(recipe: Recipe, texts: dict[str, int]) -> list[int]:
-    """The sections of a recipe as indices into `texts`. The seed is left out, since each run has its own."""
-    parts = [_yaml(json.dumps({name: value})) for name, value in recipe.to_dict().items() if name != "seed"]
-    return [texts.setdefault(part, len(texts)) for part in parts]
-
-
-@functools.cache
-def _yaml(content: str) -> str:
-    """A section as YAML; cached, since the recipes of a suite share most sections, and PyYAML is slow."""
-    return yaml.safe_dump(json.loads(content), sort_keys=False, allow_unicode=True, width=100)
