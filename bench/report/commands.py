@@ -6,6 +6,7 @@ import argparse
 import importlib.metadata
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -58,9 +59,11 @@ def run_report(arguments: argparse.Namespace) -> int:
         print_report(write_report(registry, suites, results, title=not arguments.no_title, width=width))
         print(f"tables, figures and page: {results / 'index.html'}")
         return DONE
-    problems = check_report(registry, suites, results)
-    print("\n".join(problems) if problems else f"{', '.join(names)}: every file is what the records give")
-    return PROBLEMS if problems else DONE
+    if problems := check_report(registry, suites, results):
+        print("\n".join(problems), file=sys.stderr)
+        return PROBLEMS
+    print(f"{', '.join(names)}: every file is what the records give")
+    return DONE
 
 
 def write_report(

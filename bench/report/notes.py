@@ -52,7 +52,7 @@ def deviations(suite: Suite, recipes: Mapping[str, Recipe], runs: pd.DataFrame) 
     return out
 
 
-def notes(runs: pd.DataFrame) -> list[str]:
+def comparison_notes(runs: pd.DataFrame) -> list[str]:
     """What a reader must know before comparing: other test images, runs that differ, changed code, diverged runs."""
     out = []
     evaluated_on = set(runs["evaluated_on"])

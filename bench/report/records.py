@@ -69,7 +69,8 @@ def gather_runs(registry: Registry, suite: Suite, results: str | Path) -> list[P
         All runs of the suite, as `current_runs` gives them. A run of this machine replaces the published one of its seed.
     """
     before = read_runs(results, suite.name)
-    local = [run for i in suite.ids for run in _local_runs(registry.compose(i, suite=suite), suite.name, results)]
+    recipes = [registry.compose(recipe_id, suite=suite) for recipe_id in suite.ids]
+    local = [run for recipe in recipes for run in _local_runs(recipe, suite.name, results)]
     runs = current_runs(registry, suite, [*before, *local])
     for run in runs:
         if problem := contradiction(run):
@@ -84,10 +85,11 @@ def current_runs(registry: Registry, suite: Suite, runs: Iterable[PublishedRun])
 
     Of several runs of a recipe and seed, the last one counts. Any seed counts.
     """
-    found = {(run.record.id, run.record.hash, run.record.seed): run for run in runs}
-    wanted = {(i, registry.compose(i, suite=suite).hash): number for number, i in enumerate(suite.ids)}
-    current = [key for key in found if key[:2] in wanted]
-    return [found[key] for key in sorted(current, key=lambda key: (wanted[key[:2]], key[2]))]
+    hashes = {recipe_id: registry.compose(recipe_id, suite=suite).hash for recipe_id in suite.ids}
+    current = [run for run in runs if hashes.get(run.record.id) == run.record.hash]
+    order = {recipe_id: number for number, recipe_id in enumerate(hashes)}
+    found = {(order[run.record.id], run.record.seed): run for run in current}
+    return [found[key] for key in sorted(found)]
 
 
 def mismatches(registry: Registry, suite: Suite, runs: Iterable[PublishedRun]) -> list[str]:
@@ -150,13 +152,15 @@ def _parse(line: str, suite: str, where: str) -> PublishedRun:
         raise RecipeError(f"{where}: not JSON") from None
     record = record_from_dict(content, where)
     history = content.get("history")
-    if not isinstance(history, dict) or (problem := _history_problem(history, record.epochs)):
-        raise RecipeError(f"{where}: not a record: history{'' if not isinstance(history, dict) else problem}")
+    if problem := _history_problem(history, record.epochs):
+        raise RecipeError(f"{where}: not a record: history{problem}")
     return PublishedRun(suite, record, {name: history[name] for name in HISTORY_COLUMNS})
 
 
-def _history_problem(history: dict[str, Any], epochs: int) -> str | None:
-    """What is wrong with a history, as the end of a sentence."""
+def _history_problem(history: Any, epochs: int) -> str | None:
+    """What is wrong with a history from JSON, as the end of a sentence."""
+    if not isinstance(history, dict):
+        return " is missing"
     for name in HISTORY_COLUMNS:
         values = history.get(name)
         if not isinstance(values, list) or len(values) != epochs:

@@ -67,5 +67,5 @@ def build_suite_report(registry: Registry, suite: Suite, published_runs: Sequenc
         settings,
         notes.protocol_note(suite, recipes, settings),
         notes.deviations(suite, recipes, runs),
-        notes.notes(runs),
+        notes.comparison_notes(runs),
     )

@@ -50,7 +50,7 @@ def test_check_accepts_what_was_written_and_names_what_was_changed(results, caps
     figure = next((results / "quick").rglob("*.png"))
     figure.write_bytes(b"")
     assert main(["report", "--check", "--results-dir", str(results)]) == 1
-    assert figure.name in capsys.readouterr().out
+    assert figure.name in capsys.readouterr().err
 
 
 def test_changed_records_make_every_file_differ(results):

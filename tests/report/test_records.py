@@ -64,7 +64,7 @@ def test_local_runs_are_merged_into_the_published_ones(tmp_path):
         ({"seed": "0"}, "seed is"),
         ({"diverged": True}, "diverged and has accuracies"),
         ({"last_accuracy": 101.0}, "last_accuracy"),
-        ({"history": None}, "history"),
+        ({"history": None}, "history is missing"),
         ({"history": {"test_accuracy": [80.0]}}, "history.test_accuracy is not a list of 2 values"),
         ({"history": {"test_accuracy": [80.0, None]}}, "numbers from 0 to 100"),
         ({"history": {"epoch": [1, 3]}}, "history.epoch does not count from 1 to 2"),

@@ -5,7 +5,7 @@ import math
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ttest_rel
 
@@ -54,6 +54,7 @@ def test_a_verdict_needs_an_interval_without_zero(low, width):
     assert verdict(*paired_interval(pd.Series([low, high]))) == "too few seeds"
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(percent, min_size=1, max_size=20), st.floats(0.1, 1e5))
 def test_a_run_is_as_fast_as_itself(curve, seconds):
     found = pairs(run("baseline", 0, curve, seconds=seconds), run("guided", 0, curve, seconds=seconds))
