@@ -47,13 +47,15 @@ def render_page(suites: Sequence[SuiteReport]) -> str:
     """Returns the page of these suites as HTML; the same text each time."""
     scripts = [_read("uPlot.iife.min.js"), '"use strict";\n{\n' + "".join(map(_read, SCRIPTS)) + "}\n"]
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     environment.filters |= {"duration": duration, "count": count}
     contexts = [_suite(report) for report in suites]
     return environment.from_string(_read("template.html")).render(
         file=lambda name: Markup(_read(name)),
-        policy=Markup(" ".join(f"'sha256-{digest}'" for digest in digests)),
+        digests=Markup(" ".join(f"'sha256-{digest}'" for digest in digests)),
         scripts=[Markup(script) for script in scripts],
         suites=contexts,
         figures={context["report"].suite.name: context["figures"] for context in contexts},
@@ -110,6 +112,7 @@ def _suite(report: SuiteReport) -> dict[str, Any]:
         "styles": styles,
         "figures": {"/".join(cell): [_figure(row, styles[row["method"]]) for row in rows] for cell, rows in cells.items()},
         "ticks": MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(min(bounds), max(*bounds, min(bounds) + 1)).tolist(),
+        "complete": sum(all(row["status"] == "complete" for row in rows) for rows in cells.values()),
         "gains": sorted(gains, key=lambda gain: -gain["mean"]),
         "hours": report.runs.groupby("device_unit")["device_hours"].sum().to_dict(),
     }

@@ -7,8 +7,9 @@ const EPOCH_STEPS = [1, 2, 5, 10, 20, 25, 50, 100, 200, 500, 1000];
 
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 function std(values) {
+  if (values.length < 2) return 0;
   const middle = mean(values);
-  return values.length < 2 ? 0 : Math.sqrt(values.reduce((sum, value) => sum + (value - middle) ** 2, 0) / (values.length - 1));
+  return Math.sqrt(values.reduce((sum, value) => sum + (value - middle) ** 2, 0) / (values.length - 1));
 }
 
 /** Test accuracy per epoch in %, from the differences of hundredths that the page holds. */
@@ -82,12 +83,14 @@ function drawCurves(element, suite, cell, options) {
 
   /** Show the values at x, in units of the axis; null: those of the last epoch. */
   const read = (x) => {
-    const place = x === null ? "last epoch" : options.byTime ? `after ${x.toFixed(unit > 1 ? 1 : 0)} ${unitName}` : `epoch ${Math.round(x)}`;
+    let place = "last epoch";
+    if (x !== null) place = options.byTime ? `after ${x.toFixed(unit > 1 ? 1 : 0)} ${unitName}` : `epoch ${Math.round(x)}`;
     const values = lines.map((line) => {
       const e = x === null ? line.mean.length - 1 : Math.round(x / line.step) - 1;
       const text = document.createElement("span");
       text.style.setProperty("--colour", `var(--method-${line.method.colour})`);
-      text.textContent = `${line.method.method} ${line.mean[e]?.toFixed(1) ?? "—"} % ± ${line.std[e]?.toFixed(1) ?? "—"}`;
+      const spread = line.std[e] ? ` ± ${line.std[e].toFixed(1)}` : "";
+      text.textContent = `${line.method.method} ${e in line.mean ? `${line.mean[e].toFixed(1)} %${spread}` : "—"}`;
       return text;
     });
     readout.replaceChildren(...(lines.length ? [`${place}:`, ...values] : ["No method is selected."]));

@@ -4,7 +4,7 @@ function showView() {
   const section = sectionNow();
   if (!section) return;
   sections.forEach((one) => { one.hidden = one !== section; });
-  byId("suites").querySelectorAll("button").forEach((button) => button.setAttribute("aria-pressed", button.value === view.suite));
+  for (const button of byId("suites").children) button.setAttribute("aria-pressed", button.value === view.suite);
   for (const panel of section.querySelectorAll("[data-curves]")) {
     if (!figures.has(panel.querySelector(".chart"))) drawCurves(panel, view.suite, panel.dataset.curves, { height: 320 });
   }

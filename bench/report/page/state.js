@@ -33,6 +33,7 @@ function address() {
 
 /** Change the view. A dialog that opens is a step in the browser's history, so that Back closes it. */
 function go(changes) {
+  if (Object.entries(changes).every(([name, value]) => view[name] === value)) return;
   const opens = changes.cell && !view.cell;
   Object.assign(view, changes);
   if (location.hash.slice(1) !== address()) {

@@ -22,7 +22,8 @@ function inOrder(rows, header) {
   if (!header) return rows.sort((a, b) => a.dataset.place - b.dataset.place);
   const sign = sorting()[1] === "asc" ? 1 : -1;
   const valueOf = (row) => row.cells[header.cellIndex].dataset.value;
-  const compare = header.classList.contains("text") ? (a, b) => a.localeCompare(b, "en", { numeric: true }) : (a, b) => a - b;
+  const byName = (a, b) => a.localeCompare(b, "en", { numeric: true });
+  const compare = header.classList.contains("text") ? byName : (a, b) => a - b;
   return rows.sort((a, b) => {
     const [left, right] = [valueOf(a), valueOf(b)];
     if (left === undefined || right === undefined) return (left === undefined) - (right === undefined);
@@ -61,13 +62,16 @@ function showTable(section) {
     body.hidden = !shown.length;
   }
   const count = shownRows(section).length;
-  section.querySelector(".shown").textContent = count ? `${count} of ${rowsOf(section).length} rows` : "No row passes the filters.";
+  const text = count ? `Rows shown: ${count} of ${rowsOf(section).length}` : "No row passes the filters.";
+  section.querySelector(".shown").textContent = text;
 }
 
 for (const section of sections) {
   rowsOf(section).forEach((row, place) => { row.dataset.place = place; });
   const filters = section.querySelector(".filters");
-  filters.addEventListener("input", ({ target }) => go({ [target.name]: target.value }));
+  for (const kind of ["input", "change"]) { // some browsers send only the second for a choice
+    filters.addEventListener(kind, ({ target }) => go({ [target.name]: target.value }));
+  }
   filters.addEventListener("submit", (event) => event.preventDefault());
   filters.addEventListener("reset", (event) => {
     event.preventDefault();
