@@ -94,7 +94,9 @@ def runs_table(report: SuiteReport) -> pd.DataFrame:
         "gain": _value("gain", "+.2f"),
         "best": _value("best_accuracy", ".2f"),
         "best epoch": lambda row: "" if row["diverged"] else f"{row['best_epoch']} of {row['epochs']}",
-        "epochs to baseline's final": lambda row: _number(row["epochs_to_reach"], ".0f"),
+        "epochs to baseline's final": lambda row: (
+            _number(row["epochs_to_reach"], ".0f") or ("not reached" if pd.notna(row["gain"]) else "")
+        ),
         "time": lambda row: duration(row["seconds"]),
         "images/s": _value("images_per_second", ",.0f"),
         "hardware": _value("machine"),
