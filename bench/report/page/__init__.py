@@ -99,7 +99,8 @@ def _suite(report: SuiteReport) -> dict[str, Any]:
         for method, own in others.groupby("method", sort=False)
         if own["gain_mean"].notna().any()
     ]
-    bounds = [0.0, *report.cells[["gain_mean", "gain_low", "gain_high"]].stack()]
+    bounds = [0.0, *report.cells[["gain_mean", "gain_low", "gain_high"]].to_numpy().flat]
+    low, high = np.nanmin(bounds), np.nanmax(bounds)
     return {
         "report": report,
         "cells": cells,
@@ -111,7 +112,7 @@ def _suite(report: SuiteReport) -> dict[str, Any]:
         },
         "styles": styles,
         "figures": {"/".join(cell): [_figure(row, styles[row["method"]]) for row in rows] for cell, rows in cells.items()},
-        "ticks": MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(min(bounds), max(*bounds, min(bounds) + 1)).tolist(),
+        "ticks": MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, max(high, low + 1)).tolist(),
         "complete": sum(all(row["status"] == "complete" for row in rows) for rows in cells.values()),
         "gains": sorted(gains, key=lambda gain: -gain["mean"]),
         "hours": report.runs.groupby("device_unit")["device_hours"].sum().to_dict(),

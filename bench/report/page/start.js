@@ -35,6 +35,7 @@ async function copy(button) {
   setTimeout(() => { button.textContent = "Copy"; }, 1500);
 }
 
+document.addEventListener("submit", (event) => event.preventDefault()); // Enter in a field
 document.addEventListener("click", ({ target }) => {
   const button = target.closest("button[data-copy]");
   if (button) copy(button);

@@ -72,7 +72,6 @@ for (const section of sections) {
   for (const kind of ["input", "change"]) { // some browsers send only the second for a choice
     filters.addEventListener(kind, ({ target }) => go({ [target.name]: target.value }));
   }
-  filters.addEventListener("submit", (event) => event.preventDefault());
   filters.addEventListener("reset", (event) => {
     event.preventDefault();
     go(Object.fromEntries(FILTERS.map((name) => [name, ""])));
