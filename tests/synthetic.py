@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from bench.config.names import split_id
-from bench.config.registry import Registry, Suite
+from bench.config.registry import Registry
+from bench.config.suite import Suite
 from bench.storage import write_text
 from bench.report import gather
 from bench.config.schema import Recipe

@@ -15,6 +15,7 @@ from bench.config.schema import RecipeError
 
 MAX_NAME_CHARS = 96  # as on the hub; names become parts of file names
 NAME = f"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{MAX_NAME_CHARS - 1}}}"
+NAME_RULE = f"letters, digits, _, . and -, at most {MAX_NAME_CHARS}, a letter or digit first"
 MODEL = rf"(timm:)?{NAME}"
 DATASET = rf"({NAME}|folder:{NAME}|hub:{NAME}(/{NAME})?)"
 

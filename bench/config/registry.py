@@ -15,12 +15,12 @@ import os
 import re
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 
 from bench.config.checks import check_data
 from bench.config.compose import build_recipe, build_teacher, split_teacher
-from bench.config.names import DATASET, MAX_NAME_CHARS, MODEL, NAME, external_content
+from bench.config.names import DATASET, MODEL, NAME, NAME_RULE, external_content
 from bench.config.parse import (
     RENAMED_METHODS,
     SourcedValue,
@@ -34,24 +34,7 @@ from bench.config.parse import (
     short_repr,
 )
 from bench.config.schema import LAYER_SECTIONS, Data, Recipe, RecipeError
-
-
-@dataclass(frozen=True)
-class Suite:
-    """A set of recipes to compare: students x datasets x guidance methods, with seeds, under one protocol."""
-
-    name: str
-    protocol: str
-    models: tuple[str, ...]
-    datasets: tuple[str, ...]
-    guidance: tuple[str, ...]
-    seeds: tuple[int, ...]
-    overrides: tuple[tuple[str, SourcedValue], ...] = ()
-
-    @property
-    def ids(self) -> list[str]:
-        """The recipe ids; those of one student and dataset are neighbours."""
-        return ["/".join(parts) for parts in itertools.product(self.models, self.datasets, self.guidance)]
+from bench.config.suite import Suite, read_suite
 
 
 def shipped_recipes() -> Path:
@@ -87,16 +70,10 @@ class Registry:
             if kind == "guidance" and name in RENAMED_METHODS:
                 raise RecipeError(f"{needed_by}guidance {name} is now {RENAMED_METHODS[name]}")
             # A name is only compared with the files that exist, so no id can point outside the folders.
-            singular = {"models": "model", "datasets": "dataset", "protocols": "protocol", "suites": "suite"}.get(
-                kind, kind
-            )
-            form = (
-                ""
-                if re.fullmatch(NAME, name)
-                else f" (letters, digits, _, . and -, at most {MAX_NAME_CHARS}, a letter or digit first)"
-            )
+            form = "" if re.fullmatch(NAME, name) else f" ({NAME_RULE})"
             raise RecipeError(
-                f"{needed_by}unknown {singular} {short_repr(name)}{form}; known: {', '.join(known)}{nearest(name, known)}"
+                f"{needed_by}unknown {kind.removesuffix('s')} {short_repr(name)}{form}; known: {', '.join(known)}"
+                f"{nearest(name, known)}"
             )
         return next(p for d in reversed(self._dirs) if os.path.lexists(p := d / kind / f"{name}.yaml"))
 
@@ -162,39 +139,15 @@ class Registry:
         return data
 
     def suite(self, name: str) -> Suite:
-        """A suite by name; raises RecipeError for an unknown name or an invalid file."""
+        """A suite by name. Raises RecipeError for an unknown name or an invalid file."""
         path = self._path("suites", name)
         where = self._named(path)
-        content = read_file(path, where)
-        allowed = ("protocol", "models", "datasets", "guidance", "seeds", "set")
-        for entry in content:
-            if entry not in allowed:
-                raise RecipeError(
-                    f"{where}: {short_repr(entry)} is not a key; allowed: {', '.join(allowed)}{nearest(entry, allowed)}"
-                )
-        lists = {}
-        for entry, inner in (("models", str), ("datasets", str), ("guidance", str), ("seeds", int)):
-            value = content.get(entry)
-            if not isinstance(value, list) or not value or any(type(v) is not inner for v in value):
-                kind = "whole numbers" if inner is int else "names"
-                raise RecipeError(f"{where}: {entry}: got {short_repr(value)}, allowed is a list of {kind}")
-            if len(set(value)) < len(value):
-                raise RecipeError(f"{where}: {entry}: got {short_repr(value)}, in which one occurs twice")
-            lists[entry] = tuple(value)
-        if not all(0 <= seed < 2**63 for seed in lists["seeds"]):
-            raise RecipeError(
-                f"{where}: seeds: got {short_repr(content['seeds'])}, allowed are numbers from 0 to 2**63 - 1"
-            )
-        for kind in ("models", "datasets", "guidance"):
-            for part in lists[kind]:
+        suite = read_suite(name, read_file(path, where), where)
+        for kind, names in (("models", suite.models), ("datasets", suite.datasets), ("guidance", suite.guidance)):
+            for part in names:
                 self._layer(kind, part, f"{where}: ")
-        if not isinstance(protocol := content.get("protocol"), str):
-            raise RecipeError(f"{where}: protocol: got {short_repr(protocol)}, allowed is a name")
-        self._path("protocols", protocol, f"{where}: ")
-        overrides = flatten(content.get("set", {}), where, LAYER_SECTIONS["suites"])
-        for inner, given in overrides.items():
-            check_known(inner, given)
-        return Suite(name, protocol, **lists, overrides=tuple(overrides.items()))
+        self._path("protocols", suite.protocol, f"{where}: ")
+        return suite
 
     def compose(
         self,

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bench.config.registry import Registry, Suite
+from bench.config.registry import Registry
+from bench.config.suite import Suite
 from bench.config.schema import RecipeError
 from bench.report import gather, index, latex, markdown, page, pictures, tidy
 from bench.report.analysis import Analysis, analyse

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.config.names import split_id
-from bench.config.registry import Registry, Suite
+from bench.config.registry import Registry
+from bench.config.suite import Suite
 from bench.config.schema import RecipeError
 from bench.report import convergence, deviations, published
 from bench.report.gather import Record

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.config.compose import recipe_from_dict
-from bench.config.registry import Registry, Suite
+from bench.config.registry import Registry
+from bench.config.suite import Suite
 from bench.config.schema import RecipeError
 from bench.runs.folder import RunFolder
 from bench.runs.record import check_record

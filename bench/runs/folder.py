@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, Unpack
 
 from bench.config.names import path_part, split_id
 from bench.config.schema import Recipe, RecipeError
@@ -25,6 +25,29 @@ from bench.storage import read_json, sha256, write_json, write_text
 
 LOCAL = "local"  # below the results folder: what this machine's runs and reports write; git ignores it
 MAX_PART_CHARS = 200  # file names have 255 bytes, and locks and temporary files add to them
+
+
+class StatusDetails(TypedDict, total=False):
+    """epoch: the last finished one, counted from 1. epochs: of the run. test_accuracy, images_per_second: of that epoch."""
+
+    epoch: int
+    epochs: int
+    test_accuracy: float
+    images_per_second: float
+    error: str
+
+
+class Status(StatusDetails, total=False):
+    """The content of status.json.
+
+    state: running, done, diverged, failed or stopped.
+    host, pid, time: of the process that wrote it, and when.
+    """
+
+    state: str
+    host: str
+    pid: int
+    time: float
 
 
 def runs_dir(results: str | Path) -> Path:
@@ -131,19 +154,18 @@ class RunFolder:
         writer.writerows(rows)
         write_text(self.path / "history.csv", text.getvalue())
 
-    def status(self) -> dict[str, Any]:
-        """The status of the run: state (running, done, diverged, failed, stopped), epoch, epochs, accuracy and speed of the
-        last epoch, error, and the process that wrote it. Empty if the run has not begun or the file is damaged."""
+    def status(self) -> Status:
+        """The status of the run. Empty if the run has not begun or the file is damaged."""
         try:
             status = read_json(self.path / "status.json")
         except (OSError, ValueError):
             return {}
         return status if isinstance(status, dict) else {}
 
-    def write_status(self, state: str, **more: Any) -> None:
+    def write_status(self, state: str, **details: Unpack[StatusDetails]) -> None:
         """Write status.json, from which a sweep learns how a run ended, since launchers change exit codes."""
         process = {"host": socket.gethostname(), "pid": os.getpid(), "time": round(time.time(), 1)}
-        write_json(self.path / "status.json", {"state": state, **process, **more})
+        write_json(self.path / "status.json", {"state": state, **process, **details})
 
     @property
     def is_recorded(self) -> bool:

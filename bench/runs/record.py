@@ -131,7 +131,7 @@ class Record:
     flops_per_image: float
     teacher: TeacherSummary | None
     dataset: DatasetSummary
-    feature_maps: dict[str, Any]
+    feature_maps: dict[str, object]
     precision: Precision
     compile: str
     world_size: int
@@ -140,12 +140,12 @@ class Record:
     images_per_second: float
     peak_memory_mib: float
     code: Code
-    libraries: dict[str, Any]
+    libraries: dict[str, object]
     recipe: dict[str, Any]
-    settings: list[Any]
+    settings: list[object]
     weights: str | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The record as JSON content."""
         return {"schema": RECORD_SCHEMA, **dataclasses.asdict(self)}
 
@@ -159,7 +159,7 @@ def read_record(path: Path) -> Record:
     return record_from_dict(content, str(path))
 
 
-def record_from_dict(content: Any, where: str) -> Record:
+def record_from_dict(content: object, where: str) -> Record:
     """The record that `Record.to_dict` wrote, with all types checked.
 
     Args:
@@ -192,7 +192,7 @@ def record_from_dict(content: Any, where: str) -> Record:
 _types = functools.cache(typing.get_type_hints)  # {field: type} of a dataclass
 
 
-def _read(cls: type, content: Any, where: str, prefix: str = "") -> Any:
+def _read(cls: type, content: object, where: str, prefix: str = "") -> Any:
     """A dataclass from JSON content; unknown keys are left aside, since later versions may add some."""
     if not isinstance(content, Mapping):
         raise RecipeError(f"{where}: not a record{f': {prefix[:-1]} is {short_repr(content)}' if prefix else ''}")
@@ -200,7 +200,7 @@ def _read(cls: type, content: Any, where: str, prefix: str = "") -> Any:
     return cls(**{f.name: _value(hints[f.name], content.get(f.name), where, prefix + f.name) for f in fields(cls)})
 
 
-def _value(hint: Any, value: Any, where: str, path: str) -> Any:
+def _value(hint: Any, value: object, where: str, path: str) -> Any:
     if isinstance(hint, types.UnionType):
         if value is None:
             return None

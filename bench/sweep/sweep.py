@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 from bench.cli import STOPPED
-from bench.config.registry import Registry, Suite
+from bench.config.registry import Registry
+from bench.config.suite import Suite
 from bench.config.schema import RecipeError
 from bench.sweep.local import LocalExecutor, slots
 from bench.sweep.plan import Plan, as_dict, as_text, check_seeds, plan

@@ -12,14 +12,38 @@ import logging
 import pickle
 import time
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
+from torch import Tensor
 
+from bench.runs.record import HistoryRow
 from bench.storage import first_line, write_bytes
 
 LOG = logging.getLogger(__name__)
 MAX_FILES = 2
+
+
+class TrainingState(TypedDict):
+    """What a checkpoint holds.
+
+    epoch, step: that the training has reached, counted from 0.
+    task, optimizer, scaler: state dicts; scaler is None without fp16.
+    best_state: network and predictions of the best epoch; empty unless the recipe selects it.
+    history: rows of the epochs so far.
+    losses: [2], sums over the steps of this epoch.
+    seconds: of training and evaluation so far.
+    """
+
+    epoch: int
+    step: int
+    task: dict[str, Tensor]
+    optimizer: dict[str, object]
+    scaler: dict[str, object] | None
+    best_state: dict[str, dict[str, Tensor] | Tensor]
+    history: list[HistoryRow]
+    losses: Tensor
+    seconds: float
 
 
 class Checkpoints:
@@ -39,32 +63,32 @@ class Checkpoints:
         """Whether it is time for the next one."""
         return time.monotonic() - self._last >= self._interval
 
-    def save(self, epoch: int, step: int, state: dict[str, Any]) -> None:
-        """Write the state after `step` steps of `epoch` (both counted from 0), then remove all but the newest two.
+    def save(self, state: TrainingState) -> None:
+        """Write a state, then remove all but the newest two.
 
         The file is the SHA-256 of the rest, then the output of `torch.save`. A kill at any instant leaves the old files and
         at most one temporary file.
         """
         buffer = io.BytesIO()
-        torch.save({"identity": self._identity, "epoch": epoch, "step": step, **state}, buffer)
+        torch.save({"identity": self._identity, **state}, buffer)
         content = buffer.getbuffer()
-        path = self._folder / f"checkpoint-{epoch:06d}-{step:08d}.pt"
+        path = self._folder / f"checkpoint-{state['epoch']:06d}-{state['step']:08d}.pt"
         write_bytes(path, hashlib.sha256(content).digest(), content)
         self._rejected.discard(path)
         for old in [old for old in self._files() if old not in self._rejected][MAX_FILES:]:
             old.unlink()
         self._last = time.monotonic()
 
-    def newest(self) -> dict[str, Any] | None:
+    def newest(self) -> TrainingState | None:
         """The newest complete state of this run, on the CPU, or None. Damaged files are skipped with a warning."""
         for path in self._files():
             try:
-                state = read(path)
+                identity, state = read(path)
             except (OSError, ValueError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
                 LOG.warning(f"{path.name} is damaged ({first_line(error)}): using the one before it")
                 self._rejected.add(path)
                 continue
-            if state["identity"] == self._identity:
+            if identity == self._identity:
                 return state
             LOG.warning(f"{path.name} is from a run with other images, precision or teacher: not used")
             self._rejected.add(path)
@@ -81,10 +105,8 @@ class Checkpoints:
         return sorted((path for path in found if path.is_file()), reverse=True)
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The state in a checkpoint, on the CPU: epoch, step, `task` and `optimizer` as torch's state dicts, history.
-
-    Loading cannot run code.
+def read(path: Path) -> tuple[str, TrainingState]:
+    """The identity of the run and the state in a checkpoint, on the CPU. Loading cannot run code.
 
     Raises:
         ValueError: the checksum is wrong.
@@ -93,4 +115,5 @@ def read(path: Path) -> dict[str, Any]:
     digest, content = raw[:32], raw[32:]
     if hashlib.sha256(content).digest() != digest:
         raise ValueError("wrong checksum")
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return state.pop("identity"), state

@@ -19,7 +19,7 @@ from bench.data.subsets import DecodedDataset
 from bench.guidance import Shape
 from bench.models.drop_path import sample_drop_path_masks
 from bench.runs.record import HistoryRow
-from bench.train.checkpoint import Checkpoints
+from bench.train.checkpoint import Checkpoints, TrainingState
 from bench.train.console import Progress
 from bench.train.evaluate import accuracy, flops_per_image
 from bench.train.feature_cache import FeatureCache
@@ -217,16 +217,18 @@ class Training:
         if self._checkpoints is None or not self._accelerator.is_main_process:
             return
         scaler = self._accelerator.scaler.state_dict() if self._accelerator.scaler is not None else None
-        state = {
-            "task": self._step.task.state_dict(),
-            "optimizer": self._step.optimizer.state_dict(),
-            "scaler": scaler,
-            "best_state": self._best_state,
-            "history": self._history,
-            "losses": self._losses.cpu(),
-            "seconds": self._seconds(),
-        }
-        self._checkpoints.save(epoch, step, state)
+        state = TrainingState(
+            epoch=epoch,
+            step=step,
+            task=self._step.task.state_dict(),
+            optimizer=self._step.optimizer.state_dict(),
+            scaler=scaler,
+            best_state=self._best_state,
+            history=self._history,
+            losses=self._losses.cpu(),
+            seconds=self._seconds(),
+        )
+        self._checkpoints.save(state)
 
     def _save_and_stop(self, epoch: int, step: int) -> None:
         self._losses = self._accelerator.reduce(self._losses.to(self._accelerator.device), "mean")

@@ -39,10 +39,8 @@ from bench.train.trackers import Trackers, check_trackers
 LOG = logging.getLogger(__name__)
 RUN_FILE = Path(__file__).parents[1] / "run.py"
 POLL_SECONDS = 1.0
-# variables that launchers give to their processes
-LAUNCHER_VARIABLES = (
-    *("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "GROUP_", "ROLE_", "TORCHELASTIC_", "ACCELERATE_", "FORK_"),
-)
+# beginnings of the variables that launchers give to their processes
+LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "GROUP_", "ROLE_", "TORCHELASTIC_", "ACCELERATE_", "FORK_")
 EVALUATED_ON = {"test": "test", "holdout": "held-out training", "share": "set-aside"}
 
 

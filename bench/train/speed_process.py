@@ -126,7 +126,7 @@ class VariantProcess:
             raise RuntimeError(f"the variant {self._name!r} failed:\n{answer}")
         return answer
 
-    def _answer(self) -> tuple[str, Any]:
+    def _answer(self) -> tuple[str, object]:
         try:
             # data workers keep the pipe open, so the end of the process alone does not close it
             while not self._connection.poll(POLL_SECONDS):

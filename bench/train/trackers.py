@@ -9,7 +9,6 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
@@ -91,7 +90,7 @@ class Trackers:
 def flat_settings(recipe: Recipe) -> dict[str, str | int | float]:
     """A recipe as {"train.lr": 0.0005}, for trackers; values that are not text or numbers are JSON texts."""
 
-    def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | float]:
+    def flat(content: Mapping[str, object], prefix: str = "") -> dict[str, str | int | float]:
         out = {}
         for name, value in content.items():
             if isinstance(value, Mapping):
