@@ -1,1 +1,1 @@
-"""Datasets: where they come from (sources), how they are kept (store), and how they reach the model (augment, batches)."""
+"""Datasets, in the order of their use: sources (where files come from), store (decoded pixels), augment, loaders."""

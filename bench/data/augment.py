@@ -1,8 +1,9 @@
-"""Augmentation of a whole batch on the device, each sample with numbers of its own.
+"""Augmentation of a whole batch on the device, each sample with random parameters of its own.
 
-`draw` makes the numbers of an epoch on the host; `BatchTransform` applies them. Crop and resize are two batched matrix
-products with one weight matrix a sample, which is what Pillow's antialiased resize computes. From there to the
-normalisation images are whole grey levels in uint8, a quarter of the memory to move.
+`sample_augment_params` draws the parameters of an epoch on the host; `BatchTransform` applies them. Crop and resize are two
+batched matrix products with one weight matrix per sample, which is what Pillow's antialiased resize computes (its kernels
+are those of src/libImaging/Resample.c). From there to the normalisation images are whole grey levels in uint8, a quarter of
+the memory traffic of float32.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ from bench.config.schema import Augment
 from bench.data.rand_augment import Operations, parse, rand_augment, sample_operations, to_levels
 from bench.rng import Stream, generator
 
-ATTEMPTS = 10  # boxes that torchvision's crop and timm's erasing try before they give up
-CPU_PART = 32  # images that a CPU augments at once, so that they stay in its caches
+MAX_ATTEMPTS = 10  # boxes that torchvision's crop and timm's erasing try before they give up
+CPU_CHUNK_IMAGES = 32  # that a CPU augments at once, so that they stay in its caches
 
 
 @dataclass(frozen=True)
 class AugmentParams:
-    """The random numbers of an epoch, a row a position in the global sample order.
+    """The random parameters of an epoch, one row per position in the global sample order.
 
     boxes: [positions, 4] float32, top, left, height, width of the crop in px of the (padded) native image.
     flips: [positions] bool.
     erased: [positions, 4] int64, top, left, height, width in px of the input; height 0 erases nothing. On the host.
-    noise: [positions, 2] int64, where in the noise bank the filling begins. On the host.
+    noise: [positions, 2] int64, row and column of the noise bank where the filling begins. On the host.
     operations: of RandAugment, on the host; None without it.
     """
 
@@ -40,7 +41,7 @@ class AugmentParams:
     operations: Operations | None = None
 
     def to(self, device: torch.device) -> AugmentParams:
-        """With boxes and flips on the device. The rest stays where it can be looked at without waiting for the device."""
+        """The parameters with boxes and flips on the device. The rest stays on the host, which reads it without waiting."""
         boxes, flips = (tensor.to(device, non_blocking=True) for tensor in (self.boxes, self.flips))
         return replace(self, boxes=boxes, flips=flips)
 
@@ -51,10 +52,10 @@ class AugmentParams:
 def sample_augment_params(
     augment: Augment, native: tuple[int, int] | np.ndarray, size: int, count: int, seed: int, epoch: int
 ) -> AugmentParams:
-    """The numbers for `count` positions of one epoch.
+    """Draw the parameters for `count` positions of one epoch.
 
     Args:
-        native: height and width of the stored images, px; or [count, 2], those of the image at each position.
+        native: height and width of the stored images, px; or [count, 2] for the image at each position.
         size: side of the network's input, px.
     """
     crop = generator(seed, Stream.CROP, epoch)
@@ -66,9 +67,9 @@ def sample_augment_params(
     else:
         boxes = np.concatenate([np.zeros((count, 2)), np.broadcast_to(native, (count, 2))], axis=1)
     flips = generator(seed, Stream.FLIP, epoch).random(count) < augment.flip
-    # timm's RandomErasing: area 2 % to 33 %, aspect 0.3 to 1/0.3, strictly smaller than the image, else nothing
-    erase = generator(seed, Stream.ERASE, epoch)
-    erased = _random_boxes(erase, count, (size, size), (0.02, 1 / 3), (0.3, 1 / 0.3), erasing=augment.erase)
+    # timm's RandomErasing: area 2 % to 33 %, aspect 0.3 to 1/0.3, strictly smaller than the image, otherwise nothing
+    erasing = generator(seed, Stream.ERASE, epoch)
+    erased = _random_boxes(erasing, count, (size, size), (0.02, 1 / 3), (0.3, 1 / 0.3), erase=augment.erase)
     noise = generator(seed, Stream.NOISE, epoch).integers(0, size, size=(count, 2), endpoint=True)
     return AugmentParams(
         torch.from_numpy(np.array(boxes, dtype=np.float32)),
@@ -85,32 +86,37 @@ def _random_boxes(
     image: tuple[int, int] | np.ndarray,
     area: tuple[float, float],
     ratio: tuple[float, float],
-    erasing: float | None = None,
+    erase: float | None = None,
 ) -> np.ndarray:
-    """[count, 4] int64 boxes by rejection: an area share drawn uniformly and an aspect ratio drawn uniformly in its
-    logarithm, the first of ten attempts that fits. With none: the central crop of torchvision.
+    """Draw [count, 4] int64 boxes by rejection, as torchvision's RandomResizedCrop or timm's RandomErasing.
 
-    With `erasing`, a probability, the boxes of timm's erasing: its ratio is height / width rather than width / height, a
-    box may not fill the image, and there is none where no attempt fits or the probability says so.
+    The area is uniform, the aspect ratio uniform in its logarithm, and the first attempt that fits is taken. If none fits,
+    a crop is central and as large as the ratio allows.
+
+    Args:
+        image: height and width, px; or [count, 2].
+        area: range, in fractions of the image.
+        ratio: range of width / height for crops, of height / width for erasing.
+        erase: None for crops. For erasing its probability; a box does not fill the image, and is empty if none fits.
     """
     height, width = np.broadcast_to(np.asarray(image, np.int64), (count, 2)).T
-    uniform = random.random((count, 2 * ATTEMPTS + 3))  # a row a position, so that a row does not depend on the count
-    share = (area[0] + (area[1] - area[0]) * uniform[:, :ATTEMPTS]) * (height * width)[:, None]
+    uniform = random.random((count, 2 * MAX_ATTEMPTS + 3))
+    pixels = (area[0] + (area[1] - area[0]) * uniform[:, :MAX_ATTEMPTS]) * (height * width)[:, None]
     low, high = np.log(ratio)
-    aspect = np.exp(low + (high - low) * uniform[:, ATTEMPTS : 2 * ATTEMPTS])
-    if erasing is not None:
+    aspect = np.exp(low + (high - low) * uniform[:, MAX_ATTEMPTS : 2 * MAX_ATTEMPTS])
+    if erase is not None:
         aspect = 1 / aspect
-    box_width = np.rint(np.sqrt(share * aspect)).astype(np.int64)
-    box_height = np.rint(np.sqrt(share / aspect)).astype(np.int64)
-    room = 0 if erasing is None else 1
-    fits = (box_width > 0) & (box_width <= width[:, None] - room)
-    fits &= (box_height > 0) & (box_height <= height[:, None] - room)
-    if erasing is not None:
-        fits &= uniform[:, -1:] < erasing
+    box_width = np.rint(np.sqrt(pixels * aspect)).astype(np.int64)
+    box_height = np.rint(np.sqrt(pixels / aspect)).astype(np.int64)
+    margin = 0 if erase is None else 1
+    fits = (box_width > 0) & (box_width <= width[:, None] - margin)
+    fits &= (box_height > 0) & (box_height <= height[:, None] - margin)
+    if erase is not None:
+        fits &= uniform[:, -1:] < erase
     first = np.arange(count), fits.argmax(1)
     box_width, box_height, found = box_width[first], box_height[first], fits.any(1)
     fallback_height = fallback_width = np.zeros(count, np.int64)
-    if erasing is None:
+    if erase is None:
         fallback_width = np.minimum(width, np.rint(height * ratio[1]).astype(np.int64))
         fallback_height = np.minimum(height, np.rint(width / ratio[0]).astype(np.int64))
     box_width = np.where(found, box_width, fallback_width)
@@ -122,7 +128,7 @@ def _random_boxes(
 
 
 def _cubic(x: Tensor) -> Tensor:
-    """Keys' cubic kernel with a = -0.5, Pillow's BICUBIC."""
+    """Keys' cubic kernel with a = -0.5: Pillow's BICUBIC."""
     x = x.abs()
     inner = (1.5 * x - 2.5) * x * x + 1
     outer = ((-0.5 * x + 2.5) * x - 4) * x + 2
@@ -130,12 +136,12 @@ def _cubic(x: Tensor) -> Tensor:
 
 
 def _triangle(x: Tensor) -> Tensor:
-    """Pillow's BILINEAR."""
+    """The triangle kernel: Pillow's BILINEAR."""
     return (1 - x.abs()).clamp(min=0)
 
 
 def resize_weights(start: Tensor, length: Tensor, size: int, native: int, kernel: Literal["bicubic", "bilinear"]) -> Tensor:
-    """Weights of Pillow's antialiased resize of the crop [start, start + length) to `size`, along one axis.
+    """The weights of Pillow's antialiased resize of the crop [start, start + length) to `size`, along one axis.
 
     Args:
         start, length: [batch] float, px.
@@ -157,36 +163,38 @@ def resize_weights(start: Tensor, length: Tensor, size: int, native: int, kernel
 def crop_and_resize(
     pixels: Tensor, boxes: Tensor, size: int, kernel: Literal["bicubic", "bilinear"], flips: Tensor | None = None
 ) -> Tensor:
-    """Crop each image to its box and resize it to `size`, as Pillow does: horizontally first, rounding to whole grey
-    levels after each pass. (Pillow 13 goes vertically first where that is cheaper; the published runs are older.)
+    """Crop each image to its box and resize it to `size`, as Pillow does.
+
+    The horizontal pass comes first, and each pass rounds to whole grey levels. (Pillow 13 begins with the vertical pass if
+    that is cheaper; the published runs used an older one.)
 
     Args:
         pixels: [batch, height, width, 3] uint8.
-        boxes: [batch, 4] float, top, left, height, width in px; or [1, 4], the same for all.
-        flips: [batch] bool, mirror the result left to right.
+        boxes: [batch, 4] float, top, left, height, width in px; or [1, 4] for all.
+        flips: [batch] bool, whether to mirror the result left to right.
 
     Returns:
         [batch, 3, size, size] uint8.
     """
     batch, height, width, _ = pixels.shape
     top, left, box_height, box_width = boxes.float().unbind(1)
-    across = resize_weights(left, box_width, size, width, kernel)
-    down = resize_weights(top, box_height, size, height, kernel)
+    columns = resize_weights(left, box_width, size, width, kernel)
+    rows = resize_weights(top, box_height, size, height, kernel)
     if flips is not None:
-        across = torch.where(flips[:, None, None], across.flip(1), across)
-    rows = pixels.permute(0, 1, 3, 2).reshape(batch, height * 3, width).float()
+        columns = torch.where(flips[:, None, None], columns.flip(1), columns)
+    images = pixels.permute(0, 1, 3, 2).reshape(batch, height * 3, width).float()
     # Pillow rounds halves up
-    rows = torch.matmul(rows, across.transpose(1, 2)).add_(0.5).floor_().clamp_(0, 255)
-    image = torch.matmul(down, rows.view(batch, height, 3 * size)).add_(0.5)
-    return to_levels(image.view(batch, size, 3, size).permute(0, 2, 1, 3))
+    images = torch.matmul(images, columns.transpose(1, 2)).add_(0.5).floor_().clamp_(0, 255)
+    images = torch.matmul(rows, images.view(batch, height, 3 * size)).add_(0.5)
+    return to_levels(images.view(batch, size, 3, size).permute(0, 2, 1, 3))
 
 
 class BatchTransform:
-    """The transforms of a recipe, for batches on one device.
+    """The training and test transforms of a recipe, for batches on one device.
 
     Args:
         size: side of the network's input, px.
-        seed: of the noise that fills erased boxes.
+        seed: of the noise that fills erased boxes, one bank for the whole run.
     """
 
     def __init__(self, augment: Augment, size: int, seed: int, device: torch.device) -> None:
@@ -195,41 +203,42 @@ class BatchTransform:
         self._scale, self._shift = 1 / (255 * std), -mean / std
         bank = generator(seed, Stream.NOISE, 2**32 - 1).standard_normal((3, 2 * size, 2 * size), np.float32)
         self._bank = torch.from_numpy(bank).to(device)
-        fill = [min(255, round(255 * level)) for level in augment.mean]  # timm's
+        fill = [min(255, round(255 * level)) for level in augment.mean]  # timm's fill colour
         self._fill = torch.tensor(fill, dtype=torch.uint8, device=device).view(3, 1, 1)
-        self._part = CPU_PART if device.type == "cpu" else None
+        self._chunk = CPU_CHUNK_IMAGES if device.type == "cpu" else None
 
-    def train(self, pixels: Tensor, draws: AugmentParams, cropped: bool = False) -> Tensor:
-        """[batch, height, width, 3] uint8 and its rows of the epoch's draws to [batch, 3, size, size] float32.
+    def train(self, pixels: Tensor, params: AugmentParams, cropped: bool = False) -> Tensor:
+        """Augment and normalise [batch, height, width, 3] uint8 to [batch, 3, size, size] float32.
 
         Args:
-            cropped: the pixels were cut to their boxes and resized to [batch, size, size, 3] before.
+            params: of these samples.
+            cropped: whether the pixels are already cropped to their boxes and resized, [batch, size, size, 3].
         """
         out = torch.empty(len(pixels), 3, self._size, self._size, device=pixels.device)
-        part = self._part or len(pixels)
-        for first in range(0, len(pixels), part):
-            rows = slice(first, first + part)
-            self._augment_into(out[rows], pixels[rows], draws[rows], cropped)
+        chunk = self._chunk or len(pixels)
+        for first in range(0, len(pixels), chunk):
+            rows = slice(first, first + chunk)
+            self._augment_into(out[rows], pixels[rows], params[rows], cropped)
         return out
 
     def test(self, pixels: Tensor) -> Tensor:
-        """[batch, height, width, 3] uint8 to [batch, 3, size, size] float32: Pillow's bilinear resize, no crop."""
+        """Resize (bilinear, no crop) and normalise [batch, height, width, 3] uint8 to [batch, 3, size, size] float32."""
         whole = torch.zeros(1, 4, device=pixels.device)
         whole[0, 2], whole[0, 3] = pixels.shape[1:3]
         return crop_and_resize(pixels, whole, self._size, "bilinear").mul(self._scale).add_(self._shift)
 
-    def _augment_into(self, out: Tensor, pixels: Tensor, draws: AugmentParams, cropped: bool) -> None:
+    def _augment_into(self, out: Tensor, pixels: Tensor, params: AugmentParams, cropped: bool) -> None:
         if cropped:
             images = pixels.permute(0, 3, 1, 2)
-            images = torch.where(draws.flips[:, None, None, None], images.flip(3), images).contiguous()
+            images = torch.where(params.flips[:, None, None, None], images.flip(3), images).contiguous()
         else:
             if padding := self._augment.padding:
                 pixels = torch.nn.functional.pad(pixels, (0, 0, padding, padding, padding, padding))
-            images = crop_and_resize(pixels, draws.boxes, self._size, "bicubic", draws.flips)
-        if draws.operations is not None:
-            images = rand_augment(images, draws.operations, self._fill)
+            images = crop_and_resize(pixels, params.boxes, self._size, "bicubic", params.flips)
+        if params.operations is not None:
+            images = rand_augment(images, params.operations, self._fill)
         out.copy_(images).mul_(self._scale).add_(self._shift)
-        for image, erased, noise in zip(out, draws.erased.tolist(), draws.noise.tolist(), strict=True):
+        for image, erased, noise in zip(out, params.erased.tolist(), params.noise.tolist(), strict=True):
             top, left, height, width = erased
             if height:
                 row, column = noise

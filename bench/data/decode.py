@@ -1,4 +1,4 @@
-"""Encoded images to pixels: what every reader's images go through."""
+"""Encoded images to pixels, for the images of every layout."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import warnings
 import numpy as np
 from PIL import Image
 
-# Of transparent palettes, odd EXIF and the like: nothing that a user could act on. What matters is raised.
+from bench.storage import first_line
+
+# About transparent palettes, odd EXIF data and the like: a user cannot act on them. Real problems are raised.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-UPRIGHT = {  # by EXIF's orientation, as PIL.ImageOps.exif_transpose, which also rewrites the EXIF and may fail at that
+UPRIGHT = {  # by EXIF orientation, as PIL.ImageOps.exif_transpose, which also rewrites the EXIF data and may fail at it
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -21,21 +23,23 @@ UPRIGHT = {  # by EXIF's orientation, as PIL.ImageOps.exif_transpose, which also
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+ORIENTATION_TAG = 0x0112  # EXIF
 
 
 class Unreadable(ValueError):
-    """The bytes are no image that can be decoded; the message says why."""
+    """The bytes are not an image that can be decoded; the message says why."""
 
 
 def decode(encoded: bytes | np.ndarray, short_side: int | None = None) -> np.ndarray:
-    """An image as [height, width, 3] uint8 RGB, upright.
+    """The pixels of an image, [height, width, 3] uint8 RGB, upright.
 
-    Grey, palette and CMYK images become RGB; an alpha channel is dropped, as the loaders of torchvision and `datasets` do;
-    16-bit grey keeps its upper 8 bits; of an animation the first picture counts. What EXIF asks for is done (turn, mirror).
+    Grey, palette and CMYK images are converted to RGB. An alpha channel is dropped, as the loaders of torchvision and
+    `datasets` do. 16-bit grey keeps its upper 8 bits. Of an animation the first frame is used. The EXIF orientation is
+    applied.
 
     Args:
-        encoded: the file's content, or pixels, which pass through.
-        short_side: px; an image whose shorter side is longer is shrunk to it (Pillow's bicubic, antialiased).
+        encoded: the content of a file, or pixels, which are returned as they are.
+        short_side: px; an image with a longer short side is shrunk to it (Pillow's bicubic, antialiased).
 
     Raises:
         Unreadable: truncated, of an unknown format, of a size that could exhaust memory, or of pixels without a range.
@@ -45,23 +49,23 @@ def decode(encoded: bytes | np.ndarray, short_side: int | None = None) -> np.nda
     try:
         image = Image.open(io.BytesIO(encoded), formats=_formats())
         if short_side is not None and image.format == "JPEG":
-            # The decoder itself leaves out detail: several times faster on photos. It never goes below the size asked for.
+            # The decoder itself drops detail: several times faster for photos. It keeps at least the requested size.
             image.draft(None, (2 * short_side, 2 * short_side))
         return to_pixels(image, short_side)
     except Unreadable:
         raise
     except Exception as error:  # Pillow's decoders raise OSError, ValueError, SyntaxError, struct.error, EOFError …
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise Unreadable(reason if "BytesIO" not in reason else "no image of a known format") from error
 
 
 def to_pixels(image: Image.Image, short_side: int | None = None) -> np.ndarray:
-    """An opened image as `decode` gives it. Raises Unreadable, and what Pillow raises for damaged ones."""
-    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
+    """The pixels of an open image, as `decode` returns them. Raises Unreadable, and Pillow's errors for damaged images."""
+    sixteen_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
     image.load()
-    if (turn := UPRIGHT.get(_orientation(image))) is not None:
-        image = image.transpose(turn)
-    if sixteen:
+    if (transposition := UPRIGHT.get(_orientation(image))) is not None:
+        image = image.transpose(transposition)
+    if sixteen_bits:
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
         raise Unreadable(f"its pixels (mode {image.mode}) have no fixed range: store it with 8 or 16 bits")
@@ -74,13 +78,13 @@ def to_pixels(image: Image.Image, short_side: int | None = None) -> np.ndarray:
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """Those that Pillow decodes itself: PostScript, whatever a file's name, would be run by another program."""
+    """The formats that Pillow decodes itself. PostScript, whatever its file is called, would be run by another program."""
     Image.init()
     return tuple(name for name in Image.OPEN if name != "EPS")
 
 
 def _orientation(image: Image.Image) -> object:
     try:
-        return image.getexif().get(0x0112)
-    except Exception:  # damaged EXIF: of many kinds, and the pixels are whole
+        return image.getexif().get(ORIENTATION_TAG)
+    except Exception:  # damaged EXIF data raise many kinds, and the pixels are intact
         return None

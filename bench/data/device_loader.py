@@ -17,116 +17,124 @@ from bench.config.schema import Data, Recipe, RecipeError
 from bench.cores import cores_per_process
 from bench.data.augment import BatchTransform, sample_augment_params
 from bench.data.subsets import DecodedDataset, Subset
-from bench.data.train_loader import Batch, Shard, TrainLoader
+from bench.data.train_loader import ALONE, Batch, Shard, TrainLoader
 
-ROOM = 2**30  # bytes of pixels that a process without a GPU copies into its memory; more stay in the memory map
+MAX_COPIED_BYTES = 2**30  # of pixels that a process without a GPU copies into its memory; more stay memory-mapped
+MAX_GPU_FRACTION = 1 / 4  # of the free memory of a GPU, for pixels
 
 
 class DeviceLoader(TrainLoader):
-    """Augmented on the device for a whole batch (`data.pipeline: batched`).
+    """Batches that are augmented on the device.
 
-    The pixels lie on the device, or are fed from the host a few steps ahead (`data.residence`). Images that differ in size
-    are cropped and resized on the host.
+    The native pixels are on the device, or are copied there from the host a few steps ahead (`data.residence`). Images that
+    differ in size are cropped and resized on the host.
     """
 
-    def __init__(self, recipe: Recipe, store: DecodedDataset, device: torch.device, share: Shard = Shard()) -> None:
-        super().__init__(recipe, store, device, share)
-        check_residence(recipe.data, self._part)
-        images = self._part.images
+    def __init__(self, recipe: Recipe, dataset: DecodedDataset, device: torch.device, shard: Shard = ALONE) -> None:
+        super().__init__(recipe, dataset, device, shard)
+        check_residence(recipe.data, self.subset)
+        images = self.subset.images
         self._native = images.size
         self._pixels = None
-        if on_device(recipe.data, self._part, device):
-            self._pixels = torch.from_numpy(images.array()[self._part.indices]).to(device)
-        self._labels = torch.from_numpy(self._part.labels).to(device)
+        if on_device(recipe.data, self.subset, device):
+            self._pixels = torch.from_numpy(images.array()[self.subset.indices]).to(device)
+        self._labels = torch.from_numpy(self.subset.labels).to(device)
         self._transform = BatchTransform(recipe.augment, recipe.model.image_size, recipe.seed, device)
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
-        recipe, device = self._recipe, self._device
-        order = self._order(epoch)
-        chosen = torch.from_numpy(order).to(device)
-        native = self._native or self._part.images.sizes[self._part.indices[order]]
-        draws = sample_augment_params(recipe.augment, native, recipe.model.image_size, self.positions, recipe.seed, epoch)
-        boxes, draws = draws.boxes, draws.to(device)
-        shares = draws.boxes / torch.from_numpy(np.tile(native, 2)).to(device)
-        rows = [self._rows(step) for step in range(first, self.steps)]
-        fed = self._pixels is None
-        feed = self._fed(rows, order, boxes) if fed else (self._pixels[chosen[r]] for r in rows)
-        with contextlib.closing(feed):
-            for r, pixels in zip(rows, feed, strict=True):
-                images = self._transform.train(pixels, draws[r], cropped=self._native is None)
-                yield Batch(images, self._labels[chosen[r]], r, order[r], shares[r], draws.flips[r])
-
-    def _fed(self, rows: list[slice], order: np.ndarray, boxes: Tensor) -> Generator[Tensor, None, None]:
-        """The pixels of each step, on the device: native ones, or where sizes differ, cropped and resized ones."""
-        images, size, padding = self._part.images, self._recipe.model.image_size, self._recipe.augment.padding
-        native = self._part.indices[order]
-        pinned = self._device.type == "cuda"
-        if self._native is not None:
-            array, threads = images.array(), 1
-
-            def pixels(r: slice) -> Tensor:
-                out = torch.empty(len(native[r]), *array.shape[1:], dtype=torch.uint8, pin_memory=pinned)
-                np.take(array, native[r], 0, out.numpy(), mode="clip")  # by default it would copy once more
-                return out
+        recipe, device = self.recipe, self.device
+        order = self.order(epoch)
+        indices = torch.from_numpy(order).to(device)
+        native = self._native or self.subset.images.sizes[self.subset.indices[order]]
+        params = sample_augment_params(recipe.augment, native, recipe.model.image_size, self.positions, recipe.seed, epoch)
+        boxes, params = params.boxes, params.to(device)
+        fractions = params.boxes / torch.from_numpy(np.tile(native, 2)).to(device)
+        rows = self.rows(first)
+        if self._pixels is not None:
+            batches = (self._pixels[indices[r]] for r in rows)
         else:
-            threads = self._recipe.data.workers or cores_per_process()
+            batches = self._prefetched(rows, self.subset.indices[order], boxes)
+        with contextlib.closing(batches):
+            for r, pixels in zip(rows, batches, strict=True):
+                images = self._transform.train(pixels, params[r], cropped=self._native is None)
+                yield Batch(images, self._labels[indices[r]], r, order[r], fractions[r], params.flips[r])
 
-            def pixels(r: slice) -> Tensor:
-                out = torch.empty(len(native[r]), size, size, 3, dtype=torch.uint8, pin_memory=pinned)
-                for target, index, box in zip(out.numpy(), native[r], boxes[r].int().tolist(), strict=True):
-                    target[:] = _cropped(images[index], box, padding, size)
-                return out
+    def _prefetched(self, rows: list[slice], native: np.ndarray, boxes: Tensor) -> Generator[Tensor, None, None]:
+        """The pixels of each step on the device, prepared on the host a few steps ahead.
 
-        return _ahead(pixels, rows, threads, self._device)
+        Args:
+            native: [positions], indices of the images in their split.
+            boxes: [positions, 4], on the host.
+
+        Yields:
+            [batch, height, width, 3] uint8: native pixels or, if sizes differ, cropped and resized ones.
+        """
+        images, size, padding = self.subset.images, self.recipe.model.image_size, self.recipe.augment.padding
+        pinned = self.device.type == "cuda"
+
+        def gather(r: slice) -> Tensor:
+            array = images.array()
+            out = torch.empty(len(native[r]), *array.shape[1:], dtype=torch.uint8, pin_memory=pinned)
+            np.take(array, native[r], 0, out.numpy(), mode="clip")  # the default mode would copy once more
+            return out
+
+        def crop(r: slice) -> Tensor:
+            out = torch.empty(len(native[r]), size, size, 3, dtype=torch.uint8, pin_memory=pinned)
+            for target, index, box in zip(out.numpy(), native[r], boxes[r].int().tolist(), strict=True):
+                target[:] = crop_and_resize_one(images[index], box, padding, size)
+            return out
+
+        if self._native is not None:
+            return prefetch(gather, rows, 1, self.device)
+        return prefetch(crop, rows, self.recipe.data.workers or cores_per_process(), self.device)
 
 
-def check_residence(data: Data, part: Subset) -> None:
-    """Refuse to keep images on the device that differ in size: they are cropped on the host.
-
-    Raises:
-        RecipeError: `data.residence` asks for it.
-    """
-    if data.pipeline == "batched" and data.residence == "device" and part.images.size is None:
+def check_residence(data: Data, subset: Subset) -> None:
+    """Refuse `data.residence: device` for images that differ in size, which are cropped on the host. Raises RecipeError."""
+    if data.pipeline == "batched" and data.residence == "device" and subset.images.size is None:
         raise RecipeError(
-            f"data.residence: the images of {data.name} differ in size, so they cannot lie on the device: allowed are auto"
-            " and host"
+            f"data.residence: the images of {data.name} differ in size, so they cannot be kept on the device: allowed are"
+            " auto and host"
         )
 
 
-def on_device(data: Data, part: Subset, device: torch.device) -> bool:
-    """Whether the batched pipeline keeps the pixels of a part on the device, by `data.residence`."""
-    size = part.images.size
+def on_device(data: Data, subset: Subset, device: torch.device) -> bool:
+    """Whether the batched pipeline keeps the pixels of a subset on the device, by `data.residence`."""
+    size = subset.images.size
     if size is None or data.residence != "auto":
         return data.residence == "device"
-    room = torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else ROOM
-    return len(part) * size[0] * size[1] * 3 <= room
+    cuda = device.type == "cuda"
+    allowed = torch.cuda.mem_get_info(device)[0] * MAX_GPU_FRACTION if cuda else MAX_COPIED_BYTES
+    return len(subset) * size[0] * size[1] * 3 <= allowed
 
 
-def _ahead(
+def prefetch(
     prepare: Callable[[slice], Tensor], rows: list[slice], threads: int, device: torch.device
 ) -> Generator[Tensor, None, None]:
-    """What `prepare` makes of each, in order, on the device. Threads work a few ahead; an error of theirs is raised here,
-    and they have ended when this generator has."""
+    """The results of `prepare` for each element of `rows`, in order, on the device.
 
-    def begin() -> None:
+    Threads prepare a few of them ahead. Their errors are raised here, and they end with this generator.
+    """
+
+    def use_device() -> None:
         if device.type == "cuda" and device.index is not None:
-            torch.cuda.set_device(device)  # else pinning memory would open a context on the first GPU
+            torch.cuda.set_device(device)  # otherwise pinning memory would open a context on the first GPU
 
-    with ThreadPoolExecutor(threads, initializer=begin) as pool:
+    with ThreadPoolExecutor(threads, initializer=use_device) as pool:
         upcoming = iter(rows)
-        waiting = collections.deque(pool.submit(prepare, r) for r in itertools.islice(upcoming, threads + 1))
+        pending = collections.deque(pool.submit(prepare, r) for r in itertools.islice(upcoming, threads + 1))
         try:
-            while waiting:
-                ready = waiting.popleft().result()
-                waiting.extend(pool.submit(prepare, r) for r in itertools.islice(upcoming, 1))
+            while pending:
+                ready = pending.popleft().result()
+                pending.extend(pool.submit(prepare, r) for r in itertools.islice(upcoming, 1))
                 yield ready.to(device, non_blocking=True)
         finally:
-            for future in waiting:
+            for future in pending:
                 future.cancel()
 
 
-def _cropped(image: np.ndarray, box: list[int], padding: int, size: int) -> np.ndarray:
-    """One image as Pillow crops it to a box of its padded self and resizes it: [size, size, 3] uint8."""
+def crop_and_resize_one(image: np.ndarray, box: list[int], padding: int, size: int) -> np.ndarray:
+    """One image as Pillow crops it to a box of its padded self and resizes it (bicubic): [size, size, 3] uint8."""
     top, left, height, width = box
     top, left = top - padding, left - padding  # Pillow's crop is black outside the image
     crop = Image.fromarray(image).crop((left, top, left + width, top + height))

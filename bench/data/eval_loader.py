@@ -1,4 +1,4 @@
-"""Images as they are evaluated: the test set in batches, or one image."""
+"""Images without augmentation: the batches to evaluate on, or single images."""
 
 from __future__ import annotations
 
@@ -15,45 +15,45 @@ from bench.cores import cores_per_process
 from bench.data.augment import BatchTransform
 from bench.data.decode import to_pixels
 from bench.data.subsets import DecodedDataset, Images
-from bench.data.train_loader import Shard
+from bench.data.train_loader import ALONE, Shard
 
 
 class EvalLoader:
-    """A process's part of the test set, on the device, each image in exactly one part. Parts may differ by one image."""
+    """The images to evaluate on, on the device, without augmentation.
 
-    __test__ = False  # for pytest, not a test
+    Each image is in the shard of exactly one process. The sizes of shards may differ by one.
+    """
 
-    def __init__(self, recipe: Recipe, store: DecodedDataset, device: torch.device, share: Shard = Shard()) -> None:
-        size = recipe.model.image_size
-        part = store.evaluation(recipe.data)
-        mine = part.indices[share.rank :: share.world]
-        self._pixels = _pixels(part.images, mine, size).to(device)
-        self._labels = torch.from_numpy(part.images.labels[mine]).to(device)
+    def __init__(self, recipe: Recipe, dataset: DecodedDataset, device: torch.device, shard: Shard = ALONE) -> None:
+        size, subset = recipe.model.image_size, dataset.evaluation(recipe.data)
+        indices = subset.indices[shard.rank :: shard.world]
+        self._pixels = _pixels(subset.images, indices, size).to(device)
+        self._labels = torch.from_numpy(subset.images.labels[indices]).to(device)
         self._transform = BatchTransform(recipe.augment, size, 0, device)
         self._batch = recipe.train.test_batch_size
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """([batch, 3, size, size] float32, [batch] int64) without augmentation."""
+        """([batch, 3, size, size] float32, [batch] int64)."""
         for pixels, labels in zip(self._pixels.split(self._batch), self._labels.split(self._batch), strict=True):
             yield self._transform.test(pixels), labels
 
 
-def unaugmented(recipe: Recipe, images: Images, chosen: np.ndarray, device: torch.device) -> Tensor:
-    """Images as they are evaluated: [len(chosen), 3, size, size] float32, on the device."""
+def unaugmented(recipe: Recipe, images: Images, indices: np.ndarray, device: torch.device) -> Tensor:
+    """The images at these indices as they are evaluated: [len(indices), 3, size, size] float32, on the device."""
     size = recipe.model.image_size
-    return BatchTransform(recipe.augment, size, 0, device).test(_pixels(images, chosen, size).to(device))
+    return BatchTransform(recipe.augment, size, 0, device).test(_pixels(images, indices, size).to(device))
 
 
-def _pixels(images: Images, chosen: np.ndarray, size: int) -> Tensor:
-    """[count, height, width, 3] uint8: native pixels, or where those differ in size, already resized."""
+def _pixels(images: Images, indices: np.ndarray, size: int) -> Tensor:
+    """[count, height, width, 3] uint8: native pixels or, if sizes differ, resized ones."""
     if images.size is not None:
-        return torch.from_numpy(images.array()[chosen])
+        return torch.from_numpy(images.array()[indices])
 
     def resized(index: int) -> np.ndarray:
         return _resized(images[index], size)
 
     with ThreadPoolExecutor(cores_per_process()) as pool:
-        return torch.from_numpy(np.stack(list(pool.map(resized, chosen))))
+        return torch.from_numpy(np.stack(list(pool.map(resized, indices))))
 
 
 def _resized(image: np.ndarray, size: int) -> np.ndarray:
@@ -61,15 +61,15 @@ def _resized(image: np.ndarray, size: int) -> np.ndarray:
 
 
 class ImageTransform:
-    """One image as a recipe evaluates it: a PIL image of any size and mode to [3, size, size] float32 on the CPU.
+    """The transform of a recipe for one image: a PIL image of any size and mode to [3, size, size] float32 on the CPU.
 
-    Bilinear to the whole square input, no crop, normalised; before that, what decoding does: upright, RGB, large photos
-    shrunk to `data.short_side`. (Of JPEGs more than twice that size the suite decodes no detail, which is not repeated on
-    an image that is open: a few grey levels.)
+    It does what decoding does (upright, RGB, large photos shrunk to `data.short_side`), resizes bilinearly to a square
+    without a crop, and normalises. For a JPEG of more than twice `data.short_side` the suite's decoder drops detail, which
+    cannot be repeated with an open image: the result differs by a few grey levels.
 
     Args:
-        one_size: whether all images of the dataset were of one size, and so resized on the device, whose arithmetic differs
-            from Pillow's by a grey level here and there.
+        one_size: whether all images of the dataset have one size. These are resized on the device, whose arithmetic differs
+            from Pillow's by a grey level in some pixels.
     """
 
     def __init__(self, recipe: Recipe, one_size: bool) -> None:

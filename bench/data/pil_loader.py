@@ -1,12 +1,11 @@
-"""Batches from timm's own transform in worker processes (`data.pipeline: pil`)."""
+"""Training batches from timm's own transform in worker processes (`data.pipeline: pil`)."""
 
 from __future__ import annotations
 
 import random
 import signal
 import sys
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -20,48 +19,47 @@ from torchvision.transforms import Compose, RandomHorizontalFlip
 from bench.config.schema import Recipe, RecipeError
 from bench.cores import cores_per_process
 from bench.data.subsets import DecodedDataset, Subset
-from bench.data.train_loader import Batch, Shard, TrainLoader
+from bench.data.train_loader import ALONE, Batch, Shard, TrainLoader
 from bench.rng import Stream, generator
 
 
 class PilLoader(TrainLoader):
-    """timm's own transform in worker processes (`data.pipeline: pil`), each sample with generators seeded for it."""
+    """Batches from timm's transform in worker processes; each sample has a seed of its own for all random numbers."""
 
-    def __init__(self, recipe: Recipe, store: DecodedDataset, device: torch.device, share: Shard = Shard()) -> None:
-        super().__init__(recipe, store, device, share)
-        self._sampler = _PositionSampler()
+    def __init__(self, recipe: Recipe, dataset: DecodedDataset, device: torch.device, shard: Shard = ALONE) -> None:
+        super().__init__(recipe, dataset, device, shard)
+        self._sampler = _EpochSampler()
         workers = recipe.data.workers
         if workers is None:
             workers = cores_per_process()
         self._loader = DataLoader(
-            _PilSamples(self._part, recipe),
+            _Samples(self.subset, recipe),
             batch_sampler=self._sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
-            worker_init_fn=_leave_stop_signals_to_the_run,
-            # A fork server, from Python 3.14 on the default, would get stop signals as well, and take the workers along.
+            worker_init_fn=_ignore_stop_signals,
+            # A fork server, the default from Python 3.14 on, would receive stop signals too, and end the workers.
             multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
             pin_memory=device.type == "cuda",
         )
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
-        order = self._order(epoch)
-        seeds = generator(self._recipe.seed, Stream.PIL, epoch).integers(2**32, size=self.positions)
-        rows = [self._rows(step) for step in range(first, self.steps)]
+        order, rows = self.order(epoch), self.rows(first)
+        seeds = generator(self.recipe.seed, Stream.PIL, epoch).integers(2**32, size=self.positions)
         self._sampler.batches = [list(zip(order[r].tolist(), seeds[r].tolist(), strict=True)) for r in rows]
-        for positions, tensors in zip(rows, self._loader, strict=True):
-            images, labels, boxes, flips = (tensor.to(self._device, non_blocking=True) for tensor in tensors)
-            yield Batch(images, labels, positions, order[positions], boxes, flips)
+        for r, tensors in zip(rows, self._loader, strict=True):
+            images, labels, boxes, flips = (tensor.to(self.device, non_blocking=True) for tensor in tensors)
+            yield Batch(images, labels, r, order[r], boxes, flips)
 
 
-def _leave_stop_signals_to_the_run(worker: int) -> None:
-    """Schedulers and terminals send them to workers as well, and a run whose workers die cannot save its state."""
+def _ignore_stop_signals(worker: int) -> None:
+    """Schedulers and terminals send them to workers as well, and a run whose workers end cannot save its state."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
 
-class _PositionSampler(Sampler):
-    """Yields the batches it was given; it lives in the main process, so persistent workers see each epoch's own."""
+class _EpochSampler(Sampler):
+    """Yields `batches`, (index, seed) pairs. It is in the main process, so persistent workers see those of each epoch."""
 
     def __init__(self) -> None:
         self.batches: list[list[tuple[int, int]]] = []
@@ -73,38 +71,40 @@ class _PositionSampler(Sampler):
         return len(self.batches)
 
 
-class _PilSamples(Dataset):
-    def __init__(self, part: Subset, recipe: Recipe) -> None:
-        self._part = part
+class _Samples(Dataset):
+    """Samples by (index in the subset, seed): (image, label, box, flipped), as in `Batch`."""
+
+    def __init__(self, subset: Subset, recipe: Recipe) -> None:
+        self._subset = subset
         self._transform = timm_transform(recipe)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int, Tensor, bool]:
         index, seed = key
-        # timm draws from all three
+        # timm uses all three generators
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
-        native = int(self._part.indices[index])
+        images, native = self._subset.images, int(self._subset.indices[index])
         crop, flip, *rest = self._transform.transforms
-        image = flip(crop(Image.fromarray(self._part.images[native])))
+        image = flip(crop(Image.fromarray(images[native])))
         for step in rest:
             image = step(image)
-        return image, int(self._part.images.labels[native]), torch.tensor(crop.box), flip.flipped
+        return image, int(images.labels[native]), torch.tensor(crop.box), flip.flipped
 
 
 class _Crop(RandomResizedCropAndInterpolation):
-    """timm's crop, which remembers the last box it drew: top, left, height, width in shares of the image."""
+    """timm's crop, which keeps the last `box`: top, left, height, width in fractions of the image."""
 
-    def get_params(self, image: Image.Image, scale: Any, ratio: Any) -> tuple[int, int, int, int]:
+    def get_params(self, image: Image.Image, scale: Sequence[float], ratio: Sequence[float]) -> tuple[int, int, int, int]:
         top, left, height, width = super().get_params(image, scale, ratio)
-        height, width = max(height, 1), max(width, 1)  # timm rounds to nothing where an image has a pixel or two
+        height, width = max(height, 1), max(width, 1)  # timm rounds to 0 for images of a pixel or two
         top, left = min(top, image.height - height), min(left, image.width - width)
         self.box = (top / image.height, left / image.width, height / image.height, width / image.width)
         return top, left, height, width
 
 
 class _Flip(RandomHorizontalFlip):
-    """torchvision's flip, which remembers whether it did."""
+    """torchvision's flip, which keeps whether it `flipped` the last image."""
 
     def forward(self, image: Image.Image) -> Image.Image:
         out = super().forward(image)
@@ -113,16 +113,17 @@ class _Flip(RandomHorizontalFlip):
 
 
 def timm_transform(recipe: Recipe) -> Compose:
-    """timm's training transform with a recipe's settings: a PIL image to [3, size, size] float32. Its first two steps are
-    the crop and the flip, which remember what they did.
+    """timm's training transform for a recipe, from a PIL image to [3, size, size] float32.
+
+    Its first two steps are the crop and the flip, which keep what they did to the last image.
 
     Raises:
         RecipeError: timm does not understand `augment.rand_augment`.
     """
-    augment = recipe.augment
+    augment, size = recipe.augment, recipe.model.image_size
     try:
         transform = create_transform(
-            input_size=recipe.model.image_size,
+            input_size=size,
             is_training=True,
             scale=augment.crop_area,
             ratio=augment.crop_ratio,
@@ -137,20 +138,19 @@ def timm_transform(recipe: Recipe) -> Compose:
         )
     except (AssertionError, ValueError, KeyError) as error:
         raise RecipeError(f"augment.rand_augment: timm does not understand {augment.rand_augment!r}") from error
-    size = recipe.model.image_size
+    replaced = (RandomResizedCropAndInterpolation, RandomHorizontalFlip)
+    rest = [step for step in transform.transforms if not isinstance(step, replaced)]
     crop = _Crop(size, augment.crop_area, augment.crop_ratio, "bicubic")
-    ours = (RandomResizedCropAndInterpolation, RandomHorizontalFlip)
-    rest = [step for step in transform.transforms if not isinstance(step, ours)]
     transform.transforms = [crop, _Flip(augment.flip), *rest]
-    for step in transform.transforms:
+    for step in rest:
         for operation in getattr(step, "ops", ()):
             if operation.name.startswith("Posterize"):
-                operation.aug_fn = _posterize
+                operation.aug_fn = posterize
     return transform
 
 
-def _posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:
-    """Posterize that takes 0 bits, which timm asks for at magnitude 10: black, as in Pillow before 13 (which raises)."""
+def posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:
+    """Posterize that accepts 0 bits, which timm asks for at magnitude 10: black, as Pillow before 13 (which raises)."""
     if bits >= 8:
         return image
     return image.point(lambda level: level & ~(2 ** (8 - bits) - 1))

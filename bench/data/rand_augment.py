@@ -1,9 +1,9 @@
 """RandAugment of a whole batch on the device, each sample with operations of its own (arXiv 1909.13719).
 
-It is what timm's transform of the same configuration does with Pillow, in distribution, and each operation gives Pillow's
-grey levels, or the next to it where Pillow's rounding falls the other way. `sample_operations` draws on the host for all
-positions of an epoch; `rand_augment` applies a batch's share. So the host knows which samples an operation falls on, and
-nothing waits for the device.
+The distribution is that of timm's transform of the same configuration. Each operation gives Pillow's grey levels, or levels
+that differ by one where Pillow rounds differently. `sample_operations` draws the operations of all positions of an epoch on
+the host; `rand_augment` applies those of a batch. So the host knows which samples have which operation, and nothing waits
+for the device.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bench.rng import Stream, generator
 
 
 class Kind(IntEnum):
-    """The operations, those that are computed together side by side."""
+    """The operations. Those that are computed together have consecutive numbers."""
 
     NONE = -1
     INVERT = 0
@@ -44,23 +44,25 @@ class Kind(IntEnum):
 
 
 KINDS = len(Kind) - 1
-TOP = 10  # the magnitude at which an operation is strongest
-MOST_LAYERS = 16
-SECTION = re.compile(r"(mstd|inc|m|n|p)([0-9]+(?:\.[0-9]+)?)")
+MAX_MAGNITUDE = 10  # at which an operation is strongest
+MAX_LAYERS = 16
+UNIFORM_DEVIATION = 100  # timm: with a larger mstd magnitudes are uniform
+RANGES = {"m": (0, MAX_MAGNITUDE), "mstd": (0, math.inf), "inc": (0, 1), "n": (1, MAX_LAYERS), "p": (0, 1)}
+SECTION = re.compile(r"(mstd|p|(?:m|inc|n)(?=[0-9]+$))([0-9]+(?:\.[0-9]+)?)")  # m, inc and n take whole numbers
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a configuration such as `rand-m9-mstd0.5-inc1` says.
+    """The settings in a configuration such as `rand-m9-mstd0.5-inc1`.
 
     magnitude: m, 0 to 10.
-    deviation: mstd, of each operation's magnitude around m; above 100 it is drawn uniformly from 0 to m.
-    increasing: inc, whether posterize, solarize and the enhancements grow stronger with the magnitude.
-    layers: n, operations drawn for each image, with replacement.
-    probability: p, that a drawn operation is applied.
+    deviation: mstd, standard deviation of each magnitude around m; above 100 magnitudes are uniform from 0 to m.
+    increasing: inc, whether posterize, solarize and the enhancements get stronger with the magnitude.
+    layers: n, operations per image, drawn with replacement.
+    probability: p, that an operation is applied.
     """
 
-    magnitude: float = TOP
+    magnitude: float = MAX_MAGNITUDE
     deviation: float = 0.0
     increasing: bool = False
     layers: int = 2
@@ -68,38 +70,31 @@ class Settings:
 
 
 def parse(text: str) -> Settings:
-    """The settings of a timm configuration, sections in any order.
+    """Read a timm configuration; its sections may have any order.
 
     Raises:
-        RecipeError: it says something else, or what the batched pipeline does not do.
+        RecipeError: it is not one, or it asks for what the batched pipeline lacks.
     """
-    allowed = {"m": (0, TOP), "mstd": (0, math.inf), "inc": (0, 1), "n": (1, MOST_LAYERS), "p": (0, 1)}
     first, *sections = text.split("-")
-    given: dict[str, float] = {}
-    for name, number in (match.groups() if (match := SECTION.fullmatch(s)) else ("", "") for s in sections):
-        known = name in allowed and name not in given and (name in ("mstd", "p") or "." not in number)
-        if not known or not allowed[name][0] <= float(number) <= allowed[name][1]:
-            first = ""
-            break
-        given[name] = float(number)
-    if first != "rand":
+    values = {match[1]: float(match[2]) for section in sections if (match := SECTION.fullmatch(section))}
+    in_range = all(RANGES[name][0] <= value <= RANGES[name][1] for name, value in values.items())
+    if first != "rand" or len(values) < len(sections) or not in_range:
         raise RecipeError(
-            f"augment.rand_augment: got {text!r}, data.pipeline=batched allows rand with m0 to m{TOP}, mstd, inc0 or inc1,"
-            f" n1 to n{MOST_LAYERS} and p0 to p1, each at most once, as rand-m9-mstd0.5-inc1; data.pipeline=pil takes all"
-            " of timm's"
+            f"augment.rand_augment: got {text!r}, data.pipeline=batched allows rand with m0 to m{MAX_MAGNITUDE}, mstd, inc0"
+            f" or inc1, n1 to n{MAX_LAYERS} and p0 to p1, each at most once, as rand-m9-mstd0.5-inc1; data.pipeline=pil"
+            " allows all of timm's"
         )
-    return Settings(
-        given.get("m", TOP), given.get("mstd", 0.0), bool(given.get("inc", 0)), int(given.get("n", 2)), given.get("p", 0.5)
-    )
+    magnitude, layers = values.get("m", MAX_MAGNITUDE), int(values.get("n", 2))
+    return Settings(magnitude, values.get("mstd", 0.0), bool(values.get("inc", 0)), layers, values.get("p", 0.5))
 
 
 @dataclass(frozen=True)
 class Operations:
     """The operations of some positions, on the host.
 
-    kinds: int8 [positions, layers], first to last applied, of `Kind`; NONE where the draw says not to apply.
-    arguments: float64 [positions, layers], what Pillow's function takes: degrees, bits kept, a threshold, a level to add, a
-        factor, px across a px down, or shares of the side. 0 for operations that take none.
+    kinds: int8 [positions, layers], values of `Kind` in the order of application; NONE if none is applied.
+    arguments: float64 [positions, layers], the argument of Pillow's function: degrees, number of bits to keep, threshold,
+        level to add, factor, shear in px per px, or translation in fractions of the side. 0 for operations without one.
     """
 
     kinds: np.ndarray
@@ -110,16 +105,16 @@ class Operations:
 
 
 def sample_operations(settings: Settings, count: int, seed: int, epoch: int) -> Operations:
-    """The operations of `count` positions of one epoch."""
-    # A fixed number of draws a position, so that a row does not depend on the count.
+    """Draw the operations of `count` positions of one epoch."""
+    # A fixed number of random numbers per position, so that a row does not depend on the count.
     uniform = generator(seed, Stream.RAND_AUGMENT, epoch).random((count, settings.layers, 5))
     which, applied, sign, radius, angle = np.moveaxis(uniform, 2, 0)
     kinds = (which * KINDS).astype(np.int8)
-    if settings.deviation > 100:
+    if settings.deviation > UNIFORM_DEVIATION:
         magnitude = settings.magnitude * radius
-    else:  # Box and Muller's normal numbers
+    else:  # normal, by Box and Muller
         normal = np.sqrt(-2 * np.log1p(-radius)) * np.cos(2 * np.pi * angle)
-        magnitude = np.clip(settings.magnitude + settings.deviation * normal, 0, TOP)
+        magnitude = np.clip(settings.magnitude + settings.deviation * normal, 0, MAX_MAGNITUDE)
     arguments = np.zeros(kinds.shape)
     for kind in Kind:
         here = kinds == kind
@@ -129,8 +124,8 @@ def sample_operations(settings: Settings, count: int, seed: int, epoch: int) -> 
 
 
 def argument(kind: Kind, magnitude: np.ndarray, negative: np.ndarray, increasing: bool) -> np.ndarray:
-    """What timm's level functions make of magnitudes from 0 to 10; float64, as `Operations.arguments`."""
-    level = magnitude / TOP
+    """The results of timm's level functions for magnitudes from 0 to 10: float64, as `Operations.arguments`."""
+    level = magnitude / MAX_MAGNITUDE
     signed = np.where(negative, -level, level)
     if kind == Kind.ROTATE:
         return signed * 30
@@ -152,11 +147,11 @@ def argument(kind: Kind, magnitude: np.ndarray, negative: np.ndarray, increasing
 
 
 def rand_augment(images: Tensor, operations: Operations, fill: Tensor) -> Tensor:
-    """Each sample after its operations: [batch, 3, size, size] uint8, as `images`.
+    """Apply to each sample its operations. Returns [batch, 3, size, size] uint8, as `images`.
 
     Args:
         operations: of these samples.
-        fill: [3, 1, 1] uint8, on the device of the images, the colour where a moved image has no pixels.
+        fill: [3, 1, 1] uint8, on the device of the images, the colour outside a moved image.
     """
     groups = (
         (Kind.INVERT, Kind.EQUALIZE, _map_levels),
@@ -167,7 +162,7 @@ def rand_augment(images: Tensor, operations: Operations, fill: Tensor) -> Tensor
         (Kind.ROTATE, Kind.ROTATE, lambda *group: _rotate(*group, fill)),
     )
     for kinds, arguments in zip(operations.kinds.T, operations.arguments.T, strict=True):
-        # Samples with the same operation side by side, so that each group is a view.
+        # Samples are sorted by operation, so that each group is a view.
         order = np.argsort(kinds, kind="stable")
         kinds, arguments = kinds[order], arguments[order]
         there, back = upload(np.stack([order, np.argsort(order)]), images.device)
@@ -181,27 +176,29 @@ def rand_augment(images: Tensor, operations: Operations, fill: Tensor) -> Tensor
 
 
 def to_levels(values: Tensor) -> Tensor:
-    """Grey levels cut to whole ones from 0 to 255: contiguous uint8. The values are used up. By way of int16, since torch's
-    way from float to uint8 is slow on a CPU."""
+    """Grey levels truncated to whole ones from 0 to 255: contiguous uint8. Overwrites the values.
+
+    It converts by way of int16, since torch's conversion from float to uint8 is slow on a CPU.
+    """
     return values.clamp_(0, 255).to(torch.int16).to(torch.uint8, memory_format=torch.contiguous_format)
 
 
 def _map_levels(images: Tensor, kinds: np.ndarray, arguments: np.ndarray) -> Tensor:
-    """Operations that map each grey level to another: one table a sample and channel."""
-    given, contrast = np.searchsorted(kinds, (Kind.AUTO_CONTRAST, Kind.EQUALIZE)).tolist()
-    tables = np.stack([_table(*pair) for pair in zip(kinds[:given], arguments[:given], strict=True)] or [[]])
+    """Operations that map each grey level to another: one table per sample and channel."""
+    fixed, contrast = np.searchsorted(kinds, (Kind.AUTO_CONTRAST, Kind.EQUALIZE)).tolist()
+    tables = np.stack([_table(*pair) for pair in zip(kinds[:fixed], arguments[:fixed], strict=True)] or [[]])
     parts = []
-    if given:
+    if fixed:
         parts.append(upload(tables, images.device)[:, None].expand(-1, 3, -1))
-    if given < contrast:
-        parts.append(_auto_contrast(images[given:contrast]))
+    if fixed < contrast:
+        parts.append(_auto_contrast(images[fixed:contrast]))
     if contrast < len(kinds):
         parts.append(_equalize(images[contrast:]))
     return torch.cat(parts).gather(2, images.flatten(2).long()).view_as(images)
 
 
 def _table(kind: int, argument: float) -> np.ndarray:
-    """[256] uint8, the new level of each."""
+    """[256] uint8, the new level of each level."""
     level = np.arange(256)
     if kind == Kind.INVERT:
         new = 255 - level
@@ -220,8 +217,8 @@ def _auto_contrast(images: Tensor) -> Tensor:
     """[batch, 3, 256] uint8: the tables that stretch each channel over all levels."""
     low, high = (side(images, (2, 3)).float()[..., None] for side in (torch.amin, torch.amax))
     level = torch.arange(256.0, device=images.device)
-    # One division of whole numbers, which float32 does exactly. Pillow multiplies by a rounded scale in double precision
-    # and may land just below a whole number.
+    # One division of whole numbers, which is exact in float32. Pillow multiplies by a rounded scale in double precision and
+    # may get a value just below a whole number.
     stretched = ((level - low) * 255 / (high - low)).clamp_(0, 255)
     return torch.where(high > low, stretched, level).to(torch.uint8)
 
@@ -241,13 +238,13 @@ def _equalize(images: Tensor) -> Tensor:
 
 
 def _blend(base: Tensor, images: Tensor, factors: np.ndarray) -> Tensor:
-    """Pillow's blend: away from `base` [batch, …] float32, whole levels, by a factor a sample, cut to whole levels."""
+    """Pillow's blend, base + factor * (images - base), truncated. base: [batch, …] float32, factors: [batch]."""
     factor = upload(factors.astype(np.float32), images.device)[:, None, None, None]
     return to_levels((images - base).mul_(factor).add_(base))
 
 
 def _grey(images: Tensor) -> Tensor:
-    """[batch, 1, size, size] float32: Pillow's luminance, whole levels. All its sums are below 2**24, so exact."""
+    """[batch, 1, size, size] float32: Pillow's luminance, whole levels. Its sums are below 2**24, so float32 is exact."""
     red, green, blue = images.float().unbind(1)
     return red.mul_(19595).add_(green.mul_(38470)).add_(blue.mul_(7471)).add_(0x8000).mul_(2**-16).floor_()[:, None]
 
@@ -265,7 +262,7 @@ def _contrast(images: Tensor, kinds: np.ndarray, factors: np.ndarray) -> Tensor:
 
 
 def _sharpness(images: Tensor, kinds: np.ndarray, factors: np.ndarray) -> Tensor:
-    """Away from the mean of 3x3 pixels in which the middle counts five times; edges stay."""
+    """Blend with the mean of 3x3 pixels in which the middle counts five times; the border is not changed."""
     base = images.float()
     across = base[..., :-2] + base[..., 1:-1] + base[..., 2:]
     total = across[:, :, :-2] + across[:, :, 1:-1] + across[:, :, 2:]
@@ -275,9 +272,14 @@ def _sharpness(images: Tensor, kinds: np.ndarray, factors: np.ndarray) -> Tensor
 
 
 def _cubic(first: Tensor, second: Tensor, third: Tensor, fourth: Tensor, along: Tensor) -> Tensor:
-    """Pillow's interpolation when it moves images: Keys' cubic with a = -1 (its resize has -0.5) between the second and the
-    third of four pixels, `along` from 0 to 1. In differences to the second, so that flat parts stay exactly flat: the
-    result is cut to whole levels, and 99.99 would become 99."""
+    """Pillow's interpolation when it transforms images: Keys' cubic with a = -1 (its resize has -0.5).
+
+    It is computed in differences from the second pixel, so that flat areas stay exactly flat: the result is truncated, and
+    99.99 would become 99.
+
+    Args:
+        along: the position between the second and the third of the four pixels, 0 to 1.
+    """
     squared = along * along
     cubed = squared * along
     value = (first - second).mul_(2 * squared - cubed - along)
@@ -286,25 +288,24 @@ def _cubic(first: Tensor, second: Tensor, third: Tensor, fourth: Tensor, along: 
 
 
 def _slide(images: Tensor, kinds: np.ndarray, arguments: np.ndarray, fill: Tensor) -> Tensor:
-    """Shear and translate, which move whole rows along themselves, or whole columns."""
+    """Shear and translate, which shift whole rows or whole columns."""
     size = images.shape[-1]
     rows = int(np.searchsorted(kinds, Kind.SHEAR_Y))
     sheared = (kinds == Kind.SHEAR_X) | (kinds == Kind.SHEAR_Y)
     slopes = np.where([sheared, ~sheared], [arguments, arguments * size], 0).astype(np.float32)
     shear, pixels = upload(slopes, images.device)
-    # px that each row is moved by; columns are rows of the image turned over
+    # px by which each row is shifted; columns are the rows of the transposed image
     shift = shear[:, None] * (torch.arange(size, device=images.device) + 0.5) + pixels[:, None]
-    turned = torch.cat([images[:rows], images[rows:].transpose(2, 3)])
-    moved = _slide_rows(turned, shift, fill)
+    moved = _slide_rows(torch.cat([images[:rows], images[rows:].transpose(2, 3)]), shift, fill)
     moved[rows:] = moved[rows:].transpose(2, 3).clone()
     return moved
 
 
 def _slide_rows(images: Tensor, shift: Tensor, fill: Tensor) -> Tensor:
-    """Rows read at `shift` [batch, size] px to the right."""
+    """Read each row `shift` [batch, size] px to the right."""
     size = images.shape[-1]
     start = shift.floor()
-    along = torch.arange(-1, size + 2, device=images.device)  # four pixels around each place; neighbours share three
+    along = torch.arange(-1, size + 2, device=images.device)  # four pixels around each position; neighbours share three
     index = (start.long()[..., None] + along).clamp_(0, size - 1)
     pixels = images.gather(3, index[:, None].expand(-1, 3, -1, -1)).float()
     value = _cubic(*(pixels[..., i : i + size] for i in range(4)), (shift - start)[:, None, :, None])
@@ -314,7 +315,7 @@ def _slide_rows(images: Tensor, shift: Tensor, fill: Tensor) -> Tensor:
 
 
 def _rotate(images: Tensor, kinds: np.ndarray, degrees: np.ndarray, fill: Tensor) -> Tensor:
-    """Rotate counterclockwise around the middle."""
+    """Rotate counterclockwise around the centre."""
     batch, _, size, _ = images.shape
     radians = np.radians(degrees)
     turn = np.stack([np.cos(radians), np.sin(radians)]).astype(np.float32)
@@ -327,17 +328,17 @@ def _rotate(images: Tensor, kinds: np.ndarray, degrees: np.ndarray, fill: Tensor
     left, top = across.floor(), down.floor()
     columns = [(left.long() + right).clamp_(0, size - 1) for right in (-1, 0, 1, 2)]
     pixels, beside = images.flatten(2), (across - left)[:, None]
-    # Written into memory that is asked for once: fresh pages cost a CPU more than the look-ups.
-    feature_layers, values = torch.empty(2, 4, batch, 3, size * size, device=images.device)
+    # Written into memory that is allocated once: new pages cost a CPU more than the look-ups.
+    neighbours, values = torch.empty(2, 4, batch, 3, size * size, device=images.device)
     for i, below in enumerate((-1, 0, 1, 2)):
         row = (top.long() + below).clamp_(0, size - 1).mul_(size)
-        for tap, column in zip(feature_layers, columns, strict=True):
-            tap.copy_(pixels.gather(2, (row + column)[:, None].expand(-1, 3, -1)))
-        values[i] = _cubic(*feature_layers, beside)
+        for neighbour, column in zip(neighbours, columns, strict=True):
+            neighbour.copy_(pixels.gather(2, (row + column)[:, None].expand(-1, 3, -1)))
+        values[i] = _cubic(*neighbours, beside)
     return _filled(_cubic(*values, (down - top)[:, None]).view(batch, 3, size, size), inside, fill)
 
 
 def _filled(values: Tensor, inside: Tensor, fill: Tensor) -> Tensor:
-    """Values cut to whole levels inside, the fill colour elsewhere. In products, since torch.where is slow on a CPU."""
+    """Whole levels inside, the fill colour outside. Computed by products, since torch.where is slow on a CPU."""
     inside = inside[:, None].to(torch.uint8)
     return to_levels(values).mul_(inside).add_((1 - inside) * fill)

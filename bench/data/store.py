@@ -1,7 +1,7 @@
-"""The decoded store: a dataset's pixels as uint8, decoded once, memory-mapped by every process and every later run.
+"""The decoded store: the pixels of a dataset as uint8, decoded once, memory-mapped by every process and every later run.
 
-One folder a dataset in the cache: `{train,test}.pixels` (all images' RGB bytes, one after the other), `{train,test}.npz`
-(sizes, labels and names) and `store.json`, written last, with the fingerprint and the names of the classes.
+One folder per dataset in the cache: `{train,test}.pixels` (the RGB bytes of all images, one after the other),
+`{train,test}.npz` (sizes, labels and names) and `store.json`, written last, with the fingerprint and the class names.
 """
 
 from __future__ import annotations
@@ -29,60 +29,65 @@ from bench.data.layouts import Item
 from bench.data.sources import Source, damaged, find_or_fetch, locate
 from bench.data.subsets import DecodedDataset, Images
 from bench.locks import cache_folder, locked
+from bench.storage import first_line
 
 LOG = logging.getLogger(__name__)
-WINDOW = 64  # images that are decoded ahead of being written: photos at native size take 40 MB each
+AHEAD_IMAGES = 64  # decoded before they are written: a photo at its full size takes up to 40 MB
+NAMED_IMAGES = 5  # named in an error
 
 
 def open_dataset(data: Data, data_dir: str | Path) -> DecodedDataset:
-    """The dataset of a recipe, fetched and decoded on first use; safe when several processes want it at once.
+    """The dataset of a recipe, fetched and decoded at its first use; several processes may ask for it at once.
 
     Raises:
-        RecipeError: the dataset is missing, does not decode, or has other counts than its recipe says.
+        RecipeError: the dataset is missing, cannot be decoded, or has other counts than its recipe says.
     """
     source = locate(data, data_dir)
-    if source is None or not (store_folder(source) / "store.json").is_file():
-        with locked(cache_folder() / "datasets" / f"{_plain(data.name)}-fetched", f"dataset {data.name}"):
+    if source is None or not is_decoded(source):
+        with locked(cache_folder() / "datasets" / f"{_folder_name(data.name)}-fetched", f"dataset {data.name}"):
             source = find_or_fetch(data, data_dir)
     folder = store_folder(source)
-    if (store := _opened(folder, data.name)) is None:
+    if (dataset := _open(folder, data.name)) is None:
         with locked(folder, f"dataset {data.name}"):
-            if (store := _opened(folder, data.name)) is None:
+            if (dataset := _open(folder, data.name)) is None:
                 if folder.exists():
                     LOG.warning(f"the decoded dataset in {folder} is damaged and is decoded again")
                 LOG.info(f"decoding {data.name} from {source}, once")
-                _decode(source, folder)
-                store = _opened(folder, data.name)
-    check_counts(data, str(source), store.train.labels, None if store.test is None else store.test.labels, store.names)
-    return store
+                _write(source, folder)
+                dataset = _open(folder, data.name)
+    test = None if dataset.test is None else dataset.test.labels
+    check_counts(data, str(source), dataset.train.labels, test, dataset.names)
+    return dataset
 
 
 def current_fingerprint(data: Data, data_dir: str | Path) -> str | None:
-    """The fingerprint of the images that a dataset has now; None where the dataset is not here."""
+    """The fingerprint of a dataset's present images; None if the dataset is not in the data folder."""
     return None if locate(data, data_dir) is None else open_dataset(data, data_dir).fingerprint
 
 
 def store_folder(source: Source) -> Path:
-    """Where in the cache a source's pixels are, or will be."""
-    return cache_folder() / "datasets" / f"{_plain(source.data.name)}-{source.key}"
+    """The folder in the cache for the pixels of a source."""
+    return cache_folder() / "datasets" / f"{_folder_name(source.data.name)}-{source.key}"
+
+
+def is_decoded(source: Source) -> bool:
+    """Whether the pixels of a source are in the cache."""
+    return (store_folder(source) / "store.json").is_file()
 
 
 def check_counts(data: Data, where: str, train: np.ndarray, test: np.ndarray | None, names: tuple[str, ...] | None) -> None:
-    """Raise RecipeError unless labels [count] and class names are as the recipe says; a `data.subset` of the classes has
-    other numbers of images than the whole, so with one only the classes are counted."""
+    """Raise RecipeError unless labels [count] and class names are as the recipe says.
+
+    With `data.subset` only the classes are counted: a part of the classes has other numbers of images.
+    """
     where = f"dataset {data.name!r} ({where})"
-    here = len(np.unique(train))
+    classes = len(np.unique(train))
     if data.subset is not None:
-        if len(lacking := np.setdiff1d(np.arange(data.subset), train)):
-            problem = f"no training image of label {lacking[0]}"
-            raise RecipeError(f"{where}: {here} classes are here, data.subset says {data.subset}: {problem}")
-        for split, labels in (("training", train), ("test", train if test is None else test)):
-            if not (labels < data.subset).any() or labels.min() < 0:
-                raise RecipeError(f"{where}: {split} labels do not hold 0 to {data.subset - 1}, as data.subset says")
+        _check_subset(data.subset, where, train, test)
         return
     advice = ""
-    if data.classes is not None and 2 <= here < data.classes and train.max() < here:
-        advice = f"; it holds {here} of the {data.classes} classes, which --set data.subset={here} admits"
+    if data.classes is not None and 2 <= classes < data.classes and train.max() < classes:
+        advice = f"; it holds {classes} of the {data.classes} classes, which --set data.subset={classes} allows"
     for split, labels, expected in (("training", train, data.train_images), ("test", test, data.test_images)):
         if labels is None:
             if expected is not None:
@@ -92,48 +97,32 @@ def check_counts(data: Data, where: str, train: np.ndarray, test: np.ndarray | N
             raise RecipeError(f"{where}: {len(labels)} {split} images, its recipe says {expected}{advice}")
         if not len(labels):
             raise RecipeError(f"{where}: no {split} image that can be read")
-        most = data.classes or (len(names) if names else int(train.max()) + 1)
-        if labels.min() < 0 or labels.max() >= most:
-            raise RecipeError(
-                f"{where}: {split} labels from {labels.min()} to {labels.max()}, its recipe says {most} classes"
-            )
-    if data.classes is not None and here != data.classes:
-        raise RecipeError(f"{where}: {here} classes have training images, its recipe says {data.classes}{advice}")
+        allowed = data.classes or (len(names) if names else int(train.max()) + 1)
+        if labels.min() < 0 or labels.max() >= allowed:
+            found = f"{split} labels from {labels.min()} to {labels.max()}"
+            raise RecipeError(f"{where}: {found}, its recipe says {allowed} classes")
+    if data.classes is not None and classes != data.classes:
+        raise RecipeError(f"{where}: {classes} classes have training images, its recipe says {data.classes}{advice}")
 
 
-def decoded(items: Iterable[Item], short_side: int | None) -> Iterator[tuple[Item, np.ndarray | Unreadable]]:
-    """Each item with its pixels, or with the reason why there are none, in order; decoded by a thread a core."""
-
-    def attempt(item: Item) -> np.ndarray | Unreadable:
-        try:
-            return decode(item.load(), short_side)
-        except Unreadable as error:
-            return error
-        except Exception as error:  # an archive's member that is damaged: zlib, zipfile and OS errors of many kinds
-            return Unreadable((str(error).splitlines() or [type(error).__name__])[0])
-
-    items = iter(items)
-    with ThreadPoolExecutor(len(available_cores())) as pool:
-        while window := list(itertools.islice(items, WINDOW)):
-            yield from zip(window, pool.map(attempt, window), strict=True)
-
-
-def unreadable_sentence(problems: list[tuple[str, str]]) -> str:
-    """Names what cannot be read, the first five with their reasons."""
-    named = "; ".join(f"{name} ({reason})" for name, reason in problems[:5])
-    more = f" and {len(problems) - 5} more, all of which `python -m bench data check` lists" if len(problems) > 5 else ""
-    return f"{len(problems)} image{'s' if len(problems) > 1 else ''} cannot be read: {named}{more}"
+def _check_subset(subset: int, where: str, train: np.ndarray, test: np.ndarray | None) -> None:
+    if len(lacking := np.setdiff1d(np.arange(subset), train)):
+        problem = f"no training image of label {lacking[0]}"
+        raise RecipeError(f"{where}: {len(np.unique(train))} classes are here, data.subset says {subset}: {problem}")
+    for split, labels in (("training", train), ("test", train if test is None else test)):
+        if not (labels < subset).any() or labels.min() < 0:
+            raise RecipeError(f"{where}: {split} labels do not hold 0 to {subset - 1}, as data.subset says")
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What reading a whole dataset has shown.
+    """The result of reading a whole dataset.
 
-    splits: the arrays `sizes`, `labels` and `names` of "train" and, where there is one, "test".
+    splits: the arrays `sizes`, `labels` and `names` of "train" and, if there is one, "test".
     classes: their names, or None.
     problems: (name, reason) of each image that cannot be read.
     fingerprint: of pixels, sizes and labels, SHA-256, hex.
-    left_out: files that are no images by their names.
+    left_out: files that are not images by their names.
     """
 
     splits: dict[str, dict[str, np.ndarray]]
@@ -147,12 +136,12 @@ def survey(source: Source, keep: Callable[[str, np.ndarray], object] = lambda sp
     """Read and decode every image of a source, with a progress bar on a terminal.
 
     Args:
-        keep: is given (split, pixels) of each image, in order.
+        keep: called with (split, pixels) for each image, in order.
 
     Raises:
-        RecipeError: the source cannot be read, or a split is empty. An image that cannot be read is reported instead.
+        RecipeError: the source cannot be read, or a split is empty. Images that cannot be read are problems in the result.
     """
-    where, digest = f"dataset {source.data.name!r} ({source})", hashlib.sha256()
+    digest = hashlib.sha256()
     splits, problems = {}, []
     with damaged(source):
         contents = source.contents()
@@ -162,7 +151,7 @@ def survey(source: Source, keep: Callable[[str, np.ndarray], object] = lambda sp
             sizes, labels, names = [], [], []
             total = len(items) if hasattr(items, "__len__") else None
             with tqdm(total=total, desc=f"decoding {source.data.name} {split}", disable=None) as progress:
-                for item, pixels in decoded(items, source.data.short_side):
+                for item, pixels in _decoded(items, source.data.short_side):
                     progress.update()
                     if isinstance(pixels, Unreadable):
                         problems.append((item.name, str(pixels)))
@@ -173,19 +162,36 @@ def survey(source: Source, keep: Callable[[str, np.ndarray], object] = lambda sp
                     labels.append(item.label)
                     names.append(item.name)
             if not labels and not problems:
-                raise RecipeError(f"{where}: split {split!r} holds no images")
+                raise RecipeError(f"dataset {source.data.name!r} ({source}): split {split!r} holds no images")
             arrays = {"sizes": np.array(sizes, np.int32), "labels": np.array(labels, np.int64)}
             digest.update(arrays["sizes"].tobytes() + arrays["labels"].tobytes())
             splits[split] = {**arrays, "names": np.array(names, dtype=str)}
     return Survey(splits, contents.classes, problems, digest.hexdigest(), contents.left_out)
 
 
-def _plain(name: str) -> str:
+def _decoded(items: Iterable[Item], short_side: int | None) -> Iterator[tuple[Item, np.ndarray | Unreadable]]:
+    """Each item with its pixels, or with the reason why it has none, in order; decoded by one thread per core."""
+
+    def attempt(item: Item) -> np.ndarray | Unreadable:
+        try:
+            return decode(item.load(), short_side)
+        except Unreadable as error:
+            return error
+        except Exception as error:  # damaged members of archives raise zlib, zipfile and OS errors of many kinds
+            return Unreadable(first_line(error))
+
+    items = iter(items)
+    with ThreadPoolExecutor(len(available_cores())) as pool:
+        while chunk := list(itertools.islice(items, AHEAD_IMAGES)):
+            yield from zip(chunk, pool.map(attempt, chunk), strict=True)
+
+
+def _folder_name(name: str) -> str:
     return name.replace(":", "-").replace("/", "-")
 
 
-def _opened(folder: Path, name: str) -> DecodedDataset | None:
-    """The store in a folder; None where there is none, or none that is whole."""
+def _open(folder: Path, name: str) -> DecodedDataset | None:
+    """The store in a folder; None if there is none, or if it is incomplete."""
     try:
         described = json.loads((folder / "store.json").read_text(encoding="utf-8"))
         splits = {split: _open_split(folder, split) for split in described["splits"]}
@@ -200,14 +206,14 @@ def _open_split(folder: Path, split: str) -> Images:
         pixels = np.memmap(folder / f"{split}.pixels", np.uint8, "r")
         images = Images(pixels, arrays["sizes"], arrays["labels"], arrays["names"])
     if len(pixels) != 3 * images.sizes.astype(np.int64).prod(1).sum() or len(images.sizes) != len(images):
-        raise ValueError("not all pixels are here")
+        raise ValueError("pixels are missing")
     return images
 
 
-def _decode(source: Source, folder: Path) -> None:
-    """Write the store to a temporary folder, then move it into place. Who calls this holds the folder's lock."""
-    for left in (folder, *folder.parent.glob(f"{folder.name}.*.tmp")):  # damaged, or left by a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
+def _write(source: Source, folder: Path) -> None:
+    """Decode into a temporary folder, then move it into place. The caller holds the folder's lock."""
+    for old in (folder, *folder.parent.glob(f"{folder.name}.*.tmp")):  # damaged, or left by a killed process
+        shutil.rmtree(old, ignore_errors=True)
     temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     temporary.mkdir(parents=True)
     try:
@@ -215,14 +221,22 @@ def _decode(source: Source, folder: Path) -> None:
             files = {s: stack.enter_context(open(temporary / f"{s}.pixels", "wb")) for s in ("train", "test")}
             found = survey(source, lambda split, pixels: files[split].write(pixels.tobytes()))
         if found.problems:
-            raise RecipeError(f"dataset {source.data.name!r} ({source}): {unreadable_sentence(found.problems)}")
+            raise RecipeError(f"dataset {source.data.name!r} ({source}): {_unreadable(found.problems)}")
         for split, arrays in found.splits.items():
             np.savez(temporary / f"{split}.npz", **arrays)
         described = {"fingerprint": found.fingerprint, "classes": found.classes, "splits": list(found.splits)}
         (temporary / "store.json").write_text(json.dumps(described), encoding="utf-8")
         os.replace(temporary, folder)
     except OSError as error:
-        error.filename = error.filename or str(folder)  # a failed write does not say to which file
+        error.filename = error.filename or str(folder)  # a failed write does not name its file
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _unreadable(problems: list[tuple[str, str]]) -> str:
+    """The sentence for images that cannot be read; it names the first ones with their reasons."""
+    named = "; ".join(f"{name} ({reason})" for name, reason in problems[:NAMED_IMAGES])
+    more = len(problems) - NAMED_IMAGES
+    rest = f" and {more} more, all of which `python -m bench data check` lists" if more > 0 else ""
+    return f"{len(problems)} image{'s' if len(problems) > 1 else ''} cannot be read: {named}{rest}"

@@ -1,4 +1,4 @@
-"""What all training loaders share: shards, batches and the order of the samples."""
+"""What the training loaders of both pipelines share: batches, shards and the order of the samples."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from bench.rng import Stream, generator
 
 @dataclass(frozen=True)
 class Batch:
-    """What one process trains on in one step.
+    """The samples of one process in one step.
 
     images: [batch, 3, size, size] float32, augmented and normalised, on the device.
-    labels: [batch] int64.
-    positions: where in the epoch's global order these samples stand.
-    indices: [batch], which of the training part's images they are.
-    boxes: [batch, 4] float32, top, left, height, width of their crops, in shares of the native image.
-    flips: [batch] bool, whether they were mirrored.
+    labels: [batch] int64, on the device.
+    positions: of the samples in the global order of the epoch.
+    indices: [batch] int64, of the samples in the training subset.
+    boxes: [batch, 4] float32, top, left, height, width of the crops, in fractions of the native image; on the device.
+    flips: [batch] bool, whether the samples were mirrored; on the device.
     """
 
     images: Tensor
@@ -36,44 +36,52 @@ class Batch:
 
 @dataclass(frozen=True)
 class Shard:
-    """A process's part of the work: `rank` of `world`."""
+    """The part of the work of one process: `rank` of `world` processes."""
 
     rank: int = 0
     world: int = 1
 
 
+ALONE = Shard()
+
+
 class TrainLoader:
     """The training batches of a recipe. Iterate over `epoch(number)`.
 
-    The global batch of a step is cut into contiguous, equal parts, one a process. The last partial batch is dropped.
+    The global batch of a step is divided into contiguous, equal parts, one per process. The last, incomplete batch is not
+    used.
+
+    Attributes:
+        subset: the images to train on.
+        steps: per epoch.
+        positions: samples per epoch, over all processes.
 
     Raises:
-        RecipeError: the batch does not divide among the processes, or the pipeline cannot take these images.
+        RecipeError: the batch cannot be divided among the processes, or the pipeline cannot process these images.
     """
 
-    def __init__(self, recipe: Recipe, store: DecodedDataset, device: torch.device, share: Shard = Shard()) -> None:
-        self._recipe, self._device, self._share = recipe, device, share
-        self._part = store.training(recipe.data)
+    def __init__(self, recipe: Recipe, dataset: DecodedDataset, device: torch.device, shard: Shard = ALONE) -> None:
+        self.recipe, self.device, self.shard = recipe, device, shard
+        self.subset = dataset.training(recipe.data)
         batch = recipe.train.batch_size
-        if batch % share.world:
-            raise RecipeError(f"train.batch_size: {batch} does not divide among {share.world} processes")
-        self.steps = len(self._part) // batch
+        if batch % shard.world:
+            raise RecipeError(f"train.batch_size: {batch} cannot be divided among {shard.world} processes")
+        self.steps = len(self.subset) // batch
         if self.steps == 0:
-            raise RecipeError(f"train.batch_size: {batch} is more than the {len(self._part)} training images")
-        self.positions = self.steps * batch  # samples an epoch, over all processes
-
-    def _order(self, epoch: int) -> np.ndarray:
-        """Which of the training part's images stands at each position."""
-        order = generator(self._recipe.seed, Stream.ORDER, epoch).permutation(len(self._part))
-        return order[: self.positions]
-
-    def _rows(self, step: int) -> slice:
-        """The positions that this process trains on in a step."""
-        batch = self._recipe.train.batch_size
-        own = batch // self._share.world
-        first = step * batch + self._share.rank * own
-        return slice(first, first + own)
+            raise RecipeError(f"train.batch_size: {batch} is more than the {len(self.subset)} training images")
+        self.positions = self.steps * batch
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch, counted from 0, beginning with step `first`."""
+        """The batches of one epoch, counted from 0, starting with step `first`."""
         raise NotImplementedError
+
+    def order(self, epoch: int) -> np.ndarray:
+        """[positions] int64, the index in the subset of the image at each position of an epoch."""
+        return generator(self.recipe.seed, Stream.ORDER, epoch).permutation(len(self.subset))[: self.positions]
+
+    def rows(self, first: int) -> list[slice]:
+        """The positions of this process in each step, starting with step `first`."""
+        batch = self.recipe.train.batch_size
+        own = batch // self.shard.world
+        starts = (step * batch + self.shard.rank * own for step in range(first, self.steps))
+        return [slice(start, start + own) for start in starts]

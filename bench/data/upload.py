@@ -1,4 +1,4 @@
-"""Numbers from the host to the device without waiting for it."""
+"""Copies from the host to the device that nothing waits for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from torch import Tensor
 
 
 def upload(values: np.ndarray, device: torch.device) -> Tensor:
-    """An array as a tensor on the device, of the same shape and type; by way of pinned memory, so that a GPU is not waited
-    for."""
+    """An array as a tensor on the device. It is copied from pinned memory, so that the host does not wait for a GPU."""
     tensor = torch.from_numpy(values)
     return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)

@@ -9,7 +9,7 @@ import torch
 
 from bench.config.parse import short_repr
 from bench.config.schema import RecipeError
-from bench.data.loaders import EvalLoader
+from bench.data.eval_loader import EvalLoader
 from bench.data.store import open_dataset
 from bench.runs import environment
 from bench.share.load import read_run, read_weights, rebuild

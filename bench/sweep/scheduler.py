@@ -1,139 +1,128 @@
-"""Which job starts next, and what becomes of those that end. It knows neither clocks nor processes: an executor has them.
+"""Which job starts next, and what follows from each result. Clocks and processes are the executor's.
 
-List scheduling: whenever there is room, the first job of a list that may start does. Teachers come first, the one on which
-most work hangs before the others; then cells, the longest expected first. With m slots it takes, whatever the order and
-however wrong the expectations, at most  W / m + (1 - 1/m) C, where W is all work and C the longest chain of a teacher and a
-cell (Graham, Bounds on multiprocessing timing anomalies, 1969): take the cell that ends last. Before it started, a slot
-was idle only while its teacher trained, for otherwise the cell, or its teacher, would have been started there. So the slots
-were all busy but for C - (that cell) at the most, and then did nothing that is not in W. Where other work keeps the slots
-busy while teachers train, nothing is idle before the last cell starts, and the time is at most W / m + (that cell).
-A job that died is put before all others, so it takes the slot that it has just left: its attempts, one after the other,
-are one job of the sum of their times in W and C.
+List scheduling: whenever a slot is free, the first job in the list that may start is started. Teachers come first, the one
+with the most dependent work before the others; then runs, the longest expected first. Whatever the order, and however wrong
+the expectations, m slots take at most  W / m + (1 - 1/m) C, where W is all work and C the longest chain of a teacher and a
+run (Graham, Bounds on multiprocessing timing anomalies, 1969). Proof: consider the run that ends last. Before it started, a
+slot was idle only while its teacher trained; otherwise the run, or its teacher, would have been started there. So all slots
+were busy except for at most C - (that run), and afterwards only work in W was done. If other work keeps the slots busy
+while teachers train, no slot is idle before the last run starts, and the time is at most W / m + (that run).
+A job that died is put at the head of the list, so it takes the slot that it has just left: all its attempts together count
+as one job in W and C.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from enum import Enum
 from statistics import mean
-from typing import Any, Protocol
+from typing import Protocol
 
-ELSEWHERE = ("running", "queued")  # begun by another sweep
+from bench.sweep.job import Job, JobResult, Outcome, State
 
-
-class Outcome(Enum):
-    """What became of a job that was started."""
-
-    DONE = "recorded, or the teacher kept"
-    DIED = "ended without a record: worth another try, which goes on from its checkpoint"
-    REFUSED = "what would be the same the next time: bad input, a teacher that diverged"
-    ABANDONED = "another sweep's process had it, and has left it unfinished: not an attempt of this sweep"
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A job that has ended, and why where it is not done."""
-
-    job: Any
-    outcome: Outcome
-    error: str = ""
+STARTED_ELSEWHERE = (State.RUNNING, State.QUEUED)
 
 
 class Executor(Protocol):
-    """What runs jobs: the processes of this machine, a cluster, or a simulation.
+    """What runs jobs: processes of this machine, a cluster, or a simulation.
 
-    queues: it takes jobs whose teachers are still to be trained, in the order of the list, and holds each until its teacher is
-        there (a cluster's dependencies); else it is only given what can start at once.
+    queues: whether it takes jobs whose teachers are not trained yet, in the order of the list, and holds each back until
+        its teacher is (a cluster's dependencies). Otherwise it is given only jobs that can start at once.
     """
 
     queues: bool
 
-    def room(self) -> int:
-        """How many more jobs it takes now."""
+    def free_slots(self) -> int:
+        """The number of jobs that it can take now."""
 
-    def start(self, jobs: Sequence[Any]) -> None:
-        """Start these, or submit them together. A job may come again after it has ended."""
+    def start(self, jobs: Sequence[Job]) -> None:
+        """Start jobs, or submit them together. A job that has ended may be started again."""
 
-    def follow(self, job: Any) -> None:
-        """Watch a job that another process has already started, and tell its end like the others'."""
+    def attach(self, job: Job) -> None:
+        """Watch a job that another process has started, and report its end like those of the others."""
 
-    def ended(self) -> list[Ended]:
-        """What has ended since the last call. Where nothing has, it lets a moment pass, a second at the most."""
+    def poll(self) -> list[JobResult]:
+        """The results since the last call. If there are none, it waits a moment, at most a second."""
 
-    def cancel(self, jobs: Sequence[Any]) -> None:
-        """Give up jobs that were started and have become pointless, since their teacher failed; they are not told again."""
+    def cancel(self, jobs: Sequence[Job]) -> None:
+        """Give up started jobs whose teacher failed. `poll` does not report them."""
 
-    def stop(self, asked: Callable[[], int]) -> None:
-        """End all that it started, by the stop signal, and return when nothing of it runs any more. When `asked()`, the
-        number of times that the user has asked, reaches 2, at once and hard."""
+    def stop(self, stop_requests: Callable[[], int]) -> None:
+        """End all jobs that it started with the stop signal, and return when they have ended.
+
+        Args:
+            stop_requests: how often the user has asked to stop; at 2 the jobs are killed.
+        """
 
 
 class Scheduler:
-    """The list of jobs: anything with a `key`, what it `needs` (the key of a teacher's job, or None), the `seconds` it is
-    expected to take (None: unknown), whether it `is_teacher`, and a `state`, of which only those of ELSEWHERE count.
+    """The list of jobs. Of a job it uses `key`, `needs`, `seconds_left`, `is_teacher` and `state`.
 
     Args:
         retries: how often a job that died is started again.
         queues: the executor's.
+
+    Attributes:
+        attached: the jobs that another sweep has started.
+        waiting: the jobs to start, in order.
+        running: those that run or are submitted, by key.
+        done, failed: keys, and the error of each failed job.
     """
 
-    def __init__(self, jobs: Sequence[Any], retries: int = 1, queues: bool = False) -> None:
-        known = [job.seconds for job in jobs if job.seconds is not None]
-        usual = mean(known) if known else 1.0
-        self._seconds = {job.key: usual if job.seconds is None else job.seconds for job in jobs}
-        self._hanging: dict[str | None, float] = defaultdict(float)
+    def __init__(self, jobs: Sequence[Job], retries: int = 1, queues: bool = False) -> None:
+        known = [job.seconds_left for job in jobs if job.seconds_left is not None]
+        typical = mean(known) if known else 1.0
+        self._seconds = {job.key: typical if job.seconds_left is None else job.seconds_left for job in jobs}
+        self._dependent_seconds: dict[str | None, float] = defaultdict(float)
         for job in jobs:
-            self._hanging[job.needs] += self._seconds[job.key]
+            self._dependent_seconds[job.needs] += self._seconds[job.key]
         self._retries, self._queues = retries, queues
-        self._keys = {job.key for job in jobs}  # of a teacher that is no job there is nothing to wait for
-        self.elsewhere = [job for job in jobs if job.state in ELSEWHERE]
-        self.waiting = sorted((job for job in jobs if job.state not in ELSEWHERE), key=self._rank)
-        self.running: dict[str, Any] = {job.key: job for job in self.elsewhere}
-        self.attempts: Counter[str] = Counter()
+        self.attached = [job for job in jobs if job.state in STARTED_ELSEWHERE]
+        self.waiting = sorted((job for job in jobs if job.state not in STARTED_ELSEWHERE), key=self._rank)
+        self.running: dict[str, Job] = {job.key: job for job in self.attached}
         self.done: set[str] = set()
         self.failed: dict[str, str] = {}
+        self._attempts: Counter[str] = Counter()
 
-    def _rank(self, job: Any) -> tuple[bool, float]:
-        return not job.is_teacher, -(self._hanging[job.key] if job.is_teacher else self._seconds[job.key])
+    def _rank(self, job: Job) -> tuple[bool, float]:
+        return not job.is_teacher, -(self._dependent_seconds if job.is_teacher else self._seconds)[job.key]
 
     @property
     def finished(self) -> bool:
-        """Whether nothing runs and nothing is left to start."""
+        """Whether no job runs or waits."""
         return not self.waiting and not self.running
 
-    def next(self, room: int) -> list[Any]:
-        """The jobs to start now, at most `room`; they count as running from here on."""
+    def next(self, free_slots: int) -> list[Job]:
+        """The jobs to start now, which count as running from here on."""
         chosen = []
         for job in self.waiting:
-            if len(chosen) >= room:
+            if len(chosen) >= free_slots:
                 break
-            if self._queues or job.needs is None or job.needs in self.done or job.needs not in self._keys:
+            if self._queues or job.needs is None or job.needs in self.done or job.needs not in self._seconds:
                 chosen.append(job)
         for job in chosen:
             self.waiting.remove(job)
             self.running[job.key] = job
-            self.attempts[job.key] += 1
+            self._attempts[job.key] += 1
         return chosen
 
-    def end(self, ended: Ended) -> list[Ended]:
-        """Take in how a job ended. Returns what is final by it: the job, unless it is tried again, and with a teacher that
-        failed the cells that need it."""
-        job, key = ended.job, ended.job.key
+    def end(self, result: JobResult) -> list[JobResult]:
+        """Take in a result. Returns what is final: the result, unless the job is tried again, and the runs that a failed
+        teacher prevents."""
+        job, key, outcome = result.job, result.job.key, result.outcome
         del self.running[key]
-        if ended.outcome is Outcome.DONE:
+        if outcome is Outcome.DONE:
             self.done.add(key)
-            return [ended]
-        if ended.outcome is Outcome.ABANDONED:
-            self.attempts[key] = 0
-        if ended.outcome is Outcome.ABANDONED or (ended.outcome is Outcome.DIED and self.attempts[key] <= self._retries):
+            return [result]
+        if outcome is Outcome.ABANDONED:
+            self._attempts[key] = 0
+        if outcome is Outcome.ABANDONED or (outcome is Outcome.DIED and self._attempts[key] <= self._retries):
             self.waiting.insert(0, job)
             return []
-        final = [ended]
+        final = [result]
         if job.is_teacher:
-            hanging = [other for other in (*self.waiting, *self.running.values()) if other.needs == key]
-            final += [Ended(other, Outcome.REFUSED, "its teacher could not be trained") for other in hanging]
+            dependents = [other for other in (*self.waiting, *self.running.values()) if other.needs == key]
+            final += [JobResult(other, Outcome.REFUSED, "its teacher could not be trained") for other in dependents]
             self.waiting = [other for other in self.waiting if other.needs != key]
             self.running = {name: other for name, other in self.running.items() if other.needs != key}
         self.failed |= {one.job.key: one.error for one in final}
@@ -143,28 +132,28 @@ class Scheduler:
 def drive(
     scheduler: Scheduler,
     executor: Executor,
-    told: Callable[[Ended, bool], None] = lambda ended, final: None,
-    passed: Callable[[], None] = lambda: None,
-    asked: Callable[[], int] = lambda: 0,
+    on_result: Callable[[JobResult, bool], None] = lambda result, final: None,
+    on_tick: Callable[[], None] = lambda: None,
+    stop_requests: Callable[[], int] = lambda: 0,
 ) -> None:
-    """Run all jobs, or stop them all when `asked()` is more than 0, or anything goes wrong here.
+    """Run all jobs. Stop them all if `stop_requests()` is not 0, or after an error here.
 
     Args:
-        told: is given what ends, and whether that is final.
-        passed: is called every moment, to draw what runs.
+        on_result: called with each result, and whether it is final.
+        on_tick: called at least once a second, to draw what runs.
     """
     try:
-        for job in scheduler.elsewhere:
-            executor.follow(job)
-        while not scheduler.finished and not asked():
-            if jobs := scheduler.next(executor.room()):
+        for job in scheduler.attached:
+            executor.attach(job)
+        while not scheduler.finished and not stop_requests():
+            if jobs := scheduler.next(executor.free_slots()):
                 executor.start(jobs)
-            for ended in executor.ended():
+            for result in executor.poll():
                 running = set(scheduler.running)
-                final = scheduler.end(ended)
-                for one in final or [ended]:
-                    told(one, bool(final))
+                final = scheduler.end(result)
+                for one in final or [result]:
+                    on_result(one, bool(final))
                 executor.cancel([one.job for one in final[1:] if one.job.key in running])
-            passed()
+            on_tick()
     finally:
-        executor.stop(asked)
+        executor.stop(stop_requests)

@@ -1,83 +1,92 @@
-"""The executor of a Slurm cluster, through submitit: a teacher is a job, and the cells that need it are an array that waits
-for it. Runs and records lie in folders that the cluster's machines share with this one.
+"""The executor of a Slurm cluster, through submitit: a teacher is a job, and the runs that need it are a job array that
+depends on it. Runs and records are in folders that the cluster's machines share with this one.
 
-How a job stands is not asked of submitit, which asks Slurm's accounting, and not every site has one: the queue says
-whether a job is over, and what the run left says how it went.
+submitit asks Slurm's accounting about jobs, which some sites do not have. So the queue says whether a job is over, and the
+files of the run say how it ended.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
+import logging
 import shutil
 import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.cli import DONE
 from bench.config.schema import RecipeError
-from bench.locks import is_held
-from bench.sweep.local import MOMENT, Slot
-from bench.sweep.outcome import judge
-from bench.sweep.plan import Job
-from bench.sweep.request import LARGEST, Request
+from bench.sweep.job import Job, JobResult, Outcome, State, read_attached_result, read_result
+from bench.sweep.local import Slot
 from bench.sweep.requeued import Requeued
-from bench.sweep.scheduler import Ended, Outcome
-from bench.sweep.squeue import Entry, Unanswered, announce, queue, see
+from bench.sweep.slurm_request import MAX_ARRAY_JOBS, SlurmRequest
+from bench.sweep.squeue import QueueEntry, QueueUnavailable, read_queue, set_state, write_submission
 from bench.train.teacher_cache import cached_teacher_record
 
-POLL = 10  # s between two questions to the queue, which all users of a cluster ask
-LATE = 60  # s that a shared folder may take to show what another machine has written
-AGAIN = 60  # s until a submission that was refused while others go on is tried again
+LOG = logging.getLogger(__name__)
+QUEUE_SECONDS = 10  # between two questions to the queue, which serves all users of a cluster
+TICK_SECONDS = 0.2
+SHARED_FOLDER_SECONDS = 60  # until what another machine has written must be visible here
+RESUBMIT_SECONDS = 60  # until a refused submission is tried again
+SCANCEL_SECONDS = 60  # that scancel may take
 
 
-def batches(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Jobs in the groups that are submitted together: each teacher alone, then the cells that need the same one, in order."""
-    cells: dict[str | None, list[Job]] = defaultdict(list)
-    for job in jobs:
-        if not job.is_teacher:
-            cells[job.needs].append(job)
-    cut = [group[i : i + LARGEST] for group in cells.values() for i in range(0, len(group), LARGEST)]
-    return [*([job] for job in jobs if job.is_teacher), *cut]
-
-
-class Refused(RuntimeError):
-    """The cluster does not take a submission, for the reason that sbatch gives."""
+class SubmissionRefused(RuntimeError):
+    """The cluster refuses a submission; the message is that of sbatch."""
 
 
 @dataclass(eq=False)
-class _Run:
-    """A job on its way. Without an id it is yet to be submitted, or no job of the cluster and only its lock is watched."""
+class _ActiveJob:
+    """A job that is submitted, or to be submitted.
+
+    id: in the queue; empty: not submitted yet, or a process outside the queue.
+    own: whether this sweep has submitted it, or will.
+    ended_at: the time since when the queue says that it is over.
+    """
 
     job: Job
     id: str = ""
     own: bool = True
-    over_since: float | None = None
+    ended_at: float | None = None
 
     @property
-    def watched(self) -> bool:
-        return not self.own and not self.id
+    def to_submit(self) -> bool:
+        """Whether it is yet to be submitted."""
+        return self.own and not self.id
+
+
+def batches(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Jobs in groups to submit together: each teacher alone, then the runs that need the same teacher, in order."""
+    runs: dict[str | None, list[Job]] = defaultdict(list)
+    for job in jobs:
+        if not job.is_teacher:
+            runs[job.needs].append(job)
+    arrays = [group[i : i + MAX_ARRAY_JOBS] for group in runs.values() for i in range(0, len(group), MAX_ARRAY_JOBS)]
+    return [*([job] for job in jobs if job.is_teacher), *arrays]
 
 
 class SlurmExecutor:
-    """The executor of a cluster; see `scheduler.Executor`.
+    """The executor of a cluster; see `scheduler.Executor` for its methods.
 
     Args:
-        options: words of a run's command line that all have in common.
-        folder: for the jobs' logs and pickles, shared with the cluster's machines.
-        name: that jobs begin with in the queue.
+        options: words of the command line that all jobs share.
+        folder: for the logs and pickles of the jobs; the cluster's machines must share it.
+        name: the beginning of the jobs' names in the queue.
 
     Raises:
-        RecipeError: there is no submitit or no Slurm here, or its queue does not answer.
+        RecipeError: submitit or Slurm is missing here, or the queue does not answer.
     """
 
     queues = True
 
-    def __init__(self, request: Request, options: Sequence[str], folder: Path, name: str) -> None:
+    def __init__(self, request: SlurmRequest, options: Sequence[str], folder: Path, name: str) -> None:
         try:
-            import submitit
+            self._submitit = importlib.import_module("submitit")  # an optional dependency
         except ModuleNotFoundError:
             raise RecipeError('--executor slurm: needs submitit: pip install "submitit>=1.5"') from None
         for program in ("sbatch", "srun", "squeue", "scancel"):
@@ -86,140 +95,135 @@ class SlurmExecutor:
         if "%" in str(folder.absolute()):
             raise RecipeError(f"--results-dir: {folder.absolute()} has a %, which sbatch reads as a pattern")
         try:
-            queue()
-        except Unanswered as error:
+            read_queue()
+        except QueueUnavailable as error:
             raise RecipeError(f"--executor slurm: {error}") from None
-        self._submitit, self._request, self._options, self._folder, self._name = submitit, request, options, folder, name
-        self._runs: list[_Run] = []
-        self._look_at = self._submit_at = 0.0
+        self._request, self._options, self._folder, self._name = request, options, folder, name
+        self._active: list[_ActiveJob] = []
+        self._poll_at = self._submit_at = 0.0
 
-    def room(self) -> int:
+    def free_slots(self) -> int:
         return sys.maxsize
 
     def start(self, jobs: Sequence[Job]) -> None:
-        self._runs += [_Run(job) for job in jobs]
+        self._active += [_ActiveJob(job) for job in jobs]
         self._submit()
 
-    def follow(self, job: Job) -> None:
-        self._runs.append(_Run(job, job.cluster_id, own=False))
+    def attach(self, job: Job) -> None:
+        self._active.append(_ActiveJob(job, job.cluster_id, own=False))
 
     @property
     def unsubmitted(self) -> int:
-        """How many wait for the cluster to take more."""
-        return sum(not run.id and not run.watched for run in self._runs)
+        """The number of jobs that are yet to be submitted."""
+        return sum(active.to_submit for active in self._active)
 
     def _submit(self) -> None:
-        """Submit what has no id yet, but the cells of a teacher that is itself not in the queue."""
-        runs = {run.job: run for run in self._runs if not run.id and not run.watched}
-        for batch in batches(list(runs)):
-            teacher = next((run for run in self._runs if run.job.key == batch[0].needs), None)
-            if teacher in runs.values() and not teacher.id:
+        """Submit the jobs that have no id, except the runs of a teacher that is not in the queue itself."""
+        new = {active.job: active for active in self._active if active.to_submit}
+        for batch in batches(list(new)):
+            teacher = next((active for active in self._active if active.job.key == batch[0].needs), None)
+            if teacher in new.values() and not teacher.id:
                 continue
             try:
                 ids = self._sbatch(batch, teacher.id if teacher else None)
-            except Refused as error:
-                if not any(run.id for run in self._runs):
+            except SubmissionRefused as error:
+                if not any(active.id for active in self._active):
                     raise RecipeError(f"--executor slurm: {error}") from None
-                self._submit_at = time.monotonic() + AGAIN
-                print(f"{error}: {self.unsubmitted} jobs are submitted later", file=sys.stderr, flush=True)
+                self._submit_at = time.monotonic() + RESUBMIT_SECONDS
+                LOG.warning(f"{error}: {self.unsubmitted} jobs are submitted later")
                 return
             for job, job_id in zip(batch, ids, strict=True):
-                runs[job].id, job.state, job.cluster_id = job_id, "queued", job_id
+                new[job].id, job.state, job.cluster_id = job_id, State.QUEUED, job_id
 
     def _sbatch(self, batch: Sequence[Job], after: str | None) -> list[str]:
-        name = announce(batch, self._name)
+        """Submit jobs. Returns their ids."""
+        name = write_submission(batch, self._name)
         executor = self._submitit.SlurmExecutor(folder=self._folder, max_num_timeout=10**6)
         executor.update_parameters(**self._request.parameters(name, batch[0].is_teacher, after))
-        slot = Slot(tuple(map(str, range(self._request.gpus))), ())
-        calls = [Requeued(slot.command(job, self._options)) for job in batch]
+        slot = Slot(tuple(map(str, range(self._request.gpus_per_run))), ())
+        functions = [Requeued(slot.command(job, self._options)) for job in batch]
         try:
-            return [job.job_id for job in executor.submit_array(calls)]
+            return [job.job_id for job in executor.submit_array(functions)]
         except self._submitit.core.utils.FailedJobError as error:
-            raise Refused(" ".join(str(error).split())) from None
+            raise SubmissionRefused(" ".join(str(error).split())) from None
 
-    def ended(self) -> list[Ended]:
-        out: list[Ended] = []
-        if time.monotonic() >= self._look_at:
-            self._look_at = time.monotonic() + POLL
+    def poll(self) -> list[JobResult]:
+        results: list[JobResult] = []
+        if time.monotonic() >= self._poll_at:
+            self._poll_at = time.monotonic() + QUEUE_SECONDS
             if self.unsubmitted and time.monotonic() >= self._submit_at:
                 self._submit()
-            with contextlib.suppress(Unanswered):  # it will, or the user ends it
-                out = self._look(queue())
-        if not out:
-            time.sleep(MOMENT)
-        return out
+            with contextlib.suppress(QueueUnavailable):  # it will answer again, or the user stops the sweep
+                results = self._read_results(read_queue())
+        if not results:
+            time.sleep(TICK_SECONDS)
+        return results
 
-    def _look(self, entries: dict[str, Entry]) -> list[Ended]:
-        out = []
-        for run in sorted(self._runs, key=lambda run: not run.job.is_teacher):
-            if run.watched:
-                if is_held(run.job.folder.path):
-                    continue
-                outcome, error = judge(run.job, None)
-                outcome = Outcome.DONE if outcome is Outcome.DONE else Outcome.ABANDONED
-            elif not run.id:
+    def _read_results(self, entries: Mapping[str, QueueEntry]) -> list[JobResult]:
+        results = []
+        for active in sorted(self._active, key=lambda active: not active.job.is_teacher):
+            if active.to_submit or (result := self._read_result(active, entries)) is None:
                 continue
-            elif not (entry := entries.get(run.id, Entry(run.id))).ended:
-                run.over_since = None
-                see(run.job, entry)
-                continue
-            elif any(other.job.key == run.job.needs for other in self._runs):
-                continue  # cancelled with its teacher, of which is to be told first
-            else:
-                outcome, error = self._judge(run, entry)
-                if outcome is None:
-                    continue
-            self._runs.remove(run)
-            if run.job.is_teacher and outcome is not Outcome.DONE:
-                hanging = [other for other in self._runs if other.job.needs == run.job.key and other.id]
-                _scancel([other.id for other in hanging])
-                for other in hanging:  # they are cancelled, or submitted with the teacher's next attempt
+            self._active.remove(active)
+            if active.job.is_teacher and result.outcome is not Outcome.DONE:
+                dependents = [other for other in self._active if other.job.needs == active.job.key and other.id]
+                _scancel([other.id for other in dependents])
+                for other in dependents:  # they are given up, or submitted again with the teacher's next attempt
                     other.id, other.own = "", True
-            out.append(Ended(run.job, outcome, error))
-        return out
+            results.append(result)
+        return results
 
-    def _judge(self, run: _Run, entry: Entry) -> tuple[Outcome | None, str]:
-        """As `outcome.judge`, of a job that is over; None also while its record may only not be seen here yet."""
-        job = run.job
-        log = self._folder.absolute() / f"{entry.id}_0_log.out"
+    def _read_result(self, active: _ActiveJob, entries: Mapping[str, QueueEntry]) -> JobResult | None:
+        """The result of a job; None while it waits, runs, or its record may not be visible here yet."""
+        job = active.job
+        if not active.id:  # a process of another sweep outside the queue, known by its lock
+            return read_attached_result(job)
+        entry = entries.get(active.id, QueueEntry(active.id))
+        if not entry.ended:
+            active.ended_at = None
+            set_state(job, entry)
+            return None
+        if any(other.job.key == job.needs for other in self._active):
+            return None  # Slurm cancelled it with its teacher, whose result comes first
+        active.ended_at = active.ended_at or time.monotonic()
         code = entry.code if entry.state in ("COMPLETED", "FAILED") else None
         if job.is_teacher and cached_teacher_record(job.target) is not None:
-            code = 0
-        outcome, error = judge(job, code, log)
-        if outcome is Outcome.DIED and entry.reason == "DependencyNeverSatisfied":
-            return Outcome.ABANDONED, error  # it has not begun
-        run.over_since = run.over_since or time.monotonic()
-        if outcome is None:
-            run.id, run.own = "", False
-        elif outcome is Outcome.DIED and entry.state in ("COMPLETED", "GONE"):
-            return (None if time.monotonic() < run.over_since + LATE else outcome), error
-        elif outcome is Outcome.DIED and entry.state != "FAILED":
-            error = f"job {entry.id} ended as {entry.state}: {error}"
-        return outcome, error
+            code = DONE
+        result = read_result(job, code, self._folder.absolute() / f"{entry.id}_0_log.out")
+        if result is None:
+            active.id, active.own = "", False
+        elif result.outcome is Outcome.DIED:
+            if entry.reason == "DependencyNeverSatisfied":
+                return JobResult(job, Outcome.ABANDONED, result.error)  # it has not started
+            if entry.state in ("COMPLETED", "GONE"):
+                return result if time.monotonic() >= active.ended_at + SHARED_FOLDER_SECONDS else None
+            if entry.state != "FAILED":
+                return JobResult(job, Outcome.DIED, f"job {entry.id} ended as {entry.state}: {result.error}")
+        return result
 
     def cancel(self, jobs: Sequence[Job]) -> None:
-        _scancel([run.id for run in self._runs if run.job in jobs])
-        self._runs = [run for run in self._runs if run.job not in jobs]
+        _scancel([active.id for active in self._active if active.job in jobs])
+        self._active = [active for active in self._active if active.job not in jobs]
 
-    def stop(self, asked: Callable[[], int]) -> None:
-        own = [run.id for run in self._runs if run.own and run.id]
-        others = [run.id for run in self._runs if not run.own and run.id]
-        if own and asked():
-            print("stopping: the runs save their state (Ctrl-C again does not wait for it)", file=sys.stderr, flush=True)
+    def stop(self, stop_requests: Callable[[], int]) -> None:
+        own = [active.id for active in self._active if active.own and active.id]
+        left = [active.id for active in self._active if not active.own and active.id]
+        if own and stop_requests():
+            LOG.info("stopping: the runs save their state (Ctrl-C again does not wait for them)")
             _scancel(own)
-            left = set(own)
-            while left and asked() < 2:
-                with contextlib.suppress(Unanswered):
-                    entries = queue()
-                    left = {one for one in left if not entries.get(one, Entry(one)).ended}
+            waiting_for = set(own)
+            while waiting_for and stop_requests() < 2:
+                with contextlib.suppress(QueueUnavailable):
+                    entries = read_queue()
+                    waiting_for = {one for one in waiting_for if not entries.get(one, QueueEntry(one)).ended}
                 time.sleep(1)
-        elif own:
-            others += own
-        if others:
-            print(f"these jobs stay in the queue: scancel {' '.join(others)} ends them", file=sys.stderr, flush=True)
+        else:
+            left += own
+        if left:
+            LOG.info(f"these jobs stay in the queue: scancel {' '.join(left)} ends them")
 
 
 def _scancel(ids: Sequence[str]) -> None:
-    if ids := [i for i in ids if i]:
+    if ids := [one for one in ids if one]:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            subprocess.run(["scancel", "--quiet", *ids], timeout=60, check=False)
+            subprocess.run(["scancel", "--quiet", *ids], timeout=SCANCEL_SECONDS, check=False)

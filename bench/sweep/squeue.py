@@ -1,40 +1,41 @@
-"""What a cluster's queue says of the runs that were submitted to it.
+"""What a cluster's queue says about the runs that were submitted to it.
 
-Beside each such run lies slurm.json: the name that its submission alone bears, and its place in it. It is written before
-the submission, so a sweep that is killed loses sight of nothing, and a number that a cluster gives out anew means nothing.
+Each such run has a slurm.json in its folder: the name of its submission, which is unique, and its place in it. It is
+written before the submission, so a sweep that is killed loses track of no job, and a job number that the cluster uses again
+does no harm.
 """
 
 from __future__ import annotations
 
+import logging
 import secrets
 import signal
 import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bench.storage import read_json, write_json
+from bench.sweep.job import Job, State
 
-if TYPE_CHECKING:
-    from bench.sweep.plan import Job
-
+LOG = logging.getLogger(__name__)
+SQUEUE_SECONDS = 60  # after which squeue counts as not answering
 FIELDS = ("JobArrayID", "Name", "State", "exit_code", "Reason")
 ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL"}
 ENDED |= {"OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT", "REVOKED", "GONE"}
-WAITS = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
+WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
 
 
-class Unanswered(RuntimeError):
-    """The queue cannot be asked now, which says nothing about what is in it."""
+class QueueUnavailable(RuntimeError):
+    """The queue does not answer now, so nothing is known about its jobs."""
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A job as squeue tells it. Slurm's state, and as `GONE` that of a job that it has forgotten.
+class QueueEntry:
+    """A job as squeue lists it.
 
-    code: with which it exited, or minus the signal that ended it; None: it has not ended, or was forgotten.
+    state: Slurm's; "GONE" for a job that squeue no longer lists.
+    code: exit code, or minus the signal that ended it; None if it has not ended or is gone.
     """
 
     id: str
@@ -45,95 +46,95 @@ class Entry:
 
     @property
     def ended(self) -> bool:
+        """Whether the job is over."""
         return self.state in ENDED
 
     @property
     def waits(self) -> bool:
-        return self.state in WAITS
+        """Whether the job has not started, or waits to be started again."""
+        return self.state in WAITING
 
 
-def parse(text: str) -> dict[str, Entry]:
-    """The entries by id (34, or 34_0 of an array) of what squeue prints for FIELDS, each with a `|` after it."""
-    out = {}
+def read_queue() -> dict[str, QueueEntry]:
+    """This user's jobs that wait, run or ended in the last minutes, by id. Raises QueueUnavailable."""
+    command = ["squeue", "--noheader", "--me", "--states=all", "--array"]
+    command.append(f"--Format={','.join(f'{field}:|' for field in FIELDS)}")
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=SQUEUE_SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        problem = getattr(error, "strerror", None) or f"no answer in {SQUEUE_SECONDS} s"
+        raise QueueUnavailable(f"squeue: {problem}") from None
+    if answer.returncode:
+        raise QueueUnavailable((answer.stderr.strip().splitlines() or [f"squeue: exit code {answer.returncode}"])[-1])
+    return parse(answer.stdout)
+
+
+def parse(text: str) -> dict[str, QueueEntry]:
+    """The entries by id (34, or 34_0 of an array) in what squeue prints for FIELDS, with a `|` after each field."""
+    entries = {}
     for line in text.splitlines():
         parts = line.split("|")
         if len(parts) <= len(FIELDS) or not parts[-3].isdigit():
-            continue  # a banner of the site's own wrapper, say
+            continue  # for example a banner that the site prints
         name, state = "|".join(parts[1:-4]), parts[-4]
-        out[parts[0]] = Entry(parts[0], name, state, _exit_code(int(parts[-3])) if state in ENDED else None, parts[-2])
-    return out
+        code = _exit_code(int(parts[-3])) if state in ENDED else None
+        entries[parts[0]] = QueueEntry(parts[0], name, state, code, parts[-2])
+    return entries
 
 
-def _exit_code(status: int) -> int:
-    code = -(status & 0x7F) or status >> 8  # as wait(2) tells it
+def _exit_code(wait_status: int) -> int:
+    code = -(wait_status & 0x7F) or wait_status >> 8  # as wait(2) defines it
     by_shell = 128 - code
     return by_shell if -by_shell in set(signal.Signals) else code
 
 
-def queue() -> dict[str, Entry]:
-    """This user's jobs that wait, run, or have ended in the last minutes. Raises Unanswered."""
-    asked = ["squeue", "--noheader", "--me", "--states=all", "--array"]
-    asked.append(f"--Format={','.join(f'{field}:|' for field in FIELDS)}")
-    try:
-        told = subprocess.run(asked, capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Unanswered(f"squeue: {getattr(error, 'strerror', None) or 'no answer within a minute'}") from None
-    if told.returncode:
-        raise Unanswered((told.stderr.strip().splitlines() or [f"squeue: exit code {told.returncode}"])[-1])
-    return parse(told.stdout)
-
-
-def announce(jobs: Sequence[Job], name: str) -> str:
-    """Note beside each run that it is about to be submitted, in this order, under the name that is returned."""
+def write_submission(jobs: Sequence[Job], name: str) -> str:
+    """Note in the folders of jobs that they are submitted together, in this order. Returns the name of the submission."""
     name = f"{name}-{secrets.token_hex(4)}"
     for index, job in enumerate(jobs):
-        write_json(_file(job), {"name": name, "index": index if len(jobs) > 1 else None})
+        write_json(_submission_file(job), {"name": name, "index": index if len(jobs) > 1 else None})
     return name
 
 
-def submitted(job: Job, entries: dict[tuple[str, str], Entry]) -> Entry | None:
-    """The entry of a run's last submission, if the queue still knows it."""
+def _submission_file(job: Job) -> Path:
+    return job.folder.path / "slurm.json"
+
+
+def _entry_of(job: Job, entries: Mapping[tuple[str, str], QueueEntry]) -> QueueEntry | None:
+    """The entry of a job's last submission, if squeue still lists it. The keys are (name, index)."""
     try:
-        told = read_json(_file(job))
-        return entries.get((told["name"], "" if told["index"] is None else str(told["index"])))
+        submission = read_json(_submission_file(job))
+        return entries.get((submission["name"], "" if submission["index"] is None else str(submission["index"])))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def by_name(entries: dict[str, Entry]) -> dict[tuple[str, str], Entry]:
-    """Entries by the name of their submission and their place in it."""
-    return {(entry.name, entry.id.partition("_")[2]): entry for entry in entries.values()}
+def read_queue_states(jobs: Sequence[Job]) -> None:
+    """Set the state of jobs that wait or run on the cluster.
 
-
-def mark(jobs: Sequence[Job]) -> None:
-    """Give jobs that wait or run on the cluster their state. Where the queue cannot be asked they keep the one that their
-    folders tell, and a line says so."""
-    asked = [job for job in jobs if job.state != "recorded" and _file(job).exists()]
-    if not asked:
+    If the queue does not answer, they keep the state that their folders give, and a warning says so.
+    """
+    submitted = [job for job in jobs if _submission_file(job).exists()]
+    if not submitted:
         return
     try:
-        entries = by_name(queue())
-    except Unanswered as error:
-        print(f"{error}: what the cluster does is not known, the states are what the runs last wrote", file=sys.stderr)
+        entries = {(entry.name, entry.id.partition("_")[2]): entry for entry in read_queue().values()}
+    except QueueUnavailable as error:
+        LOG.warning(f"{error}: the states are those that the runs wrote last, since the cluster's queue is not known")
         return
-    for job in asked:
-        if (entry := submitted(job, entries)) is not None:
-            see(job, entry)
+    for job in submitted:
+        if (entry := _entry_of(job, entries)) is not None:
+            set_state(job, entry)
 
 
-def see(job: Job, entry: Entry) -> None:
-    """Let a job's state be what the queue says, of one that is in it. Another machine's locks may not be seen from here."""
+def set_state(job: Job, entry: QueueEntry) -> None:
+    """Set a job's state from its entry, if it is in the queue: locks of other machines may not be visible here."""
     if entry.ended:
         return
     job.cluster_id = entry.id
     if entry.waits:
-        job.state, job.note = "queued", f"job {entry.id} ({entry.reason})"
+        job.state, job.note = State.QUEUED, f"job {entry.id} ({entry.reason})"
         return
-    status, at = job.folder.status(), ""
-    if status.get("state") == "running":
-        at = f"epoch {job.epoch}/{job.target.train.epochs} on {status.get('host')}, "
-    job.state, job.note = "running", f"{at}job {entry.id}"
-
-
-def _file(job: Job) -> Path:
-    return job.folder.path / "slurm.json"
+    status = job.folder.status()
+    place = f"{job.progress} on {status.get('host')}, " if status.get("state") == "running" else ""
+    job.state, job.note = State.RUNNING, f"{place}job {entry.id}"

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from bench import models
 from bench.config.schema import Recipe, RecipeError
-from bench.data.loaders import EvalLoader, Shard, make_train_loader
+from bench.data.eval_loader import EvalLoader
+from bench.data.loaders import make_train_loader
 from bench.data.subsets import DecodedDataset
+from bench.data.train_loader import Shard
 from bench.guidance import Shape
 from bench.models.drop_path import sample_drop_path_masks
 from bench.runs.record import HistoryRow

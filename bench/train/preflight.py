@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bench import models
 from bench.config.schema import Recipe, RecipeError
-from bench.data.loaders import check_residence
+from bench.data.device_loader import check_residence
 from bench.data.pil_loader import timm_transform
 from bench.data.rand_augment import parse
 from bench.data.subsets import DecodedDataset

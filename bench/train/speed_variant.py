@@ -16,8 +16,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench import models
 from bench.config.schema import Recipe
-from bench.data.loaders import Batch, EvalLoader, Shard, make_train_loader
+from bench.data.eval_loader import EvalLoader
+from bench.data.loaders import make_train_loader
 from bench.data.subsets import DecodedDataset, Images
+from bench.data.train_loader import Batch, Shard
 from bench.guidance import Outputs
 from bench.models.drop_path import sample_drop_path_masks
 from bench.train.evaluate import predict

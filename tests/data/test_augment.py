@@ -11,8 +11,8 @@ from PIL import Image
 from timm.data.random_erasing import RandomErasing
 from timm.data.transforms import RandomResizedCropAndInterpolation
 
-from bench.data.augment import BatchTransform, crop_and_resize, sample_augment_params
 from bench.config.schema import Augment
+from bench.data.augment import BatchTransform, crop_and_resize, sample_augment_params
 
 CPU = torch.device("cpu")
 KERNELS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -35,65 +35,65 @@ def test_crop_and_resize_is_pillows(data):
     if flip:
         theirs = theirs.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     difference = np.abs(ours.numpy() - np.asarray(theirs, np.float32))
-    # Pillow computes with whole-number weights, so a value close to a half may round the other way, and the second pass
-    # then sees one grey level of difference, which bicubic weights can stretch to two. That is rare: few pixels differ. (Of
-    # a box of a few pixels whole rows are equal, and differ together.)
+    # Pillow computes with whole-number weights, so a value close to a half may be rounded differently. The second pass then
+    # gets one grey level of difference, which bicubic weights can increase to two. Few pixels differ. (In a box of a few
+    # pixels whole rows are equal, and differ together.)
     assert difference.max() <= 2
     if difference.size >= 300 and min(box_height, box_width) >= 5:
         assert difference.mean() <= 0.1
 
 
-def numbers(augment, count=4000, native=(32, 32), size=16, epoch=0):
+def sample(augment, count=4000, native=(32, 32), size=16, epoch=0):
     return sample_augment_params(augment, native, size, count, seed=3, epoch=epoch)
 
 
 def test_random_resized_crops_have_timms_distribution():
-    random.seed(0)  # timm's source; a fixed one, so that the test does not fail by chance now and then
+    random.seed(0)  # used by timm; fixed, so that the test does not fail by chance
     theirs = RandomResizedCropAndInterpolation(16)
     boxes = np.array([theirs.get_params(Image.new("RGB", (40, 32)), theirs.scale, theirs.ratio) for _ in range(4000)])
     ours = sample_augment_params(Augment(), (32, 40), 16, 4000, seed=3, epoch=0).boxes.numpy()
     assert (ours[:, 0] >= 0).all() and (ours[:, :2] + ours[:, 2:] <= (32, 40)).all()
-    for mine, his in zip(ours.T, boxes.T, strict=True):  # top, left, height, width
-        tolerance = 4 * his.std() * (2 / 4000) ** 0.5  # four standard errors of a difference of means
-        assert mine.mean() == pytest.approx(his.mean(), abs=tolerance)
-        assert mine.std() == pytest.approx(his.std(), rel=0.1)
+    for a, b in zip(ours.T, boxes.T, strict=True):  # top, left, height, width
+        tolerance = 4 * b.std() * (2 / 4000) ** 0.5  # four standard errors of a difference of means
+        assert a.mean() == pytest.approx(b.mean(), abs=tolerance)
+        assert a.std() == pytest.approx(b.std(), rel=0.1)
 
 
 def test_erased_boxes_have_timms_distribution():
     random.seed(0)
     theirs = RandomErasing(probability=0.25, mode="const", device="cpu")
     area = np.array([(theirs(torch.ones(1, 24, 24)) == 0).float().mean().item() for _ in range(4000)])
-    boxes = numbers(Augment(erase=0.25), size=24).erased.numpy()
-    mine = boxes[:, 2] * boxes[:, 3] / 24**2
-    assert (mine > 0).mean() == pytest.approx(0.25, abs=0.03)
-    assert mine[mine > 0].mean() == pytest.approx(area[area > 0].mean(), rel=0.06)
-    assert mine[mine > 0].std() == pytest.approx(area[area > 0].std(), rel=0.1)
+    boxes = sample(Augment(erase=0.25), size=24).erased.numpy()
+    fractions = boxes[:, 2] * boxes[:, 3] / 24**2
+    assert (fractions > 0).mean() == pytest.approx(0.25, abs=0.03)
+    assert fractions[fractions > 0].mean() == pytest.approx(area[area > 0].mean(), rel=0.06)
+    assert fractions[fractions > 0].std() == pytest.approx(area[area > 0].std(), rel=0.1)
 
 
-def test_draws_are_a_function_of_position():
-    many, few = numbers(Augment(), count=100), numbers(Augment(), count=60)
+def test_parameters_are_a_function_of_the_position():
+    many, few = sample(Augment(), count=100), sample(Augment(), count=60)
     assert all(torch.equal(getattr(many, n)[:60], getattr(few, n)) for n in ("boxes", "flips", "erased", "noise"))
     padded = Augment(crop="padded", padding=2)
-    assert torch.equal(numbers(padded, count=100).boxes[:60], numbers(padded, count=60).boxes)
-    assert not torch.equal(many.boxes, numbers(Augment(), count=100, epoch=1).boxes)
-    assert numbers(Augment()).flips.float().mean() == pytest.approx(0.5, abs=0.03)
+    assert torch.equal(sample(padded, count=100).boxes[:60], sample(padded, count=60).boxes)
+    assert not torch.equal(many.boxes, sample(Augment(), count=100, epoch=1).boxes)
+    assert sample(Augment()).flips.float().mean() == pytest.approx(0.5, abs=0.03)
 
 
-def test_samples_of_a_batch_are_augmented_each_by_itself():
+def test_each_sample_of_a_batch_is_augmented_differently():
     augment = Augment(erase=1.0)
     pixels = torch.randint(256, (1, 16, 16, 3), dtype=torch.uint8).expand(8, -1, -1, -1)
-    images = BatchTransform(augment, 12, 0, CPU).train(pixels, numbers(augment, native=(16, 16), size=12, count=8))
+    images = BatchTransform(augment, 12, 0, CPU).train(pixels, sample(augment, native=(16, 16), size=12, count=8))
     assert len({image.numpy().tobytes() for image in images}) == 8
 
 
 def test_erasing_fills_its_box_with_noise_and_leaves_the_rest():
     augment = Augment(crop="none", flip=0.0, erase=1.0)
     pixels = torch.full((200, 16, 16, 3), 128, dtype=torch.uint8)
-    draws = numbers(augment, native=(16, 16), size=16, count=200)
-    images = BatchTransform(augment, 16, 0, CPU).train(pixels, draws)
+    params = sample(augment, native=(16, 16), size=16, count=200)
+    images = BatchTransform(augment, 16, 0, CPU).train(pixels, params)
     plain = BatchTransform(augment, 16, 0, CPU).test(pixels)
     noise = []
-    for image, clean, (top, left, height, width) in zip(images, plain, draws.erased.tolist(), strict=True):
+    for image, clean, (top, left, height, width) in zip(images, plain, params.erased.tolist(), strict=True):
         inside = torch.zeros(16, 16, dtype=torch.bool)
         inside[top : top + height, left : left + width] = True
         assert height > 0 and torch.equal(image[:, ~inside], clean[:, ~inside])
@@ -105,11 +105,11 @@ def test_erasing_fills_its_box_with_noise_and_leaves_the_rest():
 def test_padded_crops_shift_the_image_over_black():
     augment = Augment(crop="padded", padding=2, flip=0.0, erase=0.0, mean=(0, 0, 0), std=(1, 1, 1))
     pixels = torch.randint(1, 256, (50, 8, 8, 3), dtype=torch.uint8)
-    draws = numbers(augment, native=(8, 8), size=8, count=50)
-    images = BatchTransform(augment, 8, 0, CPU).train(pixels, draws).mul(255).round()
+    params = sample(augment, native=(8, 8), size=8, count=50)
+    images = BatchTransform(augment, 8, 0, CPU).train(pixels, params).mul(255).round()
     padded = torch.nn.functional.pad(pixels, (0, 0, 2, 2, 2, 2))
     corners = set()
-    for image, source, (top, left, *_) in zip(images, padded, draws.boxes.int().tolist(), strict=True):
+    for image, source, (top, left, *_) in zip(images, padded, params.boxes.int().tolist(), strict=True):
         assert torch.equal(image, source[top : top + 8, left : left + 8].permute(2, 0, 1).float())
         corners.add((top, left))
     assert {0, 4} <= {c for corner in corners for c in corner} and len(corners) > 15

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import io
-import json
 import shutil
 import struct
 import zlib
@@ -9,20 +7,21 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from generated import write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from bench.data.loaders import EvalLoader, make_train_loader
-from bench.data.decode import Unreadable, decode
-from bench.data.store import open_dataset
 from bench.config.registry import Registry
 from bench.config.schema import RecipeError
+from bench.data.decode import Unreadable, decode
+from bench.data.eval_loader import EvalLoader
+from bench.data.loaders import make_train_loader
+from bench.data.store import open_dataset
+from tests.helpers.generated import encode, save, write, write_parquet
 
 registry = Registry()
 ORIENTATION = 0x0112
-# what a viewer must do with a picture to show it upright, and so the inverse of how it was stored
+# By orientation, how the stored image was made from the upright one: the inverse of what a viewer does.
 STORED = {
     **{1: None, 2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM},
     **{5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE},
@@ -34,14 +33,8 @@ def pixels(height=6, width=9, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def encoded(image, kind="PNG", **options):
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
 def smooth(height=40, width=56):
-    """What a JPEG keeps nearly unchanged."""
+    """An image that a JPEG keeps nearly unchanged."""
     rows, columns = np.mgrid[:height, :width]
     return np.stack([rows * 5, columns * 4, 200 - rows * 2], -1).astype(np.uint8)
 
@@ -55,12 +48,12 @@ def test_every_mode_of_a_png_becomes_rgb(mode):
     else:
         image = source.convert(mode)
         expected = np.asarray(image.convert("RGB"))
-    assert image.mode == mode and np.array_equal(decode(encoded(image)), expected)
+    assert image.mode == mode and np.array_equal(decode(encode(image)), expected)
 
 
 def test_an_alpha_channel_is_dropped_not_blended():
     alpha = np.random.default_rng(2).integers(0, 256, (6, 9, 1), dtype=np.uint8)
-    seen = decode(encoded(Image.fromarray(np.concatenate([pixels(), alpha], -1))))
+    seen = decode(encode(Image.fromarray(np.concatenate([pixels(), alpha], -1))))
     assert np.array_equal(seen, pixels())
 
 
@@ -68,13 +61,13 @@ def test_an_alpha_channel_is_dropped_not_blended():
 @pytest.mark.parametrize("transparency", [3, bytes(range(200))], ids=["one colour", "alpha a colour"])
 def test_a_palette_with_transparency_keeps_its_colours(transparency):
     image = Image.fromarray(pixels()).convert("P")
-    seen = decode(encoded(image, transparency=transparency))
+    seen = decode(encode(image, transparency=transparency))
     assert np.array_equal(seen, np.asarray(image.convert("RGB")))
 
 
 def test_a_cmyk_jpeg_has_its_colours():
     image = Image.fromarray(smooth())
-    seen = decode(encoded(image.convert("CMYK"), "JPEG", quality=98))
+    seen = decode(encode(image.convert("CMYK"), "JPEG", quality=98))
     assert np.abs(seen.astype(int) - smooth()).mean() < 4
 
 
@@ -82,7 +75,7 @@ def test_a_cmyk_jpeg_has_its_colours():
 def test_sixteen_bits_of_other_formats_keep_the_upper_eight(kind):
     grey = np.random.default_rng(1).integers(0, 65536, (6, 9)).astype(np.uint16)
     if kind == "TIFF":
-        content = encoded(Image.frombytes("I;16B", (9, 6), grey.astype(">u2").tobytes()), kind)
+        content = encode(Image.frombytes("I;16B", (9, 6), grey.astype(">u2").tobytes()), kind)
     else:
         content = b"P5 9 6 65535\n" + grey.astype(">u2").tobytes()
     assert np.array_equal(decode(content)[..., 0], grey >> 8)
@@ -91,7 +84,7 @@ def test_sixteen_bits_of_other_formats_keep_the_upper_eight(kind):
 @pytest.mark.parametrize("values", [np.int32, np.float32])
 def test_pixels_without_a_range_are_refused(values):
     with pytest.raises(Unreadable, match="no fixed range"):
-        decode(encoded(Image.fromarray(np.zeros((4, 5), values)), "TIFF"))
+        decode(encode(Image.fromarray(np.zeros((4, 5), values)), "TIFF"))
 
 
 @pytest.mark.parametrize("orientation", STORED)
@@ -102,28 +95,27 @@ def test_every_exif_orientation_comes_out_upright(orientation, kind):
     stored = upright if turn is None else upright.transpose(turn)
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    seen = decode(
-        encoded(stored, kind, exif=exif.tobytes(), **({"quality": 98, "subsampling": 0} if kind == "JPEG" else {}))
-    )
+    lossless = {"quality": 98, "subsampling": 0} if kind == "JPEG" else {}
+    seen = decode(encode(stored, kind, exif=exif.tobytes(), **lossless))
     assert seen.shape == smooth().shape and np.abs(seen.astype(int) - smooth()).max() < (12 if kind == "JPEG" else 1)
 
 
-def test_damaged_exif_costs_no_image():
+def test_an_image_with_damaged_exif_is_read():
     exif = Image.Exif()
     exif[ORIENTATION], exif[0x010F] = 6, "maker"
     damaged = bytearray(exif.tobytes())
     assert damaged[17] == 15
     damaged[17] = 7  # another tag, whose type is not a text's
-    assert decode(encoded(Image.fromarray(smooth()), "JPEG", exif=bytes(damaged))).shape == (56, 40, 3)
+    assert decode(encode(Image.fromarray(smooth()), "JPEG", exif=bytes(damaged))).shape == (56, 40, 3)
 
 
-def test_of_an_animation_the_first_picture_counts():
+def test_of_an_animation_the_first_frame_is_used():
     frames = [Image.fromarray(np.full((5, 7, 3), level, np.uint8)) for level in (0, 255)]
-    assert not decode(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])).any()
+    assert not decode(encode(frames[0], "GIF", save_all=True, append_images=frames[1:])).any()
 
 
 def bomb(side):
-    """A PNG that says it is huge."""
+    """A PNG whose header gives a huge size."""
 
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -135,11 +127,11 @@ def bomb(side):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (encoded(Image.fromarray(smooth(200, 200)), "JPEG")[:-700], "truncated"),
+        (encode(Image.fromarray(smooth(200, 200)), "JPEG")[:-700], "truncated"),
         (b"", "no image of a known format"),
         (b"<html>404</html>", "no image of a known format"),
         (bomb(50_000), "exceeds limit"),
-        (encoded(Image.fromarray(smooth()), "EPS"), "no image of a known format"),  # a program that Ghostscript would run
+        (encode(Image.fromarray(smooth()), "EPS"), "no image of a known format"),  # a program that Ghostscript would run
     ],
     ids=["truncated", "empty", "text", "bomb", "PostScript"],
 )
@@ -157,7 +149,7 @@ def test_what_cannot_be_decoded_says_why(content, reason):
 def test_large_images_are_shrunk_to_a_short_side(kind, size, expected):
     rows, columns = np.mgrid[: size[1], : size[0]]
     whole = np.stack([rows % 251, columns % 241, rows // 6], -1).astype(np.uint8)
-    seen = decode(encoded(Image.fromarray(whole), kind), 120)
+    seen = decode(encode(Image.fromarray(whole), kind), 120)
     assert seen.shape == (*expected[::-1], 3)
     if kind == "PNG" and size != expected:
         assert np.array_equal(seen, np.asarray(Image.fromarray(whole).resize(expected, Image.Resampling.BICUBIC)))
@@ -180,9 +172,9 @@ def odd_files(draw):
     exif[ORIENTATION] = orientation = draw(st.sampled_from([1, 3, 6]))
     with_exif = kind in ("JPEG", "PNG", "WEBP", "TIFF")
     try:
-        content = encoded(image, kind, **({"exif": exif.tobytes()} if with_exif else {}))
+        content = encode(image, kind, **({"exif": exif.tobytes()} if with_exif else {}))
     except (OSError, ValueError, KeyError):  # the format does not know the mode
-        content = encoded(Image.fromarray(noise), kind, **({"exif": exif.tobytes()} if with_exif else {}))
+        content = encode(Image.fromarray(noise), kind, **({"exif": exif.tobytes()} if with_exif else {}))
     size = (width, height) if with_exif and orientation == 6 else (height, width)
     if draw(st.booleans()):
         return content, size
@@ -213,41 +205,25 @@ def test_any_content_gives_rgb_or_a_reason(file, short_side):
         assert all(abs(side - whole * scale) <= 1.5 for side, whole in zip(seen.shape, size, strict=False))
 
 
-def put_into_folder(top, content):
-    (top / "train" / "class_01" / "odd.png").write_bytes(content)
-
-
-def put_into_flowers(top, content):
-    (top / "jpg" / "image_00003.jpg").write_bytes(content)
-
-
-def put_into_tiny_imagenet(top, content):
-    next(top.glob("val/images/*.JPEG")).write_bytes(content)
-
-
-def put_into_chaoyang(top, content):
-    (top / json.loads((top / "train.json").read_text())[2]["name"]).write_bytes(content)
-
-
-PUT = {
-    "folder": put_into_folder,
-    "flowers102": put_into_flowers,
-    "tiny_imagenet": put_into_tiny_imagenet,
-    "chaoyang": put_into_chaoyang,
+PLACES = {  # the file of each layout that is replaced
+    "folder": "photos/train/class_01/002.jpg",
+    "flowers102": "flowers/jpg/image_00003.jpg",
+    "tiny_imagenet": "tiny-imagenet-200/val/images/val_0.JPEG",
+    "chaoyang": "chaoyang/train/500002-2-IMG005x002.JPG",
 }
 
 
 @pytest.fixture(scope="module")
 def readers(tmp_path_factory):
-    """A dataset a layout, into which an odd file can be put."""
+    """A dataset of each layout, in which an odd file can replace another."""
     folder = tmp_path_factory.mktemp("readers")
-    for name in PUT:
+    for name in PLACES:
         write(name, folder / name, classes=2, train=3, test=2, size=8)
     return folder
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(odd_files(), st.sampled_from([*PUT, "hub"]))
+@given(odd_files(), st.sampled_from([*PLACES, "hub"]))
 @pytest.mark.filterwarnings("ignore")
 def test_an_odd_file_in_any_layout_gives_its_pixels_or_one_sentence_that_names_it(
     readers, tmp_path, monkeypatch, file, layout
@@ -257,14 +233,18 @@ def test_an_odd_file_in_any_layout_gives_its_pixels_or_one_sentence_that_names_i
     shutil.rmtree(tmp_path / "cache", ignore_errors=True)
     if layout == "hub":
         name, folder = "hub:odd", tmp_path
-        write_parquet(tmp_path / "odd", [encoded(Image.fromarray(pixels())), content])
+        images = [encode(pixels()), content]
+        for split in ("train", "test"):
+            columns = {"image": images, "label": [0, 1]}
+            write_parquet(tmp_path / "odd" / f"{split}.parquet", columns, {"label": ["a", "b"]})
+            images = images[:1] * 2
         named = "image 1 of split 'train'"
     else:
         name, folder = ("folder:photos" if layout == "folder" else layout), readers / layout
-        top = next(path for path in folder.iterdir())
-        PUT[layout](top, content)
-        changed = [path for path in top.rglob("*") if path.is_file() and path.read_bytes() == content]
-        named = str(changed[0].relative_to(top))
+        path = folder / PLACES[layout]
+        assert path.is_file()
+        path.write_bytes(content)
+        named = PLACES[layout].partition("/")[2]
     data = registry.dataset(name, ["data.subset=2"])
     try:
         expected = decode(content, data.short_side)
@@ -279,24 +259,12 @@ def test_an_odd_file_in_any_layout_gives_its_pixels_or_one_sentence_that_names_i
     assert any(np.array_equal(image, expected) for image in everything)
 
 
-def write_parquet(folder, images):
-    import datasets  # not while tests are collected: the cache and the network are not closed to it yet
-
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
-    folder.mkdir(exist_ok=True)
-    for split, chosen in (("train", images), ("test", images[:1])):
-        rows = {"image": [{"bytes": b, "path": None} for b in chosen], "label": [i % 2 for i in range(len(chosen))]}
-        datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / f"{split}.parquet")
-
-
 @pytest.mark.parametrize("pipeline", ["batched", "pil"])
 def test_images_of_one_pixel_and_of_one_row_train_and_are_evaluated(tmp_path, pipeline):
     for split in ("train", "test"):
         for label, name in enumerate(("a", "b")):
-            (tmp_path / "thin" / split / name).mkdir(parents=True)
             for i, (width, height) in enumerate([(1, 1), (1, 2000), (2000, 1), (5, 3)]):
-                image = Image.fromarray(pixels(height, width, label))
-                image.save(tmp_path / "thin" / split / name / f"{i}.png")
+                save(pixels(height, width, label), tmp_path / "thin" / split / name / f"{i}.png")
     settings_ = [f"data.pipeline={pipeline}", "data.workers=0", "train.batch_size=8"]
     recipe = registry.compose("deit_micro/folder:thin/baseline", "paper", settings_)
     store = open_dataset(recipe.data, tmp_path)

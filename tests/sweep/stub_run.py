@@ -1,8 +1,9 @@
-"""In place of bench/run.py where a test is about processes and not about training: it does at each attempt what $STUB says,
-JSON of {recipe id: [a word an attempt]}, and leaves what a run leaves."""
+"""A substitute for bench/run.py in tests of processes: no training. At each attempt it does what $STUB says, JSON of
+{recipe id: [one word per attempt]}, and leaves the files that a run leaves. Its record is that in the file $STUB_RECORD."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -13,9 +14,11 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).parents[2])
 
+from bench.cli import BAD_INPUT, FAILED, STOPPED, compose  # noqa: E402
 from bench.locks import RunLocked, exclusive  # noqa: E402
-from bench.runs.record import RunFolder  # noqa: E402
-from bench.run import STOPPED, compose, parser  # noqa: E402
+from bench.run import parser  # noqa: E402
+from bench.runs.folder import RunFolder  # noqa: E402
+from bench.runs.record import read_record  # noqa: E402
 
 arguments = parser().parse_args()
 recipe = compose(arguments)
@@ -30,7 +33,7 @@ word = words[min(number, len(words) - 1)]
 print(f"attempt {number}: {word}", flush=True)
 if word == "input":
     print("error: data.subset: got 1, allowed from 2", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(BAD_INPUT)
 try:
     lock = exclusive(folder.path, "busy")
     lock.__enter__()
@@ -42,7 +45,7 @@ if word == "stubborn":
 folder.write_status("running", epoch=1, epochs=recipe.train.epochs)
 if word in ("hang", "stubborn"):
     time.sleep(100)
-if word == "worker":  # in a session of its own, as of elastic launchers, which outlives its leader
+if word == "worker":  # in a session of its own, as elastic launchers start it, which outlives its leader
     worker = subprocess.Popen(["sleep", "100"], start_new_session=True)
     (folder.path / "worker").write_text(str(worker.pid))
 if word in ("die", "worker"):
@@ -50,9 +53,7 @@ if word in ("die", "worker"):
 if word == "fail":
     folder.write_status("failed", error="RuntimeError: no such kernel")
     print("error: RuntimeError: no such kernel\nTraceback of a launcher", file=sys.stderr)
-    sys.exit(1)
-line = (Path(__file__).parents[2] / "results" / "quick" / "records.jsonl").read_text().splitlines()[0]
-record = {k: v for k, v in json.loads(line).items() if k != "history"}
-told = {"id": recipe.id, "hash": recipe.hash, "seed": recipe.seed, "recipe": recipe.to_dict()}
-folder.write_record({**record, **told, "set": [f"attempt {number}"]})
+    sys.exit(FAILED)
+own = {"id": recipe.id, "hash": recipe.hash, "seed": recipe.seed, "settings": [f"attempt {number}"]}
+folder.write_record(dataclasses.replace(read_record(Path(os.environ["STUB_RECORD"])), **own))
 folder.write_status("done", epoch=1, epochs=1)

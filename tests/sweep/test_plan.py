@@ -1,127 +1,104 @@
-"""Plans: states, teachers, estimates, and thousands of cells at once."""
+"""Plans: states, teachers, estimates, and thousands of runs at once."""
 
 from __future__ import annotations
 
+import argparse
 import json
-import time
 from itertools import product
 from pathlib import Path
 
-import pytest
-from conftest import ROOT, command, refused
-
-from bench.locks import cache_folder, exclusive
 from bench.config.registry import Registry
-from bench.runs.folder import RunFolder
-from bench.storage import write_json
-from bench.sweep.plan import as_dict, as_text, at_least, duration, plan
-
-MEASURED = json.loads((ROOT / "results" / "quick" / "records.jsonl").read_text().splitlines()[0])
-GUIDED_SECONDS = 50.0
-
-
-@pytest.fixture
-def quick(tmp_path, monkeypatch):
-    """(recipes of the suite quick, results, a function that records one)."""
-    monkeypatch.setenv("LOCALITY_BENCH_CACHE", str(tmp_path / "cache"))
-    registry = Registry()
-    suite = registry.suite("quick")
-    results = tmp_path / "results"
-
-    def record(recipe, **more):
-        content = {k: v for k, v in MEASURED.items() if k not in ("history", "teacher")}
-        told = {"id": recipe.id, "hash": recipe.hash, "seed": recipe.seed, "recipe": recipe.to_dict()}
-        RunFolder(results, recipe).write_record({**content, **told, **more})
-
-    return [registry.compose(one, suite=suite) for one in suite.ids], results, record
+from bench.locks import cache_folder, exclusive
+from bench.runs.record import Hardware
+from bench.sweep import commands
+from bench.sweep.costs import as_dict, as_text, images_per_epoch, least_seconds, summary
+from bench.sweep.plan import make_plan
+from tests.helpers.process import command, refused
+from tests.helpers.synthetic import make_teacher
 
 
-def keep_teacher(recipe) -> None:
-    folder = cache_folder() / "teachers" / f"{recipe.model.name}-{recipe.data.name}-0123456789abcdef"
-    write_json(folder / "record.json", {"hash": recipe.hash, "seed": recipe.seed, "last_accuracy": 97.5})
+def states(plan) -> list[tuple[str, str]]:
+    return [(job.state, job.note) for job in plan.runs]
 
 
-def states(todo) -> list[tuple[str, str]]:
-    return [(job.state, job.note) for job in todo.cells]
-
-
-def test_every_state_is_told(quick):
-    (baseline, guided), results, record = quick
-    folders = [RunFolder(results, baseline.with_seed(seed)) for seed in range(6)]
-    record(baseline)
-    record(baseline.with_seed(1), diverged=True, last_accuracy=None, best_accuracy=None, best_epoch=None)
+def test_the_state_of_every_run(quick):
+    baseline, guided = quick.baseline, quick.guided
+    folders = [quick.folder(baseline.with_seed(seed)) for seed in range(6)]
+    quick.finish(baseline)
+    quick.finish(baseline.with_seed(1), diverged=True)
     folders[2].write_status("failed", epoch=3, epochs=20, error="RuntimeError: this\nCUDA error: that")
     folders[3].write_status("stopped", epoch=4, epochs=20, error="Stopped: after epoch 4, step 7")
     folders[4].write_status("running", epoch=5, epochs=20)
     folders[5].write_status("running", epoch=6, epochs=20)  # of a process that was killed: its lock is free
     with exclusive(folders[4].path, "busy"):
-        todo = plan([baseline], range(7), results)
-    assert [state for state, _ in states(todo)] == [
-        *("recorded", "recorded", "failed", "resumable", "running", "resumable", "to run")
+        plan = quick.plan(range(7), [baseline])
+    (running, note) = states(plan)[4]
+    assert running == "running" and note.startswith("epoch 5/20 on ")
+    assert [state for number, state in enumerate(states(plan)) if number != 4] == [
+        *[("finished", "89.44 %"), ("diverged", ""), ("failed", "CUDA error: that")],
+        *[("resumable", "epoch 4/20"), ("resumable", "epoch 6/20"), ("to run", "")],
     ]
-    notes = [note for _, note in states(todo)]
-    assert notes[:4] == ["89.44 %", "diverged", "CUDA error: that", "epoch 4/20"] and notes[5:] == ["epoch 6/20", ""]
-    assert notes[4].startswith("epoch 5/20 on ")
-    assert [job.epoch for job in todo.jobs] == [3, 4, 5, 6, 0] and not todo.teachers
-    waiting = plan([guided], [0], results)
-    assert states(waiting) == [("waiting for a teacher", "")] and waiting.cells[0].needs == waiting.teachers[0].key
-    keep_teacher(guided.teacher)
-    ready = plan([guided], [0], results)
-    assert states(ready) == [("to run", "")] and ready.cells[0].needs is None and len(ready.jobs) == 1
-    assert ready.teachers[0].note == "kept, 97.5 %"
+    assert [job.epoch for job in plan.jobs] == [3, 4, 5, 6, 0] and not plan.teachers
+    waiting = quick.plan(recipes=[guided])
+    assert states(waiting) == [("waiting for a teacher", "")] and waiting.runs[0].needs == waiting.teachers[0].key
+    quick.finish(guided.teacher)
+    ready = quick.plan(recipes=[guided])
+    assert states(ready) == [("to run", "")] and ready.runs[0].needs is None and len(ready.jobs) == 1
+    assert ready.teachers[0].note == "in the cache, 89.44 %"
 
 
-def test_a_teacher_stands_once_and_first(quick):
-    recipes, results, _ = quick
-    todo = plan(recipes, range(3), results)
-    assert [job.name for job in todo.jobs if job.is_teacher] == ["resnet8/digits seed 0"] and todo.jobs[0].is_teacher
-    assert len(todo.jobs) == 1 + 2 * 3 and not todo.recorded
+def test_a_teacher_is_planned_once_and_first(quick):
+    plan = quick.plan(range(3))
+    assert [job.name for job in plan.jobs if job.is_teacher] == ["resnet8/digits seed 0"] and plan.jobs[0].is_teacher
+    assert len(plan.jobs) == 1 + 2 * 3 and not plan.finished
     other_teacher = Registry().compose("deit_micro/digits/guided", "quick", ["teacher.train.epochs=3"])
-    assert len(plan([*recipes, other_teacher], [0], results).teachers) == 2
+    assert len(quick.plan(recipes=[quick.baseline, quick.guided, other_teacher]).teachers) == 2
 
 
-def test_estimates_come_from_the_same_recipe_else_from_its_like_else_there_are_none(quick):
-    (baseline, guided), results, record = quick
-    keep_teacher(guided.teacher)
-    unknown = as_dict(plan([baseline, guided], [1], results))
-    assert unknown["left"] == {"unknown": 2} and unknown["cells"][0]["seconds"] is None
-    record(baseline, seconds=40.0)
-    RunFolder(results, baseline.with_seed(2)).write_status("stopped", epoch=5, epochs=20)
-    todo = plan([baseline, guided], [0, 1, 2], results)
-    told = {(row["id"], row["seed"]): (row["seconds"], row["same_recipe_measured"]) for row in as_dict(todo)["cells"]}
-    assert told[baseline.id, 0][0] == 0 and told[baseline.id, 1] == (40, True) and told[baseline.id, 2] == (30, True)
-    assert told[guided.id, 1] == (40, False)  # of the same model and dataset
-    assert as_dict(todo)["left"] == {"core-hours": round((40 + 30 + 3 * 40) / 3600, 3), "unknown": 0}
-    assert at_least(todo.jobs, 1) == 190 and at_least(todo.jobs, 100) == 40
-    text = as_text(todo, 2)
-    assert "~40 s" in text and "at least 2 min with 2 runs at a time here" in text
-    gpu = {"device": "NVIDIA X", "processor": "Y", "threads": 8}
-    teacher = {"id": guided.teacher.id, "hash": guided.teacher.hash, "epochs": 15, "seconds": 7.5, "key": "k", "seed": 0}
-    more = {"seconds": 60.0, "hardware": gpu, "world_size": 4, "teacher": {**teacher, "select": "last", "last_accuracy": 97.0}}
-    record(guided, **more)
-    left = as_dict(plan([guided], [0, 1], results))["left"]
+def test_estimates_come_from_the_same_recipe_else_from_a_similar_one(quick):
+    baseline, guided = quick.baseline, quick.guided
+    quick.finish(guided.teacher)
+    unknown = as_dict(quick.plan([1]))
+    assert unknown["left"] == {"unknown": 2} and unknown["runs"][0]["seconds_left"] is None
+    quick.finish(baseline, seconds=40.0)
+    quick.folder(baseline.with_seed(2)).write_status("stopped", epoch=5, epochs=20)
+    plan = quick.plan(range(3))
+    rows = {(row["id"], row["seed"]): (row["seconds_left"], row["same_recipe_measured"]) for row in as_dict(plan)["runs"]}
+    assert rows[baseline.id, 0][0] == 0 and rows[baseline.id, 1] == (40, True) and rows[baseline.id, 2] == (30, True)
+    assert rows[guided.id, 1] == (40, False)  # of the same model and dataset
+    assert as_dict(plan)["left"] == {"core-hours": round((40 + 30 + 3 * 40) / 3600, 3), "unknown": 0}
+    assert least_seconds(plan.jobs, 1) == 190 and least_seconds(plan.jobs, 100) == 40
+    text = as_text(plan, 2)
+    assert "~40 s" in text and "expected: 0.0528 core-hours, at least 2 min with 2 runs at a time" in text
+    gpu, teacher = Hardware("NVIDIA X", "Y", 8), make_teacher(guided.teacher, seconds=7.5)
+    quick.finish(guided, seconds=60.0, hardware=gpu, world_size=4, teacher=teacher)
+    left = as_dict(quick.plan([0, 1], [guided]))["left"]
     assert left == {"GPU-hours": round(60 * 4 / 3600, 3), "unknown": 0}
     for path in cache_folder().rglob("record.json"):
         path.unlink()
-    assert [job.seconds for job in plan([guided], [0, 1], results).teachers] == [7.5]  # the teacher is gone, its time is known
+    assert [job.seconds_left for job in quick.plan([0, 1], [guided]).teachers] == [7.5]  # from the record of its student
 
 
-def test_durations_have_a_unit():
-    assert [duration(s) for s in (3, 600, 9000, 500000)] == ["3 s", "10 min", "2.5 h", "5.8 days"]
+def test_the_summary_names_the_cost_or_the_command_that_measures_it(quick):
+    lines = summary(quick.plan([0, 1]), 2)
+    assert lines[:2] == ["4 runs: 2 waiting for a teacher, 2 to run", "1 teacher: 0 trained, 1 to train"]
+    seen = (4 * 20 + 15) * (1437 // 32 * 32)
+    assert lines[2] == f"left to train: 95 epochs, about {seen:,} training images"
+    assert lines[3].startswith("time: unknown for 5 of 5 jobs") and "bench speed --recipe deit_micro/digits/" in lines[4]
+    part = Registry().compose("deit_tiny/cifar100/baseline", assignments=["data.subset=10", "data.holdout=0.2"])
+    assert images_per_epoch(part) == 4000 // 128 * 128
+    assert images_per_epoch(Registry().compose("deit_tiny/folder:mine/baseline")) is None
 
 
-def test_ten_thousand_cells_are_planned_at_once(tmp_path):
-    # under a second by hand; composing each cell anew would take half a minute
+def test_ten_thousand_runs_are_planned_at_once(tmp_path):
     registry = Registry()
     models = [name for name in registry.names("models") if registry.role(name) == "student"][:8]
     datasets = ["cifar10", "cifar100", "flowers102", "tiny_imagenet", "chaoyang"]
     ids = ["/".join(parts) for parts in product(models, datasets, registry.names("guidance")[:7])]
-    began = time.perf_counter()
-    todo = plan([registry.compose(one) for one in ids], range(36), tmp_path)
-    text = as_text(todo, 8)
-    assert time.perf_counter() - began < 6
-    assert len(todo.cells) == 10_080 and len(todo.teachers) == 5 and f"unknown for {10_085} of 10085 runs" in text
-    one = next(job for job in todo.cells if job.recipe.seed == 35 and job.recipe.guidance is not None)
+    plan = make_plan([registry.compose(one) for one in ids], range(36), tmp_path)
+    assert len(plan.runs) == 10_080 and len(plan.teachers) == 5
+    assert "time: unknown for 10085 of 10085 jobs" in as_text(plan, 8)
+    one = next(job for job in plan.runs if job.recipe.seed == 35 and job.recipe.guidance is not None)
     alone = registry.compose(one.recipe.id, seed=35)
     assert one.recipe == alone and one.recipe.hash == alone.hash
 
@@ -129,9 +106,19 @@ def test_ten_thousand_cells_are_planned_at_once(tmp_path):
 def test_the_plan_of_the_paper_needs_no_torch_no_data_and_no_gpu(tmp_path):
     words = ["-X", "importtime", "-m", "bench", "plan", "--suite", "paper", "--results-dir", tmp_path, "--json"]
     done = command(*words, check=True, env={"LOCALITY_BENCH_CACHE": str(tmp_path / "cache")})
-    told = json.loads(done.stdout)
-    assert len(told["cells"]) == 192 and len(told["teachers"]) == 4 and told["left"] == {"unknown": 196}
-    assert " torch" not in done.stderr and not list(Path(tmp_path).iterdir())
+    content = json.loads(done.stdout)
+    assert len(content["runs"]) == 192 and len(content["teachers"]) == 4 and content["left"] == {"unknown": 196}
+    assert not any(f" {name}\n" in done.stderr for name in ("torch", "pandas", "matplotlib"))
+    assert not list(Path(tmp_path).iterdir())
+
+
+def test_a_plan_in_json_is_json_also_if_a_dataset_must_be_decoded(quick, monkeypatch, capsys):
+    plan, parser = quick.plan(), argparse.ArgumentParser()
+    commands.add_plan_options(parser)
+    monkeypatch.setattr(commands, "make_plan", lambda *_: print("decoding digits") or plan)
+    assert commands.run_plan(parser.parse_args(["--suite", "quick", "--json"])) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["runs"][0]["state"] == "to run" and "decoding digits" in err
 
 
 def test_a_plan_is_of_recipes_or_of_a_suite(tmp_path):
@@ -140,5 +127,7 @@ def test_a_plan_is_of_recipes_or_of_a_suite(tmp_path):
     assert done.stdout.count("to run  deit_tiny/cifar10/baseline") == 2
     refused(command(*words), "plan: needs recipe ids, or a suite")
     refused(command(*words, "--suite", "quick", "--set", "train.epochs=1"), "a suite has its own")
-    refused(command(*words, "--suite", "quick", "--filter", "cifar"), "no cell of suite quick matches")
+    refused(command(*words, "--suite", "quick", "--filter", "cifar"), "no recipe of suite quick matches")
     refused(command(*words, "--suite", "quick", "--seeds", "0"), "--seeds 0: must be 1 or more")
+    (tmp_path / "runs").mkdir()
+    assert "has runs of an earlier version" in command(*words, "--suite", "quick", check=True).stderr

@@ -5,19 +5,35 @@ the test set. Source: Alpaydin and Kaynak (1998), Optical Recognition of Handwri
 https://doi.org/10.24432/C50P49, CC BY 4.0.
 """
 
+import io
+import json
 from pathlib import Path
 
-import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
+
+FEATURES = {"image": {"_type": "Image"}, "label": {"names": [str(digit) for digit in range(10)], "_type": "ClassLabel"}}
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """[height, width] uint8 as the bytes of a PNG."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
 
 if __name__ == "__main__":
     digits = load_digits()
     pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
     train, test = train_test_split(np.arange(len(pixels)), test_size=360, stratify=digits.target, random_state=0)
-    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(num_classes=10))
+    schema = pa.schema(
+        {"image": pa.struct({"bytes": pa.binary(), "path": pa.string()}), "label": pa.int64()},
+        metadata={"huggingface": json.dumps({"info": {"features": FEATURES}})},
+    )
     for split, rows in (("train", train), ("test", test)):
-        columns = {"image": [Image.fromarray(pixels[i]) for i in rows], "label": digits.target[rows].tolist()}
-        datasets.Dataset.from_dict(columns, features=features).to_parquet(Path(__file__).with_name(f"{split}.parquet"))
+        columns = {"image": [{"bytes": png(pixels[i]), "path": None} for i in rows], "label": digits.target[rows].tolist()}
+        pq.write_table(pa.table(columns, schema), Path(__file__).with_name(f"{split}.parquet"))

@@ -1,4 +1,4 @@
-"""The layouts in which datasets lie on disk: one file each, with `read(files, data)`; a dataset's recipe names it."""
+"""The layouts of datasets on disk: one module per layout with `read(files, data)`, named by `data.layout`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 class Item:
     """An image that has not been decoded.
 
-    name: as an error names it.
-    load: its encoded bytes, or its pixels, [height, width, 3] uint8.
+    name: of the image, for errors.
+    load: returns its encoded bytes, or its pixels, [height, width, 3] uint8.
     """
 
     name: str
@@ -23,11 +23,11 @@ class Item:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a dataset's files hold.
+    """The images of a dataset's files.
 
-    test: None where there is no test split.
-    classes: the names of the labels 0, 1, …; None where nothing names them.
-    left_out: files that are no images by their names.
+    test: None if there is no test split.
+    classes: the names of the labels 0, 1, …; None if the files do not name them.
+    left_out: files that are not images by their names.
     """
 
     train: Iterable[Item]
@@ -37,4 +37,4 @@ class Contents:
 
 
 class LayoutMismatch(LookupError):
-    """The files are not in this layout; the message says what is missing."""
+    """The files are not in this layout; the message names what is missing."""

@@ -1,4 +1,4 @@
-"""Chaoyang as its authors give it out: `train.json` and `test.json`, lists of {"name", "label"}, beside the images or in
+"""Chaoyang as its authors distribute it: `train.json` and `test.json`, lists of {"name", "label"}, beside the images or in
 `json/` (Zhu et al., IEEE TMI 2021)."""
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def read(files: Files, data: Data) -> Contents:
         raise LayoutMismatch("train.json or test.json")
     base = root
     if root.split("/")[-2:-1] == ["json"]:
-        base = root.removesuffix("json/")  # the lists lie in a folder of their own, names are relative to the one above
+        base = root.removesuffix("json/")  # names are relative to the folder above json/
     return Contents(*(_items(files, root + f"{split}.json", base) for split in ("train", "test")), CLASSES)
 
 
@@ -33,7 +33,7 @@ def _items(files: Files, listed_in: str, base: str) -> list[Item]:
     try:
         entries = [(str(entry["name"]), entry["label"]) for entry in json.loads(files.read(listed_in))]
     except (ValueError, TypeError, KeyError) as error:
-        raise RecipeError(f'{files}: {listed_in} is no list of {{"name", "label"}}: {error!r}') from error
+        raise RecipeError(f'{files}: {listed_in} is not a list of {{"name", "label"}}: {error!r}') from error
     for name, label in entries:
         if base + name not in files:
             raise RecipeError(f"{files}: {listed_in} names {name!r}, which is not there")

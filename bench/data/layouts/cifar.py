@@ -14,17 +14,17 @@ from bench.config.schema import Data
 from bench.data.files import Files
 from bench.data.layouts import Contents, Item, LayoutMismatch
 
-TEN = ([f"data_batch_{i}" for i in range(1, 6)], "test_batch", "batches.meta")
-HUNDRED = (["train"], "test", "meta")
+CIFAR10 = ([f"data_batch_{i}" for i in range(1, 6)], "test_batch", "batches.meta")
+CIFAR100 = (["train"], "test", "meta")
 
 
 def read(files: Files, data: Data) -> Contents:
-    """`cifar-10-batches-py` or `cifar-100-python`, whichever is there; `data.label_column` chooses fine or coarse labels.
+    """The batches of CIFAR-10 or CIFAR-100, whichever is present; `data.label_column` selects fine or coarse labels.
 
     Raises:
         LayoutMismatch: a batch is missing.
     """
-    for train, test, meta in (TEN, HUNDRED):
+    for train, test, meta in (CIFAR10, CIFAR100):
         root = files.root_of(*train, test, meta)
         if root is not None:
             names = _unpickle(files.read(root + meta))
@@ -46,7 +46,7 @@ def _items(files: Files, name: str, column: str) -> Iterator[Item]:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Builds numpy arrays and plain containers, nothing else: a pickle may otherwise run any code."""
+    """Builds only numpy arrays and plain containers; a pickle could otherwise run any code."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
@@ -55,11 +55,11 @@ class _Unpickler(pickle.Unpickler):
             return getattr(np, name)
         if (module, name) == ("_codecs", "encode"):
             return codecs.encode
-        raise pickle.UnpicklingError(f"{module}.{name} has no place in a batch of CIFAR")
+        raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a CIFAR batch")
 
 
 def _unpickle(content: bytes) -> dict[str, Any]:
-    # The batches were written by Python 2, whose texts come back as bytes.
+    # The batches were written by Python 2, whose strings are read as bytes.
     batch = _Unpickler(io.BytesIO(content), encoding="bytes").load()
     text = {_text(name): value for name, value in batch.items()}
     return {name: [_text(v) for v in value] if name.endswith("names") else value for name, value in text.items()}

@@ -1,4 +1,4 @@
-"""A folder a class, all in one place or in `train/` and `test/`: the layout of everybody's own images."""
+"""One folder per class, directly or in `train/` and `test/`: the layout for a user's own images."""
 
 from __future__ import annotations
 
@@ -11,44 +11,45 @@ from bench.config.schema import Data, RecipeError
 from bench.data.files import Files
 from bench.data.layouts import Contents, Item, LayoutMismatch
 
-TESTS = ("test", "val", "valid", "validation")
-NO_IMAGES = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")  # that Pillow knows by name and does not decode
+TEST_FOLDERS = ("test", "val", "valid", "validation")
+NOT_DECODED = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")  # formats that Pillow registers but does not decode
 
 
 def read(files: Files, data: Data) -> Contents:
-    """Classes are the names of the folders, sorted; files whose ending is no image's are left alone. A folder around it
-    all, as archives have, does not count.
+    """The images of each class folder. Classes are the folders' names, sorted.
+
+    Files whose extension is not that of an image are left out. A folder around everything, as archives have, is skipped.
 
     Raises:
         LayoutMismatch: fewer than two class folders with images.
-        RecipeError: the test split has a class that the training split has not.
+        RecipeError: the test split has a class that the training split lacks.
     """
     Image.init()
-    known = Image.registered_extensions().items()
-    endings = tuple(ending for ending, kind in known if kind in Image.OPEN and kind not in NO_IMAGES)
+    extensions = Image.registered_extensions().items()
+    endings = tuple(ending for ending, kind in extensions if kind in Image.OPEN and kind not in NOT_DECODED)
     images = [name for name in files.names if name.lower().endswith(endings)]
     outer = posixpath.commonpath([posixpath.dirname(name) for name in images]) if images else ""
     paths = {name: name.removeprefix(outer).strip("/").split("/") for name in images}
-    # a split holds class folders; a class that happens to be called train holds images
-    tops = {path[0].lower(): path[0] for path in paths.values() if len(path) > 2}
-    test = next((tops[name] for name in TESTS if name in tops), None) if "train" in tops else None
+    # A split holds class folders; a class that happens to be called "train" holds images.
+    splits = {path[0].lower(): path[0] for path in paths.values() if len(path) > 2}
+    test = next((splits[name] for name in TEST_FOLDERS if name in splits), None) if "train" in splits else None
     if test is None:
         train_images = {name: path[0] for name, path in paths.items() if len(path) > 1}
-        test_images = None
+        test_images = {}
     else:
         train_images, test_images = (
             {name: path[1] for name, path in paths.items() if path[0] == split and len(path) > 2}
-            for split in (tops["train"], test)
+            for split in (splits["train"], test)
         )
     classes = sorted(set(train_images.values()))
     if len(classes) < 2:
         raise LayoutMismatch(f"two or more class folders with images; {len(classes)} found")
-    if unknown := sorted(set((test_images or {}).values()) - set(classes)):
-        raise RecipeError(f"{files}: {test}/ has a class that train/ has not: {unknown[0]}")
+    if unknown := sorted(set(test_images.values()) - set(classes)):
+        raise RecipeError(f"{files}: {test}/ has a class that train/ lacks: {unknown[0]}")
     number = {name: label for label, name in enumerate(classes)}
 
-    def items(chosen: dict[str, str]) -> list[Item]:
-        return [Item(name, number[folder], partial(files.read, name)) for name, folder in chosen.items()]
+    def items(class_of: dict[str, str]) -> list[Item]:
+        return [Item(name, number[folder], partial(files.read, name)) for name, folder in class_of.items()]
 
-    left_out = tuple(sorted(set(files.names) - set(train_images) - set(test_images or ())))
-    return Contents(items(train_images), items(test_images) if test_images else None, tuple(classes), left_out)
+    left_out = tuple(sorted(set(files.names) - set(train_images) - set(test_images)))
+    return Contents(items(train_images), items(test_images) or None, tuple(classes), left_out)

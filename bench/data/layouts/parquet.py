@@ -1,83 +1,132 @@
-"""Parquet files of the hub's schema for image classification, in a local folder or on the hub itself."""
+"""Parquet files with encoded images and labels, in the schema that the Hugging Face hub uses for image classification."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from bench.config.schema import Data, RecipeError
 from bench.data.files import Files
 from bench.data.layouts import Contents, Item, LayoutMismatch
 
-TESTS = ("test", "validation", "valid", "val")
+TEST_SPLITS = ("test", "validation", "valid", "val")  # used in this order if the recipe leaves the split open
+BATCH_ROWS = 256  # read at once; photos take several MB each
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of a split.
+
+    schema: with the metadata of `datasets`, if they were written by it; these have the names of the classes.
+    batches: the rows of the named columns, in batches that have `column(name)`.
+    """
+
+    schema: pa.Schema
+    batches: Callable[[list[str]], Iterable[pa.RecordBatch | pa.Table]]
+
+    def rows(self, *names: str) -> Iterator[tuple[Any, ...]]:
+        """The values of these columns, row by row. An image is a dict of `bytes` and `path`, bytes, a path, or None."""
+        for batch in self.batches(list(names)):
+            yield from zip(*(batch.column(name).to_pylist() for name in names), strict=True)
+
+    def features(self) -> dict[str, dict[str, Any]]:
+        """The description of each column in the metadata: `_type`, and `names` of a ClassLabel; {} without one."""
+        metadata = json.loads((self.schema.metadata or {}).get(b"huggingface", b"{}"))
+        described = metadata.get("info", {}).get("features", {})
+        return {name: described.get(name, {}) for name in self.schema.names}
+
+    def is_image(self, name: str) -> bool:
+        """Whether a column holds encoded images."""
+        kind = self.schema.field(name).type
+        encoded = pa.types.is_struct(kind) and {field.name for field in kind} == {"bytes", "path"}
+        return encoded or self.features()[name].get("_type") == "Image"
+
+    def classes(self, name: str) -> tuple[str, ...] | None:
+        """The class names of a column of labels; None for other columns."""
+        feature = self.features()[name]
+        return tuple(feature["names"]) if feature.get("_type") == "ClassLabel" else None
+
+    def is_text(self, name: str) -> bool:
+        """Whether a column holds strings."""
+        kind = self.schema.field(name).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind  # pandas writes categories as dictionaries
+        return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def parquet_table(paths: list[Path]) -> Table:
+    """The rows of parquet files, one file after the other. Only the schema of the first file is read now."""
+
+    def batches(names: list[str]) -> Iterator[pa.RecordBatch]:
+        for path in paths:
+            with pq.ParquetFile(path) as file:
+                yield from file.iter_batches(BATCH_ROWS, columns=names)
+
+    return Table(pq.read_schema(paths[0]), batches)
 
 
 def read(files: Files, data: Data) -> Contents:
-    """`{split}.parquet` or `{split}-*.parquet`, in the folder, in `data/` or in one folder below (a configuration's).
+    """The splits `{split}.parquet` or `{split}-*.parquet`, in the folder, in `data/`, or in one folder below it.
 
     Raises:
         LayoutMismatch: a split has no file.
-        RecipeError: the files cannot be read, or lack a column.
+        RecipeError: a column is missing.
     """
-    if not files.place.is_dir():
+    if not files.path.is_dir():
         raise LayoutMismatch("parquet files")
-    train, test = (_shards(files.place, data, split) for split in (data.train_split, data.test_split))
-    if test is None and _may_find(data):
-        test = next((found for split in TESTS if (found := _shards(files.place, data, split))), None)
-    if train is None or (test is None and not _may_find(data)):
+    train, test = (_split_files(files.path, data, split) for split in (data.train_split, data.test_split))
+    if test is None and may_search(data):
+        test = next((found for split in TEST_SPLITS if (found := _split_files(files.path, data, split))), None)
+    if train is None or (test is None and not may_search(data)):
         raise LayoutMismatch(f"{data.train_split}*.parquet and {data.test_split}*.parquet")
-
-    def load(paths: list[Path]) -> Any:
-        import datasets
-
-        return datasets.load_dataset("parquet", data_files=[str(p) for p in paths], split="train", streaming=True)
-
-    return _contents(data, partial(load, train), None if test is None else partial(load, test), str(files))
+    return contents_of(data, parquet_table(train), None if test is None else parquet_table(test), str(files))
 
 
-def read_hub(data: Data) -> Contents:
-    """The same from the hub. No code of a dataset's repository is run: `datasets` 4 and later have no loading scripts.
-
-    Raises:
-        RecipeError: the hub cannot be reached, or has no such dataset, split or column.
-    """
-    import datasets
-
-    where = f"{data.hub} on the hub"
-    try:
-        splits = datasets.get_dataset_split_names(data.hub, data.hub_config)
-    except Exception as error:  # the libraries beneath raise dozens of kinds: no network, no such name, no access
-        folder = data.name.removeprefix("hub:")
-        raise RecipeError(
-            f"dataset {data.name!r}: not in the data folder and not to be had from the hub ({_first_line(error)}): put"
-            f" {data.train_split}*.parquet and {data.test_split}*.parquet of {data.hub} into <data-dir>/{folder}/"
-        ) from error
-    test = data.test_split
-    if test not in splits and _may_find(data):
-        test = next((split for split in TESTS if split in splits), None)
-    for split in (*data.train_split.split("+"), *(test.split("+") if test else ())):
-        if split not in splits:
-            raise RecipeError(f"dataset {data.name!r} ({where}): no split {split!r}; it has {', '.join(splits)}")
-
-    def load(split: str) -> Any:
-        return datasets.load_dataset(data.hub, data.hub_config, split=split)
-
-    return _contents(data, partial(load, data.train_split), partial(load, test) if test else None, where)
-
-
-def _may_find(data: Data) -> bool:
-    """Whether columns and splits that the recipe leaves at their default may be found by what they hold."""
+def may_search(data: Data) -> bool:
+    """Whether columns and splits that the recipe leaves at their defaults may be found by their types and names."""
     return data.name.startswith("hub:")
 
 
-def _shards(folder: Path, data: Data, split: str) -> list[Path] | None:
-    """The files of a split, whole or in numbered parts; of all splits of "a+b". None where one has none."""
+def contents_of(data: Data, train: Table, test: Table | None, where: str) -> Contents:
+    """The images and labels of tables. Rows are read when the items are iterated over.
+
+    Args:
+        where: of the files, for errors.
+
+    Raises:
+        RecipeError: a column is missing, or several could be it.
+    """
+    where = f"dataset {data.name!r} ({where})"
+    image = _find_column(data, train, data.image_column, "image", where)
+    label = _find_column(data, train, data.label_column, "label", where)
+    classes, number = train.classes(label), None
+    if train.is_text(label) and may_search(data):
+        classes = tuple(sorted({name for (name,) in train.rows(label)}))
+        number = {name: index for index, name in enumerate(classes)}
+
+    def items(split: str, table: Table) -> Iterator[Item]:
+        for position, (encoded, value) in enumerate(table.rows(image, label)):
+            name = f"image {position} of split {split!r}"
+            index = value if number is None else number.get(value)
+            if type(index) is not int:
+                raise RecipeError(f"{where}: {name} cannot be used: its label is {value!r}, not a whole number")
+            yield Item(name, index, partial(_load, encoded))
+
+    return Contents(items("train", train), None if test is None else items("test", test), classes)
+
+
+def _split_files(folder: Path, data: Data, split: str) -> list[Path] | None:
+    """The files of a split, in one or several numbered parts; "a+b" is both splits. None if a split has no file."""
     out = []
-    for part in split.split("+"):
+    for name in split.split("+"):
         for place in ("", "data/", f"{data.hub_config or '*'}/"):
-            found = sorted([*folder.glob(f"{place}{part}.parquet"), *folder.glob(f"{place}{part}-*.parquet")])
+            found = sorted([*folder.glob(f"{place}{name}.parquet"), *folder.glob(f"{place}{name}-*.parquet")])
             if found:
                 break
         else:
@@ -86,66 +135,24 @@ def _shards(folder: Path, data: Data, split: str) -> list[Path] | None:
     return out
 
 
-def _contents(data: Data, train: Any, test: Any, where: str) -> Contents:
-    """From functions that give the rows of a split. Nothing but the first rows is read here."""
-    import datasets
-
-    where = f"dataset {data.name!r} ({where})"
-    try:
-        rows = train()
-        features = rows.features or datasets.Features({name: datasets.Value("null") for name in rows.column_names or []})
-    except Exception as error:  # parquet's and the hub's readers raise dozens of kinds
-        raise RecipeError(f"{where}: its files cannot be read ({type(error).__name__}: {_first_line(error)})") from error
-    image = _column(data, features, data.image_column, "image", where)
-    label = _column(data, features, data.label_column, "label", where)
-    kind = features[label]
-    classes = tuple(kind.names) if isinstance(kind, datasets.ClassLabel) else None
-    number = None
-    if isinstance(kind, datasets.Value) and kind.dtype in ("string", "large_string") and _may_find(data):
-        classes = tuple(sorted({row[label] for row in rows.select_columns([label])}))
-        number = {name: i for i, name in enumerate(classes)}
-    splits = (_items(where, name, rows, image, label, number) for name, rows in (("train", train), ("test", test)) if rows)
-    return Contents(next(splits), next(splits, None), classes)
-
-
-def _column(data: Data, features: Any, name: str, default: str, where: str) -> str:
-    """The column of that name; where the recipe leaves it open, the one column that can be it."""
-    import datasets
-
-    if name in features:
+def _find_column(data: Data, table: Table, name: str, default: str, where: str) -> str:
+    """The column of this name; or, if the recipe leaves it open, the only column of the right type."""
+    columns = table.schema.names
+    if name in columns:
         return name
-    has = ", ".join(features)
-    if name != default or not _may_find(data):
-        raise RecipeError(f"{where}: no column {name!r}; it has {has}")
-
-    def fits(kind: Any) -> bool:
-        if default == "image":
-            return isinstance(kind, datasets.Image) or (isinstance(kind, dict) and set(kind) == {"bytes", "path"})
-        return isinstance(kind, datasets.ClassLabel)
-
-    found = [column for column, kind in features.items() if fits(kind)]
+    present = ", ".join(columns)
+    if name != default or not may_search(data):
+        raise RecipeError(f"{where}: no column {name!r}; it has {present}")
+    fits = table.is_image if default == "image" else table.classes
+    found = [column for column in columns if fits(column)]
     if len(found) != 1:
-        many = f"several that could be ({', '.join(found)})" if found else f"none; it has {has}"
-        raise RecipeError(f"{where}: which column is the {default}? {many}: set data.{default}_column")
+        problem = f"several that could be ({', '.join(found)})" if found else f"none; it has {present}"
+        raise RecipeError(f"{where}: which column is the {default}? {problem}: set data.{default}_column")
     return found[0]
 
 
-def _items(where: str, split: str, rows: Any, image: str, label: str, number: dict[str, int] | None) -> Iterator[Item]:
-    import datasets
-
-    columns = rows().select_columns([image, label]).cast_column(image, datasets.Image(decode=False))
-    for position, row in enumerate(columns):
-        value = row[label] if number is None else number.get(row[label])
-        name = f"image {position} of split {split!r}"
-        if type(value) is not int:
-            raise RecipeError(f"{where}: {name} cannot be used: its label is {row[label]!r}, not a whole number")
-        encoded = row[image] or {"bytes": b"", "path": None}
-        yield Item(name, value, partial(_encoded, encoded))
-
-
-def _encoded(image: dict[str, Any]) -> bytes:
-    return image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0][:200]
+def _load(image: dict[str, Any] | bytes | str | None) -> bytes:
+    """The encoded bytes of an image; empty if there are none."""
+    if isinstance(image, dict):
+        image = image["path"] if image.get("bytes") is None else image["bytes"]
+    return Path(image).read_bytes() if isinstance(image, str) else image or b""

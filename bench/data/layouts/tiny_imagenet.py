@@ -1,5 +1,7 @@
-"""Tiny ImageNet as Stanford's CS231n distributes it: `train/<wnid>/images/*.JPEG` and `val/` with its annotations. The
-labels of its `test/` were never published, so `val` is the test set."""
+"""Tiny ImageNet as Stanford's CS231n distributes it: `train/<wnid>/images/*.JPEG` and `val/` with its annotations.
+
+The labels of its `test/` were never published, so `val` is the test set.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +15,17 @@ ANNOTATIONS = "val/val_annotations.txt"
 
 
 def read(files: Files, data: Data) -> Contents:
-    """Classes are the WordNet ids in `train/`, sorted, as the released code numbers them.
+    """The two splits. Classes are the WordNet ids in `train/`, sorted, as the released code numbers them.
 
     Raises:
-        LayoutMismatch: no `val/val_annotations.txt`, or no class in `train/`.
-        RecipeError: an annotation names a class that `train/` has not.
+        LayoutMismatch: `val/val_annotations.txt` is missing, or `train/` has no class.
+        RecipeError: an annotation names a class that `train/` lacks.
     """
     root = files.root_of(ANNOTATIONS)
     if root is None:
         raise LayoutMismatch(ANNOTATIONS)
-    within = [(name, name.removeprefix(root).split("/")) for name in files.names if name.startswith(root)]
-    train = [(name, path[1]) for name, path in within if path[0] == "train" and len(path) == 4 and path[2] == "images"]
+    paths = [(name, name.removeprefix(root).split("/")) for name in files.names if name.startswith(root)]
+    train = [(name, path[1]) for name, path in paths if path[0] == "train" and len(path) == 4 and path[2] == "images"]
     classes = sorted({wnid for _, wnid in train})
     if not classes:
         raise LayoutMismatch("train/<class>/images/*.JPEG")
@@ -34,8 +36,8 @@ def read(files: Files, data: Data) -> Contents:
         if wnid not in number:
             raise RecipeError(f"{files}: {ANNOTATIONS} line {line}: class {wnid!r} is not in train/")
         test.append((f"{root}val/images/{name}", wnid))
-    return Contents(_items(files, train, number), _items(files, test, number), tuple(classes))
 
+    def items(pairs: list[tuple[str, str]]) -> list[Item]:
+        return [Item(name, number[wnid], partial(files.read, name)) for name, wnid in pairs]
 
-def _items(files: Files, pairs: list[tuple[str, str]], number: dict[str, int]) -> list[Item]:
-    return [Item(name, number[wnid], partial(files.read, name)) for name, wnid in pairs]
+    return Contents(items(train), items(test), tuple(classes))

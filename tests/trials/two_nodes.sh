@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# One recipe on two "nodes": two launches on this machine, each with a cache of its own, which find each other over loopback,
-# share the results folder and train with gloo. Compares the history with that of one process.
+# One recipe on two "nodes": two launches on this machine, each with its own cache, that connect over loopback, share the
+# results folder and train with gloo. Compares the history with that of one process.
 #
-#   tests/two_nodes.sh [RESULTS]
+#   tests/trials/two_nodes.sh [RESULTS]
 #
-# On real nodes the same command runs on each, with its own --machine_rank, the address of node 0 and, with GPUs, as
-# --num_processes the GPUs of all nodes together (docs/cluster.md).
+# On real nodes the same command runs on each, with its own --machine_rank, the address of node 0 and --num_processes, the
+# number of GPUs of all nodes (docs/cluster.md).
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 python=${PYTHON:-python}
 results=${1:-$(mktemp -d)}
 port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
@@ -15,7 +15,7 @@ recipe=(--recipe deit_micro/digits/guided --protocol quick --set train.epochs=2 
   --set teacher.train.epochs=1 --set teacher.data.train_limit=512)
 
 node() { # rank
-  # without a GPU accelerate starts several processes only where --multi_gpu says so; they compute on the CPU all the same
+  # without a GPU accelerate starts several processes only with --multi_gpu; they compute on the CPU all the same
   LOCALITY_BENCH_CACHE="$results/cache$1" CUDA_VISIBLE_DEVICES='' "$python" -m accelerate.commands.launch --multi_gpu --num_machines 2 --machine_rank "$1" \
     --main_process_ip 127.0.0.1 --main_process_port "$port" --num_processes 2 \
     bench/run.py --num-processes 2 "${recipe[@]}" --results-dir "$results/two"

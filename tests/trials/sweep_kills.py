@@ -1,10 +1,10 @@
-"""Kills sweeps, and runs of theirs, at random moments, starts them again, and compares what they end with.
+"""Kill sweeps, or one of their runs, at random moments, start them again, and compare their results.
 
-    python -m tests.sweep_kills --kills 50
+    python -m tests.trials.sweep_kills --kills 50
 
-Each sweep has one or two slots; it is sent SIGKILL, SIGTERM or SIGINT, or one of its runs is killed. What one leaves behind
-goes on, and the next has to take it up. Hashes, weights, accuracies and histories must be the same to the last bit, and
-nothing may run on when a sweep has been asked to stop. Exit code 1: something differs.
+Each sweep has one or two slots. It is sent SIGKILL, SIGTERM or SIGINT, or one of its runs is killed. The runs that it
+leaves go on, and the next sweep has to attach to them. Hashes, weights, accuracies and histories must be the same to the
+last bit, and no process may be left after a sweep was asked to stop. Exit code 1: something differs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SUITE = """
 protocol: quick
 models: [deit_micro]
@@ -37,24 +37,23 @@ set:
 
 
 def numbers(results: Path) -> dict[str, object]:
-    """What a sweep of the suite `short` leaves that must not depend on how it went: all that tables are drawn from but
-    times."""
-    told = {}
+    """The results of a sweep of the suite `short` that interruptions must not change: everything but times."""
+    found = {}
     for record in map(json.loads, (results / "short" / "records.jsonl").read_text().splitlines()):
         history = {name: column for name, column in record["history"].items() if name != "images_per_second"}
-        told[f"{record['id']} {record['seed']}"] = [record["hash"], record["weights"], record["last_accuracy"], history]
-    return told
+        found[f"{record['id']} {record['seed']}"] = [record["hash"], record["weights"], record["last_accuracy"], history]
+    return found
 
 
 def processes(results: Path) -> list[int]:
-    """Those whose command line names the folder."""
+    """The processes whose command line names the folder."""
     listed = subprocess.run(["ps", "-eo", "pid,stat,args"], capture_output=True, text=True).stdout.splitlines()
     rows = [line.split(None, 2) for line in listed if str(results) in line]
     return [int(pid) for pid, state, args in rows if not state.startswith("Z") and "bench" in args]
 
 
 def trials(kills: int, seed: int, folder: Path) -> Counter[str]:
-    """Sweeps until that many kills have hit one; counts of what happened."""
+    """Sweep until this many kills have hit a sweep. Returns counts of what happened."""
     (folder / "recipes" / "suites").mkdir(parents=True)
     (folder / "recipes" / "suites" / "short.yaml").write_text(SUITE)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "LOCALITY_BENCH_CACHE": str(folder / "cache")}
@@ -67,22 +66,22 @@ def trials(kills: int, seed: int, folder: Path) -> Counter[str]:
     began = time.monotonic()
     assert start(folder / "whole", 2).wait() == 0, "the suite does not run"
     took, expected = time.monotonic() - began, numbers(folder / "whole")
-    draw, counts, results = random.Random(seed), Counter(), folder / "trial"
+    rng, counts, results = random.Random(seed), Counter(), folder / "trial"
     while counts["kills"] < kills:
         shutil.rmtree(results, ignore_errors=True)
         shutil.rmtree(folder / "cache" / "teachers")
         while True:
-            process = start(results, draw.choice([1, 2]))
+            process = start(results, rng.choice([1, 2]))
             try:
-                code = process.wait(draw.uniform(0, 1.2 * took))
+                code = process.wait(rng.uniform(0, 1.2 * took))
             except subprocess.TimeoutExpired:
-                sent = draw.choice(["SIGKILL", "SIGKILL", "SIGTERM", "SIGINT", "a run"])
+                sent = rng.choice(["SIGKILL", "SIGKILL", "SIGTERM", "SIGINT", "a run"])
                 runs = [pid for pid in processes(results) if pid != process.pid]
                 counts["kills"] += 1
                 counts[sent] += 1
                 if sent == "a run":
                     if runs:
-                        os.kill(draw.choice(runs), signal.SIGKILL)
+                        os.kill(rng.choice(runs), signal.SIGKILL)
                     code = process.wait()
                 else:
                     process.send_signal(signal.Signals[sent])

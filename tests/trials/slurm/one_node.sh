@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# A whole Slurm of one node on this machine: two partitions, two GPUs in name only, no accounting, as on many a
-# cluster. Everything it writes lies in DIR. Linux of the Debian family; without systemd or cgroups; root only to install.
-#   tests/slurm/one_node.sh start DIR      installs what is missing (apt-get), starts, and waits until the node is idle
+# A Slurm of one node on this machine: two partitions, two GPUs in name only, no accounting, as on many clusters.
+# Everything it writes is in DIR. For Debian and its relatives; without systemd or cgroups; root only to install.
+#   tests/trials/slurm/one_node.sh start DIR      installs what is missing (apt-get), starts, and waits until the node is idle
 #   export SLURM_CONF=DIR/slurm.conf       all that sbatch, srun, squeue, scancel and scontrol need
-#   tests/slurm/one_node.sh stop DIR       kills the jobs and ends what start started
+#   tests/trials/slurm/one_node.sh stop DIR       kills the jobs and ends what start started
 set -euo pipefail
 [ $# = 2 ] || { sed -n 2,6p "$0"; exit 2; }
 mkdir -p "$2"
@@ -17,7 +17,7 @@ install() {
     done
     [ ${#missing[@]} = 0 ] && return
     apt-get update -q
-    # The packages start their daemons, which here would have no configuration, where nothing forbids it.
+    # Unless forbidden, the packages start their daemons, which would have no configuration here.
     RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
 }
 
@@ -32,7 +32,7 @@ configure() {
     user=$(id -un) host=$(hostname -s) cpus=$(nproc)
     read -ra ports <<<"$(free_ports)"
     mkdir -p "$dir"/{state,spool}
-    # No device is opened, but devices they must be; the number at the name's end is what CUDA_VISIBLE_DEVICES gets.
+    # No device is opened, but they must be devices. CUDA_VISIBLE_DEVICES gets the number at the end of the name.
     ln -sfn /dev/null "$dir/gpu0"
     ln -sfn /dev/zero "$dir/gpu1"
     head -c 128 /dev/urandom >"$dir/munge.key"
@@ -65,7 +65,7 @@ SwitchType=switch/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerType=sched/backfill
-# A test waits for what takes an administrator's patience: half a minute between SIGTERM and SIGKILL, for one.
+# Shorter than the defaults, so that trials wait less: KillWait, for one, is half a minute.
 SchedulerParameters=batch_sched_delay=0,bf_interval=2,sched_interval=2
 KillWait=10
 ReturnToService=2
@@ -78,12 +78,12 @@ CONF
     echo "NodeName=node1 Name=gpu File=$dir/gpu[0-1]" >"$dir/gres.conf"
 }
 
-alive() { # alive NAME: whether the daemon that this folder's pid file names runs
+alive() { # alive NAME: whether the daemon with this folder's pid file runs
     kill -0 "$(cat "$dir/$1.pid" 2>/dev/null)" 2>/dev/null
 }
 
 launch() {
-    # Forced, since it would refuse a folder that others can write to, as the one for temporary files.
+    # Forced, since it refuses a folder that others can write to, as that for temporary files.
     munged --force --socket="$dir/munge.socket" --key-file="$dir/munge.key" --pid-file="$dir/munged.pid" \
         --log-file="$dir/munged.log" --seed-file="$dir/munged.seed" || return
     slurmctld -c -f "$SLURM_CONF" || return
@@ -97,13 +97,13 @@ launch() {
 
 start() {
     if alive slurmctld; then
-        echo "one_node.sh: runs already in $dir" >&2
+        echo "one_node.sh: already running in $dir" >&2
         return
     fi
     install
     configure
     launch && return
-    echo "one_node.sh: the node does not become idle; the ends of the logs:" >&2
+    echo "one_node.sh: the node does not become idle; the last lines of the logs:" >&2
     tail -n 15 "$dir"/{munged,slurmctld,slurmd}.log >&2 || true
     stop
     exit 1
@@ -118,7 +118,7 @@ stop() {
             sleep 0.1
         done
     fi
-    # Without cgroups Slurm loses sight of a process whose parent has ended. Theirs is this folder's SLURM_CONF, and a job id.
+    # Without cgroups Slurm loses track of a process whose parent has ended. Its variables have this SLURM_CONF and a job id.
     for name in $(grep -lsxz "SLURM_CONF=$SLURM_CONF" /proc/[0-9]*/environ); do
         if grep -qsz '^SLURM_JOB_ID=' "$name"; then kill -KILL "$(basename "$(dirname "$name")")" || true; fi
     done

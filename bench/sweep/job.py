@@ -1,0 +1,171 @@
+"""A job of a sweep, one run or the training of a teacher: its state, its command, and the result that it leaves."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from functools import cached_property
+from pathlib import Path
+
+from bench.cli import BAD_INPUT, DONE
+from bench.config.schema import Recipe, RecipeError
+from bench.locks import is_held
+from bench.runs.folder import RunFolder
+from bench.sweep.estimates import Estimate
+
+
+class State(StrEnum):
+    """The state of a run in a plan."""
+
+    FINISHED = "finished"
+    DIVERGED = "diverged"  # finished too, without accuracies
+    RUNNING = "running"
+    QUEUED = "queued"  # in a cluster's queue
+    RESUMABLE = "resumable"
+    FAILED = "failed"
+    WAITING = "waiting for a teacher"
+    TO_RUN = "to run"
+
+
+class Outcome(Enum):
+    """The outcome of a job that was started."""
+
+    DONE = "finished"
+    DIED = "ended without a record; a retry resumes from its checkpoint"
+    REFUSED = "a retry would end the same: invalid input, a teacher that diverged"
+    ABANDONED = "another sweep's process ran it and left it unfinished; no attempt of this sweep"
+
+
+def job_key(recipe: Recipe) -> str:
+    """The key of the job that trains a recipe, different for each seed."""
+    return f"{recipe.id} {recipe.hash} {recipe.seed}"
+
+
+@dataclass(eq=False)
+class Job:
+    """One process to start: a run (recipe x seed), or the training of a teacher that runs need.
+
+    Attributes:
+        recipe: of the run; for a teacher, of one run that needs it.
+        needs: the `key` of the teacher's job, or None if the run need not wait.
+        note: an accuracy, an epoch or an error, to print beside the state.
+        epoch: number of finished epochs.
+        cluster_id: id of its job in a cluster's queue; empty if it is in none.
+        expected: the cost of a whole run; None: unknown.
+    """
+
+    recipe: Recipe
+    is_teacher: bool
+    folder: RunFolder
+    needs: str | None = None
+    state: State = State.TO_RUN
+    note: str = ""
+    epoch: int = 0
+    cluster_id: str = ""
+    expected: Estimate | None = None
+
+    @cached_property
+    def target(self) -> Recipe:
+        """The recipe that the job trains."""
+        return self.recipe.teacher if self.is_teacher else self.recipe
+
+    @cached_property
+    def key(self) -> str:
+        """What identifies the job in a sweep."""
+        return job_key(self.target)
+
+    @property
+    def name(self) -> str:
+        """The name that is printed."""
+        return f"{self.target.id} seed {self.target.seed}"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do. A run that diverged has a record and is not run again."""
+        return self.state in (State.FINISHED, State.DIVERGED)
+
+    @property
+    def progress(self) -> str:
+        """The finished epochs, as text."""
+        return f"epoch {self.epoch}/{self.target.train.epochs}"
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Expected seconds until it is finished; None: unknown."""
+        if self.is_finished:
+            return 0.0
+        if self.expected is None:
+            return None
+        return self.expected.seconds * max(0.0, 1 - self.epoch / self.target.train.epochs)
+
+    def command(self, launch: Sequence[str], script: Path | str, options: Sequence[str]) -> list[str]:
+        """The command line of this job.
+
+        Args:
+            launch: Python, or a launcher that starts it.
+            options: words that all jobs of the sweep share.
+        """
+        own = ["--recipe", self.recipe.id, "--seed", str(self.recipe.seed)]
+        return [*launch, str(script), *own, *options, *(["--teacher-only"] if self.is_teacher else [])]
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """A job that has ended; `error` says why if it is not done."""
+
+    job: Job
+    outcome: Outcome
+    error: str = ""
+
+
+def read_result(job: Job, code: int | None, log: Path | None = None, log_start: int = 0) -> JobResult | None:
+    """The result of a job whose process has ended, from its files; None if another process holds the run's folder.
+
+    Args:
+        code: the exit code (negative: the signal) of the process or its launcher; None: unknown. Launchers change it, so it
+            counts only if it says that the input is invalid, or for teachers, which have no launcher, that all is well.
+        log: the output of the job, from byte `log_start` on.
+    """
+    try:
+        record = job.folder.record(job.target)
+    except RecipeError as error:
+        return JobResult(job, Outcome.REFUSED, str(error))
+    # a run that diverged is finished, and the table shows it; a teacher that diverged is of no use
+    diverged_teacher = job.is_teacher and record is not None and record.diverged
+    if record is not None and not diverged_teacher:
+        return JobResult(job, Outcome.DONE)
+    if job.is_teacher and code == DONE:
+        return JobResult(job, Outcome.DONE)
+    if is_held(job.folder.path):
+        return None
+    reason = _last_words(log, log_start) or "it printed nothing"
+    if code is not None and code < 0:
+        reason = f"ended by {signal.Signals(-code).name}"
+    outcome = Outcome.REFUSED if code == BAD_INPUT or diverged_teacher else Outcome.DIED
+    return JobResult(job, outcome, f"{reason} (see {log})" if log else reason)
+
+
+def read_attached_result(job: Job) -> JobResult | None:
+    """The result of a job that another sweep started; None while it runs."""
+    if is_held(job.folder.path) or (result := read_result(job, None)) is None:
+        return None
+    return result if result.outcome is Outcome.DONE else JobResult(job, Outcome.ABANDONED, result.error)
+
+
+def _last_words(log: Path | None, start: int) -> str:
+    """The first error in a log, else its last line.
+
+    Of several processes the first that fails knows the cause, and launchers print a traceback of their own after it.
+    """
+    if log is None:
+        return ""
+    try:
+        with open(log, "rb") as file:
+            file.seek(start)
+            lines = file.read().decode(errors="replace").strip().splitlines()
+    except OSError:  # renamed with its folder
+        return ""
+    errors = [line for line in lines if line.startswith("error: ")]
+    return (errors[:1] or lines or [""])[-1].removeprefix("error: ").strip()
