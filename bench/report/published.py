@@ -1,72 +1,58 @@
-"""Published numbers, and which of them a record may be held against.
+"""Published numbers, and which of them a recipe's runs may be compared with.
 
-`published.csv` beside this file: one number a row with the work, the method, what it was measured on, and where it was read
-(`source`). `provenance` is `first-hand` (the authors' own), `second-hand` (quoted by others) or `independent rerun`.
+`published.csv` beside this file has one number per row: the work, the method, what it was measured on, and where it was
+read (`source`). `top1` is the accuracy of the best test epoch in %, `gain` is over the work's own baseline, in points.
+`provenance` is `first-hand` (the authors' own), `second-hand` (quoted by others) or `independent rerun`.
 """
 
 from __future__ import annotations
 
-import csv
 import functools
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
 from pathlib import Path
 
-from bench.config.schema import Recipe
+import pandas as pd
 
-# How works name what `baseline` and `guided` are here. A method that names another teacher is another method.
+from bench.config.names import split_id
+from bench.config.registry import Registry
+from bench.config.schema import Recipe, RecipeError
+
+# Names in the literature of the methods `baseline` and `guided`. A method name with another teacher is another method.
 _METHODS = {"baseline": ("baseline", "baseline (tiny-transformers aug)"), "guided": ("LG",)}
-_ORDER = ("first-hand", "independent rerun", "second-hand")
-MARKS = {"first-hand": "", "independent rerun": "‡", "second-hand": "†"}
-
-
-@dataclass(frozen=True)
-class Published:
-    """One number: the best test epoch's accuracy, in %."""
-
-    work: str
-    method: str
-    model: str
-    dataset: str
-    resolution: str  # px
-    epochs: str
-    top1: float
-    provenance: str
-    source: str
-
-    @property
-    def mark(self) -> str:
-        """What tables put behind a number that is not its authors' own."""
-        return MARKS[self.provenance]
+_COMPARED = ["model", "dataset", "method", "resolution", "epochs"]  # equal in a number and a recipe that reproduces it
+MARKS = {"first-hand": "", "independent rerun": "‡", "second-hand": "†"}  # by provenance, the preferred first
 
 
 @functools.cache
-def numbers() -> tuple[Published, ...]:
-    """Every row of published.csv."""
-    with open(Path(__file__).with_name("published.csv"), newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    names = [f.name for f in fields(Published)]
-    return tuple(Published(**{name: row[name] for name in names} | {"top1": float(row["top1"])}) for row in rows)
+def numbers() -> pd.DataFrame:
+    """All rows of published.csv, the authors' own first, and among equals those of arXiv 2207.10026."""
+    rows = pd.read_csv(Path(__file__).with_name("published.csv"), dtype={"resolution": "str", "epochs": "str"})
+    by_provenance = rows["provenance"].map(list(MARKS).index)
+    order = by_provenance * 2 + ~rows["work"].str.startswith("LG ")
+    return rows.iloc[order.argsort(kind="stable")].reset_index(drop=True)
 
 
-def of_cell(model: str, dataset: str) -> list[Published]:
-    """All there is for a student on a dataset, of any method."""
-    return [row for row in numbers() if (row.model, row.dataset) == (model, dataset)]
+def published_frame(registry: Registry, recipes: Mapping[str, Recipe]) -> pd.DataFrame:
+    """The published numbers of the students and datasets of these recipes, of any method, in the order of `numbers`.
 
-
-def comparable(recipe: Recipe, published_recipe: Recipe | None) -> list[Published]:
-    """The numbers that a recipe reproduces, the authors' own first; none unless it is the published recipe unchanged.
-
-    Args:
-        published_recipe: of the same id under the protocol `paper`. Any difference in what is hashed (teacher, resolution,
-            epochs, pixels …) makes a comparison one of different experiments.
+    comparable_to: the id of the recipe that reproduces the number, or missing. A recipe reproduces none unless its hash is
+    that of the same id under the protocol `paper`: any difference in what is hashed (teacher, resolution, epochs, pixels …)
+    makes it another experiment.
     """
-    if published_recipe is None or recipe.hash != published_recipe.hash:
-        return []
-    model, dataset, guidance = recipe.id.partition("/")[0], recipe.data.name, recipe.id.rpartition("/")[2]
-    size, epochs = str(recipe.model.image_size), str(recipe.train.epochs)
-    found = [
-        row
-        for row in of_cell(model, dataset)
-        if row.method in _METHODS.get(guidance, ()) and (row.resolution, row.epochs) == (size, epochs)
-    ]
-    return sorted(found, key=lambda row: (_ORDER.index(row.provenance), not row.work.startswith("LG ")))
+    comparable = []
+    for recipe_id, recipe in recipes.items():
+        model, dataset, method = split_id(recipe_id)
+        if method in _METHODS and _is_published(registry, recipe):
+            size, epochs = str(recipe.model.image_size), str(recipe.train.epochs)
+            comparable += [(model, dataset, name, size, epochs, recipe_id) for name in _METHODS[method]]
+    columns = pd.DataFrame(comparable, columns=[*_COMPARED, "comparable_to"], dtype="str")
+    cells = {split_id(recipe_id)[:2] for recipe_id in recipes}
+    found = [cell in cells for cell in zip(numbers()["model"], numbers()["dataset"], strict=True)]
+    return numbers()[found].merge(columns, on=_COMPARED, how="left")
+
+
+def _is_published(registry: Registry, recipe: Recipe) -> bool:
+    try:
+        return recipe.hash == registry.compose(recipe.id, "paper").hash
+    except RecipeError:  # not possible under the published protocol
+        return False

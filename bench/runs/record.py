@@ -213,6 +213,7 @@ def _value(hint: Any, value: object, where: str, path: str) -> Any:
         fits = isinstance(value, list) and len(value) == len(inner) and all(type(v) is int for v in value)
     else:
         fits = is_number(value) if kind is float else type(value) is kind
+        fits = fits and (kind is not int or abs(value) < 2**63)  # larger ones do not fit a column of a frame
     if not fits:
         raise RecipeError(f"{where}: not a record: {path} is {short_repr(value)}")
     return tuple(value) if kind is tuple else value

@@ -1,0 +1,168 @@
+"""The tables of a suite as frames of text: one row per method, in the suite's order. Missing values are empty."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from bench.cli import duration
+from bench.report.frame import BASELINE, RUN
+from bench.report.notes import count
+from bench.report.published import MARKS
+from bench.report.stats import CONFIDENCE, MIN_SEEDS, OWN_PARTS
+from bench.report.suite_report import SuiteReport
+
+Row = Mapping[str, Any]  # of a cells or runs frame, by column
+NAMES = {"model": "student", "dataset": "dataset", "method": "method"}
+
+
+def accuracy_table(report: SuiteReport) -> pd.DataFrame:
+    """The headline: last epochs, with gains over the baseline."""
+    columns = {
+        "last epoch": lambda row: mean_std(row, "last") or row["status"],
+        "gain": lambda row: mean_std(row, "gain", sign="+") or ("no pair" if row["status"] == "no pair" else ""),
+        f"{CONFIDENCE:.0%} interval": _interval,
+        "verdict": _value("verdict"),
+        "seeds": _seeds,
+    }
+    return _table(report.cells, columns)
+
+
+def accuracy_note(table: pd.DataFrame) -> str:
+    """What the columns of an accuracy table mean."""
+    note = "Test accuracy in %, mean ± standard deviation over seeds."
+    if "gain" not in table:
+        return note
+    return (
+        f"{note} Gain: over the baseline, in points, paired over seeds, with its {CONFIDENCE:.0%} confidence interval."
+        " Better, worse: the interval excludes zero; unclear: it includes zero; too few seeds: fewer than"
+        f" {MIN_SEEDS}. Each comparison by itself, not corrected for the number of comparisons."
+    )
+
+
+def best_table(report: SuiteReport) -> pd.DataFrame:
+    """Best epochs, and published numbers beside those of the published recipes."""
+    columns = {
+        "best epoch": lambda row: mean_std(row, "best"),
+        "gain": lambda row: mean_std(row, "best_gain", sign="+"),
+        "seeds": _seeds,
+        "published": lambda row: _number(row["published_value"], ".2f") + MARKS.get(row["published_provenance"], ""),
+        "difference": _value("published_difference", "+.2f"),
+        "published gain": _value("published_gain", "+.2f"),
+        "work": _value("published_work"),
+    }
+    return _table(_with_results(report), columns)
+
+
+def convergence_table(report: SuiteReport) -> pd.DataFrame:
+    """How soon each method reaches the baseline's final accuracy, and parts of its own."""
+    columns = {
+        "epochs to baseline's final": _epochs_to_reach,
+        "speed-up, epochs": lambda row: _times(row, "speedup_epochs"),
+        "speed-up, time": lambda row: _times(row, "speedup_seconds"),
+        "with the teacher's training": lambda row: _times(row, "speedup_seconds_with_teacher"),
+        "mean over epochs": lambda row: mean_std(row, "area"),
+        **{f"to {part} %": lambda row, part=part: mean_std(row, f"epochs_to_{part}", 1) for part in OWN_PARTS},
+    }
+    return _table(_with_results(report), columns)
+
+
+def cost_table(report: SuiteReport) -> pd.DataFrame:
+    """Size, speed, time and memory."""
+    columns = {
+        "10⁶ parameters": lambda row: f"{row['parameters'] / 1e6:.2f}",
+        "GFLOPs per image": lambda row: f"{row['flops_per_image'] / 1e9:.3g}",
+        "images/s": lambda row: mean_std(row, "images_per_second", 0),
+        "time per run": lambda row: duration(row["seconds_mean"]),
+        "all seeds": lambda row: f"{row['device_hours']:.2f} {row['device_unit']}",
+        "peak memory, MiB": _value("peak_memory_mib", ",.0f"),
+        "hardware": _value("machines"),
+    }
+    return _table(_with_results(report), columns)
+
+
+def runs_table(report: SuiteReport) -> pd.DataFrame:
+    """Every run, seed by seed, so that none is hidden by a mean."""
+    pairs = report.pairs.assign(gain=report.pairs["gain"].where(report.pairs["method"] != BASELINE))
+    runs = report.runs.merge(pairs, on=RUN, how="left")
+    columns = {
+        "seed": _value("seed"),
+        "hash": lambda row: row["hash"][:8],
+        "last": lambda row: f"diverged in epoch {row['epochs']}" if row["diverged"] else f"{row['last_accuracy']:.2f}",
+        "gain": _value("gain", "+.2f"),
+        "best": _value("best_accuracy", ".2f"),
+        "best epoch": lambda row: "" if row["diverged"] else f"{row['best_epoch']} of {row['epochs']}",
+        "epochs to baseline's final": lambda row: (
+            _number(row["epochs_to_reach"], ".0f") or ("not reached" if pd.notna(row["gain"]) else "")
+        ),
+        "time": lambda row: duration(row["seconds"]),
+        "images/s": _value("images_per_second", ",.0f"),
+        "hardware": _value("machine"),
+    }
+    return _table(runs, columns)
+
+
+def teacher_sentences(report: SuiteReport) -> list[str]:
+    """A sentence on each teacher of the suite's runs."""
+    teachers = report.runs.dropna(subset="teacher_key").drop_duplicates("teacher_key").to_dict("records")
+    return [
+        f"Teacher {row['teacher_id']} (seed {row['teacher_seed']}, the same for all seeds of the students, weights of the"
+        f" {row['teacher_select']} epoch): {row['teacher_accuracy']:.2f} % after {count(row['teacher_epochs'], 'epoch')},"
+        f" trained in {duration(row['teacher_seconds'])}."
+        for row in teachers
+    ]
+
+
+def without_repeated_students(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of one dataset with the student's name in the first of its rows only."""
+    return table.assign(student=table["student"].where(table["student"] != table["student"].shift(), ""))
+
+
+def mean_std(row: Row, name: str, digits: int = 2, sign: str = "") -> str:
+    """`mean ± standard deviation` of a column of a cells frame; the mean alone for one seed; empty if missing."""
+    mean = row[f"{name}_mean"] if f"{name}_mean" in row else row[name]
+    std = _number(row[f"{name}_std"], f".{digits}f")
+    return _number(mean, f"{sign}.{digits}f") + (f" ± {std}" if std else "")
+
+
+def _with_results(report: SuiteReport) -> pd.DataFrame:
+    return report.cells[report.cells["seeds"] > 0]
+
+
+def _table(frame: pd.DataFrame, columns: Mapping[str, Callable[[Row], str]]) -> pd.DataFrame:
+    """The names of each row of a frame and the texts made from it, without columns that are empty in all rows."""
+    rows = frame.to_dict("records")
+    out = pd.DataFrame({word: [row[name] for row in rows] for name, word in NAMES.items()}, dtype="str")
+    for title, text in columns.items():
+        if any(values := [text(row) for row in rows]):
+            out[title] = values
+    return out
+
+
+def _number(value: object, spec: str) -> str:
+    return "" if pd.isna(value) else f"{value:{spec}}"
+
+
+def _value(name: str, spec: str = "") -> Callable[[Row], str]:
+    return lambda row: _number(row[name], spec)
+
+
+def _times(row: Row, name: str) -> str:
+    return f"{text} ×" if (text := mean_std(row, name, 1)) else ""
+
+
+def _interval(row: Row) -> str:
+    low, high = row["gain_low"], row["gain_high"]
+    return "" if pd.isna(low) else f"{low:+.2f} to {high:+.2f}"
+
+
+def _seeds(row: Row) -> str:
+    return f"{row['seeds']}{f', {diverged} diverged' if (diverged := row['diverged_seeds']) else ''}"
+
+
+def _epochs_to_reach(row: Row) -> str:
+    if row["reached_seeds"] < row["gain_seeds"]:
+        return f"reached by {row['reached_seeds']} of {count(row['gain_seeds'], 'seed')}"
+    return mean_std(row, "epochs_to_reach", 1)

@@ -1,0 +1,201 @@
+"""Invented runs of whole suites, for the tests of everything that is drawn from records.
+
+Recipes and hashes are real, so that `report --check` accepts the records; all numbers of a training are random. Some runs
+diverge. In large suites one method diverges in all its runs, and one method and one cell have no runs. The GPU is called
+"Synthetic GPU", so that nobody takes the records for results.
+
+    python -m tests.helpers.synthetic paper 1000 FOLDER        # FOLDER/paper/records.jsonl
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy as np
+
+from bench.config.names import split_id
+from bench.config.registry import Registry
+from bench.config.schema import Recipe
+from bench.config.suite import Suite
+from bench.report.frame import BASELINE
+from bench.report.records import History, PublishedRun, write_runs
+from bench.runs.record import (
+    HISTORY_COLUMNS,
+    Code,
+    DatasetSummary,
+    Hardware,
+    HistoryRow,
+    Precision,
+    Record,
+    TeacherSummary,
+)
+
+DIVERGING = 0.02  # share of the runs
+
+
+def runs_of_suite(registry: Registry, suite: Suite, count: int, seed: int = 0) -> list[PublishedRun]:
+    """`count` runs of a suite, in its order and that of the seeds, spread evenly over its recipes; repeatable by `seed`.
+
+    In a suite of more than eight recipes, the last cell has no runs, nor has the last method of the cell before it; the
+    baseline of the cell before those diverged with every seed.
+    """
+    ids = suite.ids
+    diverged_id = None
+    if len(ids) > 8:
+        methods = len(suite.guidance)
+        diverged_id = "/".join([*split_id(ids[-3 * methods])[:2], BASELINE])
+        ids = ids[: -methods - 1]
+    levels: dict[tuple[str, ...], _Level] = {}
+    out = []
+    for number, recipe_id in enumerate(ids):
+        cell = split_id(recipe_id)[:2]
+        if cell not in levels:
+            levels[cell] = _Level(len(levels), np.random.default_rng([seed, len(levels)]))
+        recipe = registry.compose(recipe_id, suite=suite)
+        for run in range(count // len(ids) + (number < count % len(ids))):
+            rng = np.random.default_rng([seed, number, run])
+            diverged = recipe_id == diverged_id or rng.random() < DIVERGING
+            out.append(_random_run(suite.name, recipe.with_seed(run), levels[cell], diverged, rng))
+    return out
+
+
+def make_run(
+    suite: str,
+    recipe: Recipe,
+    accuracies: Sequence[float],
+    *,
+    diverged: bool = False,
+    losses: Sequence[float] | None = None,
+    **changes: object,
+) -> PublishedRun:
+    """A run of a recipe with these test accuracies in %, one per epoch.
+
+    Args:
+        losses: of training, one per epoch.
+        changes: fields of the record that shall differ.
+    """
+    accuracies, teacher = [float(value) for value in accuracies], recipe.teacher
+    best = max(accuracies)
+    results = {"last_accuracy": accuracies[-1], "best_accuracy": best, "best_epoch": accuracies.index(best) + 1}
+    record = Record(
+        **{
+            "id": recipe.id,
+            "protocol": recipe.protocol,
+            "seed": recipe.seed,
+            "hash": recipe.hash,
+            "diverged": diverged,
+            **(dict.fromkeys(results) if diverged else results),
+            "epochs": len(accuracies),
+            "parameters": 304970,
+            "flops_per_image": 10570496,
+            "teacher": make_teacher(teacher) if teacher is not None else None,
+            "dataset": DatasetSummary(
+                _digest(recipe.data.name),
+                recipe.data.classes or 10,
+                recipe.data.train_images or 5000,
+                recipe.data.test_images or 1000,
+                None,
+                "holdout" if recipe.data.holdout else "test",
+            ),
+            "feature_maps": {},
+            "precision": Precision("auto", "bf16"),
+            "compile": "graphs",
+            "world_size": 1,
+            "hardware": Hardware("Synthetic GPU", "Synthetic CPU", 8),
+            "seconds": 60.0,
+            "images_per_second": 1000.0,
+            "peak_memory_mib": 4096,
+            "code": Code("0.0.0", _digest("synthetic")[:40], False),
+            "libraries": {"python": "3.11.0", "torch": "0.0.0", "torchvision": "0.0.0", "timm": "0.0.0"},
+            "recipe": recipe.to_dict(),
+            "settings": [],
+            "weights": None if diverged else _digest(f"{recipe.hash} {recipe.seed}"),
+            **changes,
+        }
+    )
+    epochs = range(record.epochs)
+    train_loss = [round(float(v), 6) for v in (losses if losses is not None else 4.5 * (1 - np.array(accuracies) / 100))]
+    history: History = {
+        "epoch": [e + 1 for e in epochs],
+        "lr": [round(recipe.train.lr * (1 + math.cos(math.pi * e / record.epochs)) / 2, 8) for e in epochs],
+        "train_loss": [*train_loss[:-1], None] if diverged else train_loss,
+        "guidance_loss": [round(0.2 + loss / 3, 6) if teacher is not None else None for loss in train_loss],
+        "test_accuracy": accuracies,
+        "images_per_second": [record.images_per_second] * record.epochs,
+    }
+    return PublishedRun(suite, record, history)
+
+
+def make_teacher(recipe: Recipe, **changes: object) -> TeacherSummary:
+    """The summary of a teacher's training; changes: fields that shall differ."""
+    summary = TeacherSummary(
+        f"{recipe.id.replace('/', '-')}-{recipe.hash[:16]}",
+        recipe.id,
+        recipe.hash,
+        recipe.seed,
+        recipe.select,
+        last_accuracy=70.0,
+        best_accuracy=70.5,
+        epochs=recipe.train.epochs,
+        seconds=1800.0,
+    )
+    return TeacherSummary(**{**asdict(summary), **changes})
+
+
+def history_rows(run: PublishedRun) -> list[HistoryRow]:
+    """The history of a run as `RunFolder.write_history` takes it."""
+    return [
+        dict(zip(HISTORY_COLUMNS, values, strict=True))
+        for values in zip(*(run.history[name] for name in HISTORY_COLUMNS), strict=True)
+    ]
+
+
+class _Level:
+    """How well the methods of a cell do. Guidance helps in most cells; of eight cells, it changes nothing in one and harms
+    in one."""
+
+    def __init__(self, number: int, rng: np.random.Generator) -> None:
+        self.baseline = rng.uniform(48, 80)
+        self.gain = {5: rng.uniform(-0.1, 0.1), 6: rng.uniform(-2.5, -1)}.get(number % 8, rng.uniform(3, 16))
+        self.parameters = int(rng.uniform(3e6, 2.2e7))
+        self.flops = rng.uniform(0.6e9, 1.2e10)
+        self.images_per_second = rng.uniform(1500, 9000)
+
+
+def _random_run(suite: str, recipe: Recipe, level: _Level, diverged: bool, rng: np.random.Generator) -> PublishedRun:
+    guided = recipe.teacher is not None
+    epochs = int(rng.integers(1, recipe.train.epochs)) if diverged else recipe.train.epochs
+    final = level.baseline + guided * level.gain + rng.normal(0, 0.4)
+    curve = _curve(np.arange(1, epochs + 1) / recipe.train.epochs, final, 0.08 if guided else 0.2, rng)
+    rate = level.images_per_second * (0.8 if guided else 1.0) * rng.uniform(0.97, 1.03)
+    return make_run(
+        suite,
+        recipe,
+        curve,
+        diverged=diverged,
+        parameters=level.parameters,
+        flops_per_image=level.flops,
+        seconds=round(epochs * (recipe.data.train_images or 5000) / rate * 1.15, 1),
+        images_per_second=round(rate, 1),
+    )
+
+
+def _curve(done: np.ndarray, final: float, pace: float, rng: np.random.Generator) -> list[float]:
+    """Test accuracy in % by the share of the training that is done: it rises, and fluctuates less towards the end."""
+    rise = (1 - np.exp(-done / pace)) / (1 - math.exp(-1 / pace))
+    noise = rng.normal(0, 1, len(done)) * (0.15 + 1.6 * (1 - done) ** 2)
+    return [round(value, 4) for value in np.clip(1 + (final - 1) * rise + noise, 0, 100).tolist()]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+if __name__ == "__main__":
+    name, count, folder = sys.argv[1:]
+    registry = Registry()
+    write_runs(runs_of_suite(registry, registry.suite(name), int(count)), folder, name)

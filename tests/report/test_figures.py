@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from matplotlib import rc_context
+from matplotlib.text import Text
+from PIL import Image
+
+from bench.config.names import split_id
+from bench.config.parse import SourcedValue
+from bench.config.registry import Registry
+from bench.report.figures import _plots, check_figures, figure_name, write_figures
+from bench.report.figures.cost import draw_cost
+from bench.report.figures.curves import draw_curves, draw_suite
+from bench.report.figures.gains import difference_intervals, draw_gains
+from bench.report.figures.style import DARK, LIGHT, figure_style, method_style
+from bench.report.suite_report import build_suite_report
+from tests.helpers.synthetic import make_run, runs_of_suite
+
+registry = Registry()
+quick = registry.suite("quick")
+FINAL = {"baseline": (80.0, 82.0, 84.0), "guided": (90.0, 94.0, 92.0)}
+DRAW = {"overview": draw_gains, "cost": draw_cost, "suite": draw_suite, "curves": draw_curves}
+
+
+def frames(finals=FINAL, suite=quick, **changes):
+    """Frames of runs whose accuracy rises by 2 points per epoch, six epochs. finals: {method: one accuracy per seed}."""
+    runs = [
+        make_run(suite.name, registry.compose(recipe_id, suite=suite, seed=seed), np.arange(-10, 1, 2) + final, **changes)
+        for recipe_id in suite.ids
+        for seed, final in enumerate(finals.get(split_id(recipe_id)[2], ()))
+    ]
+    return of_runs(runs, suite)
+
+
+def of_runs(runs, suite=quick, registry=registry):
+    report = build_suite_report(registry, suite, runs)
+    return report.runs, report.curves, report.cells
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """Three students, two datasets, fifteen methods; some runs diverge and some are missing."""
+    own = tmp_path_factory.mktemp("recipes")
+    (own / "guidance").mkdir()
+    methods = ["baseline", "guided", *(f"kd-with-a-long-name-{number}" for number in range(13))]
+    for number, name in enumerate(methods[2:]):
+        text = f"guidance:\n  method: kd\n  params: {{temperature: {number + 1}.0, alpha: 0.25}}\n"
+        (own / "guidance" / f"{name}.yaml").write_text(text)
+    wide = Registry(own)
+    suite = dataclasses.replace(
+        registry.suite("paper"),
+        models=("deit_tiny", "cvt_13", "pit_tiny"),
+        datasets=("cifar100", "chaoyang"),
+        guidance=tuple(methods),
+        overrides=(("train.epochs", SourcedValue(8, "test")),),
+    )
+    return of_runs(runs_of_suite(wide, suite, 220), suite, wide)
+
+
+def drawn(name, frames, width=5.2, style="light"):
+    """The Figure of this name, laid out."""
+    plot = _plots(*frames)[name]
+    with rc_context(figure_style(style, width)):
+        figure = DRAW[name.partition("/")[0]](plot, width, plot.title)
+        figure.draw_without_rendering()
+    return figure
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text")) if text.get_text()]
+
+
+def svg_texts(path):
+    root = ElementTree.parse(path)
+    return [" ".join(element.itertext()) for element in root.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_files_of_light_and_dark_figures(tmp_path):
+    paths = write_figures(*frames(), tmp_path)
+    names = {path.relative_to(tmp_path).as_posix() for path in paths}
+    endings = ("svg", "png", "pdf", "dark.svg", "dark.png")
+    assert names == {f"{n}.{e}" for n in ("overview", "cost", "curves/deit_micro-digits") for e in endings}
+    assert all(path.is_file() for path in paths)
+    for ending, theme in (("", LIGHT), (".dark", DARK)):
+        image = Image.open(tmp_path / f"curves/deit_micro-digits{ending}.png").convert("RGB")
+        found = {"#{:02X}{:02X}{:02X}".format(*colour) for _, colour in image.getcolors(1 << 20)}
+        assert image.width == 1040 and {theme.colours[0], *theme.methods[:2]} <= found
+    words = svg_texts(tmp_path / "overview.svg")
+    assert {"deit_micro", "digits", "+10.00", "gain (points)"} <= set(words)
+    assert {"guided 92.00 ± 2.00 %", "test accuracy (%)"} <= {
+        re.sub(r"\s+", " ", text) for text in texts(drawn("curves/deit_micro-digits", frames()))
+    }
+
+
+def test_only_what_changed_is_drawn_again(tmp_path):
+    first = {path: path.read_bytes() for path in write_figures(*frames(), tmp_path)}
+    times = {path: path.stat().st_mtime_ns for path in first}
+    assert not check_figures(*frames(), tmp_path)
+    damaged = tmp_path / "overview.dark.png"
+    damaged.write_bytes(b"")
+    assert check_figures(*frames(), tmp_path) == [f"{damaged}: not drawn from these records by this code"]
+    write_figures(*frames(), tmp_path)
+    assert {path: path.read_bytes() for path in first} == first  # the same data gives the same bytes
+    assert {path.name.split(".")[0] for path in first if path.stat().st_mtime_ns != times[path]} == {"overview"}
+    changed = frames({**FINAL, "guided": (90.0, 94.0, 92.5)})
+    assert len(check_figures(*changed, tmp_path)) == len(first)
+
+
+def test_layout_options_draw_again_but_pass_the_check(tmp_path):
+    write_figures(*frames(), tmp_path)
+    write_figures(*frames(), tmp_path, title=False, width=3.3)
+    assert not check_figures(*frames(), tmp_path)
+    assert Image.open(tmp_path / "overview.png").width == 660
+    assert "Gain of guided over baseline" not in svg_texts(tmp_path / "overview.svg")
+    assert "Accuracy against training time" not in svg_texts(tmp_path / "cost.svg")
+    assert b"title no" in (tmp_path / "overview.pdf").read_bytes()
+
+
+def test_files_of_figures_that_no_longer_exist_are_removed(tmp_path):
+    write_figures(*frames(), tmp_path)
+    (tmp_path / "suite.svg").write_bytes(b"")
+    (tmp_path / "curves" / "other-digits.dark.png").write_bytes(b"")
+    (tmp_path / "table.md").write_bytes(b"")
+    assert [problem.split(": ")[1] for problem in check_figures(*frames(), tmp_path)] == ["no record gives this file"] * 2
+    write_figures(*frames(), tmp_path)
+    assert (tmp_path / "table.md").is_file() and not check_figures(*frames(), tmp_path)
+
+
+def test_intervals_lie_on_an_axis_of_differences():
+    cells = frames({"baseline": (70.0, 84.0, 89.0), "guided": (99.0, 98.0, 97.0)})[2]
+    assert cells["gain_high"].max() > 30  # Student's t with three seeds
+    gain = difference_intervals(cells).iloc[0]
+    assert gain["high"] == pytest.approx(100 - 81) and gain["low"] == cells["gain_low"].max()
+    axes = drawn("overview", frames()).axes[0]
+    low, high = axes.get_xlim()
+    assert low < 0 and 14.97 < high < 20  # the interval of +10.00 is [5.03, 14.97]; no accuracies of 80 or 90
+    (ring,) = [
+        line
+        for line in drawn("overview", frames({"baseline": (80.0,), "guided": (90.0,)})).axes[0].lines
+        if line.get_marker() == "o"
+    ]
+    assert ring.get_markerfacecolor() != ring.get_color()  # one seed: no clear difference
+
+
+def test_the_baseline_is_marked_as_reached_only_where_all_seeds_reach_it():
+    name = "curves/deit_micro-digits"
+    # Gains are 10, 12 and 8 points of 2 points per epoch: seeds reach it after 1, 1 and 2 epochs, the baseline after 6.
+    assert "epoch 1.3: 5.0× as fast" in texts(drawn(name, frames()))
+    some = texts(drawn(name, frames({**FINAL, "guided": (90.0, 94.0, 83.0)})))
+    assert not any(text.startswith("epoch ") for text in some)
+
+
+def test_missing_and_diverged_runs_are_named():
+    suite = dataclasses.replace(quick, models=("deit_micro", "deit_tiny", "pit_tiny"))
+    compose = lambda recipe_id: registry.compose(recipe_id, suite=suite)  # noqa: E731
+    runs = [
+        make_run("quick", compose("deit_micro/digits/baseline"), [50.0, 60.0]),
+        make_run("quick", compose("deit_micro/digits/guided"), [50.0], diverged=True),
+        make_run("quick", compose("deit_tiny/digits/baseline"), [40.0, 50.0]),
+        make_run("quick", compose("deit_tiny/digits/guided"), [40.0, 55.0]),
+    ]
+    own = of_runs(runs, suite)
+    assert set(_plots(*own)) == {"overview", "cost", "suite", "curves/deit_micro-digits", "curves/deit_tiny-digits"}
+    assert {"diverged", "not run", "+5.00"} <= set(texts(drawn("overview", own)))
+    assert {"diverged", "not run", "+5.0"} <= set(texts(drawn("suite", own)))
+    assert any("1 of 1 of guided" in text for text in texts(drawn("curves/deit_micro-digits", own)))
+    assert not _plots(*of_runs([make_run("quick", compose("deit_micro/digits/guided"), [50.0], diverged=True)]))
+
+
+def test_accuracy_on_held_out_images_is_called_so():
+    held_out = frames()
+    held_out[0]["evaluated_on"] = "holdout"
+    for name in ("overview", "cost", "curves/deit_micro-digits"):
+        words = " ".join(texts(drawn(name, held_out))).lower()
+        assert "held-out accuracy" in words and "test accuracy" not in words
+
+
+@pytest.mark.parametrize("width", [3.3, 5.2])
+@pytest.mark.parametrize("name", ["overview", "cost", "suite", "curves/cvt_13-cifar100"])
+def test_fifteen_methods_have_room_for_their_names(large, name, width):
+    figure = drawn(name, large, width)
+    labels = [*figure.texts, *(text for legend in figure.legends for text in legend.get_texts())]
+    for axes in figure.axes:
+        labels += [*axes.texts, axes.title, axes.yaxis.label, *axes.get_yticklabels()]
+    boxes = [Text.get_window_extent(label) for label in labels if label.get_text() and label.get_visible()]
+    assert len(boxes) > 15 and all(box.x0 >= -1 and box.x1 <= figure.bbox.x1 + 1 for box in boxes)
+    for axes in figure.axes:  # names at the ends of curves, or to the right of a panel
+        boxes = [Text.get_window_extent(label) for label in axes.texts]
+        assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+
+
+def test_one_epoch_and_one_seed(tmp_path):
+    runs = [make_run("quick", registry.compose(f"deit_micro/digits/{m}", suite=quick), [50.0]) for m in quick.guidance]
+    assert all(path.is_file() for path in write_figures(*of_runs(runs), tmp_path))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["$x$", "$\\frac{", "</text><script>alert(1)</script>", "]]>&amp;", "a\nb\0c\x1b", "\u202eevil", "文字", "x" * 300],
+)
+def test_names_are_only_text(tmp_path, name):
+    hostile = [frame.replace({"deit_micro": name, "digits": f"hub:{name}", "guided": name}) for frame in frames()]
+    for path in write_figures(*hostile, tmp_path / "results"):
+        assert path.is_file() and "%" not in path.name
+        if path.suffix == ".svg":
+            root = ElementTree.parse(path).getroot()
+            assert not [element for element in root.iter() if element.tag.endswith("script")]
+    assert not check_figures(*hostile, tmp_path / "results")
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
+
+
+def test_file_names_are_apart_and_short():
+    pairs = [("a-b", "c"), ("a", "b-c"), ("m", "d.dark"), ("m", "d"), ("m", "d_dark"), ("m", "../x"), ("x" * 99, "hub:y/z")]
+    names = [figure_name(*pair) for pair in pairs]
+    assert len(set(names)) == len(names) and figure_name("deit_tiny", "cifar100") == "deit_tiny-cifar100"
+    assert all(re.fullmatch(r"[A-Za-z0-9_+-]{1,160}", name) for name in names)
+
+
+def test_methods_keep_their_style_and_differ():
+    methods = ["baseline", *(f"m{number}" for number in range(14))]
+    styles = [str(method_style(methods, name)) for name in methods]
+    assert len(set(styles)) == 15
+    assert method_style(["guided", "kd"], "guided") == method_style(["baseline", "guided", "kd"], "guided")
+
+
+# Machado, Oliveira and Fernandes 2009, doi:10.1109/TVCG.2009.113, severity 1
+SIGHT = {
+    "all colours": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+}
+
+
+def linear(colour):
+    values = np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)]) / 255
+    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+
+
+def contrast(one, other):
+    light, dark = sorted((linear(colour) @ [0.2126, 0.7152, 0.0722] for colour in (one, other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def oklab(light):
+    """Ottosson 2020: distances in it are about as large as people see them; 0.02 is just noticeable."""
+    to_cones = [
+        [0.4122214708, 0.5363325363, 0.0514459929],
+        [0.2119034982, 0.6806995451, 0.1073969566],
+        [0.0883024619, 0.2817188376, 0.6299787005],
+    ]
+    to_lab = [
+        [0.2104542553, 0.793617785, -0.0040720468],
+        [1.9779984951, -2.428592205, 0.4505937099],
+        [0.0259040371, 0.7827717662, -0.808675766],
+    ]
+    return np.array(to_lab) @ np.cbrt(np.array(to_cones) @ light)
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK])
+def test_methods_can_be_told_apart_by_everyone(theme):
+    surface, text, muted = theme.colours[:3]
+    assert len(set(theme.colours)) == len(theme.colours)
+    assert min(contrast(method, surface) for method in theme.methods) >= 3
+    assert min(contrast(words, surface) for words in (text, muted)) >= 4.5
+    for sight in SIGHT.values():
+        seen = [oklab(np.clip(np.array(sight) @ linear(method), 0, 1)) for method in theme.methods]
+        distances = [float(np.linalg.norm(one - other)) for one, other in itertools.combinations(seen, 2)]
+        assert min(distances) > 0.07 and np.linalg.norm(seen[0] - seen[1]) > 0.2

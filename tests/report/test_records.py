@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from bench.config.registry import Registry
+from bench.config.schema import RecipeError
+from bench.report.records import gather_runs, mismatches, read_runs, records_path, write_runs
+from bench.runs.folder import RunFolder
+from tests.helpers.synthetic import history_rows, make_run, runs_of_suite
+
+registry = Registry()
+suite = registry.suite("quick")
+
+
+def quick_run(method, seed, accuracies=(80.0, 90.0), **changes):
+    recipe = registry.compose(f"deit_micro/digits/{method}", suite=suite, seed=seed)
+    return make_run("quick", recipe, accuracies, **changes)
+
+
+def finish(results, run):
+    """Leave a finished run of this machine below a results folder."""
+    recipe = registry.compose(run.record.id, suite=suite, seed=run.record.seed)
+    folder = RunFolder(results, recipe)
+    folder.write_history(history_rows(run))
+    folder.write_record(run.record)
+    return folder
+
+
+def test_runs_are_read_as_they_were_written(tmp_path):
+    paper = registry.suite("paper")
+    runs = runs_of_suite(registry, paper, 70)
+    assert any(run.record.diverged for run in runs) and any(run.record.teacher for run in runs)
+    write_runs(runs, tmp_path, "paper")
+    assert read_runs(tmp_path, "paper") == runs and mismatches(registry, paper, runs) == []
+    assert read_runs(tmp_path, "quick") == []
+
+
+def test_local_runs_are_merged_into_the_published_ones(tmp_path):
+    published = [quick_run("baseline", 0), quick_run("baseline", 7), quick_run("guided", 0)]
+    stale = quick_run("guided", 1, hash="f" * 64)
+    write_runs([*published, stale], tmp_path, "quick")
+    better, further = quick_run("guided", 0, (80.0, 95.0)), quick_run("baseline", 3)
+    finish(tmp_path, better)
+    folder = finish(tmp_path, further).path
+    folder.rename(folder.with_name(f"{folder.name}.old1"))  # a run that --force has renamed
+    finish(tmp_path, further)
+    gathered = gather_runs(registry, suite, tmp_path)
+    assert gathered == [published[0], further, published[1], better] == read_runs(tmp_path, "quick")
+    written = records_path(tmp_path, "quick").stat().st_mtime_ns
+    assert gather_runs(registry, suite, tmp_path) == gathered
+    assert records_path(tmp_path, "quick").stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("nothing", "not JSON"),
+        ("[1]", "not a record"),
+        ("\xff", "cannot be read"),
+        ({"schema": 1}, "an earlier version"),
+        ({"seed": "0"}, "seed is"),
+        ({"diverged": True}, "diverged and has accuracies"),
+        ({"last_accuracy": 101.0}, "last_accuracy"),
+        ({"history": None}, "history is missing"),
+        ({"history": {"test_accuracy": [80.0]}}, "history.test_accuracy is not a list of 2 values"),
+        ({"history": {"test_accuracy": [80.0, None]}}, "numbers from 0 to 100"),
+        ({"history": {"epoch": [1, 3]}}, "history.epoch does not count from 1 to 2"),
+        ({"history": {"lr": [0.1, "0.1"]}}, "history.lr has a value that is not a number"),
+        ({"history": {"lr": [10**400, 0.1]}}, "history.lr has a value that is not a number"),
+    ],
+)
+def test_a_damaged_line_is_refused_with_its_number(tmp_path, change, words):
+    write_runs([quick_run("baseline", 0), quick_run("baseline", 1)], tmp_path, "quick")
+    path = records_path(tmp_path, "quick")
+    first, second = path.read_text().splitlines()
+    if isinstance(change, dict):
+        content = json.loads(second)
+        history = change.get("history")
+        second = json.dumps(content | change | ({"history": content["history"] | history} if history else {}))
+    else:
+        second = change
+    path.write_bytes(f"{first}\n{second}\n".encode("latin-1"))
+    with pytest.raises(RecipeError, match=words) as caught:
+        read_runs(tmp_path, "quick")
+    assert str(path) in str(caught.value) and ("line 2" in str(caught.value) or change == "\xff")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"recipe": {}}, "its seed is not that of its recipe"),
+        ({"recipe": {"seed": 1}}, "its recipe cannot be read"),
+        ({"epochs": 300}, "is not that of its recipe"),
+        ({"last_accuracy": 99.0}, "not that of its history"),
+        ({"best_accuracy": 99.0}, "not that of its history"),
+    ],
+)
+def test_a_record_that_contradicts_itself_is_named(tmp_path, change, words):
+    run = quick_run("guided", 1)
+    if "epochs" in change:  # of its recipe
+        change = {"recipe": run.record.recipe | {"train": run.record.recipe["train"] | change}}
+    changed = dataclasses.replace(run, record=dataclasses.replace(run.record, **change))
+    (problem,) = mismatches(registry, suite, [changed])
+    assert problem.startswith("record deit_micro/digits/guided seed 1: ") and words in problem
+    finish(tmp_path, changed)
+    with pytest.raises(RecipeError, match=words):
+        gather_runs(registry, suite, tmp_path)
+
+
+def test_records_of_other_recipes_do_not_pass_the_check():
+    assert "is not its recipe's" in mismatches(registry, suite, [quick_run("guided", 0, hash="0" * 64)])[0]
+    assert "is there twice" in mismatches(registry, suite, [quick_run("guided", 0)] * 2)[0]
+    assert "not in suite quick" in mismatches(registry, suite, [quick_run("guided", 0, id="deit_tiny/digits/guided")])[0]
+
+
+@pytest.mark.parametrize(("name", "content"), [("record.json", "[]"), ("record.json", "{"), ("history.csv", "epoch\n1\n")])
+def test_a_damaged_local_run_is_named(tmp_path, name, content):
+    folder = finish(tmp_path, quick_run("guided", 1))
+    (folder.path / name).write_text(content)
+    with pytest.raises(RecipeError, match=name):
+        gather_runs(registry, suite, tmp_path)

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import ttest_rel
+
+from bench.config.registry import Registry
+from bench.report.frame import curves_frame, runs_frame
+from bench.report.stats import paired_interval, pairs_frame, verdict
+from bench.report.suite_report import build_suite_report
+from bench.runs.record import Hardware
+from tests.helpers.synthetic import make_run, make_teacher
+
+registry = Registry()
+suite = registry.suite("quick")
+percent = st.integers(0, 10_000).map(lambda n: n / 100)
+
+
+def run(method, seed, curve, **changes):
+    recipe = registry.compose(f"deit_micro/digits/{method}", suite=suite, seed=seed)
+    return make_run("quick", recipe, curve, **changes)
+
+
+def cells(*runs, suite=suite):
+    """{method: row of the cells frame}"""
+    return {row["method"]: row for row in build_suite_report(registry, suite, runs).cells.to_dict("records")}
+
+
+def pairs(*runs):
+    return pairs_frame(runs_frame(runs), curves_frame(runs)).set_index(["method", "seed"])
+
+
+@given(st.lists(st.tuples(percent, percent), min_size=3, max_size=12))
+def test_the_interval_is_that_of_the_paired_t_test(values):
+    guided, baseline = (pd.Series(column) for column in zip(*values, strict=True))
+    low, high = paired_interval(guided - baseline)
+    if (guided - baseline).std() < 1e-9:  # scipy warns and gives no number
+        assert low == pytest.approx((guided - baseline).mean()) == high
+        return
+    expected = ttest_rel(guided, baseline).confidence_interval(0.95)
+    assert (low, high) == pytest.approx((expected.low, expected.high))
+
+
+@given(st.floats(-9, 9), st.floats(0, 9))
+def test_a_verdict_needs_an_interval_without_zero(low, width):
+    high = low + width
+    assert verdict(low, high) == ("better" if low > 0 else "worse" if high < 0 else "unclear")
+    assert all(math.isnan(end) for end in paired_interval(pd.Series([low, high])))
+    assert verdict(*paired_interval(pd.Series([low, high]))) == "too few seeds"
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(percent, min_size=1, max_size=20), st.floats(0.1, 1e5))
+def test_a_run_is_as_fast_as_itself(curve, seconds):
+    found = pairs(run("baseline", 0, curve, seconds=seconds), run("guided", 0, curve, seconds=seconds))
+    for method in ("baseline", "guided"):
+        row = found.loc[method, 0]
+        assert (row["gain"], row["speedup_epochs"], row["speedup_seconds"]) == (0.0, 1.0, 1.0)
+        assert row["epochs_to_reach"] == 1 + next(i for i, value in enumerate(curve) if value >= curve[-1])
+
+
+def test_speed_up_counts_from_when_the_baseline_first_reached_its_own_final_accuracy():
+    teacher = make_teacher(registry.compose("deit_micro/digits/guided", "quick").teacher, seconds=50.0)
+    baseline = run("baseline", 0, [10.0, 20.0, 45.0, 30.0, 40.0], seconds=100.0)
+    guided = run("guided", 0, [30.0, 41.0, 60.0, 60.0], seconds=200.0, teacher=teacher)
+    row = pairs(baseline, guided).loc["guided", 0]
+    assert (row["epochs_to_reach"], row["speedup_epochs"]) == (2, 3 / 2)
+    assert row["speedup_seconds"] == 60 / 100 and row["speedup_seconds_with_teacher"] == 60 / 150
+
+
+def test_no_factor_unless_all_seeds_reach_the_baseline():
+    runs = [run("baseline", 0, [10.0, 40.0]), run("baseline", 1, [10.0, 50.0]), run("guided", 0, [40.0, 60.0])]
+    row = cells(*runs, run("guided", 1, [40.0, 50.0]))["guided"]
+    assert (row["reached_seeds"], row["gain_seeds"], row["speedup_epochs"]) == (2, 2, 1.5)
+    row = cells(*runs, run("guided", 1, [40.0, 49.0]))["guided"]
+    assert (row["reached_seeds"], row["gain_seeds"]) == (1, 2)
+    for name in ("epochs_to_reach_mean", "speedup_epochs", "speedup_seconds", "speedup_seconds_with_teacher"):
+        assert math.isnan(row[name])
+
+
+def test_wall_time_is_not_compared_across_machines():
+    other = Hardware("Other GPU", "Synthetic CPU", 8)
+    row = cells(run("baseline", 0, [40.0, 50.0]), run("guided", 0, [50.0, 60.0], hardware=other))["guided"]
+    assert row["speedup_epochs"] == 2.0 and math.isnan(row["speedup_seconds"])
+
+
+def test_gains_are_of_seeds_that_both_have():
+    found = cells(
+        *(run("baseline", seed, [accuracy]) for seed, accuracy in ((0, 80.0), (1, 82.0), (3, 10.0))),
+        *(run("guided", seed, [accuracy]) for seed, accuracy in ((0, 90.0), (1, 91.0), (5, 99.0))),
+        run("guided", 3, [50.0], diverged=True),
+    )
+    row = found["guided"]
+    assert (row["gain_mean"], row["gain_seeds"], row["verdict"]) == (9.5, 2, "too few seeds")
+    assert (row["seeds"], row["diverged_seeds"], row["last_mean"]) == (3, 1, pytest.approx(280 / 3))
+    assert math.isnan(row["gain_low"]) and math.isnan(found["baseline"]["gain_mean"])
+
+
+def test_gains_of_best_epochs_own_progress_and_costs():
+    found = cells(
+        *(run("baseline", seed, [20.0, 40.0, 72.0, 80.0], seconds=60.0) for seed in range(3)),
+        *(run("guided", seed, [80.0 + seed, 85.0, 95.0, 80.0 + seed]) for seed in range(3)),
+    )
+    baseline, guided = found["baseline"], found["guided"]
+    assert (baseline["area_mean"], baseline["last_std"], guided["last_std"]) == (53.0, 0.0, 1.0)
+    assert [baseline[f"epochs_to_{part}_mean"] for part in (50, 90, 95)] == [2, 3, 4]
+    assert (guided["gain_mean"], guided["best_gain_mean"], guided["verdict"]) == (1.0, 15.0, "unclear")
+    assert baseline["device_hours"] == 3 * 60 / 3600 and baseline["device_unit"] == "GPU-hours"
+
+
+def test_every_method_has_a_status():
+    seeds = range(3)
+    three = dataclasses.replace(suite, guidance=("guided", "baseline", "kd", "hard"))
+    runs = [run("baseline", seed, [50.0]) for seed in seeds] + [run("kd", seed, [9.0], diverged=True) for seed in seeds]
+    found = cells(*runs, run("guided", 0, [50.0]), suite=three)
+    assert list(found) == ["baseline", "guided", "kd", "hard"]  # the baseline first, then as the suite has them
+    assert [row["status"] for row in found.values()] == ["complete", "incomplete", "diverged", "not run"]
+    assert cells(run("guided", 0, [50.0]), run("guided", 1, [50.0]))["guided"]["status"] == "no pair"
+    alone = dataclasses.replace(suite, guidance=("guided",))
+    assert cells(run("guided", 0, [50.0]), suite=alone)["guided"]["status"] == "incomplete"
