@@ -1,9 +1,9 @@
-"""Python command lines in processes that need not import torch first, which takes seconds each time.
+"""Run Python command lines without waiting seconds for the import of torch each time.
 
-Every process of pytest has a fork server (the standard library's), which has imported the libraries and nothing of the
+Every process of pytest has a fork server (of the standard library), which has imported the libraries and nothing of the
 suite. A command is a child of it: a process of its own, with its own arguments, variables, working folder and output, which
-then imports the suite and runs it as `python …` would. It shares how the libraries were imported: with the variables of the
-tests, one thread, no limits. What is about imports, threads, limits or launchers wants a real process.
+then imports the suite and runs it as `python …` would. The libraries were imported with the variables of the tests, one
+thread and no limits: tests of imports, threads, limits or launchers need a real process.
 """
 
 from __future__ import annotations
@@ -23,8 +23,16 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 ROOT = TESTS.parent
+# Options that make a run of the quick recipes last a second: one epoch of four steps, for the student and for its teacher.
+TINY = [
+    *("--set", "train.epochs=1", "--set", "data.train_limit=512"),
+    *("--set", "teacher.train.epochs=1", "--set", "teacher.data.train_limit=512"),
+]
+# Variables that are read when libraries are imported: the fork server cannot give a command other values of these.
+READ_AT_IMPORT = {"OMP_NUM_THREADS", "PYTHONPATH", "HF_HUB_OFFLINE"}
+TORCH_VERBS = {"data", "doctor", "verify", "export"}
 LIBRARIES = ["accelerate", "filelock", "psutil", "safetensors.torch", "timm.optim", "torch", "torchvision", "yaml"]
 _server = multiprocessing.get_context("forkserver")
 _server.set_forkserver_preload(LIBRARIES)
@@ -109,14 +117,52 @@ class Started:
         return done
 
 
-def together(*words: object, processes: int, env: Mapping[str, str] | None = None) -> list[Started]:
-    """The processes of one distributed run, by rank, with the variables that a launcher gives them."""
+def command(
+    *words: object, cwd: Path = ROOT, check: bool = False, env: Mapping[str, str] | None = None, real: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Run a Python command line from the repository's root and return its exit code and output, as text.
+
+    A command that needs torch is a child of the fork server, unless a `real` process is asked for or `env` has variables
+    that are read at import.
+    """
+    words = [str(word) for word in words]
+    if not real and _needs_torch(words) and not READ_AT_IMPORT & set(env or ()):
+        done = Started(*words, cwd=cwd, env=env).completed()
+    else:
+        variables = {**os.environ, **(env or {})}
+        done = subprocess.run([sys.executable, *words], cwd=cwd, capture_output=True, text=True, timeout=300, env=variables)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def _needs_torch(words: list[str]) -> bool:
+    """Whether a command line imports torch. The others start as fast in a real process."""
+    if words[0] != "-m":
+        return words[0].endswith(".py")
+    return words[1].startswith("tests.trials") or words[2] in TORCH_VERBS or "--parameters" in words
+
+
+def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    """Assert that a command answered with exit code 2 and one sentence that holds these words."""
+    assert done.returncode == 2, done.stdout + done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
+def launch_variables(processes: int) -> list[dict[str, str]]:
+    """The variables that a launcher gives to the processes of one distributed run, by rank."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    count = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
-    ranks = ({"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes))
-    return [Started(*words, env={**(env or {}), **meeting, **count, **own}) for own in ranks]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+
+
+def start_distributed(*words: object, processes: int, env: Mapping[str, str] | None = None) -> list[Started]:
+    """Start the processes of one distributed run; returns them by rank."""
+    return [Started(*words, env={**(env or {}), **variables}) for variables in launch_variables(processes)]
 
 
 @atexit.register

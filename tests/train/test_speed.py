@@ -1,4 +1,4 @@
-"""`bench speed` counts and times what a run does; how fast that is, no test says."""
+"""`bench speed` counts and times what a run does. No test says how fast that is."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ import time
 import psutil
 import pytest
 import torch
-from conftest import ROOT, command, refused
 
-from bench.models import create
 from bench.config.registry import Registry
 from bench.config.schema import Recipe
+from bench.models import create
 from bench.train.speed import measure
-from bench.train.speed_worker import Arm, random_store
+from bench.train.speed_variant import Variant, random_dataset
 from bench.train.step import compile_mode
+from tests.helpers.process import ROOT, command, refused
 
 registry = Registry()
 SETTINGS = ["data.train_images=64", "data.train_limit=32", "train.batch_size=16"]
-ARMS = {"baseline": SETTINGS, "guided": [*SETTINGS, "teacher.train.batch_size=16"]}
 
 
 def multiplications(recipe: Recipe) -> int:
@@ -43,16 +42,17 @@ def multiplications(recipe: Recipe) -> int:
 
 
 def test_flops_are_those_of_the_layers():
-    baseline, guided = (registry.compose(f"deit_micro/digits/{arm}", "quick", s) for arm, s in ARMS.items())
-    flops = Arm(baseline, random_store(baseline, 8)).flops()
+    baseline = registry.compose("deit_micro/digits/baseline", "quick", SETTINGS)
+    guided = registry.compose("deit_micro/digits/guided", "quick", [*SETTINGS, "teacher.train.batch_size=16"])
+    flops = Variant(baseline, random_dataset(baseline, 8)).flops()
     assert flops["forward"] == pytest.approx(2 * multiplications(baseline), rel=1e-6)
     assert 2.5 < flops["forward and backward"] / flops["forward"] <= 3 and "teacher" not in flops
-    arm = Arm(guided, random_store(guided, 8))
-    more = arm.flops()
-    assert flops["forward"] < more["forward"] < 1.1 * flops["forward"] and more["teacher"] > 0  # the projections
-    (weight, *_) = arm.step.task.parameters()
+    variant = Variant(guided, random_dataset(guided, 8))
+    more = variant.flops()
+    assert flops["forward"] < more["forward"] < 1.1 * flops["forward"] and more["teacher"] > 0  # with projections
+    weight = next(variant.step.task.parameters())
     before = weight.detach().clone()
-    arm.steps(3)  # through the end of an epoch of two
+    variant.train(3)  # through the end of an epoch of two
     assert not torch.equal(weight, before)
 
 
@@ -62,35 +62,31 @@ def test_the_command_measures_every_part(tmp_path):
     words += ["--set", "train.precision=bf16", "--set", "data.workers=1", "--set", "train.batch_size=8"]
     done = command(*words, "--json", tmp_path / "speed.json", check=True)
     found = json.loads((tmp_path / "speed.json").read_text())
-    assert {name: arm["precision"] for name, arm in found["arms"].items()} == {
-        "guided": "bf16",
-        "baseline": "bf16",
-        "plain": "fp32",
-    }
+    precisions = {name: variant["precision"] for name, variant in found["variants"].items()}
+    assert precisions == {"guided": "bf16", "baseline": "bf16", "plain": "fp32"} and found["steps"] == 5
     assert list(found["parts_ms"]) == ["input", "teacher", "forward", "backward", "optimiser"]
-    for name, arm in found["arms"].items():
-        assert arm["images_per_second"] == pytest.approx(1e3 * found["batch"] / arm["ms"])
-        assert arm["range_ms"][0] <= arm["ms"] <= arm["range_ms"][1]
+    for name, variant in found["variants"].items():
+        assert variant["images_per_second"] == pytest.approx(1e3 * found["batch"] / variant["ms"])
+        assert variant["range_ms"][0] <= variant["ms"] <= variant["range_ms"][1]
         assert f"{name:<10} " in done.stdout
-    for other, ratio in found["ratios"].items():
-        (low, high), (others_low, others_high) = (found["arms"][name]["range_ms"] for name in ("guided", other))
-        assert low / others_high <= ratio <= high / others_low and f"{ratio:.3f} of one of {other}" in done.stdout
     assert list(found["ratios"]) == ["baseline", "plain"]
+    for other, ratio in found["ratios"].items():
+        (low, high), (other_low, other_high) = (found["variants"][name]["range_ms"] for name in ("guided", other))
+        assert low / other_high <= ratio <= high / other_low and f"{ratio:.3f} times a step of {other}" in done.stdout
     assert all(math.isfinite(v) and v > 0 for v in (found["utilisation"], found["evaluation_images_per_second"]))
-    assert 0 < found["first_step"]["imports"] < found["first_step"]["seconds"]
+    assert 0 < found["first_step"]["import_seconds"] < found["first_step"]["seconds"]
 
 
-def test_features_of_an_untrained_teacher_do_not_stay(cache, monkeypatch, capfd):
+def test_features_of_an_untrained_teacher_are_removed(cache, monkeypatch, capfd):
     monkeypatch.setenv("LOCALITY_BENCH_CACHE", str(cache))
     settings = ["data.train_limit=64", "train.batch_size=32", "train.micro_batch=16"]
     recipe = registry.compose("deit_micro/digits/guided-offline", "quick", settings)
-    measure({"guided-offline": recipe}, "data", None, 1)  # as the command does it, without its baseline
-    out, err = capfd.readouterr()
-    assert "features of " in err and "features of " not in out
+    measure({"guided-offline": recipe}, "data", None, 1)
+    assert "features" not in capfd.readouterr().out  # stdout has only the measurements
     assert [path.name for path in cache.iterdir()] == ["datasets"]
 
 
-def running(session: int) -> list[psutil.Process]:
+def processes_of(session: int) -> list[psutil.Process]:
     """The processes of a session that have not ended."""
     found = []
     for process in psutil.process_iter():
@@ -100,31 +96,30 @@ def running(session: int) -> list[psutil.Process]:
     return found
 
 
-def within(seconds, condition):
-    """Whether a condition comes true in that time."""
+def eventually(condition, seconds=30):
+    """Whether a condition becomes true in that time."""
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.1)
     return condition()
 
 
-def one_is_stopped_and_one_runs(arms):
-    states = [{one.status() for one in running(arm)} for arm in arms]
-    stopped = [arm == {psutil.STATUS_STOPPED} for arm in states]
-    return all(states) and sorted(stopped) == [False, True]
+def one_is_stopped_and_one_runs(sessions):
+    states = [{process.status() for process in processes_of(session)} for session in sessions]
+    return all(states) and sorted(state == {psutil.STATUS_STOPPED} for state in states) == [False, True]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_nothing_of_an_arm_outlives_the_command(number):
+def test_no_process_of_a_variant_outlives_the_command(number):
     words = ["--recipe", "deit_micro/digits/baseline", "--protocol", "quick", "--steps", "100000", "--compare", "plain"]
     start = [sys.executable, "-m", "bench", "speed", *words, "--set", "data.workers=1"]
     with subprocess.Popen(start, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        assert any("turn 1" in line for line in process.stderr)  # one arm runs, the other is stopped
-        arms = [child.pid for child in psutil.Process(process.pid).children()]
-        assert len(arms) == 2 and within(30, lambda: one_is_stopped_and_one_runs(arms))
+        assert any("turn 1" in line for line in process.stderr)
+        variants = [child.pid for child in psutil.Process(process.pid).children()]
+        assert len(variants) == 2 and eventually(lambda: one_is_stopped_and_one_runs(variants))
         process.send_signal(number)
         process.wait(30)
-    assert within(30, lambda: not any(map(running, arms)))
+    assert eventually(lambda: not any(map(processes_of, variants)))
     assert process.returncode == (-number if number == signal.SIGKILL else 75)
 
 
@@ -134,7 +129,7 @@ def test_what_cannot_be_measured_is_refused(tmp_path):
     refused(command(*words, "--synthetic", "0"), "--synthetic")
     refused(command(*words, env={"WORLD_SIZE": "2"}), "bench speed measures one process")
     missing = ["-m", "bench", "speed", "--recipe", "deit_micro/folder:nowhere/baseline", "--protocol", "quick"]
-    refused(command(*missing, "--data-dir", tmp_path), "nowhere")  # the arm's process says so
+    refused(command(*missing, "--data-dir", tmp_path), "nowhere")  # the variant's process says so
 
 
 @pytest.mark.parametrize(
@@ -152,4 +147,3 @@ def test_what_cannot_be_measured_is_refused(tmp_path):
 def test_compilation_is_for_gpus_and_graphs_for_single_processes(settings, device, world, mode):
     recipe = registry.compose("deit_micro/digits/guided", "quick", settings)
     assert compile_mode(recipe, torch.device(device), world) == mode
-    assert recipe.hash == registry.compose("deit_micro/digits/guided", "quick").hash
