@@ -1,21 +1,23 @@
 #!/usr/bin/env bash
-# Runs a suite and draws its tables, pictures and page:
+# Run a suite: train what is missing, then write its tables, figures and page.
 #
-#   ./run_all.sh                 paper where there is a GPU, else quick
-#   ./run_all.sh quick           baseline against guided on digits: minutes on two CPU cores, no download
-#   ./run_all.sh paper           the published comparison, 300 epochs a run
+#   ./run_all.sh                 the suite paper if there is a GPU, else quick
+#   ./run_all.sh quick           8x8 digits with and without guidance: minutes on two CPU cores, no download
+#   ./run_all.sh paper           the published comparison, 300 epochs per run
 #   ./run_all.sh NAME            recipes/suites/NAME.yaml
 #
-# What is recorded under the same hash is skipped, so the same command goes on after an interruption.
-# Further options go to `python -m bench sweep`:
-#   --dry-run           print the plan, and what would run
+# It first prints what is left to do and what that will cost. Finished runs are skipped, so the same command continues after
+# an interruption. Runs are in results/local/, the report is in results/<suite>/ and results/index.html.
+#
+# Other options go to `python -m bench sweep`:
+#   --dry-run           print the plan and the commands, and run nothing
 #   --seeds N           seeds 0 to N - 1
-#   --filter TEXT       only recipes whose id holds TEXT
+#   --filter TEXT       only recipes whose id contains TEXT
 #   --gpus-per-run N, --runs-per-gpu K, --retries N, --tracker NAME
 #   --data-dir DIR, --results-dir DIR, --recipes-dir DIR
 set -euo pipefail
 
-# 1. Which suite: the first word, if it is no option.
+# 1. The suite: the first word, if it is not an option.
 suite=
 if [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; then
   suite=$1
@@ -26,11 +28,11 @@ if [ -z "$suite" ]; then
     suite=paper
   else
     suite=quick
-    echo "no GPU here: running the suite quick (./run_all.sh paper runs the published protocol)"
+    echo "no GPU: running the suite quick (./run_all.sh paper runs the published protocol)"
   fi
 fi
 
-# 2. Folders are the caller's, everything else is the repository's.
+# 2. Folders in options are relative to the caller's folder; the rest runs in the repository.
 options=()
 while [ $# -gt 0 ]; do
   case $1 in
@@ -42,8 +44,8 @@ while [ $# -gt 0 ]; do
 done
 cd "$(dirname "$0")"
 
-# 3. Python with what the suite needs; made once, in .venv.
+# 3. PYTHON: an interpreter with the required packages. If there is none, .venv is made, once.
 . bench/setup.sh
 
-# 4. Teachers, then every cell that is not recorded, then tables and pictures in results/<suite>/, and results/index.html.
+# 4. Teachers, missing runs, report.
 exec "$PYTHON" -m bench sweep "$suite" ${options[@]+"${options[@]}"}

@@ -1,8 +1,8 @@
-# Sourced by run_all.sh and tests/run.sh, from the repository's root: sets PYTHON to an interpreter that has what
-# pyproject.toml asks for. The active environment is used where it has that; otherwise $VENV (.venv) is made and filled.
-#   . bench/setup.sh [EXTRA]        EXTRA: an optional set of pyproject.toml, such as tests
+# Sets PYTHON to an interpreter with the packages that pyproject.toml requires. run_all.sh and tests/run.sh source this file in
+# the repository's root. The active environment is used if it has these packages; else they are installed into $VENV (.venv).
+#   . bench/setup.sh [EXTRA]        EXTRA: an optional group of packages in pyproject.toml, as tests
 
-# Prints what an interpreter lacks; succeeds when that is nothing.
+# Succeeds if an interpreter has all packages; else prints which are missing.
 has_requirements() {
   "$1" - "$2" 2>&1 <<'PYTHON'
 import sys, tomllib
@@ -10,16 +10,16 @@ from importlib.metadata import PackageNotFoundError, version
 from packaging.requirements import Requirement
 
 project = tomllib.load(open("pyproject.toml", "rb"))["project"]
-lacking = []
+missing = []
 for text in project["dependencies"] + project["optional-dependencies"].get(sys.argv[1], []):
-    wanted = Requirement(text)
+    required = Requirement(text)
     try:
-        found = version(wanted.name)
+        found = version(required.name)
     except PackageNotFoundError:
         found = None
-    if found is None or not wanted.specifier.contains(found, prereleases=True):
-        lacking.append(f"{text} (found: {found})")
-sys.exit("lacking: " + ", ".join(lacking) if lacking else 0)
+    if found is None or not required.specifier.contains(found, prereleases=True):
+        missing.append(f"{text} (found: {found})")
+sys.exit("missing: " + ", ".join(missing) if missing else 0)
 PYTHON
 }
 
@@ -33,7 +33,7 @@ for candidate in python python3 "$venv/bin/python"; do
   fi
 done
 if [ -z "$PYTHON" ]; then
-  echo "installing what the suite needs into $venv (some minutes, several GB the first time)"
+  echo "installing the required packages into $venv (the first time: several minutes and GB)"
   [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
   "$venv/bin/python" -m pip install --quiet --constraint constraints.txt --editable ".${extra:+[$extra]}"
   PYTHON=$venv/bin/python

@@ -1,4 +1,4 @@
-"""The command that repeats a recipe: what has to be said beyond its id and protocol."""
+"""The command that repeats a recipe: the settings that it needs beyond its id and protocol."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ from typing import Any
 import yaml
 
 from bench.config.registry import Registry
-from bench.config.schema import Recipe, RecipeError
+from bench.config.schema import TEACHER_DATA_KEYS, Recipe, RecipeError
+
+# keys that decide which other keys there are, or their defaults
+_STRUCTURE = ("teacher.model.name", "guidance.method")
+# keys of `Recipe.to_dict` that follow from others, beside a teacher's data keys, which are its student's
+_NOT_SETTABLE = ("id", "protocol", "hash", "model.role", "data.name")
 
 
 def command(recipe: Recipe, world_size: int = 1, gpu: bool = False) -> str | None:
-    """The command line that runs a recipe from the repository's root with the recipes of this suite, one line, quoted for
-    a shell. None where they do not give it: its model, dataset, guidance or protocol is somebody's own file."""
+    """The command line that runs a recipe in the repository's root, quoted for a shell.
+
+    None if the suite's own recipe files do not give it: the model, dataset, guidance or protocol is in a user's file.
+    """
     assignments = settings(recipe)
     if assignments is None:
         return None
@@ -30,43 +37,64 @@ def command(recipe: Recipe, world_size: int = 1, gpu: bool = False) -> str | Non
 
 
 def settings(recipe: Recipe) -> list[str] | None:
-    """The `key=value` texts for `--set` that make its id and protocol this very recipe, or None."""
-    registry, said = Registry(), []
+    """The `key=value` texts for `--set` that turn a recipe's id and protocol into it; None if there are none."""
+    registry, wanted = Registry(), _settable(recipe)
 
-    def composed() -> Recipe:
-        return registry.compose(recipe.id, recipe.protocol, said, seed=recipe.seed)
+    def composed(chosen: Mapping[str, Any]) -> Recipe | None:
+        try:
+            return registry.compose(recipe.id, recipe.protocol, _texts(chosen), seed=recipe.seed)
+        except RecipeError:
+            return None
 
-    try:
-        if recipe.teacher is not None and composed().teacher.model.name != recipe.teacher.model.name:
-            said.append(f"teacher.model.name={_written(recipe.teacher.model.name)}")
-        said += _differences(recipe, composed())
-        if recipe.teacher is not None:
-            said += [f"teacher.{text}" for text in _differences(recipe.teacher, composed().teacher, seed=True)]
-        return said if composed() == recipe else None
-    except (RecipeError, AttributeError):  # the second: it is guided here and not there
+    chosen: dict[str, Any] = {}
+    of_teacher = [key for key in wanted if key.startswith("teacher.")]
+    # a teacher takes some keys from its student unless they are set, so its own come last
+    for keys in (_STRUCTURE, [key for key in wanted if key not in of_teacher], of_teacher):
+        if (partial := composed(chosen)) is None:
+            break
+        present = _settable(partial)
+        chosen |= {k: wanted[k] for k in keys if k in wanted and (k not in present or present[k] != wanted[k])}
+    if composed(chosen) == recipe:
+        return _texts(chosen)
+    # The recipes in between need not be valid. All keys together are; then drop those that change nothing.
+    if composed(wanted) != recipe:
         return None
+    for key in list(wanted):
+        fewer = {other: value for other, value in wanted.items() if other != key}
+        if composed(fewer) == recipe:
+            wanted = fewer
+    return _texts(wanted)
 
 
-def _differences(wanted: Recipe, there: Recipe, seed: bool = False) -> list[str]:
-    there_flat = _flat(there.to_dict())
-    skipped = {"id", "protocol", "hash", *(() if seed else ("seed",))}
-    return [
-        f"{key}={_written(value)}"
-        for key, value in _flat(wanted.to_dict()).items()
-        if key not in skipped and not (key in there_flat and there_flat[key] == value)
-    ]
-
-
-def _flat(content: Mapping[str, Any]) -> dict[str, Any]:
-    """{"train.epochs": 3}, the teacher's left out."""
+def _settable(recipe: Recipe) -> dict[str, Any]:
+    """The keys of a recipe that `--set` may have, as {"teacher.train.epochs": 2}."""
     out = {}
-    for name, value in content.items():
-        if name != "teacher":
-            out |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, Mapping) else {name: value}
+    for key, value in _flat(recipe.to_dict()):
+        inner = key.removeprefix("teacher.")
+        of_teacher = inner != key
+        shared = of_teacher and inner.startswith("data.") and inner[5:] not in (*TEACHER_DATA_KEYS, "train_limit")
+        if inner not in _NOT_SETTABLE and not shared and (of_teacher or inner not in ("seed", "model.name")):
+            out[key] = value
     return out
 
 
-def _written(value: Any) -> str:
-    """A value as --set reads it: plain where YAML takes it for the text that it is, else as JSON."""
-    plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z][\w./-]*", value, re.ASCII) and yaml.safe_load(value) == value
-    return value if plain else json.dumps(value)
+def _flat(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    out = []
+    for name, value in content.items():
+        out += _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(prefix + name, value)]
+    return out
+
+
+def _texts(values: Mapping[str, Any]) -> list[str]:
+    return [f"{key}={_text(value)}" for key, value in values.items()]
+
+
+def _text(value: Any) -> str:
+    """A value as `--set` reads it: a word if YAML reads it as that text, else in quotes."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_text, value))}]"
+    if not isinstance(value, str):
+        return json.dumps(value)
+    if re.fullmatch(r"[A-Za-z][\w./+-]*", value, re.ASCII) and yaml.safe_load(value) == value:
+        return value
+    return yaml.safe_dump(value, default_style='"', width=float("inf")).rstrip("\n")

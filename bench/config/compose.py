@@ -15,6 +15,7 @@ from bench.config.parse import RENAMED_METHODS, SourcedValue, check_known, fail_
 from bench.config.schema import (
     SECTIONS,
     SHARED_WITH_TEACHER,
+    TEACHER_PASS_KEYS,
     Guidance,
     MethodParams,
     Recipe,
@@ -45,13 +46,12 @@ def build_teacher(
         seed: of a teacher that is trained on its own; None: `teacher.seed`.
     """
     shared = {path: shared[path] for path in SHARED_WITH_TEACHER if path in shared}
-    passes = [f.name for f in fields(TeacherPass)]  # how the student's run uses it, not how it is trained
-    keys = {**layers, **shared, **{path: given for path, given in teacher_keys.items() if path not in passes}}
+    own = {path: given for path, given in teacher_keys.items() if path not in TEACHER_PASS_KEYS}
+    keys = {**layers, **shared, **own}
     if seed is not None:
         return build_recipe(recipe_id, protocol, keys, seed)
-    prefixed = {path for path, given in keys.items() if layers.get(path) is not given}
     seed = read_value(Recipe, "seed", keys["seed"], "teacher.seed") if "seed" in keys else 0
-    return build_recipe(recipe_id, protocol, keys, seed, written_as=lambda path: "teacher." * (path in prefixed) + path)
+    return build_recipe(recipe_id, protocol, keys, seed, written_as=lambda path: "teacher." * (path in own) + path)
 
 
 def build_recipe(
@@ -149,8 +149,7 @@ def recipe_from_dict(content: Any, where: str) -> Recipe:
         teacher, passes = None, {}
         if "teacher" in content:
             teacher = recipe_from_dict(content["teacher"], where)
-            names = [f.name for f in fields(TeacherPass)]
-            passes = {name: SourcedValue(content["teacher"][name], where) for name in names}
+            passes = {name: SourcedValue(content["teacher"][name], where) for name in TEACHER_PASS_KEYS}
             keys["guidance.method"]  # KeyError: not a recipe
     except (KeyError, TypeError, RecursionError) as error:
         raise RecipeError(f"{where}: not a recipe of this version of the suite: {error}") from None

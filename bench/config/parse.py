@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import yaml
 
-from bench.config.schema import SECTIONS, TEACHER_DATA_KEYS, RecipeError, Schedule, TeacherPass
+from bench.config.schema import SECTIONS, TEACHER_DATA_KEYS, TEACHER_PASS_KEYS, RecipeError, Schedule
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ _KEYS = {
     "guidance": ["method"],
     "guidance.schedule": _names(Schedule),
 }
-_TEACHER_KEYS = ("seed", "select", *_names(TeacherPass))
+_TEACHER_KEYS = ("seed", "select", *TEACHER_PASS_KEYS)
 
 
 def _new_name(path: str) -> str | None:

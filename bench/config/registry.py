@@ -33,7 +33,7 @@ from bench.config.parse import (
     read_value,
     short_repr,
 )
-from bench.config.schema import LAYER_SECTIONS, Data, Recipe, RecipeError
+from bench.config.schema import LAYER_SECTIONS, TEACHER_PASS_KEYS, Data, Recipe, RecipeError
 from bench.config.suite import Suite, read_suite
 
 
@@ -233,7 +233,10 @@ class Registry:
         """A teacher on its own: `resnet56/cifar100` is the teacher of `deit_tiny/cifar100/guided`."""
         for path, given in overrides.items():
             if path.startswith("teacher."):
-                fail_at(given, path, f"{recipe_id} is itself a teacher: write {path.removeprefix('teacher.')}")
+                inner = path.removeprefix("teacher.")
+                if inner in TEACHER_PASS_KEYS:
+                    fail_at(given, path, f"{recipe_id} is itself a teacher: {path} is a key of guided recipes")
+                fail_at(given, path, f"{recipe_id} is itself a teacher: write {inner}")
             if path.startswith("guidance."):
                 fail_at(given, path, f"{recipe_id} is itself a teacher and is not guided")
         shared, teacher_keys = split_teacher(*files)

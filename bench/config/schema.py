@@ -268,6 +268,7 @@ class Recipe:
 
 
 SECTIONS: dict[str, type] = {"model": Model, "data": Data, "augment": Augment, "train": Train}
+TEACHER_PASS_KEYS = tuple(f.name for f in fields(TeacherPass))  # under `teacher.`: how a student's run uses its teacher
 TEACHER_DATA_KEYS = ("pipeline", "workers")
 # A teacher takes these from its student unless it has its own: where it is trained, and which images it may see. A
 # student's batch is normalised once for both.

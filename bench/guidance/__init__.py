@@ -35,6 +35,8 @@ class Outputs(NamedTuple):
 class Method(nn.Module):
     """Base of guidance methods. The loss of a run is ce_weight · cross-entropy + weight · term.
 
+    With joined methods, cross-entropy is multiplied by every ce_weight, and the weighted terms are added.
+
     `forward(student: Outputs, teacher: Outputs)` returns the term, an unweighted scalar in fp32.
     """
 
@@ -45,7 +47,8 @@ class Method(nn.Module):
 def create(guidance: Guidance, student: Sequence[Shape], teacher: Sequence[Shape], seed: int) -> nn.ModuleDict:
     """The methods of a recipe by name, with the modules that they train (projections).
 
-    Their initial weights have a random stream of their own, so a student of one seed starts equal with and without guidance.
+    Their initial weights have a random stream of their own, so a student of one seed has the same initial weights with and
+    without guidance.
 
     Args:
         student, teacher: shapes of the feature maps, first to last.

@@ -2,8 +2,8 @@
 
     loss = CE + weight · Σ_k mean((resize(T_k) - resize(P_k(S_k)))²)        (section 3.2)
 
-S_k are maps of the student, T_k maps of the teacher, P_k trained 1 x 1 convolutions. Both maps are resized bilinearly to the
-larger height and width of the two.
+S_k are maps of the student, T_k maps of the teacher, P_k trained 1 x 1 convolutions. Both maps are resized bilinearly to
+the larger height and width of the two.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def similarity(maps: Tensor) -> Tensor:
 class Resize(nn.Module):
     """Bilinear resize (align_corners off, no antialiasing) as two matrix products.
 
-    `F.interpolate` gives the same numbers, but its backward pass on a GPU adds in no fixed order, so it is not reproducible.
+    `F.interpolate` gives the same numbers, but its backward pass on a GPU adds in no fixed order: it is not reproducible.
     """
 
     def __init__(self, from_size: tuple[int, int], to_size: tuple[int, int]) -> None:

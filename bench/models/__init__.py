@@ -1,8 +1,13 @@
-"""Networks: one file a family, each with `build(model, classes)`; `create` finds it by the recipe's `model.builder`."""
+"""Networks, one file per family. `create` finds the family by the recipe's `model.builder`. A file has
+
+- `build(model, classes)`, which returns the network with its initial weights;
+- `timm_call(model, classes)`, if timm alone makes the same network: the arguments of `timm.create_model`.
+"""
 
 from __future__ import annotations
 
 import importlib
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -11,64 +16,71 @@ from torch import nn
 from bench.config.schema import Model, RecipeError
 from bench.models.features import FeatureExtractor, check_spatial_order, default_feature_layers
 from bench.rng import Stream, torch_seed
+from bench.storage import first_line
 
 
 def create(model: Model, classes: int, seed: int, *, feature_layers: bool = True) -> FeatureExtractor:
     """The network of a recipe with its initial weights, on the CPU.
 
-    The weights depend on the seed alone, not on the device, the guidance or what ran before.
+    The weights depend on the seed alone, not on the device, the guidance or earlier draws.
 
     Args:
-        model: what to build.
         classes: outputs of its head.
         seed: of the initial weights.
-        feature_layers: whether its forward returns the maps of `model.feature_layers`; where the recipe names none, of the blocks that
-            `default_feature_layers` finds.
+        feature_layers: whether its forward pass returns the maps of `model.feature_layers`, or of
+            `default_feature_layers` if the recipe names none.
 
     Raises:
-        RecipeError: the architecture does not take this size, or a tap does not exist or gives no map.
+        RecipeError: the architecture does not take this size, or a feature layer does not exist or gives no map.
     """
     network = create_network(model, classes, seed)
     names = (model.feature_layers or default_feature_layers(network, model)) if feature_layers else ()
-    tapped = FeatureExtractor(network, model, names)
+    extractor = FeatureExtractor(network, model, names)
     if names and not model.feature_layers:
-        check_spatial_order(tapped, model)
-    return tapped
+        check_spatial_order(extractor, model)
+    return extractor
 
 
 def create_network(model: Model, classes: int, seed: int) -> nn.Module:
-    """The network as its family builds it, with its own drop path, which draws from torch's generator: for use outside of
-    a training. Initial weights as those of `create`.
+    """The network as its family builds it, for use outside of training: its drop path draws from torch's generator.
 
-    Raises:
-        RecipeError: it cannot be built.
+    Its initial weights are those of `create`. Raises RecipeError if it cannot be built.
     """
-    family = importlib.import_module(f"bench.models.{model.builder}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(seed, Stream.STUDENT))
         try:
-            network = family.build(model, classes)
+            network = _family(model).build(model, classes)
         except RecipeError:
             raise
         except Exception as error:  # timm refuses names and sizes in many ways
-            reason = str(error).partition("\n")[0]
-            raise RecipeError(f"model {model.name}: {model.timm or model.builder} cannot be built: {reason}") from error
-    _without_outliers(network)
+            problem = f"{model.timm or model.builder} cannot be built: {first_line(error)}"
+            raise RecipeError(f"model {model.name}: {problem}") from error
+    _zero_outliers(network)
     return network
 
 
 def timm_call(model: Model, classes: int) -> dict[str, Any] | None:
-    """Arguments with which `timm.create_model` alone makes the network of a recipe, so that its weights give the same
-    logits there; None where it cannot: networks that timm lacks, or that are changed after it made them."""
-    family = importlib.import_module(f"bench.models.{model.builder}")
-    call = family.timm_call(model, classes) if hasattr(family, "timm_call") else None
-    return call and {name: value for name, value in call.items() if value is not None}
+    """The arguments with which `timm.create_model` alone makes a network that gives the same logits with the same weights.
+
+    None for networks that timm lacks, and for those that are changed after timm makes them.
+    """
+    family = _family(model)
+    if not hasattr(family, "timm_call"):
+        return None
+    return {name: value for name, value in family.timm_call(model, classes).items() if value is not None}
+
+
+def _family(model: Model) -> ModuleType:
+    return importlib.import_module(f"bench.models.{model.builder}")
 
 
 @torch.no_grad()
-def _without_outliers(network: nn.Module) -> None:
-    """Zero the weights at exactly ±2 among small ones. timm's `trunc_normal_`, asked for a deviation of 0.02, puts about
-    one in 2^24 on its bound, a hundred deviations out: a PVTv2-B0 may start with two such weights, by the seed."""
+def _zero_outliers(network: nn.Module) -> None:
+    """Zero the weights at exactly ±2 among small ones.
+
+    timm's `trunc_normal_` with a deviation of 0.02 puts about one weight in 2^24 on its bound, a hundred deviations away.
+    With some seeds a PVTv2-B0 starts with two such weights.
+    """
     for parameter in network.parameters():
         if parameter.ndim > 1 and parameter.abs().median() < 0.1:  # ConViT's positions are ±2 on purpose
             parameter[parameter.abs() == 2] = 0

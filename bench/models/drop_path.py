@@ -1,7 +1,7 @@
-"""Drop path (stochastic depth, Huang et al., ECCV 2016) whose masks come from outside.
+"""Drop path (stochastic depth, Huang et al., ECCV 2016, arXiv 1603.09382) with masks from outside.
 
-timm's own DropPath draws from the global generator, so its masks depend on the device, the number of processes and whatever
-else drew before. Here a mask belongs to a sample's position in the epoch.
+timm's DropPath draws from torch's global generator, so its masks depend on the device, the number of processes and all
+earlier draws. Here a mask depends on the seed, the epoch and the sample's position in it.
 """
 
 from __future__ import annotations
@@ -17,22 +17,25 @@ from bench.rng import Stream, generator
 
 
 class DropPath(nn.Module):
-    """Scales each sample of a residual branch by 0 or 1 / (1 - rate) in training.
+    """In training, scales each sample of a residual branch by 0 or 1 / (1 - rate).
 
-    Some blocks call one DropPath for both of their branches; each call of a forward takes the next row of `scales`.
+    Some blocks call one DropPath for both of their branches, so each call takes the next of `scales`.
+
+    Attributes:
+        scales: [batch] for each call of one forward pass, in order.
     """
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
-        self.scales: list[Tensor] = []  # [batch] each, for the calls of one forward, in order
+        self.scales: list[Tensor] = []
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x
         scale = self.scales.pop(0)
         if len(x) != len(scale):
-            scale = scale.repeat_interleave(len(x) // len(scale))  # patches of a sample folded into the batch (MobileViT)
+            scale = scale.repeat_interleave(len(x) // len(scale))  # MobileViT folds patches into the batch
         return x * scale.view(-1, *[1] * (x.ndim - 1)).to(x.dtype)
 
     def extra_repr(self) -> str:
@@ -40,7 +43,7 @@ class DropPath(nn.Module):
 
 
 def replace_drop_path(network: nn.Module) -> None:
-    """Put a DropPath of ours in the place of each of timm's."""
+    """Replace every DropPath of timm by one of this module."""
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, TimmDropPath):
@@ -48,11 +51,11 @@ def replace_drop_path(network: nn.Module) -> None:
 
 
 def sample_drop_path_masks(rates: Sequence[float], count: int, seed: int, epoch: int) -> Tensor:
-    """The scales of an epoch: [calls, positions] float32, 0 where the branch is dropped.
+    """The scales of an epoch: [calls, positions] float32, 0 if the branch is dropped.
 
     Args:
-        rates: the rate of each call of a forward.
-        count: positions in the epoch's global order.
+        rates: the rate of each call in a forward pass.
+        count: number of positions in the epoch's global order.
     """
     uniform = generator(seed, Stream.DROP_PATH, epoch).random((count, len(rates)), np.float32).T
     keep = 1 - torch.tensor(rates, dtype=torch.float32)[:, None]

@@ -9,19 +9,21 @@ from timm.layers import DropPath
 from torch import nn
 
 from bench.config.schema import Model, RecipeError
+from bench.models.sizes import STAGE_SIZES, check_not_set
+
+PATCH = 16  # px
 
 
 def build(model: Model, classes: int) -> nn.Module:
     """A PoolingVisionTransformer of `model.timm`. Its patches overlap: the stride is half of `model.patch_size`.
 
     Raises:
-        RecipeError: the image is smaller than a patch, or a size was given that PiT fixes.
+        RecipeError: the image is smaller than a patch, or the recipe sets a size that the architecture fixes.
     """
-    patch = model.patch_size or 16
+    patch = model.patch_size or PATCH
     if patch % 2:
         raise RecipeError(f"model.patch_size: {patch} px is odd, and PiT's stride is half of it")
-    if any(size is not None for size in (model.width, model.depth, model.heads, model.mlp_ratio)):
-        raise RecipeError(f"model.width, depth, heads and mlp_ratio: {model.timm} fixes them for each stage")
+    check_not_set(model, *STAGE_SIZES)
     if model.image_size < patch:
         raise RecipeError(f"model.image_size: {model.image_size} px is less than model.patch_size, {patch} px")
     network = timm.create_model(**timm_call(model, classes))
@@ -30,8 +32,8 @@ def build(model: Model, classes: int) -> nn.Module:
 
 
 def timm_call(model: Model, classes: int) -> dict[str, Any]:
-    """What `timm.create_model` is called with; its drop path, which is another one, does nothing in evaluation."""
-    patch = model.patch_size or 16
+    """The arguments of `timm.create_model`. Its drop-path rates differ from ours, which has no effect in evaluation."""
+    patch = model.patch_size or PATCH
     return {
         "model_name": model.timm,
         "num_classes": classes,
@@ -43,7 +45,7 @@ def timm_call(model: Model, classes: int) -> dict[str, Any]:
 
 
 def _set_drop_path(network: nn.Module, rate: float) -> None:
-    """rate * i / blocks for block i, as released; timm raises the rate by stage and up to `rate` itself."""
+    """rate * i / blocks for block i, as released; timm raises the rate per stage, up to `rate` itself."""
     blocks = [block for stage in network.transformers for block in stage.blocks]
     for i, block in enumerate(blocks):
         own = rate * i / len(blocks)

@@ -6,21 +6,20 @@ import timm
 from torch import nn
 
 from bench.config.schema import Model, RecipeError
+from bench.models.sizes import STAGE_SIZES, check_not_set
+
+DOWNSAMPLING = 32  # the product of the strides
 
 
 def build(model: Model, classes: int) -> nn.Module:
-    """A PyramidVisionTransformerV2 of `model.timm`. Its overlapping patches are of fixed size, so any image of 32 px or
-    more fits.
+    """A PyramidVisionTransformerV2 of `model.timm`. Its patches overlap, so any image of 32 px or more fits.
 
     Raises:
-        RecipeError: the image is too small, or a size was given that the architecture fixes.
+        RecipeError: the image is too small, or the recipe sets a size that the architecture fixes.
     """
-    if any(size is not None for size in (model.patch_size, model.width, model.depth, model.heads, model.mlp_ratio)):
-        raise RecipeError(f"model.patch_size, width, depth, heads and mlp_ratio: {model.timm} fixes them for each stage")
-    if model.image_size < 32:
-        raise RecipeError(
-            f"model.image_size: {model.image_size} px, {model.timm} shrinks images 32 times and takes 32 or more"
-        )
+    check_not_set(model, "patch_size", *STAGE_SIZES)
+    if model.image_size < DOWNSAMPLING:
+        raise RecipeError(f"model.image_size: {model.image_size} px, {model.name} takes {DOWNSAMPLING} px or more")
     network = timm.create_model(model.timm, num_classes=classes, drop_path_rate=model.drop_path_rate)
     for module in network.modules():
         if isinstance(module, nn.LayerNorm):

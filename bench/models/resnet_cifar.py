@@ -1,4 +1,4 @@
-"""The ResNets for 32 x 32 px images (He et al., CVPR 2016, arXiv 1512.03385, section 4.2): the teachers."""
+"""ResNets for 32 x 32 px images (He et al., CVPR 2016, arXiv 1512.03385, section 4.2): the teachers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bench.config.schema import Model, RecipeError
 
 
 class BasicBlock(nn.Module):
-    """Two 3 x 3 convolutions and a shortcut, which is a strided 1 x 1 convolution with batch norm where shapes change."""
+    """Two 3 x 3 convolutions and a shortcut: a strided 1 x 1 convolution with batch norm if the shape changes."""
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -29,9 +29,9 @@ class BasicBlock(nn.Module):
 
 
 class ResNetCifar(nn.Module):
-    """Three stages of basic blocks with `width`, 2 `width` and 4 `width` channels; each later stage halves the map.
+    """Three stages of basic blocks with `width`, 2 `width` and 4 `width` channels; the second and third halve the map.
 
-    For 32 x 32 px and width 16 the stages put out 16 x 32², 32 x 16² and 64 x 8².
+    For 32 x 32 px and width 16 the maps are 16 x 32², 32 x 16² and 64 x 8².
     """
 
     def __init__(self, blocks: int, width: int, classes: int) -> None:
@@ -59,7 +59,7 @@ class ResNetCifar(nn.Module):
 
 
 def build(model: Model, classes: int) -> nn.Module:
-    """ResNet of `model.depth` = 6 n + 2 layers, n blocks a stage.
+    """ResNet of `model.depth` = 6 n + 2 layers, with n blocks per stage.
 
     Raises:
         RecipeError: no network of the family has that many layers.

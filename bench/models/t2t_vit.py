@@ -1,11 +1,11 @@
 """T2T-ViT: Tokens-to-Token vision transformer (Yuan et al., ICCV 2021, arXiv 2101.11986).
 
-Tokens are made by soft splits, overlapping patches laid out as vectors: [3, S, S] -> S/4 x S/4 tokens of 147 channels ->
-S/8 x S/8 of 576 -> S/16 x S/16 of 576, with a Performer layer to 64 channels between two splits; then a plain transformer.
+Soft splits (overlapping patches as vectors) make the tokens: [3, S, S] -> S/4 x S/4 tokens of 147 channels -> S/8 x S/8 of
+576 -> S/16 x S/16 of 576, with a Performer layer to 64 channels between two splits. A plain transformer follows.
 
-As in the released code of arXiv 2207.10026. The authors' own (yitu-opensource/T2T-ViT) has an epsilon of 1e-5 in the norms
-where it is 1e-6 here, a dropout of 0.1 in the Performer layers where there is none here, and initial weights from a
-truncated normal distribution where it is the whole one here.
+It computes the same as the released code of arXiv 2207.10026. The code of T2T-ViT's authors (yitu-opensource/T2T-ViT) has
+an epsilon of 1e-5 in the norms, a dropout of 0.1 in the Performer layers, and initial weights from a truncated normal
+distribution; here the epsilon is 1e-6, there is no dropout, and the normal distribution is not truncated.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from bench.config.schema import Model, RecipeError
+from bench.models.layers import init_linears
+from bench.models.sizes import check_heads, check_not_set
 
 TOKEN_WIDTH = 64  # channels of the tokens between the soft splits
-PATCH = 16  # px: the strides of the soft splits, 4 * 2 * 2
+PATCH = 16  # px, the product of the soft splits' strides, 4 * 2 * 2
 
 LayerNorm = functools.partial(nn.LayerNorm, eps=1e-6)
 
@@ -30,8 +32,9 @@ LayerNorm = functools.partial(nn.LayerNorm, eps=1e-6)
 def random_features(x: Tensor, directions: Tensor) -> Tensor:
     """Features whose inner product estimates exp(x · y): exp(w · x - |x|² / 2) / sqrt(m) for each of m directions w.
 
-    The positive random features of the Performer (Choromanski et al., ICLR 2021, arXiv 2009.14794), for directions from a
-    standard normal distribution. T2T-ViT's are orthogonal and of norm sqrt(m), so its kernel is near that one but not it.
+    These are the positive random features of the Performer (Choromanski et al., ICLR 2021, arXiv 2009.14794), which
+    assume directions from a standard normal distribution. T2T-ViT's are orthogonal and of norm sqrt(m), so its kernel is
+    only near exp(x · y).
 
     Args:
         x: [batch, tokens, width].
@@ -45,9 +48,9 @@ def random_features(x: Tensor, directions: Tensor) -> Tensor:
 
 
 def kernel_attention(q: Tensor, k: Tensor, v: Tensor, directions: Tensor) -> Tensor:
-    """Attention [batch, tokens, width] with the kernel of `random_features`: its cost is linear in the tokens.
+    """Attention [batch, tokens, width] with the kernel of `random_features`, of linear cost in the number of tokens.
 
-    Softmax attention would have a scale in exp(q · k); this one has none.
+    Unlike in softmax attention, q · k has no scale.
     """
     q, k = random_features(q, directions), random_features(k, directions)
     total = q @ k.sum(1).unsqueeze(2)  # [batch, tokens, 1]
@@ -62,16 +65,16 @@ class PerformerAttention(nn.Module):
         self.kqv = nn.Linear(channels, 3 * width)
         self.proj = nn.Linear(width, width)
         m = width // 2
-        # Drawn once and never trained, so they are a buffer; but they must be saved with the weights that grew around them.
+        # drawn once and never trained, but saved, since the trained weights depend on them
         self.register_buffer("directions", nn.init.orthogonal_(torch.empty(m, width)) * math.sqrt(m))
 
     def forward(self, x: Tensor) -> Tensor:
         k, q, v = self.kqv(x).chunk(3, dim=2)
         # A direction's norm is sqrt(m), so a feature can reach exp(m / 2) = exp(16), beyond fp16; and bf16 would round the
-        # exponents, where an error of 0.1 is one of a tenth in the feature.
+        # exponents, where an error of 0.1 changes the feature by a tenth.
         with torch.autocast(x.device.type, enabled=False):
             y = kernel_attention(q.float(), k.float(), v.float(), self.directions.float())
-        # The width changes, so there is no residual around the attention: the values take its place.
+        # The width changes, so the values take the place of a residual connection around the attention.
         return v + self.proj(y.to(v.dtype))
 
 
@@ -100,7 +103,7 @@ def sinusoids(count: int, width: int) -> Tensor:
 
 
 class T2TViT(nn.Module):
-    """Soft splits with Performer layers between, then blocks on [batch, 1 + (size / 16)², width], the class token first."""
+    """Soft splits with Performer layers between, then blocks on [batch, 1 + (size / 16)², width], class token first."""
 
     def __init__(
         self, size: int, classes: int, width: int, depth: int, heads: int, mlp_ratio: float, drop_path_rate: float
@@ -121,14 +124,10 @@ class T2TViT(nn.Module):
         self.norm = LayerNorm(width)
         self.head = nn.Linear(width, classes)
         nn.init.normal_(self.cls_token, std=0.02)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        init_linears(self)
 
     def no_weight_decay(self) -> set[str]:
-        """The class token; the positions are not trained."""
+        """The class token; the position embeddings are not trained."""
         return {"cls_token"}
 
     def forward(self, images: Tensor) -> Tensor:
@@ -145,18 +144,14 @@ class T2TViT(nn.Module):
 
 
 def build(model: Model, classes: int) -> nn.Module:
-    """A T2T-ViT; what `model` leaves open is that of T2T-ViT-7.
+    """T2T-ViT. Sizes that the recipe does not set are those of T2T-ViT-7.
 
     Raises:
-        RecipeError: the soft splits do not divide the image, heads do not divide the width, or a patch size was given.
+        RecipeError: the soft splits do not divide the image, heads do not divide the width, or a patch size is set.
     """
     width, depth, heads, mlp_ratio = model.width or 256, model.depth or 7, model.heads or 4, model.mlp_ratio or 2.0
-    if model.patch_size is not None:
-        raise RecipeError(
-            f"model.patch_size: {model.name} has soft splits of fixed size, together {PATCH} px, in its place"
-        )
+    check_not_set(model, "patch_size")
     if model.image_size % PATCH:
-        raise RecipeError(f"model.image_size: {model.image_size} px is no multiple of {PATCH} px, the soft splits' strides")
-    if width % heads:
-        raise RecipeError(f"model.heads: {heads} does not divide model.width, {width}")
+        raise RecipeError(f"model.image_size: {model.image_size} px, {model.name} takes multiples of {PATCH} px")
+    check_heads(width, heads)
     return T2TViT(model.image_size, classes, width, depth, heads, mlp_ratio, model.drop_path_rate)

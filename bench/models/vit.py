@@ -8,23 +8,19 @@ import timm
 from timm.layers import trunc_normal_
 from torch import nn
 
-from bench.config.schema import Model, RecipeError
+from bench.config.schema import Model
+from bench.models.sizes import check_heads, patch_size
 
 
 def build(model: Model, classes: int) -> nn.Module:
     """A VisionTransformer of `model.timm` at any input size that its patches divide, with DeiT's initial weights.
 
-    timm differs from the release in two places that are set here: the head starts at zero, and the class token as a
-    truncated normal of 0.02.
+    In the released code of DeiT the head starts at zero, and the class token as a truncated normal of 0.02; timm differs.
 
     Raises:
         RecipeError: patches do not divide the image, or heads the width.
     """
-    patch = model.patch_size or 16
-    if model.image_size % patch:
-        raise RecipeError(f"model.image_size: {model.image_size} px is no multiple of model.patch_size, {patch} px")
-    if model.width and model.heads and model.width % model.heads:
-        raise RecipeError(f"model.heads: {model.heads} does not divide model.width, {model.width}")
+    check_heads(model.width, model.heads)
     network = timm.create_model(**timm_call(model, classes))
     trunc_normal_(network.cls_token, std=0.02)
     nn.init.zeros_(network.head.weight)
@@ -33,12 +29,12 @@ def build(model: Model, classes: int) -> nn.Module:
 
 
 def timm_call(model: Model, classes: int) -> dict[str, Any]:
-    """What `timm.create_model` is called with; None is timm's own default."""
+    """The arguments of `timm.create_model`; None is timm's own default."""
     return {
         "model_name": model.timm,
         "num_classes": classes,
         "img_size": model.image_size,
-        "patch_size": model.patch_size or 16,
+        "patch_size": patch_size(model),
         "embed_dim": model.width,
         "depth": model.depth,
         "num_heads": model.heads,

@@ -10,6 +10,7 @@ import functools
 import io
 import math
 import os
+import re
 import socket
 import tempfile
 import time
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import TypedDict, Unpack
 
 from bench.config.names import path_part, split_id
+from bench.config.parse import short_repr
 from bench.config.schema import Recipe, RecipeError
 from bench.runs.record import HISTORY_COLUMNS, HistoryRow, Record, read_record
 from bench.storage import read_json, sha256, write_json, write_text
@@ -67,6 +69,10 @@ def old_runs_warning(results: str | Path) -> str | None:
 @functools.lru_cache(4096)  # all seeds of a recipe share it
 def _folder_names(recipe_id: str, role: str) -> list[str]:
     parts = [path_part(part) for part in split_id(recipe_id, role)]
+    if not all(re.fullmatch(r"[A-Za-z0-9][\w.+-]*", part, re.ASCII) for part in parts):
+        raise RecipeError(
+            f"recipe {short_repr(recipe_id)}: is not an id"
+        )  # from a record, for example: it may name any path
     if max(map(len, parts)) > MAX_PART_CHARS:
         raise RecipeError(f"recipe {recipe_id!r}: its names are too long for a folder")
     return parts

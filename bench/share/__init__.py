@@ -1,1 +1,1 @@
-"""Trained networks outside of their run: load, verify, export, model card."""
+"""Trained networks after their run: load, verify, export, model card."""

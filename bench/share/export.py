@@ -1,20 +1,36 @@
-"""`python -m bench export RUN --to DIR`: a trained network as a folder to pass on."""
+"""`python -m bench export RUN --to DIR`: writes a trained network into a folder to share, with a model card."""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 import bench
 from bench import models
+from bench.cli import DONE
 from bench.config.parse import short_repr
 from bench.config.schema import Recipe, RecipeError
-from bench.share.card import card
+from bench.share.card import model_card
 from bench.share.load import load, read_run
 from bench.storage import read_json, replacing, write_json, write_text
+
+
+def add_export_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `export`."""
+    parser.add_argument("run", metavar="RUN", help="its folder, as results/local/runs/deit_micro/digits/guided/…")
+    parser.add_argument("--to", required=True, metavar="DIR", help="a new folder, or an earlier export of the same run")
+
+
+def run_export(arguments: argparse.Namespace) -> int:
+    """Write the export and print where it is."""
+    print("\n".join(export(Path(arguments.run), Path(arguments.to))))
+    return DONE
 
 
 def export(run: Path, to: Path) -> list[str]:
@@ -22,45 +38,47 @@ def export(run: Path, to: Path) -> list[str]:
 
     Args:
         run: the folder of a finished run, or an export of one.
-        to: a new or empty folder, or one that holds an earlier export of the same run, whose files are replaced.
+        to: a new or empty folder, or one with an earlier export of the same run, whose files are replaced.
 
     Returns:
         What was written, in sentences.
 
     Raises:
-        RecipeError: there is no trained network in `run`, or something else in `to`.
+        RecipeError: `run` has no trained network, or `to` has other files.
     """
     loaded = load(run)
     record, recipe = read_run(run)
-    again = _check_target(to, recipe)
-    call = models.timm_call(recipe.model, loaded.classes)
-    # It says whose folder this is, so it comes first: what is cut short can be exported anew.
-    write_json(to / "config.json", config(recipe, loaded.classes, loaded.model, call))
-    write_json(to / "record.json", record)
-    with replacing(to / "model.safetensors") as temporary:
-        shutil.copyfile(run / "model.safetensors", temporary)
-    write_text(to / "README.md", card(record, recipe, loaded.classes, call))
-    how = "timm" if call else "bench.load"
+    is_replaced = _check_target(to, recipe)
+    timm_call = models.timm_call(recipe.model, loaded.classes)
+    # config.json says of which run the folder is, so it comes first: an interrupted export can be repeated
+    write_json(to / "config.json", config(recipe, loaded.classes, loaded.model, timm_call))
+    for name in ("record.json", "model.safetensors"):
+        with replacing(to / name) as temporary:
+            shutil.copyfile(run / name, temporary)
+    write_text(to / "README.md", model_card(record, recipe, timm_call))
     return [
-        f"{recipe.id} seed {recipe.seed}: {'an earlier export was replaced' if again else 'written'} in {to}",
-        f"README.md shows how to load it, with {how}; read its licence before you pass it on",
+        f"{recipe.id} seed {recipe.seed}: {'an earlier export was replaced' if is_replaced else 'written'} in {to}",
+        f"README.md shows how to load it with {'timm' if timm_call else 'bench.load'}; read its licence before sharing it",
     ]
 
 
-def config(recipe: Recipe, classes: int, network: Any, timm_call: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What config.json holds. Of a network that timm makes alone it is what timm looks for on the hub and in folders:
-    `timm.create_model("local-dir:DIR", pretrained=True)`."""
+def config(recipe: Recipe, classes: int, network: nn.Module, timm_call: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The content of config.json.
+
+    For a network that timm alone makes, it is what timm reads from folders and from the hub:
+    `timm.create_model("local-dir:DIR", pretrained=True)`.
+    """
     size = recipe.model.image_size
-    out = {
+    content = {
         "architecture": recipe.model.timm if timm_call else recipe.model.builder,
         "num_classes": classes,
         "locality_bench": {"version": bench.__version__, **_identity(recipe)},
     }
     if timm_call is None:
-        given = {name: value for name, value in dataclasses.asdict(recipe.model).items() if value is not None}
-        return {**out, "model": given}
+        keys = {name: value for name, value in dataclasses.asdict(recipe.model).items() if value is not None}
+        return {**content, "model": keys}
     return {
-        **out,
+        **content,
         "num_features": network.num_features,
         "model_args": {name: value for name, value in timm_call.items() if name not in ("model_name", "num_classes")},
         "pretrained_cfg": {
@@ -82,7 +100,7 @@ def _identity(recipe: Recipe) -> dict[str, Any]:
 
 
 def _check_target(to: Path, recipe: Recipe) -> bool:
-    """Whether an earlier export of the same run is there; raises RecipeError where something else is."""
+    """Whether the folder has an earlier export of the same run. Raises RecipeError if it has other files."""
     try:
         if not to.exists():
             to.mkdir(parents=True)
@@ -92,13 +110,11 @@ def _check_target(to: Path, recipe: Recipe) -> bool:
     except (OSError, ValueError) as error:
         raise RecipeError(f"--to {to}: cannot be used as a folder ({getattr(error, 'strerror', error)})") from error
     try:
-        there = read_json(to / "config.json")["locality_bench"]
-        same = {name: there[name] for name in _identity(recipe)} == _identity(recipe)
+        found = read_json(to / "config.json")["locality_bench"]
+        is_same = {name: found[name] for name in _identity(recipe)} == _identity(recipe)
     except (OSError, ValueError, KeyError, TypeError):
-        raise RecipeError(f"--to {to}: is not empty and holds no export of this run: name a new folder") from None
-    if not same:
-        raise RecipeError(
-            f"--to {to}: holds an export of another run, {short_repr(there['id'])} seed {short_repr(there['seed'])}: name a new"
-            " folder"
-        )
+        raise RecipeError(f"--to {to}: is not empty and has no export of this run: name a new folder") from None
+    if not is_same:
+        other = f"{short_repr(found['id'])} seed {short_repr(found['seed'])}"
+        raise RecipeError(f"--to {to}: has an export of another run, {other}: name a new folder")
     return True

@@ -1,72 +1,86 @@
-"""`python -m bench verify RUN`: whether the kept weights of a run give the accuracy that its record says."""
+"""`python -m bench verify RUN`: evaluates the weights of a run again and compares with its record."""
 
 from __future__ import annotations
 
+import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from bench.config.parse import short_repr
+from bench.cli import DONE, PROBLEMS
 from bench.config.schema import RecipeError
 from bench.data.eval_loader import EvalLoader
 from bench.data.store import open_dataset
 from bench.runs import environment
-from bench.share.load import read_run, read_weights, rebuild
+from bench.share.load import build_trained, read_run, read_weights
 from bench.train.evaluate import predict
-from bench.train.launch import choose_device
+from bench.train.launch import choose_device, hardware
 
-ALLOWED = 0.1  # percentage points between devices or library versions, whose arithmetic differs
+TOLERANCE_POINTS = 0.1  # of accuracy, between devices or library versions, whose arithmetic differs
+ROUNDING_POINTS = 0.00005  # of the compared accuracies
+MAX_LISTED_IMAGES = 20
+
+
+def add_verify_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `verify`."""
+    parser.add_argument("run", metavar="RUN", help="its folder, as results/local/runs/deit_micro/digits/guided/…")
+    parser.add_argument("--data-dir", default="data", metavar="DIR", help="local datasets (data)")
+
+
+def run_verify(arguments: argparse.Namespace) -> int:
+    """Print the comparison; PROBLEMS if the weights do not give what is recorded."""
+    lines, problems = verify(Path(arguments.run), arguments.data_dir)
+    print("\n".join(lines))
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return PROBLEMS if problems else DONE
 
 
 def verify(run: Path, data_dir: str | Path) -> tuple[list[str], list[str]]:
-    """Evaluate the kept weights of a run anew.
+    """Evaluate the weights of a run again and compare with its record.
 
-    On the same kind of device and with the same libraries every prediction must be the recorded one; elsewhere the images
-    that differ are named, and the accuracy may differ by 0.1 points.
+    On the same kind of device and with the same libraries, every prediction must equal the recorded one. Otherwise the
+    images whose predictions differ are listed, and the accuracy may differ by `TOLERANCE_POINTS`.
 
     Args:
-        run: its folder, with record.json.
+        run: its folder.
 
     Returns:
         (what was compared, problems), in sentences.
 
     Raises:
-        RecipeError: the folder holds no finished run, or the dataset is not here.
+        RecipeError: the folder has no finished run, or the dataset is missing or has other images.
     """
     record, recipe = read_run(run)
-    if not isinstance(record.get("libraries"), dict):
-        raise RecipeError(f"{run / 'record.json'}: not a record: libraries is {short_repr(record.get('libraries'))}")
-    store = open_dataset(recipe.data, data_dir)
-    recorded_on = str(record["dataset"].get("fingerprint"))
-    if store.fingerprint != recorded_on:
+    dataset = open_dataset(recipe.data, data_dir)
+    if dataset.fingerprint != record.dataset.fingerprint:
         raise RecipeError(
-            f"{run}: recorded on other images (fingerprint {recorded_on[:8]}) than {recipe.data.name} has here"
-            f" ({store.fingerprint[:8]})"
+            f"{run}: recorded for other images (fingerprint {record.dataset.fingerprint[:8]}) than {recipe.data.name} has"
+            f" here ({dataset.fingerprint[:8]})"
         )
     device = torch.device(choose_device(recipe.train))
-    network = rebuild(recipe, store.classes(recipe.data), read_weights(run), run).to(device)
+    network = build_trained(recipe, dataset.classes(recipe.data), read_weights(run), run).to(device)
     try:
         recorded = np.load(run / "predictions.npy", allow_pickle=False)
     except Exception as error:  # numpy raises many kinds for files that are not its own
         raise RecipeError(f"{run / 'predictions.npy'}: cannot be read ({type(error).__name__})") from error
-    given, right = (tensor.cpu().numpy() for tensor in predict(network, EvalLoader(recipe, store, device), device))
-    accuracy, key = round(100 * float((given == right).mean()), 4), f"{recipe.select}_accuracy"
-    problems = []
-    if len(recorded) != len(given):
-        raise RecipeError(f"{run}: {len(recorded)} predictions for {len(given)} images")
-    part = store.evaluation(recipe.data)
-    differ = [str(name) for name in part.images.names[part.indices[recorded != given]]]
-    same = (
-        record["libraries"] == environment.libraries()
-        and record["hardware"].get("device") == environment.hardware(device)["device"]
-    )
+    predictions, targets = (t.cpu().numpy() for t in predict(network, EvalLoader(recipe, dataset, device), device))
+    if len(recorded) != len(predictions):
+        raise RecipeError(f"{run}: {len(recorded)} predictions for {len(predictions)} images")
+    accuracy = round(100 * float((predictions == targets).mean()), 4)
+    expected = record.best_accuracy if recipe.select == "best" else record.last_accuracy
+    subset = dataset.evaluation(recipe.data)
+    differing = [str(name) for name in subset.images.names[subset.indices[recorded != predictions]]]
+    same = (record.libraries, record.hardware.device) == (environment.libraries(), hardware(device).device)
+    tolerance = ROUNDING_POINTS if same else TOLERANCE_POINTS
     lines = [
-        f"{recipe.id} seed {recipe.seed}: recorded {record[key]:.4f} %, now {accuracy:.4f} % of {len(given):,} images",
-        "same kind of device and libraries" if same else f"other device or libraries: {ALLOWED} points are allowed",
+        f"{recipe.id} seed {recipe.seed}: recorded {expected:.4f} %, now {accuracy:.4f} % of {len(predictions):,} images",
+        "same kind of device and libraries" if same else f"other device or libraries: {tolerance} points are allowed",
     ]
-    if differ:
-        lines.append(f"{len(differ)} predictions differ: {', '.join(differ[:20])}{' …' * (len(differ) > 20)}")
-    if (same and differ) or abs(accuracy - record[key]) > (0.00005 if same else ALLOWED):
-        problems.append(f"{run}: the kept weights do not give what is recorded")
-    return lines, problems
+    if differing:
+        more = " …" if len(differing) > MAX_LISTED_IMAGES else ""
+        lines.append(f"{len(differing)} predictions differ: {', '.join(differing[:MAX_LISTED_IMAGES])}{more}")
+    is_same_result = abs(accuracy - expected) <= tolerance and not (same and differing)
+    return lines, [] if is_same_result else [f"{run}: the weights do not give what is recorded"]

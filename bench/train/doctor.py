@@ -27,7 +27,7 @@ from bench.train.preflight import check_recipe
 
 MIN_FREE_GIB = 5  # decoded CIFAR-100 and a dozen runs need less, Flowers-102 needs more
 HOW_TO_CHOOSE = {"cache": " with LOCALITY_BENCH_CACHE", "results": " with --results-dir"}
-INSTALL = "{INSTALL}"
+INSTALL = "pip install -c constraints.txt -e ."
 
 
 def add_doctor_options(parser: argparse.ArgumentParser) -> None:

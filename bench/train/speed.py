@@ -5,22 +5,29 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import multiprocessing
 import os
 import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import TypeVar
 
 from bench.cli import DONE, FAILED, add_recipe_options, compose, say_error
 from bench.config.schema import Recipe, RecipeError
 from bench.locks import cache_folder
 from bench.storage import write_json
-from bench.train.speed_process import Details, Prepared, Usage, VariantProcess
+from bench.train import speed_variant
+from bench.train.launch import out_of_memory
+from bench.train.main import OUT_OF_MEMORY
+from bench.train.speed_variant import Details, Prepared, Usage
 
+T = TypeVar("T")
 MAX_TURNS = 10
 WARM_UP_STEPS = 3
 MIN_REPEATS = 3  # of a part of a step
@@ -50,8 +57,8 @@ def run_speed(arguments: argparse.Namespace) -> int:
     say = partial(print, file=sys.stderr, flush=True)
     try:
         report = measure(recipes, arguments.data_dir, arguments.synthetic, arguments.steps, say)
-    except RuntimeError as error:  # with the traceback of the variant's process
-        say_error(error)
+    except RuntimeError as error:  # also of a variant's process that was killed
+        say_error(OUT_OF_MEMORY if out_of_memory(error) else error)
         return FAILED
     print("\n".join(report.lines()))
     if arguments.json:
@@ -197,7 +204,7 @@ def measure(
     steps: int,
     say: Callable[[str], None] = lambda text: None,
 ) -> SpeedReport:
-    """Time the variants in turns, and the parts of the first one.
+    """Time the variants in turns, so that other load of the machine affects all of them, and the parts of the first one.
 
     Args:
         recipes: from `variants_of`.
@@ -208,43 +215,40 @@ def measure(
 
     Raises:
         RecipeError: a variant cannot run, or a launcher has started several processes.
-        RuntimeError: a variant failed.
+        RuntimeError: a variant failed, or its process was killed.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RecipeError(f"WORLD_SIZE={os.environ['WORLD_SIZE']}: bench speed measures one process: use no launcher")
     turns = min(MAX_TURNS, steps)
     per_turn = steps // turns
+    context = multiprocessing.get_context("spawn")
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(_scratch(recipes))
-        processes: dict[str, VariantProcess] = {}
+        pools = {
+            name: stack.enter_context(ProcessPoolExecutor(1, context, initializer=speed_variant.start)) for name in recipes
+        }
+
+        def ask(name: str, function: Callable[..., T], *arguments: object) -> T:
+            """The result of a function of bench/train/speed_variant.py in the process of a variant."""
+            return pools[name].submit(function, *arguments).result()
+
         prepared: dict[str, Prepared] = {}
         for name, recipe in recipes.items():
-            processes[name] = process = stack.enter_context(VariantProcess(name))
-            with process.turn():
-                prepared[name] = process.ask("prepare", recipe, data_dir, synthetic, scratch)
-                say(f"{name}: warming up")
-                process.ask("train", WARM_UP_STEPS)
-        step_seconds: dict[str, list[float]] = {name: [] for name in processes}
-        input_seconds: dict[str, list[float]] = {name: [] for name in processes}
+            prepared[name] = ask(name, speed_variant.prepare, recipe, data_dir, synthetic, scratch)
+            say(f"{name}: warming up")
+            ask(name, speed_variant.train, WARM_UP_STEPS)
+        step_seconds: dict[str, list[float]] = {name: [] for name in recipes}
+        input_seconds: dict[str, list[float]] = {name: [] for name in recipes}
         for turn in range(turns):
-            say(f"turn {turn + 1} of {turns}, {per_turn} steps per variant")
-            for name, process in processes.items():
-                with process.turn():
-                    process.ask("train", 1)  # the other variants have replaced the content of the processor's caches
-                    step_seconds[name].append(process.ask("train", per_turn) / per_turn)
-                    input_seconds[name].append(process.ask("load", per_turn) / per_turn)
-        usage: dict[str, Usage] = {}
-        for name, process in processes.items():
-            with process.turn():
-                usage[name] = process.ask("usage")  # before the details need more memory
-        first = next(iter(processes))
+            say(f"turn {turn + 1} of {turns}, {per_turn} step{'s' if per_turn > 1 else ''} per variant")
+            for name in recipes:
+                ask(name, speed_variant.train, 1)  # the other variants have replaced the content of the processor's caches
+                step_seconds[name].append(ask(name, speed_variant.train, per_turn) / per_turn)
+                input_seconds[name].append(ask(name, speed_variant.load, per_turn) / per_turn)
+        usage = {name: ask(name, speed_variant.usage) for name in recipes}  # before the details need more memory
+        first = next(iter(recipes))
         say(f"{first}: parts of a step")
-        with processes[first].turn():
-            details = processes[first].ask("details", max(MIN_REPEATS, per_turn))
-        for process in processes.values():
-            process.close()
-        for process in processes.values():
-            process.wait()
+        details = ask(first, speed_variant.details, max(MIN_REPEATS, per_turn))
     variants = {
         name: VariantSpeed(prepared[name], usage[name], step_seconds[name], input_seconds[name]) for name in recipes
     }

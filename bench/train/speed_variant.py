@@ -1,14 +1,24 @@
-"""One variant of `python -m bench speed`: a recipe that is built, timed and taken apart in this process."""
+"""One variant of `python -m bench speed`, measured in a process of its own, since precision and memory belong to a process.
+
+`prepare` builds the variant of this process; the functions after it measure.
+"""
 
 from __future__ import annotations
 
 import collections
+import ctypes
 import itertools
+import os
+import signal
+import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.util import Finalize
 from statistics import median
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -18,13 +28,17 @@ from bench import models
 from bench.config.schema import Recipe
 from bench.data.eval_loader import EvalLoader
 from bench.data.loaders import make_train_loader
+from bench.data.store import open_dataset
 from bench.data.subsets import DecodedDataset, Images
 from bench.data.train_loader import Batch, Shard
 from bench.guidance import Outputs
 from bench.models.drop_path import sample_drop_path_masks
+from bench.runs import environment
+from bench.runs.record import Code, Hardware
 from bench.train.evaluate import predict
 from bench.train.feature_cache import open_feature_cache
-from bench.train.launch import make_accelerator
+from bench.train.launch import hardware, make_accelerator, peak_memory_mib
+from bench.train.preflight import check_dataset, check_recipe
 from bench.train.step import Step
 from bench.train.teacher import Teacher
 
@@ -33,6 +47,44 @@ EVALUATED_IMAGES_ELSEWHERE = 200
 UNTIMED_REPEATS = 3  # of a part, before it is timed: a CUDA graph runs, is captured, and is then replayed
 MATRIX_SECONDS = 5
 MATRIX_REPEATS = 10
+PR_SET_PDEATHSIG = 1  # of prctl, from linux/prctl.h
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A variant that is ready. Seconds from the start of its process to its first batch, and of the imports among them."""
+
+    seconds: float
+    import_seconds: float
+    precision: str
+    dataset: str  # fingerprint
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Peak memory so far, and torch.compile's mode, "off" or "fell back"."""
+
+    peak_memory_mib: float
+    compile: str
+
+
+@dataclass(frozen=True)
+class Details:
+    """What is measured once.
+
+    parts: seconds of each part of a step.
+    evaluation: images/s.
+    flops: per image, by part.
+    matrix_flops: FLOP/s of a matrix product.
+    """
+
+    parts: dict[str, float]
+    evaluation: float
+    flops: dict[str, float]
+    matrix_flops: float
+    hardware: Hardware
+    libraries: dict[str, str]
+    code: Code
 
 
 def random_dataset(recipe: Recipe, side: int) -> DecodedDataset:
@@ -193,3 +245,78 @@ def matrix_flops(device: torch.device, precision: str) -> float:
         if time.perf_counter() - started > MATRIX_SECONDS:
             break
     return 2 * size**3 / best
+
+
+_of_this_process: list[Variant] = []
+
+
+def start() -> None:
+    """Prepare this process: its output goes to stderr, and on Linux it ends with its parent, as its data workers do."""
+    os.dup2(2, 1)
+    # data workers ignore SIGTERM, so they must be asked to end before multiprocessing waits for them
+    Finalize(None, _of_this_process.clear, exitpriority=1)
+    _end_with_parent()
+    os.register_at_fork(after_in_child=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def prepare(recipe: Recipe, data_dir: str, synthetic: int | None, scratch: str | None) -> Prepared:
+    """Build the variant of this process and make its first batch.
+
+    Args:
+        data_dir: local datasets.
+        synthetic: side of noise images in px, which replace the dataset; or None.
+        scratch: the cache folder for the features of an untrained teacher; None: the user's.
+
+    Raises:
+        RecipeError: the recipe cannot run here.
+    """
+    began = psutil.Process().create_time()
+    import_seconds = time.time() - began
+    check_recipe(recipe, None)
+    dataset = open_dataset(recipe.data, data_dir) if synthetic is None else random_dataset(recipe, synthetic)
+    check_dataset(recipe, dataset)
+    if scratch is not None:
+        os.environ["LOCALITY_BENCH_CACHE"] = scratch
+    variant = Variant(recipe, dataset)
+    variant.load(1)
+    _of_this_process.append(variant)
+    return Prepared(time.time() - began, import_seconds, variant.precision.used, dataset.fingerprint)
+
+
+def train(count: int) -> float:
+    """Seconds of that many steps."""
+    (variant,) = _of_this_process
+    return variant.seconds(lambda: variant.train(count))
+
+
+def load(count: int) -> float:
+    """Seconds of making that many batches."""
+    (variant,) = _of_this_process
+    return variant.seconds(lambda: variant.load(count))
+
+
+def usage() -> Usage:
+    """Peak memory so far, and the result of compilation."""
+    (variant,) = _of_this_process
+    return Usage(peak_memory_mib(variant.device), variant.step.compiled)
+
+
+def details(count: int) -> Details:
+    """The parts of a step, each the median of `count` repeats, and everything else that is measured once."""
+    (variant,) = _of_this_process
+    parts = variant.parts(count)
+    images = variant.evaluate()  # warms up
+    return Details(
+        parts=parts,
+        evaluation=images / variant.seconds(variant.evaluate),
+        flops=variant.flops(),
+        matrix_flops=matrix_flops(variant.device, variant.precision.used),
+        hardware=hardware(variant.device),
+        libraries=environment.libraries(),
+        code=environment.code(),
+    )

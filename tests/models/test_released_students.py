@@ -1,4 +1,4 @@
-"""The students that timm lacks: what is special in each. What all students share is tested in tests/test_models.py."""
+"""The students that timm lacks: what is special in each, against formulas written plainly."""
 
 from __future__ import annotations
 
@@ -9,21 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from bench import models
+from bench.config.schema import Train
 from bench.models import cvt, pvt, t2t_vit
-from bench.config.registry import Registry
-from bench.config.schema import RecipeError
 from bench.train.task import Task, make_optimizer
-
-registry = Registry()
-
-
-def build(recipe_id, *settings, classes=100, seed=0):
-    return models.create(registry.compose(recipe_id, "paper", settings).model, classes, seed)
-
-
-def small(name, *settings):
-    return build(f"{name}/cifar10/guided", "model.image_size=32", *settings, classes=10)
+from tests.helpers.networks import small
 
 
 def attend(q, k, v, scale):
@@ -36,18 +25,10 @@ def heads_of(x, heads):
     return x.chunk(heads, dim=1)
 
 
-@pytest.mark.parametrize(("name", "blocks"), [("t2t_vit_7", 7), ("t2t_vit_14", 14), ("pvt_tiny", 8), ("cvt_13", 10)])
-def test_drop_path_rises_block_by_block(name, blocks):
-    # both branches of a block share its rate; the first block's is 0, and CvT has it in the ten of its last stage
-    rates = [0.1 * i / (blocks - 1) for i in range(1, blocks) for _ in ("attention", "mlp")]
-    assert small(name).drop_path_rates == pytest.approx(rates)
-
-
 @pytest.mark.parametrize("name", ["t2t_vit_7", "pvt_tiny", "cvt_13"])
 def test_only_weights_of_layers_decay(name):
-    recipe = registry.compose(f"{name}/cifar10/guided", "paper", ["model.image_size=32"])
-    student = models.create(recipe.model, 10, 0)
-    groups = make_optimizer(Task(student), recipe.train).param_groups
+    student = small(name)
+    groups = make_optimizer(Task(student), Train()).param_groups
     names = {id(p): name for name, p in student.network.named_parameters()}
     plain = {names[id(p)] for group in groups if not group["weight_decay"] for p in group["params"]}
     decayed = {names[id(p)] for group in groups if group["weight_decay"] for p in group["params"]}
@@ -73,30 +54,6 @@ def test_initial_weights_are_the_released_ones():
         assert token.std().item() == pytest.approx(0.02, rel=0.2)
     default = nn.Conv2d(320, 512, 2).weight.std().item()  # convolutions keep PyTorch's own
     assert pyramid.stages[3].patch_embed.weight.std().item() == pytest.approx(default, rel=0.02)
-
-
-@pytest.mark.parametrize(
-    ("name", "setting", "words"),
-    [
-        ("t2t_vit_7", "model.image_size=40", "40 px is no multiple of 16 px"),
-        ("t2t_vit_7", "model.patch_size=16", "soft splits of fixed size"),
-        ("t2t_vit_7", "model.heads=3", "model.heads: 3 does not divide model.width, 256"),
-        ("pvt_tiny", "model.image_size=48", "48 px, pvt_tiny shrinks images 32 times"),
-        ("pvt_tiny", "model.mlp_ratio=4", "fixes them"),
-        ("cvt_13", "model.image_size=15", "15 px, cvt_13 shrinks images 16 times and takes 16 or more"),
-        ("cvt_13", "model.patch_size=7", "fixes them"),
-    ],
-)
-def test_impossible_sizes_give_one_sentence(name, setting, words):
-    with pytest.raises(RecipeError, match=re.escape(words)):
-        build(f"{name}/cifar10/guided", setting, classes=10)
-
-
-@pytest.mark.parametrize(("name", "size"), [("t2t_vit_7", 16), ("t2t_vit_7", 48), ("cvt_13", 16), ("cvt_13", 37)])
-def test_sizes_that_only_some_students_take(name, size):
-    student = build(f"{name}/cifar10/guided", f"model.image_size={size}", classes=10).eval()
-    logits, maps = student(torch.randn(1, 3, size, size))
-    assert logits.shape == (1, 10) and [tuple(m.shape[1:]) for m in maps] == student.shapes
 
 
 def test_t2t_sizes_follow_the_recipe():

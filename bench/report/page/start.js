@@ -1,0 +1,52 @@
+// What is shown when, and the events of the whole page.
+
+function showView() {
+  const section = sectionNow();
+  if (!section) return;
+  sections.forEach((one) => { one.hidden = one !== section; });
+  for (const button of byId("suites").children) button.setAttribute("aria-pressed", button.value === view.suite);
+  for (const panel of section.querySelectorAll("[data-curves]")) {
+    if (!figures.has(panel.querySelector(".chart"))) drawCurves(panel, view.suite, panel.dataset.curves, { height: 320 });
+  }
+  showTable(section);
+  showCell(section);
+}
+
+function isDark() {
+  const chosen = document.documentElement.dataset.theme;
+  return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+}
+function showTheme() {
+  byId("theme").textContent = isDark() ? "Light theme" : "Dark theme";
+  for (const { redraw } of [...figures.values()]) redraw();
+}
+
+/** Copy the text of a button, or without one that of the code beside it, which is selected if the browser forbids copying. */
+async function copy(button) {
+  const code = button.parentElement.querySelector("pre, code");
+  let result = "Copied";
+  try {
+    await navigator.clipboard.writeText(button.dataset.copy || code.textContent.trim());
+  } catch {
+    if (code) getSelection().selectAllChildren(code);
+    result = code ? "Selected" : "Not allowed";
+  }
+  button.textContent = result;
+  setTimeout(() => { button.textContent = "Copy"; }, 1500);
+}
+
+document.addEventListener("submit", (event) => event.preventDefault()); // Enter in a field
+document.addEventListener("click", ({ target }) => {
+  const button = target.closest("button[data-copy]");
+  if (button) copy(button);
+});
+byId("theme").addEventListener("click", () => {
+  document.documentElement.dataset.theme = isDark() ? "light" : "dark";
+  showTheme();
+});
+byId("suites").addEventListener("click", ({ target }) => { if (target.value) go({ ...DEFAULTS, suite: target.value }); });
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showTheme);
+addEventListener("hashchange", () => { if (location.hash.slice(1) !== address() && readAddress()) showView(); });
+showTheme();
+readAddress();
+showView();

@@ -1,0 +1,193 @@
+"""Recipe files and ids: what can be composed, from which files, and which layer wins."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench import models
+from bench.config.registry import Registry, shipped_recipes
+from bench.config.schema import RecipeError
+from bench.data.store import open_dataset
+from tests.helpers import generated
+
+registry = Registry()
+NOT_AN_ID = """
+../../etc/passwd deit_tiny/cifar10/guided/ timm:/cifar10/guided timm:hf_hub/a/b/guided
+deit_tiny/folder:../x/guided deit_tiny/folder:a/b/guided deit_tiny/hub:a/b/c/guided
+deit_tiny/other:a/guided
+"""
+
+
+def write_files(folder, files):
+    """Recipe files by their path below a folder."""
+    for path, text in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text)
+    return Registry(folder)
+
+
+@pytest.mark.parametrize("recipe_id", registry.ids())
+def test_every_shipped_recipe_composes_under_every_protocol(recipe_id):
+    hashes = {p: registry.compose(recipe_id, p).hash for p in registry.names("protocols")}
+    assert len(set(hashes.values())) == len(hashes)
+
+
+@pytest.mark.parametrize("model", registry.names("models"))
+def test_every_shipped_model_builds(model):
+    guided = "" if registry.role(model) == "teacher" else "/guided"
+    recipe = registry.compose(f"{model}/digits{guided}", "quick")
+    assert len(models.create(recipe.model, recipe.data.classes, 0).shapes) == len(recipe.model.feature_layers)
+
+
+def test_every_shipped_file_begins_with_what_it_is_and_its_command():
+    for path in sorted(shipped_recipes().glob("*/*.yaml")):
+        comment = [line for line in path.read_text().split("\n\n")[0].splitlines() if line.startswith("#")]
+        assert len(comment) >= 2 and path.read_text().startswith("# "), path
+        commands = [line for line in comment if line.startswith("#   ")]
+        assert any(f"/{path.stem}" in line or f" {path.stem}" in line for line in commands), path
+
+
+def test_the_paper_suite_has_64_recipes_and_four_teachers():
+    paper = registry.suite("paper")
+    assert len(paper.ids) == 64 == len(paper.models) * len(paper.datasets) * 2
+    assert registry.teachers(paper) == [f"resnet56/{dataset}" for dataset in paper.datasets]
+    assert registry.suite("cifar10").models == paper.models
+
+
+def test_a_teacher_on_its_own_is_the_teacher_of_a_guided_recipe():
+    for protocol in registry.names("protocols"):
+        for dataset, teacher in (("cifar10", "resnet56"), ("digits", "resnet8")):
+            guided = registry.compose(f"deit_tiny/{dataset}/guided", protocol)
+            assert guided.teacher == registry.compose(f"{teacher}/{dataset}", protocol)
+    shortened = registry.compose("deit_tiny/cifar10/guided", "paper", ["teacher.train.epochs=2"]).teacher
+    assert shortened == registry.compose("resnet56/cifar10", "paper", ["train.epochs=2"])
+
+
+def test_a_teacher_is_trained_on_the_device_of_its_student():
+    def devices(*settings):
+        recipe = registry.compose("deit_tiny/cifar10/guided", "paper", settings)
+        return recipe.train.device, recipe.teacher.train.device
+
+    assert devices("train.device=cpu") == ("cpu", "cpu")
+    assert devices("train.device=cpu", "teacher.train.device=cuda") == ("cpu", "cuda")
+
+
+def test_a_teacher_sees_only_images_that_its_student_may_see():
+    settings = ["data.holdout=0.1", "data.subset=5", "data.train_limit=2000", "augment.mean=[0.5, 0.5, 0.5]"]
+    guided = registry.compose("deit_tiny/cifar100/guided", "paper", settings)
+    seen = guided.teacher.data
+    assert (seen.holdout, seen.subset, seen.train_limit, guided.teacher.augment.mean) == (0.1, 5, 2000, (0.5, 0.5, 0.5))
+    assert guided.teacher == registry.compose("resnet56/cifar100", "paper", settings)
+    more = registry.compose("deit_tiny/cifar100/guided", "paper", [*settings, "teacher.data.train_limit=2500"])
+    assert more.teacher.data.train_limit == 2500
+
+
+def test_later_layers_win(tmp_path):
+    own = write_files(tmp_path, {"protocols/mine.yaml": "train: {epochs: 7, lr: 1.0e-2}\n"})
+    recipe = own.compose("deit_tiny/cifar10/baseline", "mine", ["train.epochs=9"])
+    assert (recipe.train.epochs, recipe.train.lr, recipe.train.weight_decay) == (9, 0.01, 0.05)
+
+
+def test_a_model_and_a_guidance_recipe_are_one_file_each(tmp_path):
+    model = "builder: vit, timm: deit_tiny_patch16_224, width: 128, depth: 3, heads: 4, image_size: 16, patch_size: 4"
+    own = write_files(
+        tmp_path,
+        {
+            "models/deit_wide.yaml": f"model: {{{model}, feature_layers: [blocks.0, blocks.1, blocks.2]}}\n",
+            "guidance/gentle.yaml": "guidance: {method: locality, params: {weight: 0.5}}\nteacher: {bn: running}\n",
+        },
+    )
+    recipe = own.compose("deit_wide/digits/gentle", "quick")
+    assert recipe.guidance.params[0].weight == 0.5 and recipe.guidance.teacher.bn == "running"
+    assert models.create(recipe.model, 10, 0).shapes == [(128, 4, 4)] * 3
+    assert "deit_wide/cifar100/gentle" in own.ids()
+
+
+def test_a_dataset_is_one_file(tmp_path):
+    text = (
+        "data: {layout: class_folders, places: [photos], classes: 3}\nteacher: {model: {name: resnet8, image_size: 16}}\n"
+    )
+    own = write_files(tmp_path / "recipes", {"datasets/mine.yaml": text})
+    generated.write("folder", tmp_path, classes=3, train=4, test=2)
+    dataset = open_dataset(own.compose("deit_micro/mine/guided", "quick").data, tmp_path)
+    assert (len(dataset.train), len(dataset.test), dataset.classes(own.dataset("mine"))) == (12, 6, 3)
+
+
+@pytest.mark.parametrize(
+    ("recipe_id", "model", "dataset"),
+    [
+        ("timm:swin_tiny_patch4_window7_224/cifar100/guided", "timm:swin_tiny_patch4_window7_224", "cifar100"),
+        ("deit_tiny/folder:photos/guided", "deit_tiny", "folder:photos"),
+        ("deit_tiny/hub:uoft-cs/cifar10/guided", "deit_tiny", "hub:uoft-cs/cifar10"),
+        ("deit_tiny/hub:mnist/guided", "deit_tiny", "hub:mnist"),
+        ("resnet20/hub:uoft-cs/cifar10", "resnet20", "hub:uoft-cs/cifar10"),
+        ("resnet20/folder:photos", "resnet20", "folder:photos"),
+    ],
+)
+def test_ids_may_contain_names_without_a_file(recipe_id, model, dataset):
+    recipe = registry.compose(recipe_id)
+    assert (recipe.model.name, recipe.data.name) == (model, dataset)
+    if recipe.teacher is not None:
+        assert recipe.teacher.id == f"resnet56/{dataset}" and recipe.teacher.data == recipe.data
+
+
+@pytest.mark.parametrize(
+    ("recipe_id", "words"),
+    [
+        ("deit_tony/cifar10/guided", ["deit_tony", "did you mean 'deit_tiny'"]),
+        ("deit_tiny/cifar11/guided", ["cifar11", "did you mean 'cifar10'", "digits"]),
+        ("deit_tiny/cifar10/logit-soft", ["logit-soft is now kd"]),
+        ("deit_tiny/cifar10/logit-hard", ["logit-hard is now hard"]),
+        ("deit_tiny/cifar10", ["guidance is missing", "deit_tiny/cifar10/guided"]),
+        ("timm:vit_tiny/cifar10", ["guidance is missing"]),
+        ("deit_tiny/hub:a/b", ["guidance is missing"]),
+        ("resnet56/cifar10/guided", ["write resnet56/cifar10"]),
+        ("timm:vit.in21k/cifar10/guided", ["no weights are loaded"]),
+        *((name, ["<model>/<dataset>/<guidance>"]) for name in NOT_AN_ID.split()),
+    ],
+)
+def test_an_id_that_names_nothing_gives_one_sentence(recipe_id, words):
+    with pytest.raises(RecipeError) as caught:
+        registry.compose(recipe_id)
+    assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value), caught.value
+
+
+def test_a_recipes_folder_without_recipes_is_refused(tmp_path):
+    (tmp_path / "deit_wide.yaml").write_text("model: {builder: vit}\n")
+    with pytest.raises(RecipeError, match="holds none of the folders models, datasets"):
+        Registry(tmp_path)
+
+
+def test_a_link_or_folder_under_a_recipes_name_is_named(tmp_path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "folder.yaml").mkdir()
+    (tmp_path / "models" / "nowhere.yaml").symlink_to(tmp_path / "not there")
+    (tmp_path / "models" / "deit_micro.yaml").symlink_to("deit_micro.yaml")  # a shipped one must not take its place
+    for name in ("folder", "nowhere", "deit_micro"):
+        with pytest.raises(RecipeError, match=rf"models/{name}.yaml: (is not a plain file|cannot be read)"):
+            Registry(tmp_path).compose(f"{name}/digits/baseline", "quick")
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "words"),
+    [
+        ("seeds", "[0, 0]", "seeds: got .* in which one occurs twice"),
+        ("seeds", "[-1]", "allowed are numbers from 0"),
+        ("models", "[]", "allowed is a list of names"),
+        ("guidance", "[logit-soft]", "guidance logit-soft is now kd"),
+        ("seed", "[0]", "'seed' is not a key; .* did you mean 'seeds'"),
+        ("protocol", "slow", "unknown protocol 'slow'"),
+    ],
+)
+def test_a_suite_that_cannot_be_run_is_refused(tmp_path, entry, value, words):
+    lines = {"protocol": "quick", "models": "[deit_micro]", "datasets": "[digits]", "guidance": "[baseline]"}
+    lines |= {"seeds": "[0]", entry: value}
+    own = write_files(tmp_path, {"suites/mine.yaml": "".join(f"{k}: {v}\n" for k, v in lines.items())})
+    with pytest.raises(RecipeError, match=f"suites/mine.yaml: .*{words}"):
+        own.suite("mine")
+
+
+def test_a_guidance_file_must_name_its_method(tmp_path):
+    own = write_files(tmp_path, {"guidance/empty.yaml": "guidance: {params: {weight: 1.0}}\n"})
+    with pytest.raises(RecipeError, match=r"guidance/empty.yaml: guidance.method: missing"):
+        own.compose("deit_tiny/cifar10/empty")

@@ -1,0 +1,161 @@
+"""Run folders and records: names, what is read back, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.config.registry import Registry
+from bench.config.schema import RecipeError
+from bench.runs.folder import RunFolder, old_runs_warning
+from bench.runs.record import (
+    Code,
+    DatasetSummary,
+    Hardware,
+    Precision,
+    Record,
+    TeacherSummary,
+    check_same_images,
+    read_record,
+    record_from_dict,
+)
+
+RECIPE = Registry().compose("deit_micro/digits/guided", "quick")
+DIGITS = DatasetSummary("ab" * 32, 10, 1437, 360, (8, 8), "test")
+RECORD = Record(
+    id=RECIPE.id,
+    protocol="quick",
+    seed=0,
+    hash=RECIPE.hash,
+    diverged=False,
+    last_accuracy=90.0,
+    best_accuracy=91,  # JSON writes a whole number so
+    best_epoch=2,
+    epochs=3,
+    parameters=1000,
+    flops_per_image=2e6,
+    teacher=TeacherSummary("resnet8-digits-0", "resnet8/digits", "cd" * 32, 0, "last", 95.0, 96.0, 3, 9.5),
+    dataset=DIGITS,
+    feature_maps={"blocks.0": [64, 4, 4]},
+    precision=Precision("auto", "fp32"),
+    compile="off",
+    world_size=1,
+    hardware=Hardware("cpu", "a processor", 2),
+    seconds=10.0,
+    images_per_second=400.0,
+    peak_memory_mib=300.0,
+    code=Code("0.1.0", None, None),
+    libraries={"torch": "2.8.0"},
+    recipe=RECIPE.to_dict(),
+    settings=["train.epochs=3"],
+    weights="ef" * 32,
+)
+
+
+def test_a_record_is_read_back_from_its_file(tmp_path):
+    folder = RunFolder(tmp_path, RECIPE)
+    assert folder.record(RECIPE) is None and not folder.is_recorded
+    folder.write_record(RECORD)
+    assert folder.record(RECIPE) == RECORD and folder.is_recorded
+    assert folder.record(RECIPE.with_seed(1)) is None  # of exactly this recipe and seed
+    later = {**json.loads((folder.path / "record.json").read_text()), "a_key_of_a_later_version": 1}
+    assert record_from_dict(later, "it") == RECORD
+    baseline = dataclasses.replace(RECORD, teacher=None, dataset=dataclasses.replace(DIGITS, image_size=None))
+    assert record_from_dict(json.loads(json.dumps(baseline.to_dict())), "it") == baseline
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("schema", 1, "written by an earlier version of the suite"),
+        ("schema", 99, "written by a later version of the suite"),
+        ("id", None, "id is None"),
+        ("epochs", 0, "best_epoch is 2"),
+        ("epochs", 3.5, "epochs is 3.5"),
+        ("world_size", 0, "world_size is 0"),
+        ("last_accuracy", None, "last_accuracy is None"),
+        ("last_accuracy", 101, "last_accuracy is 101"),
+        ("best_epoch", 4, "best_epoch is 4"),
+        ("diverged", True, "it diverged and has accuracies"),
+        ("teacher", {}, "teacher.key is None"),
+        ("teacher.seconds", "long", "teacher.seconds is 'long'"),
+        ("dataset.image_size", [8], "dataset.image_size is [8]"),
+        ("dataset", 1, "dataset is 1"),
+        ("hardware.threads", True, "hardware.threads is True"),
+        ("recipe", [], "recipe is []"),
+    ],
+)
+def test_a_record_that_is_not_one_is_refused_with_file_and_key(path, value, words):
+    content = copy.deepcopy(RECORD.to_dict())
+    content["dataset"]["image_size"] = list(content["dataset"]["image_size"])
+    *parents, name = path.split(".")
+    inside = content
+    for parent in parents:
+        inside = inside[parent]
+    inside[name] = value
+    with pytest.raises(RecipeError) as caught:
+        record_from_dict(content, "x/record.json")
+    assert str(caught.value).startswith("x/record.json: ") and words in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "null", '{"schema": NaN}', "[" * 9999, '{"id": 1e999}', "\udcff"])
+def test_a_file_that_is_not_a_record_is_refused(tmp_path, text):
+    path = tmp_path / "record.json"
+    path.write_text(text, errors="surrogateescape")
+    with pytest.raises(RecipeError, match=rf"^{path}: "):
+        read_record(path)
+
+
+def test_a_record_of_other_images_is_refused():
+    check_same_images(RECORD, DIGITS.fingerprint)
+    check_same_images(RECORD, None)  # the dataset is not on this machine
+    with pytest.raises(RecipeError, match=r"recorded for other images \(fingerprint abababab, now 12345678\): .* --force"):
+        check_same_images(RECORD, "12345678" * 8)
+
+
+def test_a_history_is_read_back(tmp_path):
+    folder = RunFolder(tmp_path, RECIPE)
+    values = {"lr": 0.1, "guidance_loss": None, "test_accuracy": 50.0, "images_per_second": 99.5}
+    rows = [{"epoch": n, "train_loss": loss, **values} for n, loss in ((1, 2.5), (2, None))]
+    folder.write_history(rows)
+    assert folder.history() == rows
+    for text in ("", "epoch\n1\n", (folder.path / "history.csv").read_text().replace("2.5", "nan")):
+        (folder.path / "history.csv").write_text(text)
+        with pytest.raises(RecipeError, match=r"history\.csv: not the history of a run"):
+            folder.history()
+
+
+@settings(max_examples=60, deadline=None)
+@given(content=st.binary(max_size=20) | st.sampled_from([b"[" * 9999, b"1", b"[]", b"null", b"{}"]))
+def test_a_damaged_status_counts_as_not_begun(content, tmp_path_factory):
+    folder = RunFolder(tmp_path_factory.mktemp("results"), RECIPE)
+    folder.write_status("running", epoch=1, epochs=3)
+    assert folder.status()["state"] == "running" and folder.status()["epoch"] == 1
+    (folder.path / "status.json").write_bytes(content)
+    assert folder.status() == {}
+
+
+def test_an_archived_run_keeps_its_files_under_a_free_name(tmp_path):
+    folder = RunFolder(tmp_path, RECIPE)
+    for number in (1, 2):
+        folder.write_record(RECORD)
+        folder.archive()
+        assert folder.path.with_name(f"{folder.path.name}.old{number}").is_dir() and not folder.path.exists()
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "a b", "%2e%2e", "~", "x\\y", "a\0b"])
+def test_no_id_reaches_outside_the_results_folder(tmp_path, name):
+    for id_ in (f"{name}/{name}/{name}", f"{name}/digits/guided", f"deit_micro/{name}/guided", f"deit_micro/digits/{name}"):
+        with pytest.raises(RecipeError, match="is not an id"):
+            RunFolder(tmp_path, dataclasses.replace(RECIPE, id=id_))
+
+
+def test_runs_of_an_earlier_version_are_pointed_out(tmp_path):
+    assert old_runs_warning(tmp_path) is None
+    (tmp_path / "runs").mkdir()
+    assert str(tmp_path / "runs") in old_runs_warning(tmp_path) and "local/runs" in old_runs_warning(tmp_path)

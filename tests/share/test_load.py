@@ -1,0 +1,101 @@
+"""`bench.load`: networks of runs and exports, and what it refuses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import bench
+from bench.config.registry import Registry
+from bench.config.schema import RecipeError
+from bench.data.eval_loader import ImageTransform, unaugmented
+from bench.data.store import open_dataset
+from bench.runs.record import read_record
+from bench.share.export import export
+from bench.storage import read_json, write_json
+from tests.helpers import generated
+
+
+def test_a_run_and_its_export_give_the_recorded_predictions(finished, tmp_path):
+    folder, recipe = finished
+    export(folder, tmp_path / "out")
+    subset = open_dataset(recipe.data, "data").evaluation(recipe.data)
+    images = [Image.fromarray(subset.images[index]) for index in subset.indices]
+    for place in (folder, str(tmp_path / "out")):
+        loaded = bench.load(place)
+        with torch.inference_mode():
+            batches = torch.stack([loaded.transform(image) for image in images]).split(60)
+            predictions = torch.cat([loaded.model(batch).argmax(1) for batch in batches])
+        assert predictions.tolist() == np.load(folder / "predictions.npy").tolist()
+        assert loaded.classes == 10 and loaded.record == read_record(folder / "record.json")
+        assert not loaded.model.training
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {"README.md", "config.json", "model.safetensors", "record.json"}
+
+
+def test_the_transform_is_that_of_the_run_also_for_images_of_different_sizes(tmp_path):
+    top = generated.write("folder", tmp_path, classes=2, train=4, test=3, size=60)
+    recipe = Registry().compose("deit_micro/folder:photos/baseline", "quick", ["data.short_side=40", "train.batch_size=4"])
+    subset = open_dataset(recipe.data, tmp_path).evaluation(recipe.data)
+    assert subset.images.size is None
+    expected = unaugmented(recipe, subset.images, subset.indices, torch.device("cpu"))
+    transform = ImageTransform(recipe, one_size=False)
+    for index, name in enumerate(subset.images.names[subset.indices]):
+        assert torch.equal(transform(Image.open(top / str(name))), expected[index]), name
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"schema": 1}, r"record\.json: .*earlier version"),
+        ({"schema": 3}, r"record\.json: .*later version"),
+        ({"diverged": True, "last_accuracy": None, "best_accuracy": None, "best_epoch": None}, "diverged in epoch 1"),
+        ({"hash": "0" * 64}, "is not that of its recipe"),
+        ({"recipe": {"model": {"nonsense": 1}}}, r"model\.nonsense"),
+        ({"recipe.model": {"builder": "os"}}, r"model\.builder"),
+        ({"dataset.classes": None}, r"dataset\.classes is None"),
+        ({"dataset.classes": 1}, r"dataset\.classes is 1"),
+        ({"dataset.classes": 11}, "its weights are not those of deit_micro"),
+        ({"weights": "0" * 64}, "damaged, or the weights of another run"),
+    ],
+)
+def test_records_of_no_trained_network_are_refused(copy, changes, match):
+    record = read_json(copy / "record.json")
+    for path, value in changes.items():
+        *sections, key = path.split(".")
+        section = record
+        for name in sections:
+            section = section[name]
+        section[key] = {**section[key], **value} if path == "recipe.model" else value
+    write_json(copy / "record.json", record)
+    with pytest.raises(RecipeError, match=match):
+        bench.load(copy)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\x80\x04."])
+def test_weights_that_are_not_safetensors_are_refused(copy, content):
+    record = read_json(copy / "record.json")
+    write_json(copy / "record.json", {**record, "weights": None})
+    (copy / "model.safetensors").unlink()
+    if content is not None:
+        (copy / "model.safetensors").write_bytes(content)
+    with pytest.raises(RecipeError, match="cannot be read"):
+        bench.load(copy)
+
+
+def test_places_without_a_finished_run_are_refused(finished, tmp_path):
+    for place in (tmp_path, tmp_path / "none", finished[0] / "record.json"):
+        with pytest.raises(RecipeError, match="no finished run"):
+            bench.load(place)
+    with pytest.raises(RecipeError, match="cannot be read"):
+        bench.load("a\0b")
+
+
+def test_importing_bench_imports_no_torch():
+    code = "import sys, bench, bench.__main__; assert 'torch' not in sys.modules and not hasattr(bench, 'unload')"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,62 @@
+"""`python -m bench verify`: weights and predictions against the record."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from bench.__main__ import main
+from bench.config.schema import RecipeError
+from bench.share.verify import verify
+from bench.storage import read_json, write_json
+
+
+def change_weights(folder, largest):
+    weights = load_file(folder / "model.safetensors")
+    weights["head.bias"] += torch.linspace(0, largest, 10)
+    save_file(weights, folder / "model.safetensors")
+
+
+def test_an_unchanged_run_gives_its_predictions(finished, capsys):
+    assert main(["verify", str(finished[0])]) == 0
+    out = capsys.readouterr().out
+    assert "same kind of device and libraries" in out and "predictions differ" not in out
+
+
+def test_other_weights_are_found_and_the_images_named(copy, capsys):
+    change_weights(copy, 5)
+    assert main(["verify", str(copy)]) == 1
+    done = capsys.readouterr()
+    assert "predictions differ: image " in done.out and "do not give what is recorded" in done.err
+
+
+def test_one_other_prediction_counts_only_on_the_same_machine(copy):
+    predictions = np.load(copy / "predictions.npy")
+    predictions[7] = (predictions[7] + 1) % 10
+    np.save(copy / "predictions.npy", predictions)
+    lines, problems = verify(copy, "data")
+    assert "1 predictions differ" in lines[-1] and problems
+    record = read_json(copy / "record.json")
+    elsewhere = {**record, "libraries": {**record["libraries"], "torch": "2.0"}}
+    write_json(copy / "record.json", elsewhere)
+    lines, problems = verify(copy, "data")
+    assert "0.1 points are allowed" in lines[1] and "1 predictions differ" in lines[-1] and not problems
+    write_json(copy / "record.json", {**elsewhere, "last_accuracy": record["last_accuracy"] + 0.11})
+    assert verify(copy, "data")[1]
+
+
+def test_what_cannot_be_compared_is_refused(copy):
+    def refused(match):
+        with pytest.raises(RecipeError, match=match):
+            verify(copy, "data")
+
+    record = read_json(copy / "record.json")
+    write_json(copy / "record.json", {**record, "dataset": {**record["dataset"], "fingerprint": "0" * 64}})
+    refused("recorded for other images")
+    write_json(copy / "record.json", record)
+    np.save(copy / "predictions.npy", np.zeros(3, np.int64))
+    refused("3 predictions for 360 images")
+    (copy / "predictions.npy").write_bytes(b"x")
+    refused(r"predictions\.npy: cannot be read")

@@ -1,0 +1,92 @@
+"""Processes, device, precision and threads of a run."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from bench.config.schema import RecipeError, Train
+from bench.train.launch import choose_precision, choose_threads, make_accelerator
+from tests.helpers.process import TINY, command, refused
+
+BASELINE = ["bench/run.py", "--recipe", "deit_micro/digits/baseline", "--protocol", "quick", "--results-dir"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "launcher", "used"),
+    [
+        ("auto", "no", "fp32"),
+        ("auto", "bf16", "bf16"),
+        ("bf16", "no", "bf16"),
+        ("bf16", "bf16", "bf16"),
+        ("fp32", "no", "fp32"),
+    ],
+)
+def test_the_launcher_replaces_only_auto(monkeypatch, asked, launcher, used):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launcher)
+    assert choose_precision(Train(precision=asked), "cpu").used == used
+
+
+@pytest.mark.parametrize(
+    ("asked", "launcher", "words"),
+    [
+        ("fp32", "bf16", "the recipe says fp32, accelerate launch says bf16"),
+        ("bf16", "fp16", "the recipe says bf16, accelerate launch says fp16"),
+        ("fp16", "no", "fp16 needs a GPU"),
+        ("auto", "fp8", "allowed are no, bf16, fp16"),
+    ],
+)
+def test_an_impossible_precision_is_refused(monkeypatch, asked, launcher, words):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launcher)
+    with pytest.raises(RecipeError, match=words):
+        choose_precision(Train(precision=asked), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("environment", "settings", "threads"),
+    [
+        ({}, {}, None),
+        ({"OMP_NUM_THREADS": "1"}, {}, None),  # the user's own
+        ({"OMP_NUM_THREADS": "1", "ACCELERATE_MIXED_PRECISION": "no"}, {}, 8),
+        ({"OMP_NUM_THREADS": "3", "ACCELERATE_MIXED_PRECISION": "no"}, {}, None),
+        ({"OMP_NUM_THREADS": "1", "TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2"}, {}, 4),
+        ({"OMP_NUM_THREADS": "1", "ACCELERATE_MIXED_PRECISION": "no"}, {"threads": 1}, 1),
+    ],
+)
+def test_launchers_do_not_leave_the_cores_idle(monkeypatch, environment, settings, threads):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
+    for name in ("OMP_NUM_THREADS", "ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert choose_threads(Train(**settings)) == threads
+
+
+def test_deterministic_is_passed_to_torch():
+    try:
+        make_accelerator(Train(device="cpu", precision="fp32"))
+        assert not torch.are_deterministic_algorithms_enabled()
+        make_accelerator(Train(device="cpu", precision="fp32", deterministic=True))
+        assert torch.are_deterministic_algorithms_enabled() and os.environ.pop("CUBLAS_WORKSPACE_CONFIG")
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_a_device_that_this_machine_lacks_is_refused(tmp_path):
+    missing = "mps" if torch.cuda.is_available() else "cuda"  # no machine has both
+    refused(command(*BASELINE, tmp_path, "--set", f"train.device={missing}"), "train.device", missing)
+
+
+def test_a_launch_that_starts_fewer_processes_than_asked_for_is_refused(tmp_path):
+    # what `accelerate launch --cpu --num_processes 2` leaves: one process, and an address to meet at
+    launched = {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    refused(command(*BASELINE, tmp_path, env=launched), "started one", "torchrun")
+    refused(command(*BASELINE, tmp_path, "--num-processes", "2"), "2 processes were asked for, 1 started")
+
+
+def test_accelerate_launch_runs_a_recipe(tmp_path):
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
+    done = command(*launch, *BASELINE, tmp_path, *TINY[:4], check=True)
+    assert "epoch 1/1" in done.stdout and len(list(tmp_path.rglob("deit_micro/digits/baseline/*/record.json"))) == 1

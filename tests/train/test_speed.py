@@ -1,0 +1,149 @@
+"""`bench speed` counts and times what a run does. No test says how fast that is."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+import torch
+
+from bench.config.registry import Registry
+from bench.config.schema import Recipe
+from bench.models import create
+from bench.train.speed import measure
+from bench.train.speed_variant import Variant, random_dataset
+from bench.train.step import compile_mode
+from tests.helpers.process import ROOT, command, refused
+
+registry = Registry()
+SETTINGS = ["data.train_images=64", "data.train_limit=32", "train.batch_size=16"]
+
+
+def multiplications(recipe: Recipe) -> int:
+    """Of one image's forward through a plain vision transformer: its linear layers, patches and attention."""
+    network, counted = create(recipe.model, 10, 0).network, []
+    for module in network.modules():
+        if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)):
+            module.register_forward_hook(
+                lambda m, _, out: counted.append(m.weight.numel() * out.numel() // m.weight.shape[0])
+            )
+    size = recipe.model.image_size
+    network(torch.zeros(1, 3, size, size))
+    tokens, width = (size // recipe.model.patch_size) ** 2 + 1, network.embed_dim
+    return sum(counted) + len(network.blocks) * 2 * tokens * tokens * width
+
+
+def test_flops_are_those_of_the_layers():
+    baseline = registry.compose("deit_micro/digits/baseline", "quick", SETTINGS)
+    guided = registry.compose("deit_micro/digits/guided", "quick", [*SETTINGS, "teacher.train.batch_size=16"])
+    flops = Variant(baseline, random_dataset(baseline, 8)).flops()
+    assert flops["forward"] == pytest.approx(2 * multiplications(baseline), rel=1e-6)
+    assert 2.5 < flops["forward and backward"] / flops["forward"] <= 3 and "teacher" not in flops
+    variant = Variant(guided, random_dataset(guided, 8))
+    more = variant.flops()
+    assert flops["forward"] < more["forward"] < 1.1 * flops["forward"] and more["teacher"] > 0  # with projections
+    weight = next(variant.step.task.parameters())
+    before = weight.detach().clone()
+    variant.train(3)  # through the end of an epoch of two
+    assert not torch.equal(weight, before)
+
+
+def test_the_command_measures_every_part(tmp_path):
+    words = ["-m", "bench", "speed", "--recipe", "deit_micro/digits/guided", "--protocol", "quick", "--steps", "5"]
+    words += ["--compare", "plain", "--set", "data.train_limit=64", "--set", "augment.rand_augment=rand-m9-mstd0.5-inc1"]
+    words += ["--set", "train.precision=bf16", "--set", "data.workers=1", "--set", "train.batch_size=8"]
+    done = command(*words, "--json", tmp_path / "speed.json", check=True)
+    found = json.loads((tmp_path / "speed.json").read_text())
+    precisions = {name: variant["precision"] for name, variant in found["variants"].items()}
+    assert precisions == {"guided": "bf16", "baseline": "bf16", "plain": "fp32"} and found["steps"] == 5
+    assert list(found["parts_ms"]) == ["input", "teacher", "forward", "backward", "optimiser"]
+    for name, variant in found["variants"].items():
+        assert variant["images_per_second"] == pytest.approx(1e3 * found["batch"] / variant["ms"])
+        assert variant["range_ms"][0] <= variant["ms"] <= variant["range_ms"][1]
+        assert f"{name:<10} " in done.stdout
+    assert list(found["ratios"]) == ["baseline", "plain"]
+    for other, ratio in found["ratios"].items():
+        (low, high), (other_low, other_high) = (found["variants"][name]["range_ms"] for name in ("guided", other))
+        assert low / other_high <= ratio <= high / other_low and f"{ratio:.3f} times a step of {other}" in done.stdout
+    assert all(math.isfinite(v) and v > 0 for v in (found["utilisation"], found["evaluation_images_per_second"]))
+    assert 0 < found["first_step"]["import_seconds"] < found["first_step"]["seconds"]
+
+
+def test_features_of_an_untrained_teacher_are_removed(cache, monkeypatch, capfd):
+    monkeypatch.setenv("LOCALITY_BENCH_CACHE", str(cache))
+    settings = ["data.train_limit=64", "train.batch_size=32", "train.micro_batch=16"]
+    recipe = registry.compose("deit_micro/digits/guided-offline", "quick", settings)
+    measure({"guided-offline": recipe}, "data", None, 1)
+    assert "features" not in capfd.readouterr().out  # stdout has only the measurements
+    assert [path.name for path in cache.iterdir()] == ["datasets"]
+
+
+def processes_of(session: int) -> list[psutil.Process]:
+    """The processes of a session that have not ended."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def eventually(condition, seconds=30):
+    """Whether a condition becomes true in that time."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return condition()
+
+
+def one_is_stopped_and_one_runs(sessions):
+    states = [{process.status() for process in processes_of(session)} for session in sessions]
+    return all(states) and sorted(state == {psutil.STATUS_STOPPED} for state in states) == [False, True]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_no_process_of_a_variant_outlives_the_command(number):
+    words = ["--recipe", "deit_micro/digits/baseline", "--protocol", "quick", "--steps", "100000", "--compare", "plain"]
+    start = [sys.executable, "-m", "bench", "speed", *words, "--set", "data.workers=1"]
+    with subprocess.Popen(start, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert any("turn 1" in line for line in process.stderr)
+        variants = [child.pid for child in psutil.Process(process.pid).children()]
+        assert len(variants) == 2 and eventually(lambda: one_is_stopped_and_one_runs(variants))
+        process.send_signal(number)
+        process.wait(30)
+    assert eventually(lambda: not any(map(processes_of, variants)))
+    assert process.returncode == (-number if number == signal.SIGKILL else 75)
+
+
+def test_what_cannot_be_measured_is_refused(tmp_path):
+    words = ["-m", "bench", "speed", "--recipe", "deit_micro/digits/guided", "--protocol", "quick"]
+    refused(command(*words, "--steps", "0"), "--steps", "allowed from 1")
+    refused(command(*words, "--synthetic", "0"), "--synthetic")
+    refused(command(*words, env={"WORLD_SIZE": "2"}), "bench speed measures one process")
+    missing = ["-m", "bench", "speed", "--recipe", "deit_micro/folder:nowhere/baseline", "--protocol", "quick"]
+    refused(command(*missing, "--data-dir", tmp_path), "nowhere")  # the variant's process says so
+
+
+@pytest.mark.parametrize(
+    ("settings", "device", "world", "mode"),
+    [
+        ([], "cpu", 1, None),
+        ([], "cuda", 1, "reduce-overhead"),
+        ([], "cuda", 2, "default"),
+        (["train.micro_batch=8"], "cuda", 1, "default"),
+        (["train.compile=off"], "cuda", 1, None),
+        (["train.compile=default"], "cpu", 1, "default"),
+        (["train.compile=graphs"], "cpu", 1, "default"),
+    ],
+)
+def test_compilation_is_for_gpus_and_graphs_for_single_processes(settings, device, world, mode):
+    recipe = registry.compose("deit_micro/digits/guided", "quick", settings)
+    assert compile_mode(recipe, torch.device(device), world) == mode
