@@ -7,34 +7,18 @@ import logging
 import signal
 import sys
 import traceback
-from types import FrameType
 
 from bench.cli import BAD_INPUT, DONE, FAILED, STOPPED, input_error, say_error, set_up_logging
 from bench.locks import RunLocked
 from bench.storage import unwritable
 from bench.train.request import Diverged, RunRequest, finished_record, read_request
+from bench.train.signals import StopSignals
 
 LOG = logging.getLogger(__name__)
 OUT_OF_MEMORY = (
     "out of memory: train.micro_batch computes a batch in parts, with the same result (--set train.micro_batch=N, a divisor"
     " of the batch); train.test_batch_size is the batch size of the evaluation"
 )
-
-
-class StopSignals:
-    """The handler of SIGTERM and SIGINT.
-
-    During training it sets `asked`, and the loop saves its state and stops after the step. At other times, and at a second
-    Ctrl-C, it ends the run at once.
-    """
-
-    def __init__(self) -> None:
-        self.training, self.asked = False, False
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        if not self.training or (self.asked and number == signal.SIGINT):
-            raise KeyboardInterrupt
-        self.asked = True
 
 
 def main(arguments: argparse.Namespace) -> int:

@@ -29,9 +29,9 @@ from bench.train.checkpoint import Checkpoints
 from bench.train.feature_cache import FeatureCache, open_feature_cache
 from bench.train.launch import hardware, make_accelerator, peak_memory_mib
 from bench.train.loop import Stopped, Training, TrainResult
-from bench.train.main import StopSignals
 from bench.train.preflight import check_dataset, check_recipe
 from bench.train.request import Diverged, RunRequest
+from bench.train.signals import StopSignals
 from bench.train.teacher import Teacher
 from bench.train.teacher_cache import TeacherCache
 from bench.train.trackers import Trackers, check_trackers
