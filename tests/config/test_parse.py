@@ -15,6 +15,7 @@ from bench.config.registry import Registry
 from bench.config.schema import SECTIONS, RecipeError
 from bench.runs.folder import RunFolder, runs_dir
 from tests.helpers.hostile import HOSTILE, YAML_VALUES, sentence_problem
+from tests.trials.mutated_recipes import Trials
 
 registry = Registry()
 
@@ -219,3 +220,13 @@ def test_any_suite_protocol_and_seed_give_a_recipe_or_a_sentence(name, seed):
         assert registry.compose("deit_micro/digits/guided", "quick", seed=seed).seed == seed
     except RecipeError as error:
         assert sentence_problem(str(error), "--seed") is None and not 0 <= seed < 2**63
+
+
+def test_a_thousand_damaged_recipe_files(tmp_path):
+    trials = Trials(tmp_path, builds=60, runs=12)
+    for number in range(1000):
+        trials.trial(number, seed=0)
+    assert not trials.failures, "\n".join(trials.failures)
+    counts = trials.counts
+    assert counts["refused"] + counts["accepted"] == 1000 and counts["run"] == 12
+    assert counts["accepted"] > 100 and counts["exit code 0"] > 5, counts  # else it would show nothing

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
 import json
 import os
-import types
-import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,38 +14,31 @@ from typing import Any
 
 import yaml
 
-from bench.config.methods import params_class
 from bench.config.registry import shipped_recipes
-from bench.config.schema import SECTIONS, Schedule, TeacherPass
 from tests.helpers.hostile import YAML_VALUES
 
 # Files whose recipes are small are damaged more often, since those that are accepted can be run.
 SMALL = ["models/deit_micro", "models/resnet8", "datasets/digits", "guidance/guided", "protocols/quick", "suites/quick"]
-SHIPPED = sorted(
-    path.relative_to(shipped_recipes()).with_suffix("").as_posix() for path in shipped_recipes().glob("*/*.yaml")
-)
-CLASSES = {  # the dataclass of each section of keys
-    **SECTIONS,
-    "params": params_class("locality"),
-    "schedule": Schedule,
-    "teacher": TeacherPass,
+CONTENTS = {
+    path.relative_to(shipped_recipes()).with_suffix("").as_posix(): yaml.safe_load(path.read_bytes())
+    for path in sorted(shipped_recipes().glob("*/*.yaml"))
 }
-TYPOS = ["", "x", "_", " ", ".", "s", "é", "\\0", "\\n"]
-ODD_BYTES = [
-    b"\0",
-    b"\xff",
-    b"\t",
-    b"\r",
-    b"\x85",
-    b"\xe2\x80\xa8",
-    b"\xed\xa0\x80",
-    b"\x1b[31m",
-    b"%",
-    b"@",
-    b"`",
-    b"&a ",
-    b"*a ",
+NAMES = [
+    "blocks.0",
+    "blocks.5",
+    "norm",
+    "stages.0",
+    "conv",
+    "vit",
+    "deit_tiny_patch16_224",
+    "digits",
+    "locality",
+    "train",
+    "",
 ]
+NUMBERS = [-1, 0, 1, 2, 3, 4, 8, 16, 32, 128, 0.0, 0.25, 0.5, 1.0, 0.999999]
+TYPOS = ["", "x", "_", " ", ".", "s", "é", "\\0", "\\n"]
+ODD_BYTES = ["\0", "\t", "\r", "\x85", "\u2028", "\x1b[31m", "%", "@", "`", "&a ", "*a "]
 HOLE = "@@"  # where a value, as YAML, is put into the file's JSON
 
 
@@ -72,24 +62,23 @@ class Mutant:
 
 def mutant(folder: Path, random: Random) -> Mutant:
     """A recipes folder with one damaged copy of a shipped file, under its own name or another."""
-    kind, stem = random.choice(SMALL if random.random() < 0.8 else SHIPPED).split("/")
+    kind, stem = random.choice(SMALL if random.random() < 0.8 else list(CONTENTS)).split("/")
     name = stem if random.random() < 0.3 else "mutant"
     path = folder / kind / f"{name}.yaml"
     path.parent.mkdir(parents=True)
-    content = (shipped_recipes() / kind / f"{stem}.yaml").read_bytes()
-    how = random.random()
+    content, how = b"", random.random()
     if how < 0.02:
         _make_no_file(path, random)
-        content = b""
     else:
+        content = (shipped_recipes() / kind / f"{stem}.yaml").read_bytes()
         if how < 0.8:
-            content = _change_keys(kind, stem, random) or content
-        if how >= 0.77:
-            for _ in range(random.choice([1, 1, 2])):
-                content = _damage_bytes(content, random)
+            content = _change_keys(f"{kind}/{stem}", random)
+        if how > 0.77:
+            content = _damage_bytes(content, random)
         path.write_bytes(content)
+    method = random.choice(["/guided", "/baseline"])
     ids = {
-        "models": f"{name}/digits" + ("" if stem.startswith("resnet") else random.choice(["/guided", "/baseline"])),
+        "models": f"{name}/digits{'' if stem.startswith('resnet') else method}",
         "datasets": f"deit_micro/{name}/guided",
         "guidance": f"deit_micro/digits/{name}",
         "protocols": "deit_micro/digits/guided",
@@ -98,141 +87,79 @@ def mutant(folder: Path, random: Random) -> Mutant:
     return Mutant(kind, name, path, content, ids[kind], name if kind == "protocols" else "quick")
 
 
-@functools.cache
-def _shipped(kind: str, stem: str) -> dict[str, Any]:
-    return yaml.safe_load((shipped_recipes() / kind / f"{stem}.yaml").read_bytes())
-
-
-def _change_keys(kind: str, stem: str, random: Random) -> bytes:
-    """A shipped file after one to three changes of its keys and values."""
-    content, out = copy.deepcopy(_shipped(kind, stem)), b""
-    if kind == "suites" and random.random() < 0.5:
-        teacher = {"train": {"epochs": 2}}
-        content["set"] = {"train": {"epochs": 3, "lr": 0.1}, "model": {"depth": 2}, "teacher": teacher}
-    for _ in range(random.choice([1, 1, 1, 2, 3])):
-        if any(_paths(content)):
-            change = random.choice([_replace_value, _replace_value, _add_key, _add_key, _rename_key])
-            value = change(content, random)
-            # JSON is YAML in which a value can be replaced without regard to indentation
-            text = json.dumps(content)
-            out = text.replace(f'"{HOLE}"', value).encode("utf-8", "surrogatepass")
-            content = json.loads(text.replace(f'"{HOLE}":', '"3":').replace(f'"{HOLE}"', "3"))
-    return out
-
-
-def _paths(content: object, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+def paths(content: object, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """The path of every value in nested mappings."""
     if isinstance(content, dict):
         for name, value in content.items():
             yield (*path, name)
-            yield from _paths(value, (*path, name))
+            yield from paths(value, (*path, name))
 
 
 def _at(content: dict[str, Any], path: tuple[str, ...]) -> Any:
     return functools.reduce(lambda inside, name: inside[name], path, content)
 
 
-def _fields(section: str) -> list[str]:
-    return [f.name for f in dataclasses.fields(CLASSES[section])] if section in CLASSES else []
+# {(section, key): a value} of recipe files
+KEYS = {path[-2:]: _at(content, path) for content in CONTENTS.values() for path in paths(content) if len(path) > 1}
 
 
-def _replace_value(content: dict[str, Any], random: Random) -> str:
-    path = random.choice(list(_paths(content)))
-    _at(content, path[:-1])[path[-1]] = HOLE
-    section, name = ("", *path)[-2:]
-    return _plausible(section, name, random) if name in _fields(section) and random.random() < 0.5 else _any(random)
+def _change_keys(file: str, random: Random) -> bytes:
+    """A shipped file after one to three changes of its keys and values."""
+    content = copy.deepcopy(CONTENTS[file])
+    if file.startswith("suites/") and random.random() < 0.5:
+        content["set"] = {"train": {"epochs": 3, "lr": 0.1}, "model": {"depth": 2}, "teacher": {"train": {"epochs": 2}}}
+    for _ in range(random.choice([1, 1, 1, 2, 3])):
+        *place, name = random.choice(list(paths(content)))
+        inside, how = _at(content, tuple(place)), random.randrange(5)
+        value = random.choice(YAML_VALUES)
+        if how <= 1:  # another value
+            value = _like(inside[name], random) if random.random() < 0.5 else value
+            inside[name] = HOLE
+        elif how <= 3:  # another key, which may not be allowed here
+            (section, key), example = random.choice(list(KEYS.items()))
+            inside = content if section in content or random.random() < 0.5 else inside
+            if not isinstance(inside.setdefault(section, {}), dict):
+                inside[section] = {}
+            inside[section][key] = HOLE
+            value = _like(example, random) if random.random() < 0.8 else value
+        else:  # a misspelt key, or something that is not text
+            moved, at = inside.pop(name), random.randrange(len(str(name)) + 1)
+            typo = str(name)[:at] + random.choice(TYPOS) + str(name)[at + 1 :]
+            inside[random.choice([typo, HOLE])] = moved
+        # JSON is YAML in which a value can be replaced without regard to indentation
+        text = json.dumps(content)
+        out = text.replace(f'"{HOLE}"', value).encode("utf-8", "surrogatepass")
+        content = json.loads(text.replace(f'"{HOLE}":', '"3":').replace(f'"{HOLE}"', "3"))
+    return out
 
 
-def _add_key(content: dict[str, Any], random: Random) -> str:
-    """Add a key that recipes have and this file may not."""
-    target, inner = content, content.get("set" if "seeds" in content else "teacher")
-    if isinstance(inner, dict) and random.random() < 0.4:
-        target = inner
-    likely = [name for name in target if name in CLASSES] + (["train", "model"] if target is not content else [])
-    section = random.choice(likely if likely and random.random() < 0.85 else list(CLASSES))
-    if section in ("params", "schedule"):
-        if not isinstance(target.setdefault("guidance", {}), dict):
-            target["guidance"] = {}
-        target = target["guidance"]
-    if not isinstance(target.setdefault(section, {}), dict):
-        target[section] = {}
-    name = random.choice(_fields(section))
-    target[section][name] = HOLE
-    return _plausible(section, name, random) if random.random() < 0.8 else _any(random)
-
-
-def _rename_key(content: dict[str, Any], random: Random) -> str:
-    """Misspell a key, move it, or replace it by something that is not text."""
-    *place, name = random.choice(list(_paths(content)))
-    inside = _at(content, tuple(place))
-    value, how, text = inside.pop(name), random.randrange(3), str(name)
-    if how == 0:
-        at = random.randrange(len(text) + 1)
-        inside[text[:at] + random.choice(TYPOS) + text[at + 1 :]] = value
-    elif how == 1:
-        groups = [path for path in [(), *_paths(content)] if isinstance(_at(content, path), dict)]
-        _at(content, random.choice(groups))[name] = value
-    else:
-        inside[HOLE] = value
-    return _any(random)
-
-
-def _any(random: Random) -> str:
-    return random.choice(YAML_VALUES)
-
-
-def _plausible(section: str, name: str, random: Random) -> str:
-    """A value of a key's type, often at the end of its range, as YAML."""
-    cls = CLASSES[section]
-    metadata = next(f.metadata for f in dataclasses.fields(cls) if f.name == name)
-    hint = typing.get_type_hints(cls)[name]
-    if isinstance(hint, types.UnionType):
-        hint = next(part for part in typing.get_args(hint) if part is not types.NoneType)
-    numbers = [n for n in (metadata.get("low"), metadata.get("high"), 0, 1, 2, 3, 4, 8, 16, 32) if n is not None]
-    if typing.get_origin(hint) is typing.Literal:
-        return random.choice(typing.get_args(hint))
-    if typing.get_origin(hint) is tuple:
-        modules = ["blocks.0", "blocks.5", "norm", "head", "stages.0", "stages.2", "conv", "patch_embed", ""]
-        values = modules if str in typing.get_args(hint) else numbers
-        return json.dumps([random.choice(values) for _ in range(random.choice([2, 3, 3]))])
-    if hint is bool:
-        return random.choice(["true", "false"])
-    if hint is str:
-        return random.choice(
-            ["vit", "deit_tiny_patch16_224", "resnet18", "digits", "label", "train", "locality", "a+b", "x"]
-        )
-    return str(random.choice(numbers) + (random.choice([0, 0, 0, -1, 1]) if hint is int else random.choice([0.0, 0.25])))
+def _like(value: object, random: Random) -> str:
+    """A value of the same type, as YAML."""
+    if isinstance(value, list) and value:
+        return "[" + ", ".join(_like(value[0], random) for _ in range(random.choice([2, 3, 3]))) + "]"
+    same = [True, False] if isinstance(value, bool) else NAMES if isinstance(value, str) else NUMBERS
+    return json.dumps(random.choice([value, *(other for other in same if type(other) is type(value))]))
 
 
 def _damage_bytes(content: bytes, random: Random) -> bytes:
     """A file that is cut short, has bytes too many or too few, or is encoded differently."""
-    place, other = (random.randrange(len(content) + 1) for _ in range(2))
+    first, last = sorted(random.randrange(len(content) + 1) for _ in range(2))
     lines = content.splitlines(keepends=True)
     line = random.randrange(len(lines)) if lines else 0
     text = content.decode("utf-8", "replace")
-    before, after = lines[:line], lines[line:]
+    odd = random.choice([random.randbytes(4), b"\xff", b"\xed\xa0\x80", random.choice(ODD_BYTES).encode()])
     return random.choice(
         [
-            content[:place],
-            content[:place] + random.randbytes(random.randrange(1, 5)) + content[place:],
-            content[:place] + random.choice(ODD_BYTES) + content[place:],
-            content[: min(place, other)] + content[max(place, other) :],
-            b"".join([*before, *after[1:]]),
-            b"".join([*before, *after[:1], *after]),
-            b"".join([*before, b"\t", *after]),
-            b"".join([*before, b"  ", *after]),
-            b"\xef\xbb\xbf" + content,
-            text.encode("utf-16"),
-            text.encode("utf-32"),
+            content[:first],
+            content[:first] + content[last:],
+            content[:first] + odd + content[first:],
+            b"".join([*lines[:line], *lines[line + 1 :]]),
+            b"".join([*lines[:line], random.choice([b"\t", b"  "]), *lines[line:]]),
             content.replace(b"\n", b"\r\n"),
             content.replace(b"  ", b"\t"),
-            content + b"\n---\n" + content,
-            b"%YAML 9.9\n---\n" + content,
-            b"- " * random.randrange(1, 2000) + content,
-            b"# " + b"x" * 200_000 + b"\n" + content,
-            content + content,
-            random.randbytes(200),
-            *(b"", b"\n\n# nothing\n", b"---\n...\n", b"just a text", b"[1, 2]"),
+            text.encode(random.choice(["utf-8-sig", "utf-16", "utf-32"])),
+            random.choice([b"\n---\n", b"%YAML 9.9\n---\n", b"- " * 1000, b""]).join([content] * 2),
+            random.choice([random.randbytes(200), b"", b"\n\n# nothing\n", b"---\n...\n", b"just a text", b"[1, 2]"]),
         ]
     )
 
