@@ -14,10 +14,8 @@ from PIL import Image
 from bench.config.names import split_id
 from bench.config.parse import SourcedValue
 from bench.config.registry import Registry
-from bench.report.figures import _plots, check_figures, figure_name, write_figures
-from bench.report.figures.cost import draw_cost
-from bench.report.figures.curves import draw_curves, draw_suite
-from bench.report.figures.gains import difference_intervals, draw_gains
+from bench.report.figures import DRAW, check_figures, figure_name, plots_of_suite, write_figures
+from bench.report.figures.gains import difference_intervals
 from bench.report.figures.style import DARK, LIGHT, figure_style, method_style
 from bench.report.suite_report import build_suite_report
 from tests.helpers.synthetic import make_run, runs_of_suite
@@ -25,17 +23,16 @@ from tests.helpers.synthetic import make_run, runs_of_suite
 registry = Registry()
 quick = registry.suite("quick")
 FINAL = {"baseline": (80.0, 82.0, 84.0), "guided": (90.0, 94.0, 92.0)}
-DRAW = {"overview": draw_gains, "cost": draw_cost, "suite": draw_suite, "curves": draw_curves}
 
 
-def frames(finals=FINAL, suite=quick, **changes):
+def frames(finals=FINAL):
     """Frames of runs whose accuracy rises by 2 points per epoch, six epochs. finals: {method: one accuracy per seed}."""
     runs = [
-        make_run(suite.name, registry.compose(recipe_id, suite=suite, seed=seed), np.arange(-10, 1, 2) + final, **changes)
-        for recipe_id in suite.ids
+        make_run("quick", registry.compose(recipe_id, suite=quick, seed=seed), np.arange(-10, 1, 2) + final)
+        for recipe_id in quick.ids
         for seed, final in enumerate(finals.get(split_id(recipe_id)[2], ()))
     ]
-    return of_runs(runs, suite)
+    return of_runs(runs)
 
 
 def of_runs(runs, suite=quick, registry=registry):
@@ -63,10 +60,10 @@ def large(tmp_path_factory):
     return of_runs(runs_of_suite(wide, suite, 220), suite, wide)
 
 
-def drawn(name, frames, width=5.2, style="light"):
+def drawn(name, frames, width=5.2):
     """The Figure of this name, laid out."""
-    plot = _plots(*frames)[name]
-    with rc_context(figure_style(style, width)):
+    plot = plots_of_suite(*frames)[name]
+    with rc_context(figure_style("light", width)):
         figure = DRAW[name.partition("/")[0]](plot, width, plot.title)
         figure.draw_without_rendering()
     return figure
@@ -90,7 +87,7 @@ def test_files_of_light_and_dark_figures(tmp_path):
     for ending, theme in (("", LIGHT), (".dark", DARK)):
         image = Image.open(tmp_path / f"curves/deit_micro-digits{ending}.png").convert("RGB")
         found = {"#{:02X}{:02X}{:02X}".format(*colour) for _, colour in image.getcolors(1 << 20)}
-        assert image.width == 1040 and {theme.colours[0], *theme.methods[:2]} <= found
+        assert image.width == 1040 and {theme.surface, *theme.methods[:2]} <= found
     words = svg_texts(tmp_path / "overview.svg")
     assert {"deit_micro", "digits", "+10.00", "gain (points)"} <= set(words)
     assert {"guided 92.00 ± 2.00 %", "test accuracy (%)"} <= {
@@ -140,11 +137,8 @@ def test_intervals_lie_on_an_axis_of_differences():
     axes = drawn("overview", frames()).axes[0]
     low, high = axes.get_xlim()
     assert low < 0 and 14.97 < high < 20  # the interval of +10.00 is [5.03, 14.97]; no accuracies of 80 or 90
-    (ring,) = [
-        line
-        for line in drawn("overview", frames({"baseline": (80.0,), "guided": (90.0,)})).axes[0].lines
-        if line.get_marker() == "o"
-    ]
+    lines = drawn("overview", frames({"baseline": (80.0,), "guided": (90.0,)})).axes[0].lines
+    (ring,) = [line for line in lines if line.get_marker() == "o"]
     assert ring.get_markerfacecolor() != ring.get_color()  # one seed: no clear difference
 
 
@@ -158,19 +152,18 @@ def test_the_baseline_is_marked_as_reached_only_where_all_seeds_reach_it():
 
 def test_missing_and_diverged_runs_are_named():
     suite = dataclasses.replace(quick, models=("deit_micro", "deit_tiny", "pit_tiny"))
-    compose = lambda recipe_id: registry.compose(recipe_id, suite=suite)  # noqa: E731
+    accuracies = {"deit_micro": ([50.0, 60.0], [50.0]), "deit_tiny": ([40.0, 50.0], [40.0, 55.0])}
     runs = [
-        make_run("quick", compose("deit_micro/digits/baseline"), [50.0, 60.0]),
-        make_run("quick", compose("deit_micro/digits/guided"), [50.0], diverged=True),
-        make_run("quick", compose("deit_tiny/digits/baseline"), [40.0, 50.0]),
-        make_run("quick", compose("deit_tiny/digits/guided"), [40.0, 55.0]),
+        make_run("quick", registry.compose(f"{model}/digits/{method}", suite=suite), curve, diverged=len(curve) == 1)
+        for model, curves in accuracies.items()
+        for method, curve in zip(("baseline", "guided"), curves, strict=True)
     ]
     own = of_runs(runs, suite)
-    assert set(_plots(*own)) == {"overview", "cost", "suite", "curves/deit_micro-digits", "curves/deit_tiny-digits"}
+    assert set(plots_of_suite(*own)) == {"overview", "cost", "suite", "curves/deit_micro-digits", "curves/deit_tiny-digits"}
     assert {"diverged", "not run", "+5.00"} <= set(texts(drawn("overview", own)))
     assert {"diverged", "not run", "+5.0"} <= set(texts(drawn("suite", own)))
     assert any("1 of 1 of guided" in text for text in texts(drawn("curves/deit_micro-digits", own)))
-    assert not _plots(*of_runs([make_run("quick", compose("deit_micro/digits/guided"), [50.0], diverged=True)]))
+    assert not plots_of_suite(*of_runs(runs[1:2]))
 
 
 def test_accuracy_on_held_out_images_is_called_so():
@@ -195,15 +188,14 @@ def test_fifteen_methods_have_room_for_their_names(large, name, width):
         assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
 
 
-def test_one_epoch_and_one_seed(tmp_path):
-    runs = [make_run("quick", registry.compose(f"deit_micro/digits/{m}", suite=quick), [50.0]) for m in quick.guidance]
-    assert all(path.is_file() for path in write_figures(*of_runs(runs), tmp_path))
+@pytest.mark.parametrize("name", ["overview", "cost", "curves/deit_micro-digits"])
+def test_one_epoch_and_one_seed(name):
+    ids = [f"deit_micro/digits/{method}" for method in quick.guidance]
+    own = of_runs([make_run("quick", registry.compose(recipe_id, suite=quick), [50.0]) for recipe_id in ids])
+    assert "deit_micro" in " ".join(texts(drawn(name, own)))
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["$x$", "$\\frac{", "</text><script>alert(1)</script>", "]]>&amp;", "a\nb\0c\x1b", "\u202eevil", "文字", "x" * 300],
-)
+@pytest.mark.parametrize("name", ["$\\frac{</text><script>alert(1)</script>", "]]>&amp;\n\0\x1b\u202e../文字", "x" * 300])
 def test_names_are_only_text(tmp_path, name):
     hostile = [frame.replace({"deit_micro": name, "digits": f"hub:{name}", "guided": name}) for frame in frames()]
     for path in write_figures(*hostile, tmp_path / "results"):
@@ -265,10 +257,8 @@ def oklab(light):
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK])
 def test_methods_can_be_told_apart_by_everyone(theme):
-    surface, text, muted = theme.colours[:3]
-    assert len(set(theme.colours)) == len(theme.colours)
-    assert min(contrast(method, surface) for method in theme.methods) >= 3
-    assert min(contrast(words, surface) for words in (text, muted)) >= 4.5
+    assert min(contrast(method, theme.surface) for method in theme.methods) >= 3
+    assert min(contrast(words, theme.surface) for words in (theme.text, theme.muted)) >= 4.5
     for sight in SIGHT.values():
         seen = [oklab(np.clip(np.array(sight) @ linear(method), 0, 1)) for method in theme.methods]
         distances = [float(np.linalg.norm(one - other)) for one, other in itertools.combinations(seen, 2)]

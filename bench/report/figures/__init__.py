@@ -30,50 +30,7 @@ from bench.storage import replacing
 DRAW = {"overview": draw_gains, "cost": draw_cost, "suite": draw_suite, "curves": draw_curves}
 
 
-def write_figures(
-    runs: pd.DataFrame,
-    curves: pd.DataFrame,
-    cells: pd.DataFrame,
-    folder: Path,
-    *,
-    title: bool = True,
-    width: float | None = None,
-) -> list[Path]:
-    """Draw the figures of a suite whose data, code or layout changed, and remove files of figures that no longer exist.
-
-    Args:
-        runs, curves, cells: see `bench.report.frame` and `bench.report.stats`.
-        title: whether figures have a title inside.
-        width: in inches; of a paper's column, for example.
-
-    Returns:
-        The paths of all files of all figures.
-
-    Raises:
-        OSError: a file cannot be written.
-    """
-    plots, width = _plots(runs, curves, cells), width or DEFAULT_WIDTH_INCHES
-    for path in _stale_files(plots, folder):
-        path.unlink()
-    for name, plot in plots.items():
-        if any(read_stamp(path) != plot.stamp(width, title) for path in figure_paths(folder, name)):
-            _draw(name, plot, folder, width, title)
-    return [path for name in plots for path in figure_paths(folder, name)]
-
-
-def check_figures(runs: pd.DataFrame, curves: pd.DataFrame, cells: pd.DataFrame, folder: Path) -> list[str]:
-    """A sentence for each file of a figure that is missing, superfluous, or not drawn from this data by this code."""
-    plots = _plots(runs, curves, cells)
-    problems = [
-        f"{path}: not drawn from these records by this code"
-        for name, plot in plots.items()
-        for path in figure_paths(folder, name)
-        if plot.digest not in read_stamp(path)
-    ]
-    return problems + [f"{path}: no record gives this file" for path in _stale_files(plots, folder)]
-
-
-def _plots(runs: pd.DataFrame, curves: pd.DataFrame, cells: pd.DataFrame) -> dict[str, Plot]:
+def plots_of_suite(runs: pd.DataFrame, curves: pd.DataFrame, cells: pd.DataFrame) -> dict[str, Plot]:
     """{path below the folder, without suffix: plot} of all figures that these frames give."""
     if not cells["seeds"].any():
         return {}
@@ -92,6 +49,46 @@ def _plots(runs: pd.DataFrame, curves: pd.DataFrame, cells: pd.DataFrame) -> dic
     if len(cells[CELL].drop_duplicates()) > 1:
         plots["suite"] = whole
     return plots | {f"curves/{figure_name(*pair)}": whole.of(*pair) for pair in pairs.itertuples(index=False)}
+
+
+def write_figures(
+    runs: pd.DataFrame,
+    curves: pd.DataFrame,
+    cells: pd.DataFrame,
+    folder: Path,
+    *,
+    title: bool = True,
+    width: float | None = None,
+) -> list[Path]:
+    """Draw the figures of a suite whose data, code or layout changed, and remove files of figures that no longer exist.
+
+    Args:
+        runs, curves, cells: see `bench.report.frame` and `bench.report.stats`.
+        title: whether figures have a title inside.
+        width: in inches, of a paper's column for example.
+
+    Returns:
+        The paths of the files of all figures.
+    """
+    plots, width = plots_of_suite(runs, curves, cells), width or DEFAULT_WIDTH_INCHES
+    for path in _stale_files(plots, folder):
+        path.unlink()
+    for name, plot in plots.items():
+        if any(read_stamp(path) != plot.stamp(width, title) for path in figure_paths(folder, name)):
+            _draw(name, plot, folder, width, title)
+    return [path for name in plots for path in figure_paths(folder, name)]
+
+
+def check_figures(runs: pd.DataFrame, curves: pd.DataFrame, cells: pd.DataFrame, folder: Path) -> list[str]:
+    """A sentence for each file of a figure that is missing, superfluous, or not drawn from this data by this code."""
+    plots = plots_of_suite(runs, curves, cells)
+    problems = [
+        f"{path}: not drawn from these records by this code"
+        for name, plot in plots.items()
+        for path in figure_paths(folder, name)
+        if plot.digest not in read_stamp(path)
+    ]
+    return problems + [f"{path}: no record gives this file" for path in _stale_files(plots, folder)]
 
 
 def _stale_files(plots: dict[str, Plot], folder: Path) -> list[Path]:

@@ -20,14 +20,18 @@ DASHES_AND_MARKERS = (("-", "o"), ((0, (4, 1.3)), "s"), ((0, (1.2, 1.2)), "^"))
 
 
 class Theme(NamedTuple):
-    """Colours as #RRGGBB. methods: the baseline first. colours: surface, text, muted text, grid, axes, methods.
+    """Colours as #RRGGBB. hairline: of axes. methods: the baseline first.
 
     The hues are Okabe and Ito's (https://jfly.uni-koeln.de/color/), which colour-blind readers can tell apart, lighter on
     dark and darker on white. The contrast with the surface is at least 3 for methods and 4.5 for text, as WCAG 2.2 asks.
     """
 
+    surface: str
+    text: str
+    muted: str
+    grid: str
+    hairline: str
     methods: tuple[str, ...]
-    colours: tuple[str, ...]
 
 
 def read_style(name: str) -> RcParams:
@@ -38,9 +42,8 @@ def read_style(name: str) -> RcParams:
 def read_theme(name: str) -> Theme:
     """The colours in a style file."""
     rc = read_style(name)
-    methods = tuple(rc["axes.prop_cycle"].by_key()["color"])
     names = ("axes.facecolor", "text.color", "axes.labelcolor", "grid.color", "axes.edgecolor")
-    return Theme(methods, (*(rc[name] for name in names), *methods))
+    return Theme(*(rc[name] for name in names), tuple(rc["axes.prop_cycle"].by_key()["color"]))
 
 
 LIGHT, DARK = read_theme("light"), read_theme("dark")
@@ -53,7 +56,10 @@ def figure_style(name: str, width: float) -> dict[str, Any]:
 
 
 def method_style(methods: Sequence[str], name: str) -> dict[str, Any]:
-    """Colour, dashes and marker by place among the methods of a suite; colours come again with other dashes."""
+    """Colour, dashes and marker by place among the methods of a suite; colours come again with other dashes.
+
+    The colour is `C0`, `C1` …, matplotlib's name for a place in `Theme.methods`.
+    """
     others = [method for method in methods if method != BASELINE]
     turn, colour = (0, -1) if name == BASELINE else divmod(others.index(name), len(LIGHT.methods) - 1)
     dashes, marker = DASHES_AND_MARKERS[turn % len(DASHES_AND_MARKERS)]

@@ -27,7 +27,7 @@ from matplotlib.ticker import MaxNLocator
 from bench.cli import duration
 from bench.config.schema import Recipe
 from bench.report import tables
-from bench.report.figures.style import DARK, LIGHT
+from bench.report.figures.style import DARK, LIGHT, method_style
 from bench.report.frame import BASELINE, CELL, RUN
 from bench.report.notes import count
 from bench.report.published import MARKS
@@ -150,9 +150,9 @@ def _styles(report: SuiteReport) -> dict[str, Row]:
     """How each method is drawn, as in the figures. colour: the number of its CSS variable; marker: a class in page.css."""
     out = {}
     for name in report.suite.guidance:
-        style = LIGHT.method(report.suite.guidance, name)
+        style = method_style(report.suite.guidance, name)
         dash = [] if style["linestyle"] == "-" else style["linestyle"][1]
-        out[name] = {"colour": LIGHT.methods.index(style["color"]), "marker": _MARKERS[style["marker"]], "dash": dash}
+        out[name] = {"colour": int(style["color"].removeprefix("C")), "marker": _MARKERS[style["marker"]], "dash": dash}
     return out
 
 
