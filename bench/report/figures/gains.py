@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from bench.report.figures.plot import Plot
 from bench.report.figures.style import clean, line_inches, method_style, new_figure, signed
-from bench.report.frame import BASELINE, CELL
+from bench.report.frame import BASELINE
 
 ROW_LINES = 1.5  # height of a row, in lines of text
 MAX_COLUMNS, MAX_COLUMNS_WITH_NUMBERS = 4, 2  # beside datasets in two columns, gains are written as numbers, too
@@ -52,16 +52,13 @@ def draw_gains(plot: Plot, width: float, title: str | None) -> Figure:
 
 
 def difference_intervals(cells: pd.DataFrame) -> pd.DataFrame:
-    """The cells but the baselines', with `low` and `high`: the part of each interval that differences can have.
+    """The cells without the baselines, with `low` and `high`, the ends of the interval as tables have it.
 
-    Accuracies are 0 to 100 %, while Student's t knows no limits. Without an interval, both are the mean.
+    Without an interval, both are the mean.
     """
-    baseline = cells[cells["method"] == BASELINE].set_index(CELL)["last_mean"].rename("baseline")
-    gains = cells[cells["method"] != BASELINE].join(baseline, on=CELL)
+    gains = cells[cells["method"] != BASELINE]
     mean = gains["gain_mean"]
-    low = gains["gain_low"].fillna(mean).clip(lower=-gains["baseline"]).clip(upper=mean)
-    high = gains["gain_high"].fillna(mean).clip(upper=100 - gains["baseline"]).clip(lower=mean)
-    return gains.assign(low=low, high=high)
+    return gains.assign(low=gains["gain_low"].fillna(mean), high=gains["gain_high"].fillna(mean))
 
 
 def _draw_panel(axes: Axes, panel: pd.DataFrame, plot: Plot, numbers: bool) -> None:
