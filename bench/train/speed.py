@@ -18,6 +18,8 @@ from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
+import psutil
+
 from bench.cli import DONE, FAILED, add_recipe_options, compose, say_error
 from bench.config.schema import Recipe, RecipeError
 from bench.locks import cache_folder
@@ -221,12 +223,9 @@ def measure(
         raise RecipeError(f"WORLD_SIZE={os.environ['WORLD_SIZE']}: bench speed measures one process: use no launcher")
     turns = min(MAX_TURNS, steps)
     per_turn = steps // turns
-    context = multiprocessing.get_context("spawn")
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(_scratch(recipes))
-        pools = {
-            name: stack.enter_context(ProcessPoolExecutor(1, context, initializer=speed_variant.start)) for name in recipes
-        }
+        pools = {name: stack.enter_context(_own_process()) for name in recipes}
 
         def ask(name: str, function: Callable[..., T], *arguments: object) -> T:
             """The result of a function of bench/train/speed_variant.py in the process of a variant."""
@@ -253,6 +252,21 @@ def measure(
         name: VariantSpeed(prepared[name], usage[name], step_seconds[name], input_seconds[name]) for name in recipes
     }
     return SpeedReport(recipes[first], per_turn * turns, variants, details)
+
+
+@contextlib.contextmanager
+def _own_process() -> Iterator[ProcessPoolExecutor]:
+    """A process for one variant. It ends with the block; after an error it is killed, with its data workers."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, initializer=speed_variant.start) as pool:
+        try:
+            yield pool
+            pool.submit(speed_variant.close).result()
+        except BaseException:
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            raise
 
 
 @contextlib.contextmanager

@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.util import Finalize
 from statistics import median
 
 import numpy as np
@@ -253,8 +252,6 @@ _of_this_process: list[Variant] = []
 def start() -> None:
     """Prepare this process: its output goes to stderr, and on Linux it ends with its parent, as its data workers do."""
     os.dup2(2, 1)
-    # data workers ignore SIGTERM, so they must be asked to end before multiprocessing waits for them
-    Finalize(None, _of_this_process.clear, exitpriority=1)
     _end_with_parent()
     os.register_at_fork(after_in_child=_end_with_parent)
 
@@ -320,3 +317,8 @@ def details(count: int) -> Details:
         libraries=environment.libraries(),
         code=environment.code(),
     )
+
+
+def close() -> None:
+    """End the data workers. They ignore SIGTERM, so this process could not end without it."""
+    _of_this_process.clear()

@@ -1,0 +1,58 @@
+"""The JSON Schema of recipe files, with which editors complete and check them."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import jsonschema
+import pytest
+import yaml
+
+from bench.config.json_schema import recipe_files_schema
+from bench.config.registry import shipped_recipes
+
+FILES = sorted(shipped_recipes().glob("*/*.yaml"))
+CHECK = jsonschema.Draft202012Validator(recipe_files_schema())
+
+
+def content(name):
+    return yaml.safe_load((shipped_recipes() / name).read_text())
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_shipped_file_is_valid_and_points_to_the_schema(path):
+    CHECK.validate(yaml.safe_load(path.read_text()))
+    assert "yaml-language-server: $schema=../schema.json" in path.read_text().splitlines()[0]
+
+
+def test_the_shipped_schema_is_the_one_of_this_code():
+    # after a change of the keys: python -m bench schema --to recipes/schema.json
+    jsonschema.Draft202012Validator.check_schema(recipe_files_schema())
+    assert json.loads((shipped_recipes() / "schema.json").read_text()) == json.loads(json.dumps(recipe_files_schema()))
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "value"),
+    [
+        ("protocols/paper.yaml", "train.epoch", 3),
+        ("protocols/paper.yaml", "train.epochs", 3.5),
+        ("protocols/paper.yaml", "train.precision", "bf61"),
+        ("models/deit_tiny.yaml", "model.taps", ["blocks.0"]),
+        ("datasets/cifar100.yaml", "guide", {}),
+        ("datasets/cifar100.yaml", "teacher.bnn", "batch"),
+        ("guidance/guided.yaml", "guidance.weight", 1),
+        ("guidance/guided.yaml", "guidance.params.weigth", 1),
+        ("guidance/guided.yaml", "guidance.params.transform", "liner"),
+        ("suites/quick.yaml", "seed", [0]),
+        ("suites/quick.yaml", "seeds", [0, 0]),
+    ],
+)
+def test_a_misspelt_key_or_value_is_not_valid(name, path, value):
+    changed = copy.deepcopy(content(name))
+    *parents, key = path.split(".")
+    inside = changed
+    for parent in parents:
+        inside = inside.setdefault(parent, {})
+    inside[key] = value
+    assert not CHECK.is_valid(changed)
