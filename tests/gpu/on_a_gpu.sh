@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# What only a GPU can show, in half an hour, into results/gpu/: the speed of all students, of the ways to compile, of two runs
-# side by side, and one real pair, trained from end to end. Goes on where it stood when it is called again.
-#   tests/on_a_gpu.sh [DATA_DIR]        DATA_DIR holds cifar10; without it the pair is left out
+# Measurements on a GPU, in half an hour, into results/local/gpu/: the speed of all students, of the modes of torch.compile, of
+# two runs side by side, and one baseline and one guided run from end to end. A second call measures only what is missing.
+#   tests/gpu/on_a_gpu.sh [DATA_DIR]        DATA_DIR has cifar10; without it nothing is trained
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 data=${1:-}
-out=results/gpu
+out=results/local/gpu
 python=${PYTHON:-python3}
 mkdir -p "$out"
 
@@ -17,7 +17,7 @@ measure() { # measure NAME OPTIONS…
     if "$python" -m bench speed --synthetic 32 --json "$out/$name.json" "$@" 2>"$out/$name.err" | tee "$out/$name.txt"; then
         rm -f "$out/$name.err" "$out/$name.failed"
     else
-        echo "$name: failed (exit code ${PIPESTATUS[0]}), $out/$name.err says why" | tee "$out/$name.failed"
+        echo "$name: failed (exit code ${PIPESTATUS[0]}), see $out/$name.err" | tee "$out/$name.failed"
         rm -f "$out/$name.txt"
     fi
 }
@@ -44,10 +44,10 @@ if [ ! -s "$out/side-by-side-1.json" ]; then
 fi
 
 if [ -n "$data" ]; then
-    for arm in baseline guided; do
-        echo "== deit_tiny on CIFAR-10, $arm: 30 epochs of the paper's protocol, warm-up 2"
-        "$python" bench/run.py --recipe "deit_tiny/cifar10/$arm" --data-dir "$data" --results-dir "$out" \
+    for guidance in baseline guided; do
+        echo "== deit_tiny on CIFAR-10, $guidance: 30 epochs of the protocol paper, warm-up 2"
+        "$python" bench/run.py --recipe "deit_tiny/cifar10/$guidance" --data-dir "$data" --results-dir "$out" \
             --set train.epochs=30 --set train.warmup_epochs=2 \
-            $([ "$arm" = guided ] && echo --set teacher.train.epochs=60) | tail -n 4
+            $([ "$guidance" = guided ] && echo --set teacher.train.epochs=60) | tail -n 4
     done
 fi

@@ -8,10 +8,10 @@ SCHEMA in bench/config/schema.py.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from bench.config.registry import Registry
-from bench.storage import write_json
 
 PINNED = Path(__file__).parents[1] / "config" / "suite_hashes.json"
 
@@ -24,4 +24,5 @@ def suite_hashes() -> dict[str, dict[str, str]]:
 
 
 if __name__ == "__main__":
-    write_json(PINNED, suite_hashes())
+    suites = [f"{json.dumps(name)}: {json.dumps(hashes)}" for name, hashes in suite_hashes().items()]
+    PINNED.write_text("{\n" + ",\n".join(suites) + "\n}\n")  # a line per suite

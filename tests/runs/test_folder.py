@@ -13,48 +13,11 @@ from hypothesis import strategies as st
 from bench.config.registry import Registry
 from bench.config.schema import RecipeError
 from bench.runs.folder import RunFolder, old_runs_warning
-from bench.runs.record import (
-    Code,
-    DatasetSummary,
-    Hardware,
-    Precision,
-    Record,
-    TeacherSummary,
-    check_same_images,
-    read_record,
-    record_from_dict,
-)
+from bench.runs.record import check_same_images, read_record, record_from_dict
+from tests.helpers.synthetic import make_run
 
 RECIPE = Registry().compose("deit_micro/digits/guided", "quick")
-DIGITS = DatasetSummary("ab" * 32, 10, 1437, 360, (8, 8), "test")
-RECORD = Record(
-    id=RECIPE.id,
-    protocol="quick",
-    seed=0,
-    hash=RECIPE.hash,
-    diverged=False,
-    last_accuracy=90.0,
-    best_accuracy=91,  # JSON writes a whole number so
-    best_epoch=2,
-    epochs=3,
-    parameters=1000,
-    flops_per_image=2e6,
-    teacher=TeacherSummary("resnet8-digits-0", "resnet8/digits", "cd" * 32, 0, "last", 95.0, 96.0, 3, 9.5),
-    dataset=DIGITS,
-    feature_maps={"blocks.0": [64, 4, 4]},
-    precision=Precision("auto", "fp32"),
-    compile="off",
-    world_size=1,
-    hardware=Hardware("cpu", "a processor", 2),
-    seconds=10.0,
-    images_per_second=400.0,
-    peak_memory_mib=300.0,
-    code=Code("0.1.0", None, None),
-    libraries={"torch": "2.8.0"},
-    recipe=RECIPE.to_dict(),
-    settings=["train.epochs=3"],
-    weights="ef" * 32,
-)
+RECORD = make_run("quick", RECIPE, [89.0, 91.0, 90.0]).record
 
 
 def test_a_record_is_read_back_from_its_file(tmp_path):
@@ -65,7 +28,8 @@ def test_a_record_is_read_back_from_its_file(tmp_path):
     assert folder.record(RECIPE.with_seed(1)) is None  # of exactly this recipe and seed
     later = {**json.loads((folder.path / "record.json").read_text()), "a_key_of_a_later_version": 1}
     assert record_from_dict(later, "it") == RECORD
-    baseline = dataclasses.replace(RECORD, teacher=None, dataset=dataclasses.replace(DIGITS, image_size=None))
+    sized = dataclasses.replace(RECORD.dataset, image_size=(8, 8))
+    baseline = dataclasses.replace(RECORD, teacher=None, dataset=sized)
     assert record_from_dict(json.loads(json.dumps(baseline.to_dict())), "it") == baseline
 
 
@@ -92,7 +56,6 @@ def test_a_record_is_read_back_from_its_file(tmp_path):
 )
 def test_a_record_that_is_not_one_is_refused_with_file_and_key(path, value, words):
     content = copy.deepcopy(RECORD.to_dict())
-    content["dataset"]["image_size"] = list(content["dataset"]["image_size"])
     *parents, name = path.split(".")
     inside = content
     for parent in parents:
@@ -112,9 +75,12 @@ def test_a_file_that_is_not_a_record_is_refused(tmp_path, text):
 
 
 def test_a_record_of_other_images_is_refused():
-    check_same_images(RECORD, DIGITS.fingerprint)
+    then = RECORD.dataset.fingerprint
+    check_same_images(RECORD, then)
     check_same_images(RECORD, None)  # the dataset is not on this machine
-    with pytest.raises(RecipeError, match=r"recorded for other images \(fingerprint abababab, now 12345678\): .* --force"):
+    with pytest.raises(
+        RecipeError, match=rf"recorded for other images \(fingerprint {then[:8]}, now 12345678\): .* --force"
+    ):
         check_same_images(RECORD, "12345678" * 8)
 
 
