@@ -69,8 +69,7 @@ def gather_runs(registry: Registry, suite: Suite, results: str | Path) -> list[P
         All runs of the suite, as `current_runs` gives them. A run of this machine replaces the published one of its seed.
     """
     before = read_runs(results, suite.name)
-    recipes = [registry.compose(recipe_id, suite=suite) for recipe_id in suite.ids]
-    local = [run for recipe in recipes for run in _local_runs(recipe, suite.name, results)]
+    local = [run for name in suite.ids for run in _local_runs(registry.compose(name, suite=suite), suite.name, results)]
     runs = current_runs(registry, suite, [*before, *local])
     for run in runs:
         if problem := contradiction(run):
@@ -85,16 +84,17 @@ def current_runs(registry: Registry, suite: Suite, runs: Iterable[PublishedRun])
 
     Of several runs of a recipe and seed, the last one counts. Any seed counts.
     """
-    hashes = {recipe_id: registry.compose(recipe_id, suite=suite).hash for recipe_id in suite.ids}
-    current = [run for run in runs if hashes.get(run.record.id) == run.record.hash]
-    order = {recipe_id: number for number, recipe_id in enumerate(hashes)}
-    found = {(order[run.record.id], run.record.seed): run for run in current}
+    order = {recipe: place for place, recipe in enumerate(_hashes(registry, suite).items())}
+    found = {}
+    for run in runs:
+        if (recipe := (run.record.id, run.record.hash)) in order:
+            found[order[recipe], run.record.seed] = run
     return [found[key] for key in sorted(found)]
 
 
 def mismatches(registry: Registry, suite: Suite, runs: Iterable[PublishedRun]) -> list[str]:
     """A sentence for every run that is not of the suite as its recipes are now, is there twice, or contradicts itself."""
-    hashes = {recipe_id: registry.compose(recipe_id, suite=suite).hash for recipe_id in suite.ids}
+    hashes = _hashes(registry, suite)
     out, seen = [], set()
     for run in runs:
         if run.name in seen:
@@ -124,6 +124,11 @@ def contradiction(run: PublishedRun) -> str | None:
     if not record.diverged and (record.last_accuracy, record.best_accuracy) != (accuracies[-1], max(accuracies)):
         return f"{run.name}: its last or best accuracy is not that of its history"
     return None
+
+
+def _hashes(registry: Registry, suite: Suite) -> dict[str, str]:
+    """{recipe id: hash} of a suite as its recipes are now."""
+    return {recipe_id: registry.compose(recipe_id, suite=suite).hash for recipe_id in suite.ids}
 
 
 @functools.lru_cache(maxsize=4096)

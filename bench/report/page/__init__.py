@@ -8,7 +8,6 @@ digests it names, and nothing to be loaded from anywhere.
 from __future__ import annotations
 
 import base64
-import dataclasses
 import functools
 import hashlib
 import json
@@ -27,17 +26,16 @@ from matplotlib.ticker import MaxNLocator
 from bench.cli import duration
 from bench.config.schema import Recipe
 from bench.report import tables
-from bench.report.figures.style import DARK, LIGHT, method_style
+from bench.report.figures.base import DARK, LIGHT, method_style
 from bench.report.frame import BASELINE, CELL, RUN
-from bench.report.notes import count
 from bench.report.published import MARKS
-from bench.report.suite_report import SuiteReport
+from bench.report.suite_report import SuiteReport, count
 
 PARTS = Path(__file__).parent
 # In this order they are one script, so that each may use what those before it define.
 SCRIPTS = ("state.js", "table.js", "curves.js", "cell.js", "start.js")
 _ENVIRONMENT = ["machine", "device", "processor", "threads", "world_size", "precision", "compile", "version", "libraries"]
-_SPEEDUPS = ["speedup_epochs", "speedup_seconds", "speedup_seconds_with_teacher"]
+_SPEEDUPS = ["speedup_epochs_mean", "speedup_seconds_mean", "speedup_seconds_with_teacher_mean"]
 _MARKERS = {"o": "round", "s": "square", "^": "triangle"}  # of matplotlib: the class in page.css
 
 Row = dict[str, Any]
@@ -59,8 +57,7 @@ def render_page(suites: Sequence[SuiteReport]) -> str:
         scripts=[Markup(script) for script in scripts],
         suites=contexts,
         figures={context["report"].suite.name: context["figures"] for context in contexts},
-        light=LIGHT,
-        dark=DARK,
+        colours={name: f"light-dark({light}, {DARK[name]})" for name, light in LIGHT.items()},
         baseline=BASELINE,
         marks=MARKS,
     )
@@ -106,10 +103,7 @@ def _suite(report: SuiteReport) -> dict[str, Any]:
         "cells": cells,
         "tables": {title: _grouped(frame, ["student", "dataset"]) for title, frame in texts.items()},
         "published": _grouped(report.published, CELL),
-        "teachers": {
-            dataset: tables.teacher_sentences(dataclasses.replace(report, runs=own))
-            for dataset, own in report.runs.groupby("dataset")
-        },
+        "teachers": {dataset: tables.teacher_sentences(own) for dataset, own in report.runs.groupby("dataset")},
         "styles": styles,
         "figures": {"/".join(cell): [_figure(row, styles[row["method"]]) for row in rows] for cell, rows in cells.items()},
         "ticks": MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, max(high, low + 1)).tolist(),
