@@ -21,13 +21,13 @@ _MAY_BE_MISSING = {  # columns of `runs_frame` whose type would depend on the ru
     **dict.fromkeys(("teacher_key", "teacher_id", "teacher_select", "commit"), "str"),
     "dirty": "boolean",
 }
-_NO_COLUMNS = ["recipe", "feature_maps", "teacher", "hardware", "code"]  # objects in a record
+_NO_COLUMNS = ["recipe", "feature_maps", "teacher", "hardware", "code", "image_size", "weights"]  # fields of a record
 
 
 def runs_frame(runs: Sequence[PublishedRun]) -> pd.DataFrame:
     """One row per run, in the order of `runs`, which may not be empty.
 
-    The columns are the fields of `Record` and of its hardware, code and dataset (see bench/runs/record.py), and:
+    The columns are the fields of `Record`, its hardware, code and dataset (see bench/runs/record.py) but _NO_COLUMNS, and:
 
     suite, model, dataset, method: the names in the id; method is "baseline" without guidance.
     precision: the one that was used.
@@ -38,7 +38,7 @@ def runs_frame(runs: Sequence[PublishedRun]) -> pd.DataFrame:
 
 
 def curves_frame(runs: Sequence[PublishedRun]) -> pd.DataFrame:
-    """One row per run and epoch, in the order of `runs`: RUN, diverged (the run), epoch (from 1) and test_accuracy (in %)."""
+    """One row per run and epoch, in the order of `runs`: RUN, diverged (of the run), epoch (from 1), test_accuracy (%)."""
     columns = [*RUN, "diverged", "epoch", "test_accuracy"]
     rows = [
         (*split_id(run.record.id), run.record.seed, run.record.diverged, run.history["epoch"], run.history["test_accuracy"])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import itertools
 import json
 import shlex
 from collections.abc import Sequence
@@ -63,8 +64,8 @@ def render_page(suites: Sequence[SuiteReport]) -> str:
     )
 
 
-def command(suite: str, recipe_id: str, seed: int, settings: Sequence[object] = ()) -> str:
-    """Returns the command of a run; `settings`: its --set options."""
+def _command(suite: str, recipe_id: str, seed: int, settings: Sequence[object] = ()) -> str:
+    """The command of a run; settings: its --set options."""
     words = ["accelerate", "launch", "bench/run.py", "--recipe", recipe_id, "--suite", suite]
     return shlex.join([*words, *(word for text in settings for word in ("--set", str(text))), "--seed", str(seed)])
 
@@ -73,22 +74,16 @@ def _suite(report: SuiteReport) -> dict[str, Any]:
     """What template.html shows of a suite. rows: one per method of a cell, with its runs and the row of its baseline."""
     suite, styles, cells = report.suite, _styles(report), _grouped(report.cells, CELL)
     runs = _grouped(report.runs.assign(texts=_rows(tables.runs_table(report)), curve=_curves(report)), ["id"])
-    for run in (run for own in runs.values() for run in own):
-        run["command"] = command(suite.name, run["id"], run["seed"], run["settings"] or ())
+    for run in itertools.chain.from_iterable(runs.values()):
+        run["command"] = _command(suite.name, run["id"], run["seed"], run["settings"] or ())
         run["facts"] = {name: run[name] for name in _ENVIRONMENT if run[name] is not None}
         run["environment"] = json.dumps(run["facts"], sort_keys=True)
     for rows in cells.values():
         for row in rows:
             row["runs"] = runs.get((row["id"],), [])
             row["baseline"] = rows[0] if rows[0]["method"] == BASELINE else None
-            row["command"] = row["runs"][0]["command"] if row["runs"] else command(suite.name, row["id"], suite.seeds[0])
+            row["command"] = row["runs"][0]["command"] if row["runs"] else _command(suite.name, row["id"], suite.seeds[0])
             row["recipe"] = _yaml_of(report.recipes[row["id"]])
-    texts = {
-        "Last epoch": tables.accuracy_table(report),
-        "Best epoch": tables.best_table(report),
-        "Convergence": tables.convergence_table(report),
-        "Cost": tables.cost_table(report),
-    }
     others = report.cells[report.cells["method"] != BASELINE]
     gains = [
         {"method": method, "rows": _rows(own.dropna(subset="gain_mean")), "mean": own["gain_mean"].mean()}
@@ -97,11 +92,16 @@ def _suite(report: SuiteReport) -> dict[str, Any]:
         if own["gain_mean"].notna().any()
     ]
     bounds = [0.0, *report.cells[["gain_mean", "gain_low", "gain_high"]].to_numpy().flat]
-    low, high = np.nanmin(bounds), np.nanmax(bounds)
+    low, high, names = np.nanmin(bounds), np.nanmax(bounds), ["student", "dataset"]
     return {
         "report": report,
         "cells": cells,
-        "tables": {title: _grouped(frame, ["student", "dataset"]) for title, frame in texts.items()},
+        "tables": {
+            "Last epoch": _grouped(tables.accuracy_table(report), names),
+            "Best epoch": _grouped(tables.best_table(report), names),
+            "Convergence": _grouped(tables.convergence_table(report), names),
+            "Cost": _grouped(tables.cost_table(report), names),
+        },
         "published": _grouped(report.published, CELL),
         "teachers": {dataset: tables.teacher_sentences(own) for dataset, own in report.runs.groupby("dataset")},
         "styles": styles,

@@ -1,6 +1,6 @@
 // The curves of a cell, drawn by uPlot: the mean of each method with a band of one standard deviation to each side.
 
-const curveData = JSON.parse(byId("data").textContent); // {suite: {cell: [method]}}, see `_curves` in __init__.py
+const curveData = JSON.parse(byId("data").textContent); // {suite: {cell: [method]}}, see `_figure` in __init__.py
 const figures = new Map(); // element that holds a figure: {figure, watch, redraw}
 const FONT = "14px system-ui, sans-serif";
 const EPOCH_STEPS = [1, 2, 5, 10, 20, 25, 50, 100, 200, 500, 1000];
@@ -98,7 +98,6 @@ function drawCurves(element, suite, cell, options) {
   const axis = { stroke: resolved("muted"), font: FONT, labelFont: FONT, labelSize: 22, labelGap: 0 };
   axis.grid = axis.ticks = { stroke: resolved("grid"), width: 1 };
   const label = options.byTime ? `wall time (${unitName})` : "epoch";
-  host.setAttribute("role", "img");
   const ends = lines.map(({ method }) => `${method.method} ends at ${method.last_mean.toFixed(2)} %`).join(", ");
   host.setAttribute("aria-label", `Test accuracy by ${label}. ${ends}.`);
   const size = () => ({ width: Math.max(host.clientWidth, 200), height: options.height });
