@@ -70,12 +70,7 @@ def write_report(
 ) -> list[SuiteReport]:
     """Gather new runs of these suites, then write their tables and figures, and the page and READMEs of all suites.
 
-    Args:
-        title: whether figures have a title inside.
-        width: of figures, in inches.
-
-    Returns:
-        The reports of these suites.
+    title, width: see `write_figures`. Returns the reports of these suites.
 
     Raises:
         RecipeError: a suite has no runs, or a record is damaged.
@@ -159,12 +154,8 @@ def _texts(reports: Mapping[str, SuiteReport], results: Path, names: Sequence[st
 
 def _json(report: SuiteReport) -> str:
     """`table.json`: cells and the gains of every seed, for other programs."""
-    content = {
-        "suite": report.suite.name,
-        "protocol": report.suite.protocol,
-        "settings": report.settings,
-        "remarks": report.remarks,
-    }
+    content = {"suite": report.suite.name, "protocol": report.suite.protocol}
+    content |= {"settings": report.settings, "remarks": report.remarks}
     for name, frame in (("cells", report.cells), ("pairs", report.pairs)):
         content[name] = json.loads(frame.to_json(orient="records", double_precision=DIGITS))
     return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"

@@ -71,9 +71,8 @@ def gather_runs(registry: Registry, suite: Suite, results: str | Path) -> list[P
     before = read_runs(results, suite.name)
     local = [run for name in suite.ids for run in _local_runs(registry.compose(name, suite=suite), suite.name, results)]
     runs = current_runs(registry, suite, [*before, *local])
-    for run in runs:
-        if problem := contradiction(run):
-            raise RecipeError(f"{problem}: move it away, or run it again with --force")
+    if problems := mismatches(registry, suite, runs):
+        raise RecipeError(f"{problems[0]}: move it away, or run it again with --force")
     if runs != before:
         write_runs(runs, results, suite.name)
     return runs
@@ -105,12 +104,12 @@ def mismatches(registry: Registry, suite: Suite, runs: Iterable[PublishedRun]) -
             out.append(f"{run.name}: not in suite {suite.name}")
         elif run_hash != hashes[recipe_id]:
             out.append(f"{run.name}: its hash {run_hash[:8]} is not its recipe's, {hashes[recipe_id][:8]}")
-        elif problem := contradiction(run):
+        elif problem := _contradiction(run):
             out.append(problem)
     return out
 
 
-def contradiction(run: PublishedRun) -> str | None:
+def _contradiction(run: PublishedRun) -> str | None:
     """A sentence if a record was changed: its seed or hash is not its recipe's, or its accuracies are not its history's."""
     record, accuracies = run.record, run.history["test_accuracy"]
     if record.recipe.get("seed") != record.seed or not 0 <= record.seed < 2**63:

@@ -19,6 +19,7 @@ from tests.helpers.synthetic import quick_run as run
 
 registry = Registry()
 suite = registry.suite("quick")
+guided_recipe = registry.compose("deit_micro/digits/guided", suite=suite)
 percent = st.integers(0, 10_000).map(lambda n: n / 100)
 
 
@@ -29,6 +30,23 @@ def cells(*runs, suite=suite):
 
 def pairs(*runs):
     return pairs_frame(runs_frame(runs), curves_frame(runs)).set_index(["method", "seed"])
+
+
+def test_a_run_is_a_row_of_a_frame():
+    summary = make_teacher(guided_recipe.teacher, select="best", last_accuracy=61.0, best_accuracy=98.25)
+    changes = {"teacher": summary, "hardware": Hardware("cpu", "Z80", 4), "world_size": 2, "seconds": 900.0}
+    row = runs_frame([run("guided", 0, [80.0, 90.0, 85.0], **changes)]).iloc[0]
+    assert (row["suite"], row["model"], row["dataset"], row["method"]) == ("quick", "deit_micro", "digits", "guided")
+    assert (row["last_accuracy"], row["best_accuracy"], row["best_epoch"]) == (85.0, 90.0, 2)
+    assert (row["device_hours"], row["device_unit"]) == (2.0, "core-hours")
+    assert row["machine"] == "2 x Z80, 4 threads, bf16"
+    assert (row["teacher_accuracy"], row["teacher_select"]) == (98.25, "best")  # of the weights that guide
+
+
+def test_missing_values_do_not_change_the_types_of_a_frame():
+    diverged = runs_frame([run("baseline", 0, [10.0], diverged=True)])
+    assert diverged[["last_accuracy", "best_epoch", "teacher_id", "teacher_seed"]].isna().all(axis=None)
+    assert (diverged.dtypes == runs_frame([run("baseline", 0, [10.0]), run("guided", 0, [10.0])]).dtypes).all()
 
 
 @given(st.lists(st.tuples(percent, percent), min_size=3, max_size=12))
@@ -61,7 +79,7 @@ def test_a_run_is_as_fast_as_itself(curve, seconds):
 
 
 def test_speed_up_counts_from_when_the_baseline_first_reached_its_own_final_accuracy():
-    teacher = make_teacher(registry.compose("deit_micro/digits/guided", "quick").teacher, seconds=50.0)
+    teacher = make_teacher(guided_recipe.teacher, seconds=50.0)
     baseline = run("baseline", 0, [10.0, 20.0, 45.0, 30.0, 40.0], seconds=100.0)
     guided = run("guided", 0, [30.0, 41.0, 60.0, 60.0], seconds=200.0, teacher=teacher)
     row = pairs(baseline, guided).loc["guided", 0]

@@ -49,12 +49,7 @@ def plots_of_suite(report: SuiteReport) -> dict[str, base.Plot]:
 def write_figures(report: SuiteReport, folder: Path, *, title: bool = True, width: float | None = None) -> list[Path]:
     """Draw the figures of a suite whose data, code or layout changed, and remove files of figures that no longer exist.
 
-    Args:
-        title: whether figures have a title inside.
-        width: in inches, of a paper's column for example.
-
-    Returns:
-        The paths of the files of all figures.
+    title: whether figures have a title inside. width: in inches. Returns the paths of the files of all figures.
     """
     plots, width = plots_of_suite(report), width or base.DEFAULT_WIDTH_INCHES
     for path in _stale_files(plots, folder):

@@ -120,15 +120,11 @@ def _rows(frame: pd.DataFrame) -> list[Row]:
 
 def _grouped(frame: pd.DataFrame, names: list[str]) -> dict[tuple[str, ...], list[Row]]:
     """The rows of a frame by their values of some columns, in order."""
-    out: dict[tuple[str, ...], list[Row]] = {}
-    for row in _rows(frame):
-        out.setdefault(tuple(row[name] for name in names), []).append(row)
-    return out
+    return {values: _rows(own) for values, own in frame.groupby(names, sort=False)}
 
 
 def _curves(report: SuiteReport) -> list[list[int]]:
-    """The test accuracy per epoch of each run, in hundredths of a per cent, each as the difference to the epoch before:
-    that needs a third less room."""
+    """The accuracies of each run in hundredths of a per cent, as differences to the epoch before: a third less room."""
     values = report.curves[RUN].assign(value=(100 * report.curves["test_accuracy"]).round().astype("int64"))
     curves = values.groupby(RUN)["value"].agg(lambda own: np.diff(own, prepend=0).tolist())
     return [curves[key] for key in report.runs[RUN].itertuples(index=False, name=None)]

@@ -49,12 +49,8 @@ function linesOf(methods, lengthOfEpoch, singleSeeds) {
     const curves = finished.map(curveOf);
     const epochs = curves[0].slice(0, Math.min(...curves.map((curve) => curve.length)));
     const step = lengthOfEpoch(finished);
-    const line = { method, step, stroke, mean: [], std: [] };
-    epochs.forEach((_, e) => {
-      const values = curves.map((curve) => curve[e]);
-      line.mean.push(mean(values));
-      line.std.push(std(values));
-    });
+    const columns = epochs.map((_, e) => curves.map((curve) => curve[e])); // the values of all seeds, per epoch
+    const line = { method, step, stroke, mean: columns.map(mean), std: columns.map(std) };
     const [low, high] = [-1, 1].map((sign) => line.mean.map((value, e) => value + sign * line.std[e]));
     out.tables.push([epochs.map((_, e) => (e + 1) * step), line.mean, low, high]);
     out.bands.push({ series: [out.series.length + 2, out.series.length + 1], fill: faded(stroke, 0.16) });
@@ -99,7 +95,7 @@ function drawCurves(element, suite, cell, options) {
   axis.grid = axis.ticks = { stroke: resolved("grid"), width: 1 };
   const label = options.byTime ? `wall time (${unitName})` : "epoch";
   const ends = lines.map(({ method }) => `${method.method} ends at ${method.last_mean.toFixed(2)} %`).join(", ");
-  host.setAttribute("aria-label", `Test accuracy by ${label}. ${ends}.`);
+  host.ariaLabel = `Test accuracy by ${label}. ${ends}.`;
   const size = () => ({ width: Math.max(host.clientWidth, 200), height: options.height });
   const figure = new uPlot({
     ...size(),
