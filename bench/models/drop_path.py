@@ -38,9 +38,6 @@ class DropPath(nn.Module):
             scale = scale.repeat_interleave(len(x) // len(scale))  # MobileViT folds patches into the batch
         return x * scale.view(-1, *[1] * (x.ndim - 1)).to(x.dtype)
 
-    def extra_repr(self) -> str:
-        return f"rate={self.rate:.4f}"
-
 
 def replace_drop_path(network: nn.Module) -> None:
     """Replace every DropPath of timm by one of this module."""
