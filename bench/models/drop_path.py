@@ -19,10 +19,7 @@ from bench.rng import Stream, generator
 class DropPath(nn.Module):
     """In training, scales each sample of a residual branch by 0 or 1 / (1 - rate).
 
-    Some blocks call one DropPath for both of their branches, so each call takes the next of `scales`.
-
-    Attributes:
-        scales: [batch] for each call of one forward pass, in order.
+    Some blocks call one DropPath for both of their branches, so each call takes the next of `scales`, [batch] each.
     """
 
     def __init__(self, rate: float) -> None:

@@ -43,16 +43,16 @@ class FeatureExtractor(nn.Module):
         self._drop_paths = [module for module, _ in calls if isinstance(module, DropPath)]
         self.drop_path_rates = [module.rate for module in self._drop_paths]
         self._outputs: dict[int, Tensor] | None = None  # filled only while `forward` runs
+        outputs = dict(calls)
         self._layouts: list[Layout] = []
         self.shapes: list[tuple[int, int, int]] = []
         for index, layer in enumerate(layers):
-            output = dict(calls).get(layer)
             try:
-                self._layouts.append(layout_of(output, network))
+                self._layouts.append(layout_of(outputs.get(layer), network))
             except ValueError as error:
                 where = f"{model.name} has no feature map at {feature_layers[index]!r}"
                 raise RecipeError(f"model.feature_layers: {where}: {error}") from None
-            self.shapes.append(tuple(to_map(output, self._layouts[index]).shape[1:]))
+            self.shapes.append(tuple(to_map(outputs[layer], self._layouts[index]).shape[1:]))
             layer.register_forward_hook(functools.partial(self._collect, index))
 
     def _collect(self, index: int, module: nn.Module, inputs: tuple, output: Tensor) -> None:
@@ -128,11 +128,8 @@ def to_map(output: Tensor, layout: Layout) -> Tensor:
 def default_feature_layers(network: nn.Module, model: Model) -> tuple[str, ...]:
     """The first, the middle (number n // 2 of n, from 0) and the last block of a network, in the order of their calls.
 
-    Blocks are the outermost modules in lists whose class timm calls a block. Blocks that process only a class token do not
-    count.
-
-    Raises:
-        RecipeError: fewer than three are found.
+    Blocks are the outermost modules in lists whose class timm calls a block, but for those that process only a class token.
+    Raises RecipeError if fewer than three are found.
     """
     blocks: dict[nn.Module, str] = {}
     for name, module in network.named_modules():
@@ -174,10 +171,9 @@ def check_spatial_order(extractor: FeatureExtractor, model: Model) -> None:
 
 
 def _record_calls(network: nn.Module, model: Model, modules: Iterable[nn.Module]) -> list[tuple[nn.Module, object]]:
-    """Run a blank image through a new network: (module, output) for each call of these modules, in order.
+    """Run a blank image through a new network. Returns (module, output) for each call of these modules, in order.
 
-    Raises:
-        RecipeError: the architecture does not take the image size.
+    Raises RecipeError if the architecture does not take the image size.
     """
     calls: list[tuple[nn.Module, object]] = []
     hooks = [m.register_forward_hook(lambda module, _, output: calls.append((module, output))) for m in modules]

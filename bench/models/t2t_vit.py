@@ -55,9 +55,8 @@ class PerformerAttention(nn.Module):
         super().__init__()
         self.kqv = nn.Linear(channels, 3 * width)
         self.proj = nn.Linear(width, width)
-        m = width // 2
-        # drawn once and never trained, but saved, since the trained weights depend on them
-        self.register_buffer("directions", nn.init.orthogonal_(torch.empty(m, width)) * math.sqrt(m))
+        directions = nn.init.orthogonal_(torch.empty(width // 2, width)) * math.sqrt(width // 2)
+        self.register_buffer("directions", directions)  # not trained, but saved, since the trained weights depend on them
 
     def forward(self, x: Tensor) -> Tensor:
         k, q, v = self.kqv(x).chunk(3, dim=2)
