@@ -53,14 +53,18 @@ class Slot:
             variables.setdefault("OMP_NUM_THREADS", "1")
         return variables
 
-    def command(self, job: Job, options: Sequence[str]) -> list[str]:
-        """The command line of a job in this slot: Python, or accelerate with one process per GPU (but one for a teacher)."""
-        if len(self.gpus) < 2 or job.is_teacher:
-            return job.command([sys.executable], SCRIPT, options)
-        count = str(len(self.gpus))
-        launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
-        launch += ["--num_processes", count, "--main_process_port", "0"]
-        return job.command(launch, SCRIPT, [*options, "--num-processes", count])
+
+def launch_command(job: Job, gpus: int, options: Sequence[str]) -> list[str]:
+    """The command line of a job: of Python, or of accelerate with one process per GPU (but one for a teacher).
+
+    Args:
+        options: words that all jobs of the sweep share.
+    """
+    if gpus < 2 or job.is_teacher:
+        return job.command([sys.executable], SCRIPT, options)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
+    launch += ["--num_processes", str(gpus), "--main_process_port", "0"]
+    return job.command(launch, SCRIPT, [*options, "--num-processes", str(gpus)])
 
 
 def visible_gpus() -> list[str]:
@@ -153,7 +157,7 @@ class LocalExecutor:
                 active = _ActiveJob(job, slot, log_start=log.tell())
                 self._active.append(active)
                 active.process = subprocess.Popen(
-                    slot.command(job, self._options),
+                    launch_command(job, len(slot.gpus), self._options),
                     env={**slot.environment(), RUN_VARIABLE: active.run_id},
                     stdin=subprocess.DEVNULL,
                     stdout=log,

@@ -10,6 +10,7 @@ all its attempts together count as one job in W and C.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from statistics import mean
@@ -83,12 +84,8 @@ class Scheduler:
 
     def next(self, free_slots: int) -> list[Job]:
         """The jobs to start now, which count as running from here on."""
-        chosen = []
-        for job in self.waiting:
-            if len(chosen) >= free_slots:
-                break
-            if self._queues or job.needs is None or job.needs in self.done or job.needs not in self._seconds:
-                chosen.append(job)
+        untrained = set() if self._queues else self._seconds.keys() - self.done
+        chosen = list(itertools.islice((job for job in self.waiting if job.needs not in untrained), free_slots))
         for job in chosen:
             self.waiting.remove(job)
             self.running[job.key] = job
@@ -96,7 +93,7 @@ class Scheduler:
         return chosen
 
     def end(self, result: JobResult) -> list[JobResult]:
-        """Take in a result. Returns the final ones: it, unless the job is tried again, and those of a failed teacher's runs."""
+        """Take in a result. Returns what is final: it, unless the job is tried again, and the runs of a failed teacher."""
         job, key, outcome = result.job, result.job.key, result.outcome
         del self.running[key]
         if outcome is Outcome.DONE:
@@ -104,7 +101,7 @@ class Scheduler:
             return [result]
         if outcome is Outcome.ABANDONED:
             self._attempts[key] = 0
-        if outcome is Outcome.ABANDONED or (outcome is Outcome.DIED and self._attempts[key] <= self._retries):
+        if outcome is not Outcome.REFUSED and self._attempts[key] <= self._retries:
             self.waiting.insert(0, job)
             return []
         final = [result]

@@ -27,7 +27,7 @@ import psutil
 from bench.cli import DONE
 from bench.config.schema import RecipeError
 from bench.sweep.job import Job, JobResult, Outcome, State, read_attached_result, read_result
-from bench.sweep.local import Slot
+from bench.sweep.local import launch_command
 from bench.sweep.slurm_request import MAX_ARRAY_JOBS, SlurmRequest
 from bench.sweep.squeue import QueueEntry, QueueUnavailable, read_queue, set_state, write_submission
 from bench.train.teacher_cache import cached_teacher_record
@@ -143,8 +143,8 @@ class SlurmExecutor:
         name = write_submission(batch, self._name)
         executor = self._submitit.SlurmExecutor(folder=self._folder, max_num_timeout=10**6)
         executor.update_parameters(**self._request.parameters(name, batch[0].is_teacher, after))
-        slot = Slot(tuple(map(str, range(self._request.gpus_per_run))), ())
-        functions = [Requeued(slot.command(job, self._options)) for job in batch]
+        gpus = self._request.gpus_per_run
+        functions = [Requeued(launch_command(job, gpus, self._options)) for job in batch]
         try:
             return [job.job_id for job in executor.submit_array(functions)]
         except self._submitit.core.utils.FailedJobError as error:

@@ -14,12 +14,12 @@ import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from bench.storage import read_json, write_json
 from bench.sweep.job import Job, State
 
 LOG = logging.getLogger(__name__)
+SUBMISSION = "slurm.json"
 SQUEUE_SECONDS = 60  # after which squeue counts as not answering
 FIELDS = ("JobArrayID", "Name", "State", "exit_code", "Reason")
 ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL"}
@@ -92,7 +92,7 @@ def write_submission(jobs: Sequence[Job], name: str) -> str:
     """Note in the folders of jobs that they are submitted together, in this order. Returns the name of the submission."""
     name = f"{name}-{secrets.token_hex(4)}"
     for index, job in enumerate(jobs):
-        write_json(_submission_file(job), {"name": name, "index": str(index) if len(jobs) > 1 else ""})
+        write_json(job.folder.path / SUBMISSION, {"name": name, "index": str(index) if len(jobs) > 1 else ""})
     return name
 
 
@@ -101,7 +101,7 @@ def read_queue_states(jobs: Sequence[Job]) -> None:
 
     If the queue does not answer, they keep the state that their folders give, and a warning says so.
     """
-    submitted = [job for job in jobs if _submission_file(job).exists()]
+    submitted = [job for job in jobs if (job.folder.path / SUBMISSION).exists()]
     if not submitted:
         return
     try:
@@ -111,12 +111,8 @@ def read_queue_states(jobs: Sequence[Job]) -> None:
         return
     for job in submitted:
         with suppress(OSError, ValueError, KeyError, TypeError):  # a damaged file, or a job that squeue no longer lists
-            submission = read_json(_submission_file(job))
+            submission = read_json(job.folder.path / SUBMISSION)
             set_state(job, entries[submission["name"], submission["index"]])
-
-
-def _submission_file(job: Job) -> Path:
-    return job.folder.path / "slurm.json"
 
 
 def set_state(job: Job, entry: QueueEntry) -> None:
