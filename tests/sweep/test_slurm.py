@@ -293,6 +293,14 @@ def test_queued_jobs_of_an_earlier_sweep_are_attached(quick, tmp_path, monkeypat
     assert ("deit_micro/digits/baseline seed 1", "DIED", False) in [line[:3] for line in lines]
 
 
+def test_a_detached_sweep_submits_all_jobs_and_leaves_them_in_the_queue(quick, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    scheduler, cluster = Scheduler(quick.plan(SEEDS).jobs, queues=True), Cluster(quick, monkeypatch, finish)
+    drive(scheduler, cluster, detach=True)
+    assert len(cluster.submissions) == 3 and not cluster.cancelled and not cluster.looks and len(scheduler.running) == 5
+    assert any("stay in the queue: scancel 1 2_0 3_0 2_1 3_1" in message for message in caplog.messages)
+
+
 LAUNCHER = """
 import signal, subprocess, sys, time
 from pathlib import Path
