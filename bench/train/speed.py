@@ -18,8 +18,6 @@ from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
-import psutil
-
 from bench.cli import DONE, FAILED, add_recipe_options, compose, say_error
 from bench.config.schema import Recipe, RecipeError
 from bench.locks import cache_folder
@@ -256,17 +254,18 @@ def measure(
 
 @contextlib.contextmanager
 def _own_process() -> Iterator[ProcessPoolExecutor]:
-    """A process for one variant. It ends with the block; after an error it is killed, with its data workers."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context, initializer=speed_variant.start) as pool:
+    """A process for one variant, which ends with the block. If a measurement is interrupted, it is killed."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=speed_variant.start) as pool:
         try:
             yield pool
+        except Exception:
             pool.submit(speed_variant.close).result()
-        except BaseException:
-            for process in psutil.Process().children(recursive=True):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
             raise
+        except BaseException:
+            for process in multiprocessing.active_children():
+                process.kill()
+            raise
+        pool.submit(speed_variant.close).result()
 
 
 @contextlib.contextmanager
