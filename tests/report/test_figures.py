@@ -131,9 +131,9 @@ def test_files_of_figures_that_no_longer_exist_are_removed(tmp_path):
 
 def test_intervals_lie_on_an_axis_of_differences():
     cells = frames({"baseline": (70.0, 84.0, 89.0), "guided": (99.0, 98.0, 97.0)})[2]
-    assert cells["gain_high"].max() > 30  # Student's t with three seeds
     gain = difference_intervals(cells).iloc[0]
-    assert gain["high"] == pytest.approx(100 - 81) and gain["low"] == cells["gain_low"].max()
+    assert gain["high"] == cells["gain_high"].max() > 30  # as in the tables: Student's t with three seeds
+    assert gain["low"] == cells["gain_low"].max()
     axes = drawn("overview", frames()).axes[0]
     low, high = axes.get_xlim()
     assert low < 0 and 14.97 < high < 20  # the interval of +10.00 is [5.03, 14.97]; no accuracies of 80 or 90

@@ -9,6 +9,7 @@ from matplotlib.lines import Line2D
 
 from bench.report.figures.plot import Plot
 from bench.report.figures.style import clean, label_right, line_inches, method_style, new_figure, spread_labels
+from bench.report.frame import BASELINE
 
 HEIGHT = 0.36  # of a panel, of the figure's width
 
@@ -31,9 +32,10 @@ def draw_cost(plot: Plot, width: float, title: str | None) -> Figure:
         axes.margins(x=0.06, y=0.1)
         line = {"color": rcParams["axes.edgecolor"], "linewidth": 0.8, "zorder": 1}
         for name, own in panel.assign(time=hours * factor).groupby("model", sort=False):
-            places = own[["time", "last_mean"]].to_numpy()  # the baseline first
+            places = own[["time", "last_mean"]].to_numpy()
             for cell, place in zip(own.itertuples(), places, strict=True):
-                axes.plot(*np.transpose([places[0], place]), **line)
+                if own["method"].iloc[0] == BASELINE:  # if it finished, it is the first
+                    axes.plot(*np.transpose([places[0], place]), **line)
                 axes.errorbar(*place, np.nan_to_num(cell.last_std), elinewidth=1.2, **styles[cell.method])
             labels.append(label_right(axes, places[-1], clean(name), **{**line, "linewidth": 0.5, "linestyle": ":"}))
     spread_labels(figure, [[label for label in labels if label.axes is axes] for axes in grid.flat])

@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 
 from bench.report.figures.plot import Plot
 from bench.report.figures.style import clean, line_inches, method_style, new_figure, signed
-from bench.report.frame import BASELINE, CELL
+from bench.report.frame import BASELINE
 
 ROW_LINES = 1.5  # height of a row, in lines of text
-MAX_COLUMNS, MAX_COLUMNS_WITH_NUMBERS = 4, 2  # beside datasets in two columns, gains are written as numbers, too
+MAX_COLUMNS = 2  # of panels, which leaves room for the gains as numbers
 
 
 def draw_gains(plot: Plot, width: float, title: str | None) -> Figure:
@@ -22,7 +22,7 @@ def draw_gains(plot: Plot, width: float, title: str | None) -> Figure:
     by_method = len(plot.methods) > 2
     row_name = "method" if by_method else "model"
     datasets = list(gains["dataset"].unique())
-    columns = min(len(datasets), MAX_COLUMNS if by_method else MAX_COLUMNS_WITH_NUMBERS)
+    columns = min(len(datasets), MAX_COLUMNS)
     groups = [own for _, own in gains.groupby("model", sort=False)] if by_method else [gains]
     lines = [(own, datasets[i : i + columns]) for own in groups for i in range(0, len(datasets), columns)]
     height = (len(lines) * (gains[row_name].nunique() * ROW_LINES + 1.6) + 3) * line_inches()
@@ -35,7 +35,7 @@ def draw_gains(plot: Plot, width: float, title: str | None) -> Figure:
         names = (order.sort_values(ascending=False) if by_method else order).index
         for axes, dataset in zip(line, shown, strict=False):
             panel = own[own["dataset"] == dataset].set_index(row_name, drop=False).loc[names]
-            _draw_panel(axes, panel, plot, numbers=columns <= MAX_COLUMNS_WITH_NUMBERS)
+            _draw_panel(axes, panel, plot)
             axes.set_title(clean(dataset))
             axes.set_yticks(range(len(names)), [clean(name) for name in names], va="center_baseline")
             axes.tick_params(axis="y", labelleft=axes is line[0], length=0, labelcolor=rcParams["text.color"])
@@ -52,19 +52,16 @@ def draw_gains(plot: Plot, width: float, title: str | None) -> Figure:
 
 
 def difference_intervals(cells: pd.DataFrame) -> pd.DataFrame:
-    """The cells but the baselines', with `low` and `high`: the part of each interval that differences can have.
+    """The cells without the baselines, with `low` and `high`, the ends of the interval as tables have it.
 
-    Accuracies are 0 to 100 %, while Student's t knows no limits. Without an interval, both are the mean.
+    Without an interval, both are the mean.
     """
-    baseline = cells[cells["method"] == BASELINE].set_index(CELL)["last_mean"].rename("baseline")
-    gains = cells[cells["method"] != BASELINE].join(baseline, on=CELL)
+    gains = cells[cells["method"] != BASELINE]
     mean = gains["gain_mean"]
-    low = gains["gain_low"].fillna(mean).clip(lower=-gains["baseline"]).clip(upper=mean)
-    high = gains["gain_high"].fillna(mean).clip(upper=100 - gains["baseline"]).clip(lower=mean)
-    return gains.assign(low=low, high=high)
+    return gains.assign(low=gains["gain_low"].fillna(mean), high=gains["gain_high"].fillna(mean))
 
 
-def _draw_panel(axes: Axes, panel: pd.DataFrame, plot: Plot, numbers: bool) -> None:
+def _draw_panel(axes: Axes, panel: pd.DataFrame, plot: Plot) -> None:
     """Draw a row per cell, the first at the top: a disc where the interval excludes zero, else a ring."""
     axes.set_ylim(len(panel) - 0.4, -0.6)
     axes.grid(axis="x")
@@ -74,13 +71,12 @@ def _draw_panel(axes: Axes, panel: pd.DataFrame, plot: Plot, numbers: bool) -> N
     for row, cell in enumerate(panel.itertuples()):
         if pd.isna(cell.gain_mean):
             status = "no paired seed" if cell.status == "no pair" else cell.status
-            axes.annotate(status, (0, row), (4, 0), **place, color=rcParams["axes.labelcolor"])
+            axes.annotate(status, (0, row), (4, 0), **place, color=rcParams["axes.labelcolor"], in_layout=False)
             continue
         style, clear = method_style(plot.methods, cell.method), cell.verdict in ("better", "worse")
         face = style["color"] if clear else axes.get_facecolor()
         ends = [[cell.gain_mean - cell.low], [cell.high - cell.gain_mean]]
         caps = {"capsize": 2.5 if cell.high > cell.low else 0, "capthick": 1.2}
         axes.errorbar(cell.gain_mean, row, xerr=ends, color=style["color"], marker="o", markerfacecolor=face, **caps)
-        if numbers:
-            right = {"xycoords": ("axes fraction", "data"), "weight": "bold" if clear else "normal"}
-            axes.annotate(signed(cell.gain_mean, 2), (1, row), (5, 0), **place, **right)
+        right = {"xycoords": ("axes fraction", "data"), "weight": "bold" if clear else "normal"}
+        axes.annotate(signed(cell.gain_mean, 2), (1, row), (5, 0), **place, **right)
