@@ -37,14 +37,7 @@ SMALL += ["teacher.train.epochs=1"]
 # A student with projections, and a teacher that keeps its best epoch: the two kinds of state.
 RUNS = {
     "deit_micro/digits/guided": ["data.train_limit=128", *SMALL, *AUGMENT, *EPOCHS],
-    "resnet8/digits": [
-        "data.train_limit=192",
-        "train.epochs=3",
-        "model.width=8",
-        "select=best",
-        "train.lr=0.3",
-        *EVERY_EPOCH,
-    ],
+    "resnet8/digits": ["data.train_limit=192", "model.width=8", "select=best", "train.lr=0.3", *EPOCHS],
 }
 STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
 STOPPED = 75
