@@ -18,6 +18,8 @@ from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
+import psutil
+
 from bench.cli import DONE, FAILED, add_recipe_options, compose, say_error
 from bench.config.schema import Recipe, RecipeError
 from bench.locks import cache_folder
@@ -254,18 +256,19 @@ def measure(
 
 @contextlib.contextmanager
 def _own_process() -> Iterator[ProcessPoolExecutor]:
-    """A process for one variant, which ends with the block. If a measurement is interrupted, it is killed."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=speed_variant.start) as pool:
+    """A process for one variant. It ends with the block; after an error it is killed, with its data workers."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, initializer=speed_variant.start) as pool:
         try:
             yield pool
-        except Exception:
             pool.submit(speed_variant.close).result()
-            raise
         except BaseException:
-            for process in multiprocessing.active_children():
-                process.kill()
+            for variant in multiprocessing.active_children():  # without the helper processes of Python itself
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    for process in psutil.Process(variant.pid).children(recursive=True):
+                        process.kill()
+                variant.kill()
             raise
-        pool.submit(speed_variant.close).result()
 
 
 @contextlib.contextmanager
