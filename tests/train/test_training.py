@@ -11,7 +11,8 @@ from accelerate import Accelerator
 from bench import guidance, models
 from bench.config.registry import Registry
 from bench.config.schema import RecipeError
-from bench.data.loaders import EvalLoader, make_train_loader
+from bench.data.eval_loader import EvalLoader
+from bench.data.loaders import make_train_loader
 from bench.data.store import open_dataset
 from bench.models.drop_path import sample_drop_path_masks
 from bench.train.evaluate import predict
