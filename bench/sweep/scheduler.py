@@ -45,7 +45,10 @@ class Executor(Protocol):
         """Give up started jobs whose teacher failed. `poll` does not report them."""
 
     def stop(self, stop_requests: Callable[[], int]) -> None:
-        """End all jobs that it started, and return when they have ended. At two `stop_requests()` they are killed."""
+        """End the jobs that it started, and return when they have ended; at two `stop_requests()` they are killed.
+
+        Without a request, a cluster keeps its jobs.
+        """
 
 
 class Scheduler:
