@@ -1,11 +1,17 @@
-"""The layouts of datasets on disk: one module per layout with `read(files, data)`, named by `data.layout`."""
+"""The layouts of datasets on disk: one module per layout, named by `data.layout`, with `read(files, data) -> Contents`.
+
+`read` raises LayoutMismatch if the files are not in its layout, RecipeError if they are, but contradict themselves.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+
+from bench.data.files import Files
 
 
 @dataclass(frozen=True)
@@ -38,3 +44,8 @@ class Contents:
 
 class LayoutMismatch(LookupError):
     """The files are not in this layout; the message names what is missing."""
+
+
+def items_of(files: Files, labelled: Iterable[tuple[str, int]]) -> list[Item]:
+    """The items of (name, label) pairs of encoded images."""
+    return [Item(name, label, partial(files.read, name)) for name, label in labelled]
