@@ -26,22 +26,14 @@ PIPELINES = {"batched": DeviceLoader, "pil": PilLoader}
 
 @dataclass(frozen=True)
 class Batch:
-    """The samples of one process in one step.
+    """The samples of one process in one step. Tensors are on the device."""
 
-    images: [batch, 3, size, size] float32, augmented and normalised, on the device.
-    labels: [batch] int64, on the device.
-    positions: of the samples in the global order of the epoch.
-    indices: [batch] int64, of the samples in the training subset.
-    boxes: [batch, 4] float32, top, left, height, width of the crops, in fractions of the native image; on the device.
-    flips: [batch] bool, whether the samples were mirrored; on the device.
-    """
-
-    images: Tensor
-    labels: Tensor
-    positions: slice
-    indices: np.ndarray
-    boxes: Tensor
-    flips: Tensor
+    images: Tensor  # [batch, 3, size, size] float32, augmented and normalised
+    labels: Tensor  # [batch] int64
+    positions: slice  # of the samples in the global order of the epoch
+    indices: np.ndarray  # [batch] int64, of the samples in the training subset
+    boxes: Tensor  # [batch, 4] float32, top, left, height, width of the crops, in fractions of the native image
+    flips: Tensor  # [batch] bool, whether the samples were mirrored
 
 
 @dataclass(frozen=True)
@@ -59,14 +51,11 @@ class TrainLoader:
     """The training batches of a recipe, from the pipeline `data.pipeline`.
 
     The global batch of a step is divided into contiguous, equal parts, one per process. The last, incomplete batch is not
-    used.
+    used. Raises RecipeError for a batch that cannot be divided, or images that the pipeline cannot process.
 
     Attributes:
         steps: per epoch.
         positions: samples per epoch, over all processes.
-
-    Raises:
-        RecipeError: the batch cannot be divided among the processes, or the pipeline cannot process these images.
     """
 
     def __init__(self, recipe: Recipe, dataset: DecodedDataset, device: torch.device, shard: Shard = ALONE) -> None:

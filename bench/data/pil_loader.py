@@ -68,10 +68,8 @@ class _Samples(Dataset):
         np.random.seed(seed)
         torch.manual_seed(seed)
         images, native = self._subset.images, int(self._subset.indices[index])
-        crop, flip, *rest = self._transform.transforms
-        image = flip(crop(Image.fromarray(images[native])))
-        for step in rest:
-            image = step(image)
+        crop, flip, *_ = self._transform.transforms
+        image = self._transform(Image.fromarray(images[native]))
         return image, int(images.labels[native]), torch.tensor(crop.box), flip.flipped
 
 
@@ -98,10 +96,8 @@ class _Flip(RandomHorizontalFlip):
 def timm_transform(recipe: Recipe) -> Compose:
     """timm's training transform for a recipe, from a PIL image to [3, size, size] float32.
 
-    Its first two steps are the crop and the flip, which keep what they did to the last image.
-
-    Raises:
-        RecipeError: timm does not understand `augment.rand_augment`.
+    Its first two steps are the crop and the flip, which keep what they did to the last image. Raises RecipeError if timm
+    does not understand `augment.rand_augment`.
     """
     augment, size = recipe.augment, recipe.model.image_size
     try:
@@ -134,6 +130,4 @@ def timm_transform(recipe: Recipe) -> Compose:
 
 def posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:
     """Posterize that accepts 0 bits, which timm asks for at magnitude 10: black, as Pillow before 13 (which raises)."""
-    if bits >= 8:
-        return image
     return image.point(lambda level: level & ~(2 ** (8 - bits) - 1))

@@ -28,14 +28,11 @@ class IncompleteDataset(RecipeError):
 
 @dataclass(frozen=True)
 class Source:
-    """The folders and archives that may hold a dataset; if there are none, the hub.
-
-    skipped: why the files in the data folder are not used, for an error.
-    """
+    """Where a dataset may be."""
 
     data: Data
-    places: tuple[Files, ...]
-    skipped: str = ""
+    places: tuple[Files, ...]  # folders and archives; none: the hub
+    skipped: str = ""  # why the files in the data folder are not used, for an error
 
     @property
     def key(self) -> str:
@@ -52,9 +49,7 @@ class Source:
     def contents(self) -> Contents:
         """The images, not yet decoded, of the first place that has the dataset in its own layout or as parquet files.
 
-        Raises:
-            IncompleteDataset: no place has it.
-            RecipeError: the files are damaged, or the hub cannot be reached.
+        Raises IncompleteDataset if no place has it, RecipeError if files are damaged or the hub cannot be reached.
         """
         with damaged(self):
             # Layouts are imported when they are read, so that a decoded dataset needs no library for its files.

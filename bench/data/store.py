@@ -39,8 +39,7 @@ NAMED_IMAGES = 5  # named in an error
 def open_dataset(data: Data, data_dir: str | Path) -> DecodedDataset:
     """The dataset of a recipe, fetched and decoded at its first use; several processes may ask for it at once.
 
-    Raises:
-        RecipeError: the dataset is missing, cannot be decoded, or has other counts than its recipe says.
+    Raises RecipeError if it is missing, cannot be decoded, or has other counts than its recipe says.
     """
     source = locate(data, data_dir)
     dataset = None if source is None else open_store(source)
@@ -105,14 +104,11 @@ def _open_split(folder: Path, split: str) -> Images:
 
 
 def check_counts(data: Data, where: str, train: np.ndarray, test: np.ndarray | None, names: tuple[str, ...] | None) -> None:
-    """Raise RecipeError unless labels [count] and class names are as the recipe says.
-
-    With `data.subset` only the classes are counted: a part of the classes has other numbers of images.
-    """
+    """Raise RecipeError unless labels [count] and class names are as the recipe says."""
     where = f"dataset {data.name!r} ({where})"
     classes = len(np.unique(train))
     if data.subset is not None:
-        _check_subset(data.subset, where, train, test)
+        _check_subset(data.subset, where, train, test)  # a part of the classes has other numbers of images
         return
     advice = ""
     if data.classes is not None and 2 <= classes < data.classes and train.max() < classes:
@@ -145,27 +141,19 @@ def _check_subset(subset: int, where: str, train: np.ndarray, test: np.ndarray |
 
 @dataclass(frozen=True)
 class Survey:
-    """The result of reading a whole dataset.
+    """The result of reading a whole dataset."""
 
-    splits: the arrays `sizes`, `labels` and `names` of "train" and, if there is one, "test".
-    classes: their names, or None.
-    problems: (name, reason) of each image that cannot be read.
-    fingerprint: of pixels, sizes and labels, SHA-256, hex.
-    left_out: files that are not images by their names.
-    """
-
-    splits: dict[str, dict[str, np.ndarray]]
-    classes: tuple[str, ...] | None
-    problems: list[tuple[str, str]]
-    fingerprint: str
-    left_out: tuple[str, ...]
+    splits: dict[str, dict[str, np.ndarray]]  # arrays `sizes`, `labels`, `names` of "train" and, if there is one, "test"
+    classes: tuple[str, ...] | None  # their names
+    problems: list[tuple[str, str]]  # (name, reason) of each image that cannot be read
+    fingerprint: str  # of pixels, sizes and labels, SHA-256, hex
+    left_out: tuple[str, ...]  # files that are not images by their names
 
 
 def survey(source: Source, keep: Callable[[str, np.ndarray], object] = lambda split, pixels: None) -> Survey:
     """Read and decode every image of a source, and call `keep` with (split, pixels) for each, in order.
 
-    Raises:
-        RecipeError: the source cannot be read, or a split is empty. Images that cannot be read are problems in the result.
+    Raises RecipeError if the source cannot be read, or a split is empty. Damaged images are problems in the result.
     """
     digest = hashlib.sha256()
     splits, problems = {}, []

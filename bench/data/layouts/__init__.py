@@ -16,30 +16,21 @@ from bench.data.files import Files
 
 @dataclass(frozen=True)
 class Item:
-    """An image that has not been decoded.
-
-    name: of the image, for errors.
-    load: returns its encoded bytes, or its pixels, [height, width, 3] uint8.
-    """
+    """An image that has not been decoded."""
 
     name: str
     label: int
-    load: Callable[[], bytes | np.ndarray]
+    load: Callable[[], bytes | np.ndarray]  # its encoded bytes, or its pixels, [height, width, 3] uint8
 
 
 @dataclass(frozen=True)
 class Contents:
-    """The images of a dataset's files.
-
-    test: None if there is no test split.
-    classes: the names of the labels 0, 1, …; None if the files do not name them.
-    left_out: files that are not images by their names.
-    """
+    """The images of a dataset's files."""
 
     train: Iterable[Item]
-    test: Iterable[Item] | None
-    classes: tuple[str, ...] | None
-    left_out: tuple[str, ...] = ()
+    test: Iterable[Item] | None  # None: no test split
+    classes: tuple[str, ...] | None  # the names of the labels 0, 1, …; None if the files do not name them
+    left_out: tuple[str, ...] = ()  # files that are not images by their names
 
 
 class LayoutMismatch(LookupError):

@@ -24,14 +24,10 @@ BATCH_ROWS = 256  # read at once; photos take several MB each
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a split.
+    """The rows of a split."""
 
-    schema: with the metadata of `datasets`, if they were written by it; these have the names of the classes.
-    batches: the rows of the named columns, in batches that have `column(name)`.
-    """
-
-    schema: pa.Schema
-    batches: Callable[[list[str]], Iterable[pa.RecordBatch | pa.Table]]
+    schema: pa.Schema  # with the metadata of `datasets`, if it wrote them; these have the names of the classes
+    batches: Callable[[list[str]], Iterable[pa.RecordBatch | pa.Table]]  # the rows of the named columns
 
     def rows(self, *names: str) -> Iterator[tuple[Any, ...]]:
         """The values of these columns, row by row. An image is a dict of `bytes` and `path`, bytes, a path, or None."""
@@ -62,12 +58,7 @@ class Table:
 
 
 def read(files: Files, data: Data) -> Contents:
-    """The splits `{split}.parquet` or `{split}-*.parquet`, in the folder, in `data/`, or in one folder below it.
-
-    Raises:
-        LayoutMismatch: a split has no file.
-        RecipeError: a column is missing.
-    """
+    """The splits `{split}.parquet` or `{split}-*.parquet`, in the folder, in `data/`, or in one folder below it."""
     if not files.path.is_dir():
         raise LayoutMismatch("parquet files")
     splits = (data.test_split, *TEST_SPLITS) if _may_search(data) else (data.test_split,)
@@ -81,8 +72,7 @@ def read(files: Files, data: Data) -> Contents:
 def read_hub(data: Data) -> Contents:
     """The splits of a dataset on the hub. None of its code is run: `datasets` 4 and later have no loading scripts.
 
-    Raises:
-        RecipeError: the hub cannot be reached, or has no such dataset, split or column.
+    Raises RecipeError if the hub cannot be reached, or has no such dataset, split or column.
     """
     datasets = importlib.import_module("datasets")  # takes seconds, and only the hub needs it
     where = f"{data.hub} on the hub"
