@@ -18,7 +18,7 @@ SOURCES = ("bench", "recipes", "pyproject.toml", "constraints.txt")  # what resu
 
 
 def code() -> Code:
-    """The version of the suite; in a checkout also the commit, and whether code or recipes differ from it (new files count)."""
+    """The version of the suite; in a checkout also the commit, and whether code or recipes differ (new files count)."""
     root = Path(__file__).parents[2]
 
     def git(*arguments: str) -> str | None:
