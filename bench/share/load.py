@@ -18,7 +18,7 @@ from bench import models
 from bench.config.compose import recipe_from_dict
 from bench.config.parse import short_repr
 from bench.config.schema import Recipe, RecipeError
-from bench.data.eval_loader import ImageTransform
+from bench.data.loaders import ImageTransform
 from bench.runs.record import Record, read_record
 from bench.storage import first_line
 

@@ -11,7 +11,7 @@ import torch
 
 from bench.cli import DONE, PROBLEMS
 from bench.config.schema import RecipeError
-from bench.data.eval_loader import EvalLoader
+from bench.data.loaders import EvalLoader
 from bench.data.store import open_dataset
 from bench.runs import environment
 from bench.share.load import read_run, trained_network
