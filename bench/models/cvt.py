@@ -1,5 +1,8 @@
-"""CvT-13: convolutional vision transformer (Wu et al., ICCV 2021, arXiv 2103.15808), as in the released code of
-arXiv 2207.10026 and in that of CvT's authors (microsoft/CvT); theirs squeezes the logits of a batch of one to [classes]."""
+"""CvT-13: convolutional vision transformer (Wu et al., ICCV 2021, arXiv 2103.15808).
+
+It computes the same as the released code of arXiv 2207.10026 and the code of CvT's authors (microsoft/CvT), with one
+difference: for a batch of one, their logits are [classes]; here, [1, classes].
+"""
 
 from __future__ import annotations
 
@@ -61,7 +64,8 @@ class CvT(nn.Module):
         for kernel, stride, padding, width, depth, heads in STAGES:
             last = len(stages) == len(STAGES) - 1
             rates = torch.linspace(0, drop_path_rate if last else 0, depth).tolist()
-            embed, blocks = nn.Conv2d(channels, width, kernel, stride, padding), []
+            embed = nn.Conv2d(channels, width, kernel, stride, padding)
+            blocks = []
             for rate in rates:
                 attn, mlp = ConvAttention(width, heads), Mlp(width, MLP_RATIO * width, act_layer=QuickGELU)
                 blocks.append(Block(width, attn, mlp, rate, nn.LayerNorm))

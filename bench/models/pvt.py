@@ -61,7 +61,8 @@ class PVT(nn.Module):
         for patch, width, depth, heads, mlp_ratio, reduction in STAGES:
             side //= patch
             last = len(stages) == len(STAGES) - 1
-            embed, blocks = nn.Conv2d(channels, width, patch, patch), []
+            embed = nn.Conv2d(channels, width, patch, patch)
+            blocks = []
             for _ in range(depth):
                 attn, mlp = ReducedAttention(width, heads, reduction), Mlp(width, mlp_ratio * width)
                 blocks.append(Block(width, attn, mlp, next(rates), LayerNorm))
