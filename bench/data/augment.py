@@ -1,9 +1,8 @@
 """Augmentation of a whole batch on the device, each sample with random parameters of its own.
 
 `sample_augment_params` draws the parameters of an epoch on the host; `BatchTransform` applies them. Crop and resize are two
-batched matrix products with one weight matrix per sample, which is what Pillow's antialiased resize computes (its kernels
-are those of src/libImaging/Resample.c). From there to the normalisation images are whole grey levels in uint8, a quarter of
-the memory traffic of float32.
+batched matrix products with one weight matrix per sample, as Pillow's antialiased resize (src/libImaging/Resample.c). From
+there to the normalisation images are whole grey levels in uint8, a quarter of the memory traffic of float32.
 """
 
 from __future__ import annotations
@@ -25,25 +24,17 @@ CPU_CHUNK_IMAGES = 32  # that a CPU augments at once, so that they stay in its c
 
 @dataclass(frozen=True)
 class AugmentParams:
-    """The random parameters of an epoch, one row per position in the global sample order.
+    """The random parameters of an epoch, one row per position in the global sample order."""
 
-    boxes: [positions, 4] float32, top, left, height, width of the crop in px of the (padded) native image.
-    flips: [positions] bool.
-    erased: [positions, 4] int64, top, left, height, width in px of the input; height 0 erases nothing. On the host.
-    noise: [positions, 2] int64, row and column of the noise bank where the filling begins. On the host.
-    operations: of RandAugment, on the host; None without it.
-    """
-
-    boxes: Tensor
-    flips: Tensor
-    erased: Tensor
-    noise: Tensor
-    operations: Operations | None = None
+    boxes: Tensor  # [positions, 4] float32, top, left, height, width of the crop in px of the (padded) native image
+    flips: Tensor  # [positions] bool
+    erased: Tensor  # [positions, 4] int64, top, left, height, width in px of the input; height 0 erases nothing
+    noise: Tensor  # [positions, 2] int64, row and column of the noise bank where the filling begins
+    operations: Operations | None = None  # None: no RandAugment
 
     def to(self, device: torch.device) -> AugmentParams:
         """The parameters with boxes and flips on the device. The rest stays on the host, which reads it without waiting."""
-        boxes, flips = (tensor.to(device, non_blocking=True) for tensor in (self.boxes, self.flips))
-        return replace(self, boxes=boxes, flips=flips)
+        return replace(self, boxes=self.boxes.to(device, non_blocking=True), flips=self.flips.to(device, non_blocking=True))
 
     def __getitem__(self, rows: slice) -> AugmentParams:
         return AugmentParams(*(None if (value := getattr(self, f.name)) is None else value[rows] for f in fields(self)))
@@ -61,11 +52,10 @@ def sample_augment_params(
     crop = generator(seed, Stream.CROP, epoch)
     if augment.crop == "random_resized":
         boxes = _random_boxes(crop, count, native, augment.crop_area, augment.crop_ratio)
-    elif augment.crop == "padded":
-        corner = crop.integers(0, 2 * augment.padding, size=(count, 2), endpoint=True)
-        boxes = np.concatenate([corner, np.broadcast_to(native, (count, 2))], axis=1)
     else:
-        boxes = np.concatenate([np.zeros((count, 2)), np.broadcast_to(native, (count, 2))], axis=1)
+        padding = augment.padding if augment.crop == "padded" else 0
+        corner = crop.integers(0, 2 * padding, size=(count, 2), endpoint=True)
+        boxes = np.concatenate([corner, np.broadcast_to(native, (count, 2))], axis=1)
     flips = generator(seed, Stream.FLIP, epoch).random(count) < augment.flip
     # timm's RandomErasing: area 2 % to 33 %, aspect 0.3 to 1/0.3, strictly smaller than the image, otherwise nothing
     erasing = generator(seed, Stream.ERASE, epoch)
@@ -90,13 +80,12 @@ def _random_boxes(
 ) -> np.ndarray:
     """Draw [count, 4] int64 boxes by rejection, as torchvision's RandomResizedCrop or timm's RandomErasing.
 
-    The area is uniform, the aspect ratio uniform in its logarithm, and the first attempt that fits is taken. If none fits,
-    a crop is central and as large as the ratio allows.
+    The area (in fractions of the image) is uniform, the aspect ratio uniform in its logarithm, and the first attempt that
+    fits is taken. If none fits, a crop is central and as large as the ratio allows.
 
     Args:
         image: height and width, px; or [count, 2].
-        area: range, in fractions of the image.
-        ratio: range of width / height for crops, of height / width for erasing.
+        ratio: of width / height for crops, of height / width for erasing.
         erase: None for crops. For erasing its probability; a box does not fill the image, and is empty if none fits.
     """
     height, width = np.broadcast_to(np.asarray(image, np.int64), (count, 2)).T
@@ -143,12 +132,8 @@ def _triangle(x: Tensor) -> Tensor:
 def resize_weights(start: Tensor, length: Tensor, size: int, native: int, kernel: Literal["bicubic", "bilinear"]) -> Tensor:
     """The weights of Pillow's antialiased resize of the crop [start, start + length) to `size`, along one axis.
 
-    Args:
-        start, length: [batch] float, px.
-        native: length of the stored axis, px.
-
-    Returns:
-        [batch, size, native] float32; rows sum to one and are zero outside the crop.
+    start and length are [batch] float, native is the length of the stored axis, all in px.
+    Returns [batch, size, native] float32; rows sum to one and are zero outside the crop.
     """
     scale = (length / size)[:, None, None]
     stretch = scale.clamp(min=1)  # the kernel widens when the image shrinks
@@ -163,18 +148,14 @@ def resize_weights(start: Tensor, length: Tensor, size: int, native: int, kernel
 def crop_and_resize(
     pixels: Tensor, boxes: Tensor, size: int, kernel: Literal["bicubic", "bilinear"], flips: Tensor | None = None
 ) -> Tensor:
-    """Crop each image to its box and resize it to `size`, as Pillow does.
+    """Crop each image to its box and resize it, as Pillow does: [batch, height, width, 3] to [batch, 3, size, size] uint8.
 
     The horizontal pass comes first, and each pass rounds to whole grey levels. (Pillow 13 begins with the vertical pass if
     that is cheaper; the published runs used an older one.)
 
     Args:
-        pixels: [batch, height, width, 3] uint8.
         boxes: [batch, 4] float, top, left, height, width in px; or [1, 4] for all.
         flips: [batch] bool, whether to mirror the result left to right.
-
-    Returns:
-        [batch, 3, size, size] uint8.
     """
     batch, height, width, _ = pixels.shape
     top, left, box_height, box_width = boxes.float().unbind(1)
@@ -210,9 +191,7 @@ class BatchTransform:
     def train(self, pixels: Tensor, params: AugmentParams, cropped: bool = False) -> Tensor:
         """Augment and normalise [batch, height, width, 3] uint8 to [batch, 3, size, size] float32.
 
-        Args:
-            params: of these samples.
-            cropped: whether the pixels are already cropped to their boxes and resized, [batch, size, size, 3].
+        cropped: whether the pixels are already cropped to their boxes and resized, [batch, size, size, 3].
         """
         out = torch.empty(len(pixels), 3, self._size, self._size, device=pixels.device)
         chunk = self._chunk or len(pixels)
@@ -241,6 +220,6 @@ class BatchTransform:
         for image, erased, noise in zip(out, params.erased.tolist(), params.noise.tolist(), strict=True):
             top, left, height, width = erased
             if height:
-                row, column = noise
-                from_bank = self._bank[:, row + top : row + top + height, column + left : column + left + width]
+                row, column = noise[0] + top, noise[1] + left
+                from_bank = self._bank[:, row : row + height, column : column + width]
                 image[:, top : top + height, left : left + width] = from_bank

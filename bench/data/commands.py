@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from tabulate import tabulate
 
 from bench.cli import DONE, PROBLEMS, add_recipes_dir
 from bench.config.registry import Registry
-from bench.data import inventory
+from bench.config.schema import Data, RecipeError
+from bench.data.files import find
+from bench.data.sources import file_patterns, find_or_fetch, locate, missing
+from bench.data.store import check_counts, open_dataset, open_store, state, store_folder, survey
 
 ACTIONS = {
     "list": "every dataset: its size, licence and source, and whether it is here",
     "prepare": "fetch a dataset if it is not here, and decode it",
     "check": "read every image of a dataset that is here, count them, name those that cannot be read",
 }
+COLUMNS = ("dataset", "classes", "training", "test", "here", "comes from", "licence")
+LISTED_FILES = 20  # of those left out
+EVALUATED = {"test": "test", "holdout": "held-out training", "share": "split-off training"}
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
@@ -35,13 +47,81 @@ def run_data(arguments: argparse.Namespace) -> int:
     registry = Registry(*arguments.recipes_dir)
     problems = []
     if arguments.action == "list":
-        lines = [inventory.table(map(registry.dataset, registry.names("datasets")), arguments.data_dir)]
+        print(table(map(registry.dataset, registry.names("datasets")), arguments.data_dir))
     elif arguments.action == "prepare":
-        lines = inventory.prepare(registry.dataset(arguments.dataset, arguments.set), arguments.data_dir)
+        print(*prepare(registry.dataset(arguments.dataset, arguments.set), arguments.data_dir), sep="\n")
     else:
-        lines, problems = inventory.check(registry.dataset(arguments.dataset, arguments.set), arguments.data_dir)
-    for line in lines:
-        print(line)
+        lines, problems = check(registry.dataset(arguments.dataset, arguments.set), arguments.data_dir)
+        print(*lines, sep="\n")
     for problem in problems:
         print(problem, file=sys.stderr)
     return PROBLEMS if problems else DONE
+
+
+def table(datasets: Iterable[Data], data_dir: str | Path) -> str:
+    """A table with one row per dataset. No dataset is read."""
+    if not Path(data_dir).is_dir() and str(data_dir) != "data":
+        raise RecipeError(f"--data-dir {data_dir}: no such folder")
+    rows = [(d.name, d.classes, d.train_images, d.test_images, state(d, data_dir), _origin(d), d.licence) for d in datasets]
+    return tabulate(rows, COLUMNS, intfmt=",", missingval="")
+
+
+def prepare(data: Data, data_dir: str | Path) -> list[str]:
+    """Fetch and decode a dataset. Returns its description, line by line. Raises RecipeError as `open_dataset`."""
+    dataset = open_dataset(data, data_dir)
+    splits = {"training": dataset.train, "test": dataset.test}
+    lines = [_describe(images.labels, images.sizes, split) for split, images in splits.items() if images is not None]
+    training, evaluation = len(dataset.training(data)), len(dataset.evaluation(data))
+    kind = EVALUATED[dataset.evaluated_on(data)]
+    use = f"a run trains on {training:,} images and is evaluated on {evaluation:,} {kind} images"
+    lines.append(f"{dataset.classes(data)} classes; {use}")
+    return [*lines, f"fingerprint {dataset.fingerprint}"]
+
+
+def check(data: Data, data_dir: str | Path) -> tuple[list[str], list[str]]:
+    """Read every image of a dataset again, and compare with its recipe and with the decoded pixels.
+
+    Returns (description, problems), line by line. Raises RecipeError if the dataset is not here, or cannot be read at all.
+    """
+    source = find_or_fetch(data, data_dir) if data.source == "hub" else locate(data, data_dir)
+    if source is None:
+        raise RecipeError(missing(data, data_dir))
+    found = survey(source)
+    lines, problems = [str(source)], [f"{name}: {reason}" for name, reason in found.problems]
+    for split, arrays in found.splits.items():
+        if len(arrays["labels"]):
+            lines.append(_describe(arrays["labels"], arrays["sizes"], "training" if split == "train" else split))
+    train, test = (found.splits[s]["labels"] if s in found.splits else None for s in ("train", "test"))
+    try:
+        check_counts(data, str(source), train, test, found.classes)
+    except RecipeError as error:
+        problems.append(str(error))
+    stored = open_store(source)
+    if not problems and stored is not None and stored.fingerprint != found.fingerprint:
+        folder, other = store_folder(source), stored.fingerprint[:8]
+        problems.append(f"the decoded pixels are of other images (fingerprint {other}): remove {folder}")
+    remarks, wrong = [], []
+    layout = importlib.import_module(f"bench.data.layouts.{data.layout}")
+    if hasattr(layout, "verify") and test is not None and data.subset is None:
+        remarks, wrong = layout.verify(find(Path(data_dir), file_patterns(data)), train, test)
+    if found.left_out:
+        more = " …" if len(found.left_out) > LISTED_FILES else ""
+        remarks.append(f"left out, not images by their extensions: {', '.join(found.left_out[:LISTED_FILES])}{more}")
+    return [*lines, *remarks, f"fingerprint {found.fingerprint}"], problems + wrong
+
+
+def _origin(data: Data) -> str:
+    if data.source == "packaged":
+        return "this package"
+    if data.source == "torchvision":
+        return f"torchvision.datasets.{data.torchvision}" + (f", or the hub: {data.hub}" if data.hub else "")
+    return f"the hub: {data.hub}" if data.source == "hub" else data.ask or "the data folder"
+
+
+def _describe(labels: np.ndarray, sizes: np.ndarray, split: str) -> str:
+    counts = np.bincount(labels[labels >= 0])
+    counts = counts[counts > 0]
+    (low, high), same = (sizes.min(0), sizes.max(0)), (sizes == sizes[0]).all()
+    pixels = f"{low[1]}x{low[0]} px" if same else f"{low[1]} to {high[1]} px wide, {low[0]} to {high[0]} px high"
+    per_class = f"{counts.min():,}" if counts.min() == counts.max() else f"{counts.min():,} to {counts.max():,}"
+    return f"{len(labels):,} {split} images of {len(counts)} classes, {per_class} per class, {pixels}"

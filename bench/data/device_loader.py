@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import itertools
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -16,77 +16,71 @@ from torch import Tensor
 from bench.config.schema import Data, Recipe, RecipeError
 from bench.cores import cores_per_process
 from bench.data.augment import BatchTransform, sample_augment_params
-from bench.data.subsets import DecodedDataset, Subset
-from bench.data.train_loader import ALONE, Batch, Shard, TrainLoader
+from bench.data.subsets import Subset
 
 MAX_COPIED_BYTES = 2**30  # of pixels that a process without a GPU copies into its memory; more stay memory-mapped
 MAX_GPU_FRACTION = 1 / 4  # of the free memory of a GPU, for pixels
 
 
-class DeviceLoader(TrainLoader):
+class DeviceLoader:
     """Batches that are augmented on the device.
 
     The native pixels are on the device, or are copied there from the host a few steps ahead (`data.residence`). Images that
     differ in size are cropped and resized on the host.
     """
 
-    def __init__(self, recipe: Recipe, dataset: DecodedDataset, device: torch.device, shard: Shard = ALONE) -> None:
-        super().__init__(recipe, dataset, device, shard)
-        check_residence(recipe.data, self.subset)
-        images = self.subset.images
-        self._native = images.size
+    def __init__(self, recipe: Recipe, subset: Subset, device: torch.device) -> None:
+        check_residence(recipe.data, subset)
+        self._recipe, self._subset, self._device = recipe, subset, device
+        self._native = subset.images.size
         self._pixels = None
-        if on_device(recipe.data, self.subset, device):
-            self._pixels = torch.from_numpy(images.array()[self.subset.indices]).to(device)
-        self._labels = torch.from_numpy(self.subset.labels).to(device)
+        if on_device(recipe.data, subset, device):
+            self._pixels = torch.from_numpy(subset.images.array()[subset.indices]).to(device)
+        self._labels = torch.from_numpy(subset.labels).to(device)
         self._transform = BatchTransform(recipe.augment, recipe.model.image_size, recipe.seed, device)
 
-    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
-        recipe, device = self.recipe, self.device
-        order = self.order(epoch)
+    def batches(self, epoch: int, order: np.ndarray, rows: list[slice]) -> Generator[tuple[Tensor, ...], None, None]:
+        """(images, labels, boxes, flips), as in `Batch`, for each of these rows.
+
+        Args:
+            order: [positions] int64, index in the subset of the image at each position of the epoch.
+            rows: positions of this process in each step.
+        """
+        recipe, images, device = self._recipe, self._subset.images, self._device
         indices = torch.from_numpy(order).to(device)
-        native = self._native or self.subset.images.sizes[self.subset.indices[order]]
-        params = sample_augment_params(recipe.augment, native, recipe.model.image_size, self.positions, recipe.seed, epoch)
+        in_split = self._subset.indices[order]
+        native = self._native or images.sizes[in_split]
+        params = sample_augment_params(recipe.augment, native, recipe.model.image_size, len(order), recipe.seed, epoch)
         boxes, params = params.boxes, params.to(device)
         fractions = params.boxes / torch.from_numpy(np.tile(native, 2)).to(device)
-        rows = self.rows(first)
         if self._pixels is not None:
             batches = (self._pixels[indices[r]] for r in rows)
         else:
-            batches = self._prefetched(rows, self.subset.indices[order], boxes)
+            threads = 1 if self._native else recipe.data.workers or cores_per_process()
+            batches = prefetch(lambda r: self._from_host(in_split[r], boxes[r]), rows, threads, device)
         with contextlib.closing(batches):
             for r, pixels in zip(rows, batches, strict=True):
-                images = self._transform.train(pixels, params[r], cropped=self._native is None)
-                yield Batch(images, self._labels[indices[r]], r, order[r], fractions[r], params.flips[r])
+                augmented = self._transform.train(pixels, params[r], cropped=self._native is None)
+                yield augmented, self._labels[indices[r]], fractions[r], params.flips[r]
 
-    def _prefetched(self, rows: list[slice], native: np.ndarray, boxes: Tensor) -> Generator[Tensor, None, None]:
-        """The pixels of each step on the device, prepared on the host a few steps ahead.
+    def _from_host(self, indices: np.ndarray, boxes: Tensor) -> Tensor:
+        """[batch, height, width, 3] uint8 on the host: native pixels or, if sizes differ, cropped and resized ones.
 
         Args:
-            native: [positions], indices of the images in their split.
-            boxes: [positions, 4], on the host.
-
-        Yields:
-            [batch, height, width, 3] uint8: native pixels or, if sizes differ, cropped and resized ones.
+            indices: [batch], of the images in their split.
+            boxes: [batch, 4], on the host.
         """
-        images, size, padding = self.subset.images, self.recipe.model.image_size, self.recipe.augment.padding
-        pinned = self.device.type == "cuda"
-
-        def gather(r: slice) -> Tensor:
-            array = images.array()
-            out = torch.empty(len(native[r]), *array.shape[1:], dtype=torch.uint8, pin_memory=pinned)
-            np.take(array, native[r], 0, out.numpy(), mode="clip")  # the default mode would copy once more
-            return out
-
-        def crop(r: slice) -> Tensor:
-            out = torch.empty(len(native[r]), size, size, 3, dtype=torch.uint8, pin_memory=pinned)
-            for target, index, box in zip(out.numpy(), native[r], boxes[r].int().tolist(), strict=True):
-                target[:] = crop_and_resize_one(images[index], box, padding, size)
-            return out
-
+        images, size, padding = self._subset.images, self._recipe.model.image_size, self._recipe.augment.padding
+        shape = self._native or (size, size)
+        out = torch.empty(len(indices), *shape, 3, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
         if self._native is not None:
-            return prefetch(gather, rows, 1, self.device)
-        return prefetch(crop, rows, self.recipe.data.workers or cores_per_process(), self.device)
+            np.take(images.array(), indices, 0, out.numpy(), mode="clip")  # the default mode would copy once more
+            return out
+        for target, index, (top, left, height, width) in zip(out.numpy(), indices, boxes.int().tolist(), strict=True):
+            top, left = top - padding, left - padding  # Pillow's crop is black outside the image
+            crop = Image.fromarray(images[index]).crop((left, top, left + width, top + height))
+            target[:] = np.asarray(crop.resize((size, size), Image.Resampling.BICUBIC))
+        return out
 
 
 def check_residence(data: Data, subset: Subset) -> None:
@@ -131,11 +125,3 @@ def prefetch(
         finally:
             for future in pending:
                 future.cancel()
-
-
-def crop_and_resize_one(image: np.ndarray, box: list[int], padding: int, size: int) -> np.ndarray:
-    """One image as Pillow crops it to a box of its padded self and resizes it (bicubic): [size, size, 3] uint8."""
-    top, left, height, width = box
-    top, left = top - padding, left - padding  # Pillow's crop is black outside the image
-    crop = Image.fromarray(image).crop((left, top, left + width, top + height))
-    return np.asarray(crop.resize((size, size), Image.Resampling.BICUBIC))

@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import tarfile
 import zipfile
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterator
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 
 from bench.config.schema import RecipeError
@@ -19,11 +19,7 @@ ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 
 class Files:
-    """The files below a folder or in an archive, by their relative paths.
-
-    Args:
-        path: of a folder, or of an archive with one of `ARCHIVE_SUFFIXES`.
-    """
+    """The files below a folder or in an archive (with one of `ARCHIVE_SUFFIXES`), by their relative paths."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -32,37 +28,30 @@ class Files:
         return str(self.path)
 
     @cached_property
-    def _archive(self) -> zipfile.ZipFile | dict[str, bytes] | None:
-        """None for a folder. A compressed tar cannot be read out of order, so its files are kept in memory."""
-        if self.path.is_dir():
-            return None
+    def _readers(self) -> dict[str, Callable[[], bytes]]:
+        """The functions that return the content of a file, by its name in `names`."""
         try:
-            if self.path.suffix == ".zip":
-                return zipfile.ZipFile(self.path)
-            with tarfile.open(self.path) as tar:
-                return {member.name: tar.extractfile(member).read() for member in tar if member.isfile()}
+            if self.path.is_dir():
+                found = {path.relative_to(self.path).as_posix(): path.read_bytes for path in _walk(self.path)}
+            elif self.path.suffix == ".zip":
+                archive = zipfile.ZipFile(self.path)
+                found = {info.filename: partial(archive.read, info) for info in archive.infolist() if not info.is_dir()}
+            else:  # a compressed tar cannot be read out of order, so its files are kept in memory
+                with tarfile.open(self.path) as tar:
+                    files = [member for member in tar if member.isfile()]
+                    found = {member.name: partial(bytes, tar.extractfile(member).read()) for member in files}
         except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError) as error:
             raise RecipeError(f"{self.path}: cannot be read as an archive: {first_line(error)}") from error
-
-    @cached_property
-    def _members(self) -> dict[str, str]:
-        """The names in the archive or folder, by the names in `names`."""
-        if self._archive is None:
-            found = [path.relative_to(self.path).as_posix() for path in _walk(self.path)]
-        elif isinstance(self._archive, zipfile.ZipFile):
-            found = [info.filename for info in self._archive.infolist() if not info.is_dir()]
-        else:
-            found = list(self._archive)
-        members = {name.removeprefix("./"): name for name in found}
-        return {name: raw for name, raw in members.items() if not _hidden(name)}
+        readers = {name.removeprefix("./"): reader for name, reader in found.items()}
+        return {name: reader for name, reader in readers.items() if not _hidden(name)}
 
     @cached_property
     def names(self) -> list[str]:
         """Relative paths with "/", sorted, without hidden files and `__MACOSX`."""
-        return sorted(self._members)
+        return sorted(self._readers)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._members
+        return name in self._readers
 
     def read(self, name: str) -> bytes:
         """The content of a file. A name that is not among `names`, which could point elsewhere, is not followed.
@@ -71,11 +60,7 @@ class Files:
         """
         if name not in self:
             raise FileNotFoundError(f"{name} is not there")
-        if self._archive is None:
-            return (self.path / name).read_bytes()
-        if isinstance(self._archive, zipfile.ZipFile):
-            return self._archive.read(self._members[name])
-        return self._archive[self._members[name]]
+        return self._readers[name]()
 
     def root_of(self, *required: str) -> str | None:
         """The shallowest folder, "" or "a/b/", that has all of these files; None if no folder has them. Archives often

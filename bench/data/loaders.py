@@ -1,18 +1,141 @@
-"""The training loader of a recipe's pipeline."""
+"""Training batches, evaluation batches, and the transform for single images."""
 
 from __future__ import annotations
 
-import torch
+import contextlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
-from bench.config.schema import Recipe
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from bench.config.schema import Recipe, RecipeError
+from bench.cores import cores_per_process
+from bench.data.augment import BatchTransform
+from bench.data.decode import to_pixels
 from bench.data.device_loader import DeviceLoader
 from bench.data.pil_loader import PilLoader
-from bench.data.subsets import DecodedDataset
-from bench.data.train_loader import ALONE, Shard, TrainLoader
+from bench.data.subsets import DecodedDataset, Images
+from bench.rng import Stream, generator
 
 PIPELINES = {"batched": DeviceLoader, "pil": PilLoader}
 
 
-def make_train_loader(recipe: Recipe, dataset: DecodedDataset, device: torch.device, shard: Shard = ALONE) -> TrainLoader:
-    """The loader of `data.pipeline`."""
-    return PIPELINES[recipe.data.pipeline](recipe, dataset, device, shard)
+@dataclass(frozen=True)
+class Batch:
+    """The samples of one process in one step. Tensors are on the device."""
+
+    images: Tensor  # [batch, 3, size, size] float32, augmented and normalised
+    labels: Tensor  # [batch] int64
+    positions: slice  # of the samples in the global order of the epoch
+    indices: np.ndarray  # [batch] int64, of the samples in the training subset
+    boxes: Tensor  # [batch, 4] float32, top, left, height, width of the crops, in fractions of the native image
+    flips: Tensor  # [batch] bool, whether the samples were mirrored
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The part of the work of one process: `rank` of `world` processes."""
+
+    rank: int = 0
+    world: int = 1
+
+
+ALONE = Shard()
+
+
+class TrainLoader:
+    """The training batches of a recipe, from the pipeline `data.pipeline`.
+
+    The global batch of a step is divided into contiguous, equal parts, one per process. The last, incomplete batch is not
+    used. Raises RecipeError for a batch that cannot be divided, or images that the pipeline cannot process.
+
+    Attributes:
+        steps: per epoch.
+        positions: samples per epoch, over all processes.
+    """
+
+    def __init__(self, recipe: Recipe, dataset: DecodedDataset, device: torch.device, shard: Shard = ALONE) -> None:
+        self._subset = dataset.training(recipe.data)
+        self._seed, self._batch, self._shard = recipe.seed, recipe.train.batch_size, shard
+        if self._batch % shard.world:
+            raise RecipeError(f"train.batch_size: {self._batch} cannot be divided among {shard.world} processes")
+        self.steps = len(self._subset) // self._batch
+        if self.steps == 0:
+            raise RecipeError(f"train.batch_size: {self._batch} is more than the {len(self._subset)} training images")
+        self.positions = self.steps * self._batch
+        self._pipeline = PIPELINES[recipe.data.pipeline](recipe, self._subset, device)
+
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch, counted from 0, starting with step `first`."""
+        order = generator(self._seed, Stream.ORDER, epoch).permutation(len(self._subset))[: self.positions]
+        own = self._batch // self._shard.world
+        starts = [step * self._batch + self._shard.rank * own for step in range(first, self.steps)]
+        rows = [slice(start, start + own) for start in starts]
+        with contextlib.closing(self._pipeline.batches(epoch, order, rows)) as batches:
+            for r, (images, labels, boxes, flips) in zip(rows, batches, strict=True):
+                yield Batch(images, labels, r, order[r], boxes, flips)
+
+
+class EvalLoader:
+    """The images to evaluate on, on the device, without augmentation.
+
+    Each image is in the shard of exactly one process. The sizes of shards may differ by one.
+    """
+
+    def __init__(self, recipe: Recipe, dataset: DecodedDataset, device: torch.device, shard: Shard = ALONE) -> None:
+        size, subset = recipe.model.image_size, dataset.evaluation(recipe.data)
+        indices = subset.indices[shard.rank :: shard.world]
+        self._pixels = _pixels(subset.images, indices, size).to(device)
+        self._labels = torch.from_numpy(subset.images.labels[indices]).to(device)
+        self._transform = BatchTransform(recipe.augment, size, 0, device)
+        self._batch = recipe.train.test_batch_size
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """([batch, 3, size, size] float32, [batch] int64)."""
+        for pixels, labels in zip(self._pixels.split(self._batch), self._labels.split(self._batch), strict=True):
+            yield self._transform.test(pixels), labels
+
+
+def unaugmented(recipe: Recipe, images: Images, indices: np.ndarray, device: torch.device) -> Tensor:
+    """The images at these indices as they are evaluated: [len(indices), 3, size, size] float32, on the device."""
+    size = recipe.model.image_size
+    return BatchTransform(recipe.augment, size, 0, device).test(_pixels(images, indices, size).to(device))
+
+
+def _pixels(images: Images, indices: np.ndarray, size: int) -> Tensor:
+    """[count, height, width, 3] uint8: native pixels or, if sizes differ, resized ones."""
+    if images.size is not None:
+        return torch.from_numpy(images.array()[indices])
+    with ThreadPoolExecutor(cores_per_process()) as pool:
+        return torch.from_numpy(np.stack(list(pool.map(lambda index: _resized(images[index], size), indices))))
+
+
+def _resized(image: np.ndarray, size: int) -> np.ndarray:
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+
+
+class ImageTransform:
+    """The transform of a recipe for one image: a PIL image of any size and mode to [3, size, size] float32 on the CPU.
+
+    It does what decoding does (upright, RGB, large photos shrunk to `data.short_side`), resizes bilinearly to a square
+    without a crop, and normalises. For a JPEG of more than twice `data.short_side` the suite's decoder drops detail, which
+    cannot be repeated with an open image: the result differs by a few grey levels.
+
+    Args:
+        one_size: whether all images of the dataset have one size. These are resized on the device, whose arithmetic differs
+            from Pillow's by a grey level in some pixels.
+    """
+
+    def __init__(self, recipe: Recipe, one_size: bool) -> None:
+        self._short_side, self._size, self._one_size = recipe.data.short_side, recipe.model.image_size, one_size
+        self._transform = BatchTransform(recipe.augment, self._size, 0, torch.device("cpu"))
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        pixels = to_pixels(image, self._short_side)
+        if not self._one_size:
+            pixels = _resized(pixels, self._size)
+        return self._transform.test(torch.from_numpy(pixels.copy())[None])[0]

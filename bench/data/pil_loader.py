@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 import numpy as np
 import torch
@@ -13,28 +13,25 @@ from PIL import Image
 from timm.data import create_transform
 from timm.data.transforms import RandomResizedCropAndInterpolation
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import Compose, RandomHorizontalFlip
 
 from bench.config.schema import Recipe, RecipeError
 from bench.cores import cores_per_process
-from bench.data.subsets import DecodedDataset, Subset
-from bench.data.train_loader import ALONE, Batch, Shard, TrainLoader
+from bench.data.subsets import Subset
 from bench.rng import Stream, generator
 
 
-class PilLoader(TrainLoader):
+class PilLoader:
     """Batches from timm's transform in worker processes; each sample has a seed of its own for all random numbers."""
 
-    def __init__(self, recipe: Recipe, dataset: DecodedDataset, device: torch.device, shard: Shard = ALONE) -> None:
-        super().__init__(recipe, dataset, device, shard)
-        self._sampler = _EpochSampler()
-        workers = recipe.data.workers
-        if workers is None:
-            workers = cores_per_process()
+    def __init__(self, recipe: Recipe, subset: Subset, device: torch.device) -> None:
+        self._seed, self._device = recipe.seed, device
+        self._keys: list[list[tuple[int, int]]] = []  # (index, seed) per sample and batch; replaced in place for each epoch
+        workers = cores_per_process() if recipe.data.workers is None else recipe.data.workers
         self._loader = DataLoader(
-            _Samples(self.subset, recipe),
-            batch_sampler=self._sampler,
+            _Samples(subset, recipe),
+            batch_sampler=self._keys,
             num_workers=workers,
             persistent_workers=workers > 0,
             worker_init_fn=_ignore_stop_signals,
@@ -43,32 +40,18 @@ class PilLoader(TrainLoader):
             pin_memory=device.type == "cuda",
         )
 
-    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
-        order, rows = self.order(epoch), self.rows(first)
-        seeds = generator(self.recipe.seed, Stream.PIL, epoch).integers(2**32, size=self.positions)
-        self._sampler.batches = [list(zip(order[r].tolist(), seeds[r].tolist(), strict=True)) for r in rows]
-        for r, tensors in zip(rows, self._loader, strict=True):
-            images, labels, boxes, flips = (tensor.to(self.device, non_blocking=True) for tensor in tensors)
-            yield Batch(images, labels, r, order[r], boxes, flips)
+    def batches(self, epoch: int, order: np.ndarray, rows: list[slice]) -> Generator[tuple[Tensor, ...], None, None]:
+        """(images, labels, boxes, flips), as in `Batch`, for each of these rows of the order: see DeviceLoader."""
+        seeds = generator(self._seed, Stream.PIL, epoch).integers(2**32, size=len(order))
+        self._keys[:] = [list(zip(order[r].tolist(), seeds[r].tolist(), strict=True)) for r in rows]
+        for tensors in self._loader:
+            yield tuple(tensor.to(self._device, non_blocking=True) for tensor in tensors)
 
 
 def _ignore_stop_signals(worker: int) -> None:
     """Schedulers and terminals send them to workers as well, and a run whose workers end cannot save its state."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-
-
-class _EpochSampler(Sampler):
-    """Yields `batches`, (index, seed) pairs. It is in the main process, so persistent workers see those of each epoch."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[tuple[int, int]]] = []
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
 
 
 class _Samples(Dataset):
@@ -85,10 +68,8 @@ class _Samples(Dataset):
         np.random.seed(seed)
         torch.manual_seed(seed)
         images, native = self._subset.images, int(self._subset.indices[index])
-        crop, flip, *rest = self._transform.transforms
-        image = flip(crop(Image.fromarray(images[native])))
-        for step in rest:
-            image = step(image)
+        crop, flip, *_ = self._transform.transforms
+        image = self._transform(Image.fromarray(images[native]))
         return image, int(images.labels[native]), torch.tensor(crop.box), flip.flipped
 
 
@@ -115,10 +96,8 @@ class _Flip(RandomHorizontalFlip):
 def timm_transform(recipe: Recipe) -> Compose:
     """timm's training transform for a recipe, from a PIL image to [3, size, size] float32.
 
-    Its first two steps are the crop and the flip, which keep what they did to the last image.
-
-    Raises:
-        RecipeError: timm does not understand `augment.rand_augment`.
+    Its first two steps are the crop and the flip, which keep what they did to the last image. Raises RecipeError if timm
+    does not understand `augment.rand_augment`.
     """
     augment, size = recipe.augment, recipe.model.image_size
     try:
@@ -151,6 +130,4 @@ def timm_transform(recipe: Recipe) -> Compose:
 
 def posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:
     """Posterize that accepts 0 bits, which timm asks for at magnitude 10: black, as Pillow before 13 (which raises)."""
-    if bits >= 8:
-        return image
     return image.point(lambda level: level & ~(2 ** (8 - bits) - 1))

@@ -1,9 +1,7 @@
 """RandAugment of a whole batch on the device, each sample with operations of its own (arXiv 1909.13719).
 
 The distribution is that of timm's transform of the same configuration. Each operation gives Pillow's grey levels, or levels
-that differ by one where Pillow rounds differently. `sample_operations` draws the operations of all positions of an epoch on
-the host; `rand_augment` applies those of a batch. So the host knows which samples have which operation, and nothing waits
-for the device.
+that differ by one where Pillow rounds differently. Operations are drawn on the host, so nothing waits for the device.
 """
 
 from __future__ import annotations
@@ -46,6 +44,8 @@ class Kind(IntEnum):
 KINDS = len(Kind) - 1
 MAX_MAGNITUDE = 10  # at which an operation is strongest
 MAX_LAYERS = 16
+# degrees, px per px, fractions of the side
+STRONGEST = {Kind.ROTATE: 30, Kind.SHEAR_X: 0.3, Kind.SHEAR_Y: 0.3, Kind.TRANSLATE_X: 0.45, Kind.TRANSLATE_Y: 0.45}
 UNIFORM_DEVIATION = 100  # timm: with a larger mstd magnitudes are uniform
 RANGES = {"m": (0, MAX_MAGNITUDE), "mstd": (0, math.inf), "inc": (0, 1), "n": (1, MAX_LAYERS), "p": (0, 1)}
 SECTION = re.compile(r"(mstd|p|(?:m|inc|n)(?=[0-9]+$))([0-9]+(?:\.[0-9]+)?)")  # m, inc and n take whole numbers
@@ -53,28 +53,17 @@ SECTION = re.compile(r"(mstd|p|(?:m|inc|n)(?=[0-9]+$))([0-9]+(?:\.[0-9]+)?)")  #
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings in a configuration such as `rand-m9-mstd0.5-inc1`.
+    """The settings in a configuration such as `rand-m9-mstd0.5-inc1`."""
 
-    magnitude: m, 0 to 10.
-    deviation: mstd, standard deviation of each magnitude around m; above 100 magnitudes are uniform from 0 to m.
-    increasing: inc, whether posterize, solarize and the enhancements get stronger with the magnitude.
-    layers: n, operations per image, drawn with replacement.
-    probability: p, that an operation is applied.
-    """
-
-    magnitude: float = MAX_MAGNITUDE
-    deviation: float = 0.0
-    increasing: bool = False
-    layers: int = 2
-    probability: float = 0.5
+    magnitude: float = MAX_MAGNITUDE  # m, 0 to 10
+    deviation: float = 0.0  # mstd, standard deviation of each magnitude around m; above 100: uniform from 0 to m
+    increasing: bool = False  # inc, whether posterize, solarize and the enhancements get stronger with the magnitude
+    layers: int = 2  # n, operations per image, drawn with replacement
+    probability: float = 0.5  # p, that an operation is applied
 
 
 def parse(text: str) -> Settings:
-    """Read a timm configuration; its sections may have any order.
-
-    Raises:
-        RecipeError: it is not one, or it asks for what the batched pipeline lacks.
-    """
+    """Read a timm configuration, in any order. Raises RecipeError if the batched pipeline lacks what it asks for."""
     first, *sections = text.split("-")
     values = {match[1]: float(match[2]) for section in sections if (match := SECTION.fullmatch(section))}
     in_range = all(RANGES[name][0] <= value <= RANGES[name][1] for name, value in values.items())
@@ -92,13 +81,12 @@ def parse(text: str) -> Settings:
 class Operations:
     """The operations of some positions, on the host.
 
-    kinds: int8 [positions, layers], values of `Kind` in the order of application; NONE if none is applied.
-    arguments: float64 [positions, layers], the argument of Pillow's function: degrees, number of bits to keep, threshold,
-        level to add, factor, shear in px per px, or translation in fractions of the side. 0 for operations without one.
+    An argument is that of Pillow's function: degrees, number of bits to keep, threshold, level to add, factor, shear in px
+    per px, or translation in fractions of the side. 0 for operations without one.
     """
 
-    kinds: np.ndarray
-    arguments: np.ndarray
+    kinds: np.ndarray  # int8 [positions, layers], values of `Kind` in the order of application; NONE if none is applied
+    arguments: np.ndarray  # float64 [positions, layers]
 
     def __getitem__(self, rows: slice) -> Operations:
         return Operations(self.kinds[rows], self.arguments[rows])
@@ -127,12 +115,8 @@ def argument(kind: Kind, magnitude: np.ndarray, negative: np.ndarray, increasing
     """The results of timm's level functions for magnitudes from 0 to 10: float64, as `Operations.arguments`."""
     level = magnitude / MAX_MAGNITUDE
     signed = np.where(negative, -level, level)
-    if kind == Kind.ROTATE:
-        return signed * 30
-    if kind in (Kind.SHEAR_X, Kind.SHEAR_Y):
-        return signed * 0.3
-    if kind in (Kind.TRANSLATE_X, Kind.TRANSLATE_Y):
-        return signed * 0.45
+    if kind in STRONGEST:
+        return signed * STRONGEST[kind]
     if kind in (Kind.COLOR, Kind.CONTRAST, Kind.BRIGHTNESS, Kind.SHARPNESS):
         return np.maximum(0.1, 1 + signed * 0.9) if increasing else level * 1.8 + 0.1
     if kind == Kind.POSTERIZE:
@@ -147,11 +131,9 @@ def argument(kind: Kind, magnitude: np.ndarray, negative: np.ndarray, increasing
 
 
 def rand_augment(images: Tensor, operations: Operations, fill: Tensor) -> Tensor:
-    """Apply to each sample its operations. Returns [batch, 3, size, size] uint8, as `images`.
+    """Apply to each sample of [batch, 3, size, size] uint8 its operations.
 
-    Args:
-        operations: of these samples.
-        fill: [3, 1, 1] uint8, on the device of the images, the colour outside a moved image.
+    fill: [3, 1, 1] uint8, on the device of the images, the colour outside a moved image.
     """
     groups = (
         (Kind.INVERT, Kind.EQUALIZE, _map_levels),
@@ -176,10 +158,8 @@ def rand_augment(images: Tensor, operations: Operations, fill: Tensor) -> Tensor
 
 
 def to_levels(values: Tensor) -> Tensor:
-    """Grey levels truncated to whole ones from 0 to 255: contiguous uint8. Overwrites the values.
-
-    It converts by way of int16, since torch's conversion from float to uint8 is slow on a CPU.
-    """
+    """Grey levels truncated to whole ones from 0 to 255: contiguous uint8. Overwrites the values."""
+    # By way of int16, since torch's conversion from float to uint8 is slow on a CPU.
     return values.clamp_(0, 255).to(torch.int16).to(torch.uint8, memory_format=torch.contiguous_format)
 
 
@@ -274,11 +254,8 @@ def _sharpness(images: Tensor, kinds: np.ndarray, factors: np.ndarray) -> Tensor
 def _cubic(first: Tensor, second: Tensor, third: Tensor, fourth: Tensor, along: Tensor) -> Tensor:
     """Pillow's interpolation when it transforms images: Keys' cubic with a = -1 (its resize has -0.5).
 
-    It is computed in differences from the second pixel, so that flat areas stay exactly flat: the result is truncated, and
-    99.99 would become 99.
-
-    Args:
-        along: the position between the second and the third of the four pixels, 0 to 1.
+    `along` is the position between the second and the third pixel, 0 to 1. It is computed in differences from the second
+    pixel, so that flat areas stay exactly flat: the result is truncated, and 99.99 would become 99.
     """
     squared = along * along
     cubed = squared * along

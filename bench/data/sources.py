@@ -28,14 +28,11 @@ class IncompleteDataset(RecipeError):
 
 @dataclass(frozen=True)
 class Source:
-    """The folders and archives that may hold a dataset; if there are none, the hub.
-
-    skipped: why the files in the data folder are not used, for an error.
-    """
+    """Where a dataset may be."""
 
     data: Data
-    places: tuple[Files, ...]
-    skipped: str = ""
+    places: tuple[Files, ...]  # folders and archives; none: the hub
+    skipped: str = ""  # why the files in the data folder are not used, for an error
 
     @property
     def key(self) -> str:
@@ -52,17 +49,18 @@ class Source:
     def contents(self) -> Contents:
         """The images, not yet decoded, of the first place that has the dataset in its own layout or as parquet files.
 
-        Raises:
-            IncompleteDataset: no place has it.
-            RecipeError: the files are damaged, or the hub cannot be reached.
+        Raises IncompleteDataset if no place has it, RecipeError if files are damaged or the hub cannot be reached.
         """
         with damaged(self):
-            if not self.places:
-                return self._hub_contents()
-            problems = []
+            # Layouts are imported when they are read, so that a decoded dataset needs no library for its files.
             names = dict.fromkeys((self.data.layout, "parquet"))
-            # A layout is imported when it is read, so that a decoded dataset needs no library for its files.
             layouts = [importlib.import_module(f"bench.data.layouts.{name}") for name in names]
+            if not self.places:
+                try:
+                    return layouts[-1].read_hub(self.data)
+                except RecipeError as error:
+                    raise RecipeError(f"{error}{self.skipped and '; '}{self.skipped}") from error
+            problems = []
             for place in self.places:
                 for layout in layouts:
                     try:
@@ -72,18 +70,10 @@ class Source:
                             problems.append(f"{place} lacks {error}")
             raise IncompleteDataset(f"dataset {self.data.name!r}: {'; '.join(problems)}: complete it, or move it away")
 
-    def _hub_contents(self) -> Contents:
-        hub = importlib.import_module("bench.data.hub")  # imports `datasets`, which takes seconds
-        try:
-            return hub.read_hub(self.data)
-        except RecipeError as error:
-            raise RecipeError(f"{error}{self.skipped and '; '}{self.skipped}") from error
-
 
 @contextmanager
 def damaged(source: Source) -> Iterator[None]:
-    """Turn any error of reading a source into one sentence: the readers of pickle, JSON, MATLAB, parquet and archives each
-    raise their own kinds for a damaged file."""
+    """Turn any error of reading a source into one sentence: each reader raises its own kinds for a damaged file."""
     try:
         yield
     except RecipeError:
@@ -115,13 +105,12 @@ def file_patterns(data: Data) -> tuple[str, ...]:
 def find_or_fetch(data: Data, data_dir: str | Path) -> Source:
     """The source of a dataset: the files that are here; else a download by torchvision into the data folder; else the hub.
 
-    Raises:
-        RecipeError: the files are incomplete, there is no download, or it failed; the sentence says what to do.
+    Raises RecipeError if the files are incomplete, there is no download, or it failed; the sentence says what to do.
     """
     source = locate(data, data_dir)
     if source is None and data.source == "torchvision":
         _download(data, data_dir)
-        return locate(data, data_dir)
+        source = locate(data, data_dir)
     if source is not None and data.source == "hub":
         try:
             source.contents()

@@ -39,22 +39,22 @@ NAMED_IMAGES = 5  # named in an error
 def open_dataset(data: Data, data_dir: str | Path) -> DecodedDataset:
     """The dataset of a recipe, fetched and decoded at its first use; several processes may ask for it at once.
 
-    Raises:
-        RecipeError: the dataset is missing, cannot be decoded, or has other counts than its recipe says.
+    Raises RecipeError if it is missing, cannot be decoded, or has other counts than its recipe says.
     """
     source = locate(data, data_dir)
-    if source is None or not is_decoded(source):
+    dataset = None if source is None else open_store(source)
+    if dataset is None:
         with locked(cache_folder() / "datasets" / f"{_folder_name(data.name)}-fetched", f"dataset {data.name}"):
             source = find_or_fetch(data, data_dir)
-    folder = store_folder(source)
-    if (dataset := _open(folder, data.name)) is None:
+        folder = store_folder(source)
         with locked(folder, f"dataset {data.name}"):
-            if (dataset := _open(folder, data.name)) is None:
+            dataset = open_store(source)
+            if dataset is None:
                 if folder.exists():
                     LOG.warning(f"the decoded dataset in {folder} is damaged and is decoded again")
                 LOG.info(f"decoding {data.name} from {source}, once")
                 _write(source, folder)
-                dataset = _open(folder, data.name)
+                dataset = open_store(source)
     test = None if dataset.test is None else dataset.test.labels
     check_counts(data, str(source), dataset.train.labels, test, dataset.names)
     return dataset
@@ -65,25 +65,50 @@ def current_fingerprint(data: Data, data_dir: str | Path) -> str | None:
     return None if locate(data, data_dir) is None else open_dataset(data, data_dir).fingerprint
 
 
+def state(data: Data, data_dir: str | Path) -> str:
+    """Whether a dataset is here: "decoded", "yes", or "no"."""
+    source = locate(data, data_dir)
+    if source is None:
+        return "no"
+    return "decoded" if (store_folder(source) / "store.json").is_file() else "yes"
+
+
 def store_folder(source: Source) -> Path:
     """The folder in the cache for the pixels of a source."""
     return cache_folder() / "datasets" / f"{_folder_name(source.data.name)}-{source.key}"
 
 
-def is_decoded(source: Source) -> bool:
-    """Whether the pixels of a source are in the cache."""
-    return (store_folder(source) / "store.json").is_file()
+def _folder_name(name: str) -> str:
+    return name.replace(":", "-").replace("/", "-")
+
+
+def open_store(source: Source) -> DecodedDataset | None:
+    """The decoded pixels of a source; None if they are not in the cache, or incomplete there."""
+    folder = store_folder(source)
+    try:
+        described = json.loads((folder / "store.json").read_text(encoding="utf-8"))
+        splits = {split: _open_split(folder, split) for split in described["splits"]}
+        names = tuple(described["classes"]) if described["classes"] else None
+        return DecodedDataset(source.data.name, splits["train"], splits.get("test"), names, described["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _open_split(folder: Path, split: str) -> Images:
+    with np.load(folder / f"{split}.npz", allow_pickle=False) as arrays:
+        pixels = np.memmap(folder / f"{split}.pixels", np.uint8, "r")
+        images = Images(pixels, arrays["sizes"], arrays["labels"], arrays["names"])
+    if len(pixels) != 3 * images.sizes.astype(np.int64).prod(1).sum() or len(images.sizes) != len(images):
+        raise ValueError("pixels are missing")
+    return images
 
 
 def check_counts(data: Data, where: str, train: np.ndarray, test: np.ndarray | None, names: tuple[str, ...] | None) -> None:
-    """Raise RecipeError unless labels [count] and class names are as the recipe says.
-
-    With `data.subset` only the classes are counted: a part of the classes has other numbers of images.
-    """
+    """Raise RecipeError unless labels [count] and class names are as the recipe says."""
     where = f"dataset {data.name!r} ({where})"
     classes = len(np.unique(train))
     if data.subset is not None:
-        _check_subset(data.subset, where, train, test)
+        _check_subset(data.subset, where, train, test)  # a part of the classes has other numbers of images
         return
     advice = ""
     if data.classes is not None and 2 <= classes < data.classes and train.max() < classes:
@@ -116,30 +141,19 @@ def _check_subset(subset: int, where: str, train: np.ndarray, test: np.ndarray |
 
 @dataclass(frozen=True)
 class Survey:
-    """The result of reading a whole dataset.
+    """The result of reading a whole dataset."""
 
-    splits: the arrays `sizes`, `labels` and `names` of "train" and, if there is one, "test".
-    classes: their names, or None.
-    problems: (name, reason) of each image that cannot be read.
-    fingerprint: of pixels, sizes and labels, SHA-256, hex.
-    left_out: files that are not images by their names.
-    """
-
-    splits: dict[str, dict[str, np.ndarray]]
-    classes: tuple[str, ...] | None
-    problems: list[tuple[str, str]]
-    fingerprint: str
-    left_out: tuple[str, ...]
+    splits: dict[str, dict[str, np.ndarray]]  # arrays `sizes`, `labels`, `names` of "train" and, if there is one, "test"
+    classes: tuple[str, ...] | None  # their names
+    problems: list[tuple[str, str]]  # (name, reason) of each image that cannot be read
+    fingerprint: str  # of pixels, sizes and labels, SHA-256, hex
+    left_out: tuple[str, ...]  # files that are not images by their names
 
 
 def survey(source: Source, keep: Callable[[str, np.ndarray], object] = lambda split, pixels: None) -> Survey:
-    """Read and decode every image of a source, with a progress bar on a terminal.
+    """Read and decode every image of a source, and call `keep` with (split, pixels) for each, in order.
 
-    Args:
-        keep: called with (split, pixels) for each image, in order.
-
-    Raises:
-        RecipeError: the source cannot be read, or a split is empty. Images that cannot be read are problems in the result.
+    Raises RecipeError if the source cannot be read, or a split is empty. Damaged images are problems in the result.
     """
     digest = hashlib.sha256()
     splits, problems = {}, []
@@ -186,30 +200,6 @@ def _decoded(items: Iterable[Item], short_side: int | None) -> Iterator[tuple[It
             yield from zip(chunk, pool.map(attempt, chunk), strict=True)
 
 
-def _folder_name(name: str) -> str:
-    return name.replace(":", "-").replace("/", "-")
-
-
-def _open(folder: Path, name: str) -> DecodedDataset | None:
-    """The store in a folder; None if there is none, or if it is incomplete."""
-    try:
-        described = json.loads((folder / "store.json").read_text(encoding="utf-8"))
-        splits = {split: _open_split(folder, split) for split in described["splits"]}
-        names = tuple(described["classes"]) if described["classes"] else None
-        return DecodedDataset(name, splits["train"], splits.get("test"), names, described["fingerprint"])
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
-        return None
-
-
-def _open_split(folder: Path, split: str) -> Images:
-    with np.load(folder / f"{split}.npz", allow_pickle=False) as arrays:
-        pixels = np.memmap(folder / f"{split}.pixels", np.uint8, "r")
-        images = Images(pixels, arrays["sizes"], arrays["labels"], arrays["names"])
-    if len(pixels) != 3 * images.sizes.astype(np.int64).prod(1).sum() or len(images.sizes) != len(images):
-        raise ValueError("pixels are missing")
-    return images
-
-
 def _write(source: Source, folder: Path) -> None:
     """Decode into a temporary folder, then move it into place. The caller holds the folder's lock."""
     for old in (folder, *folder.parent.glob(f"{folder.name}.*.tmp")):  # damaged, or left by a killed process
@@ -220,8 +210,12 @@ def _write(source: Source, folder: Path) -> None:
         with ExitStack() as stack:
             files = {s: stack.enter_context(open(temporary / f"{s}.pixels", "wb")) for s in ("train", "test")}
             found = survey(source, lambda split, pixels: files[split].write(pixels.tobytes()))
-        if found.problems:
-            raise RecipeError(f"dataset {source.data.name!r} ({source}): {_unreadable(found.problems)}")
+        if count := len(found.problems):
+            named = "; ".join(f"{name} ({reason})" for name, reason in found.problems[:NAMED_IMAGES])
+            more = count - NAMED_IMAGES
+            rest = f" and {more} more, all of which `python -m bench data check` lists" if more > 0 else ""
+            problem = f"{count} image{'s' if count > 1 else ''} cannot be read: {named}{rest}"
+            raise RecipeError(f"dataset {source.data.name!r} ({source}): {problem}")
         for split, arrays in found.splits.items():
             np.savez(temporary / f"{split}.npz", **arrays)
         described = {"fingerprint": found.fingerprint, "classes": found.classes, "splits": list(found.splits)}
@@ -232,11 +226,3 @@ def _write(source: Source, folder: Path) -> None:
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _unreadable(problems: list[tuple[str, str]]) -> str:
-    """The sentence for images that cannot be read; it names the first ones with their reasons."""
-    named = "; ".join(f"{name} ({reason})" for name, reason in problems[:NAMED_IMAGES])
-    more = len(problems) - NAMED_IMAGES
-    rest = f" and {more} more, all of which `python -m bench data check` lists" if more > 0 else ""
-    return f"{len(problems)} image{'s' if len(problems) > 1 else ''} cannot be read: {named}{rest}"

@@ -45,13 +45,10 @@ class Images:
 
 @dataclass(frozen=True)
 class Subset:
-    """Some images of a split, to train on or to evaluate on.
-
-    indices: int64 [count], their positions in `images`, ascending.
-    """
+    """Some images of a split, to train on or to evaluate on."""
 
     images: Images
-    indices: np.ndarray
+    indices: np.ndarray  # int64 [count], their positions in `images`, ascending
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -64,18 +61,13 @@ class Subset:
 
 @dataclass(frozen=True)
 class DecodedDataset:
-    """A decoded dataset; its methods return the subsets that a recipe's `data` asks for.
-
-    test: None if the dataset has no test split.
-    names: of the classes, if the source names them.
-    fingerprint: SHA-256 over all pixels, sizes and labels, hex.
-    """
+    """A decoded dataset; its methods return the subsets that a recipe's `data` asks for."""
 
     name: str
     train: Images
-    test: Images | None
-    names: tuple[str, ...] | None
-    fingerprint: str
+    test: Images | None  # None: no test split
+    names: tuple[str, ...] | None  # of the classes, if the source names them
+    fingerprint: str  # SHA-256 over all pixels, sizes and labels, hex
 
     def classes(self, data: Data) -> int:
         """The number of classes of a network for this dataset."""
@@ -86,7 +78,7 @@ class DecodedDataset:
 
         Of these, at most `data.train_limit`, the same for all seeds; a larger limit includes the images of a smaller one.
         """
-        indices = np.setdiff1d(self._trainable(data), self._held_out(data), assume_unique=True)
+        indices, _ = self._divide(data)
         if data.train_limit is not None:
             if data.train_limit > len(indices):
                 raise RecipeError(f"data.train_limit: got {data.train_limit}, but {len(indices)} training images are left")
@@ -98,27 +90,28 @@ class DecodedDataset:
         """The images to evaluate on: the test set or, with `data.holdout`, the training images that are held out."""
         if not data.holdout and self.test is not None:
             return Subset(self.test, _of_classes(self.test, data))
-        indices = self._held_out(data) if data.holdout else self._test_of_train(data)
+        _, indices = self._divide(data)
         if not len(indices):
             key = "holdout" if data.holdout else "test_share"
             raise RecipeError(f"data.{key}: no class of {data.name} has two training images, so none can be evaluated on")
         return Subset(self.train, indices)
+
+    def _divide(self, data: Data) -> tuple[np.ndarray, np.ndarray]:
+        """Indices of the training split: (to train on, to evaluate on). The latter are empty with a test set of its own."""
+        indices, evaluated = _of_classes(self.train, data), np.array([], int)
+        if self.test is None:
+            evaluated = _stratified(indices, self.train, data.test_share, Stream.TEST_SHARE)
+            indices = np.setdiff1d(indices, evaluated)
+        if data.holdout:
+            evaluated = _stratified(indices, self.train, data.holdout, Stream.HOLDOUT)
+            indices = np.setdiff1d(indices, evaluated)
+        return indices, evaluated
 
     def evaluated_on(self, data: Data) -> str:
         """What `evaluation` returns: the dataset's "test" set; a "share" of its training set as test set; a "holdout"."""
         if data.holdout:
             return "holdout"
         return "test" if self.test is not None else "share"
-
-    def _trainable(self, data: Data) -> np.ndarray:
-        indices = _of_classes(self.train, data)
-        return indices if self.test is not None else np.setdiff1d(indices, self._test_of_train(data))
-
-    def _held_out(self, data: Data) -> np.ndarray:
-        return _stratified(self._trainable(data), self.train, data.holdout, Stream.HOLDOUT)
-
-    def _test_of_train(self, data: Data) -> np.ndarray:
-        return _stratified(_of_classes(self.train, data), self.train, data.test_share, Stream.TEST_SHARE)
 
 
 def _of_classes(images: Images, data: Data) -> np.ndarray:
@@ -127,8 +120,6 @@ def _of_classes(images: Images, data: Data) -> np.ndarray:
 
 def _stratified(indices: np.ndarray, images: Images, share: float, stream: Stream) -> np.ndarray:
     """A share of each class of these images, at least one of a class that has two; the same for all seeds."""
-    if not share:
-        return indices[:0]
     labels = images.labels[indices]
     parts = []
     for label in np.unique(labels):

@@ -19,8 +19,8 @@ from bench.cli import DONE, PROBLEMS, add_folders, add_settings
 from bench.config.registry import Registry
 from bench.config.schema import Recipe, RecipeError, Train
 from bench.cores import available_cores
-from bench.data.inventory import state
 from bench.data.sources import locate, missing
+from bench.data.store import state
 from bench.locks import cache_folder
 from bench.train.launch import check_launch, choose_device, choose_precision
 from bench.train.preflight import check_recipe

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.data.eval_loader import EvalLoader
+from bench.data.loaders import EvalLoader
 
 
 @torch.inference_mode()

@@ -20,9 +20,8 @@ from tqdm import tqdm
 
 from bench.config.schema import Recipe, RecipeError
 from bench.data.augment import resize_weights
-from bench.data.eval_loader import unaugmented
+from bench.data.loaders import Batch, unaugmented
 from bench.data.subsets import DecodedDataset, Subset
-from bench.data.train_loader import Batch
 from bench.data.upload import upload
 from bench.locks import cache_folder, locked
 from bench.train.teacher import Teacher

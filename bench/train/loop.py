@@ -14,10 +14,8 @@ from torch import Tensor
 
 from bench import models
 from bench.config.schema import Recipe, RecipeError
-from bench.data.eval_loader import EvalLoader
-from bench.data.loaders import make_train_loader
+from bench.data.loaders import EvalLoader, Shard, TrainLoader
 from bench.data.subsets import DecodedDataset
-from bench.data.train_loader import Shard
 from bench.guidance import Shape
 from bench.models.drop_path import sample_drop_path_masks
 from bench.runs.record import HistoryRow
@@ -94,7 +92,7 @@ class Training:
         classes = dataset.classes(recipe.data)
         self._student = models.create(recipe.model, classes, recipe.seed, feature_layers=recipe.uses_feature_loss)
         self._step = Step(recipe, self._student, teacher, accelerator)
-        self._loader = make_train_loader(recipe, dataset, device, shard)
+        self._loader = TrainLoader(recipe, dataset, device, shard)
         self._eval_loader = EvalLoader(recipe, dataset, device, shard)
         evaluated_on = "held-out" if recipe.data.holdout else "test"
         self._progress = Progress(recipe.train.epochs, self._loader.steps, not accelerator.is_main_process, evaluated_on)

@@ -263,9 +263,11 @@ def _own_process() -> Iterator[ProcessPoolExecutor]:
             yield pool
             pool.submit(speed_variant.close).result()
         except BaseException:
-            for process in psutil.Process().children(recursive=True):
+            for variant in multiprocessing.active_children():  # without the helper processes of Python itself
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
+                    for process in psutil.Process(variant.pid).children(recursive=True):
+                        process.kill()
+                variant.kill()
             raise
 
 

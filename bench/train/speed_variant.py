@@ -25,11 +25,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench import models
 from bench.config.schema import Recipe
-from bench.data.eval_loader import EvalLoader
-from bench.data.loaders import make_train_loader
+from bench.data.loaders import Batch, EvalLoader, Shard, TrainLoader
 from bench.data.store import open_dataset
 from bench.data.subsets import DecodedDataset, Images
-from bench.data.train_loader import Batch, Shard
 from bench.guidance import Outputs
 from bench.models.drop_path import sample_drop_path_masks
 from bench.runs import environment
@@ -125,7 +123,7 @@ class Variant:
         self.step.task.train()
         self._network, self._guided = student.network, teacher is not None
         self._micro = recipe.train.micro_batch or recipe.train.batch_size
-        loader = make_train_loader(recipe, dataset, device)
+        loader = TrainLoader(recipe, dataset, device)
         shards = len(dataset.evaluation(recipe.data)) // EVALUATED_IMAGES.get(device.type, EVALUATED_IMAGES_ELSEWHERE)
         self._eval_loader = EvalLoader(recipe, dataset, device, Shard(0, max(1, shards)))
         masks = sample_drop_path_masks(student.drop_path_rates, loader.positions, recipe.seed, 0)

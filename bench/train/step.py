@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bench import guidance
 from bench.config.schema import Recipe
-from bench.data.train_loader import Batch
+from bench.data.loaders import Batch
 from bench.guidance import Outputs
 from bench.models.features import FeatureExtractor
 from bench.train.feature_cache import FeatureCache

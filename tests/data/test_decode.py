@@ -14,8 +14,7 @@ from PIL import Image
 from bench.config.registry import Registry
 from bench.config.schema import RecipeError
 from bench.data.decode import Unreadable, decode
-from bench.data.eval_loader import EvalLoader
-from bench.data.loaders import make_train_loader
+from bench.data.loaders import EvalLoader, TrainLoader
 from bench.data.store import open_dataset
 from tests.helpers.generated import encode, save, write, write_parquet
 
@@ -270,7 +269,7 @@ def test_images_of_one_pixel_and_of_one_row_train_and_are_evaluated(tmp_path, pi
     store = open_dataset(recipe.data, tmp_path)
     size = recipe.model.image_size
     for epoch in range(3):
-        (batch,) = make_train_loader(recipe, store, torch.device("cpu")).epoch(epoch)
+        (batch,) = TrainLoader(recipe, store, torch.device("cpu")).epoch(epoch)
         assert batch.images.shape == (8, 3, size, size) and batch.images.isfinite().all()
         assert (batch.boxes >= 0).all() and (batch.boxes[:, :2] + batch.boxes[:, 2:] <= 1.0001).all()
     ((images, labels),) = EvalLoader(recipe, store, torch.device("cpu"))

@@ -149,9 +149,9 @@ def test_labels_of_flowers_are_compared_with_those_of_their_authors(tmp_path):
     kept = {"trnid": sets["trnid"], "valid": sets["valid"], "tstid": sets["tstid"][sets["tstid"] != dropped][None]}
     savemat(top / "setid.mat", kept)
     dataset = opened("flowers102", tmp_path, "data.subset=4")
-    assert flowers.verify(Files(top), dataset.train.labels, dataset.test.labels) == []
+    assert flowers.verify([Files(top)], dataset.train.labels, dataset.test.labels) == ([flowers.VERIFIED], [])
     renumbered = np.array([0, 2, 1, 3])
-    (problem,) = flowers.verify(Files(top), renumbered[dataset.train.labels], renumbered[dataset.test.labels])
+    _, (problem,) = flowers.verify([Files(top)], renumbered[dataset.train.labels], renumbered[dataset.test.labels])
     assert "test images" in problem and "another order" in problem
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from bench.config.registry import Registry
 from bench.config.schema import Data, RecipeError
-from bench.data import hub
+from bench.data.layouts.parquet import read_hub
 from bench.data.store import open_dataset
 from tests.helpers.generated import CIFAR100_CLASSES, encode, write_parquet
 
@@ -171,11 +171,11 @@ def test_a_repository_of_the_hub_is_read_by_its_splits(tmp_path, monkeypatch):
     write(tmp_path / "train.parquet", {"picture": images(2), "animal": [0, 1]})
     write(tmp_path / "validation.parquet", {"picture": images(2), "animal": [2, 0]})
     data = dataclasses.replace(registry.dataset("hub:owner/pets"), hub=str(tmp_path))
-    contents = hub.read_hub(data)
+    contents = read_hub(data)
     assert contents.classes == tuple(ANIMALS)
     assert [[item.label for item in split] for split in (contents.train, contents.test)] == [[0, 1], [2, 0]]
-    both = hub.read_hub(dataclasses.replace(data, train_split="train+validation", test_split="validation"))
+    both = read_hub(dataclasses.replace(data, train_split="train+validation", test_split="validation"))
     items = list(both.train)
     assert [item.label for item in items] == [0, 1, 2, 0] and [item.load() for item in items] == images(2) * 2
     with pytest.raises(RecipeError, match=r"no split 'valid'; it has train, validation"):
-        hub.read_hub(dataclasses.replace(data, test_split="valid", name="tiny_imagenet"))
+        read_hub(dataclasses.replace(data, test_split="valid", name="tiny_imagenet"))

@@ -9,7 +9,7 @@ import torch
 
 from bench.config.registry import Registry
 from bench.config.schema import RecipeError
-from bench.data.eval_loader import EvalLoader
+from bench.data.loaders import EvalLoader
 from bench.data.store import open_dataset
 from bench.data.subsets import DecodedDataset, Images
 from tests.helpers.generated import write

@@ -13,7 +13,7 @@ from PIL import Image
 import bench
 from bench.config.registry import Registry
 from bench.config.schema import RecipeError
-from bench.data.eval_loader import ImageTransform, unaugmented
+from bench.data.loaders import ImageTransform, unaugmented
 from bench.data.store import open_dataset
 from bench.runs.record import read_record
 from bench.share.export import export

@@ -12,9 +12,8 @@ from torchvision.transforms.functional import resized_crop
 
 from bench.config.registry import Registry
 from bench.config.schema import RecipeError
-from bench.data.eval_loader import unaugmented
+from bench.data.loaders import Batch, unaugmented
 from bench.data.store import open_dataset
-from bench.data.train_loader import Batch
 from bench.locks import cache_folder
 from bench.train.feature_cache import open_feature_cache, replay
 from bench.train.loop import Training

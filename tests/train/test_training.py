@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from bench import guidance, models
 from bench.config.registry import Registry
 from bench.config.schema import RecipeError
-from bench.data.loaders import EvalLoader, make_train_loader
+from bench.data.loaders import EvalLoader, TrainLoader
 from bench.data.store import open_dataset
 from bench.models.drop_path import sample_drop_path_masks
 from bench.train.evaluate import predict
@@ -113,7 +113,7 @@ def test_a_step_written_out_gives_the_loss_of_the_training():
     recipe, dataset, accelerator, teacher = arrange("guided", *one_step)
     result = train(recipe, dataset, accelerator, teacher)
     task = make_task(recipe, teacher).train()
-    (batch,) = make_train_loader(recipe, dataset, CPU).epoch(0)
+    (batch,) = TrainLoader(recipe, dataset, CPU).epoch(0)
     scales = sample_drop_path_masks(task.student.drop_path_rates, 32, 0, 0)
     logits, maps = task.student(batch.images, scales)
     locality = task.guidance["locality"]

@@ -4,29 +4,22 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 
 from bench.config.schema import Data, RecipeError
 from bench.data.files import Files
-from bench.data.layouts import Contents, Item, LayoutMismatch
+from bench.data.layouts import Contents, Item, LayoutMismatch, items_of
 
 CLASSES = ("normal", "serrated", "adenocarcinoma", "adenoma")
 
 
 def read(files: Files, data: Data) -> Contents:
-    """The official splits.
-
-    Raises:
-        LayoutMismatch: a list is missing.
-        RecipeError: a list is not as described.
-    """
+    """The official splits."""
     root = files.root_of("train.json", "test.json")
     if root is None:
         raise LayoutMismatch("train.json or test.json")
-    base = root
-    if root.split("/")[-2:-1] == ["json"]:
-        base = root.removesuffix("json/")  # names are relative to the folder above json/
-    return Contents(*(_items(files, root + f"{split}.json", base) for split in ("train", "test")), CLASSES)
+    # Names in lists in json/ are relative to the folder above it.
+    base = root.removesuffix("json/") if root.split("/")[-2:-1] == ["json"] else root
+    return Contents(*(_items(files, f"{root}{split}.json", base) for split in ("train", "test")), CLASSES)
 
 
 def _items(files: Files, listed_in: str, base: str) -> list[Item]:
@@ -39,4 +32,4 @@ def _items(files: Files, listed_in: str, base: str) -> list[Item]:
             raise RecipeError(f"{files}: {listed_in} names {name!r}, which is not there")
         if type(label) is not int or not 0 <= label < len(CLASSES):
             raise RecipeError(f"{files}: {listed_in}: the label of {name!r} is {label!r}, not 0 to {len(CLASSES) - 1}")
-    return [Item(base + name, label, partial(files.read, base + name)) for name, label in entries]
+    return items_of(files, ((base + name, label) for name, label in entries))

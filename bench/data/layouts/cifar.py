@@ -19,11 +19,7 @@ CIFAR100 = (["train"], "test", "meta")
 
 
 def read(files: Files, data: Data) -> Contents:
-    """The batches of CIFAR-10 or CIFAR-100, whichever is present; `data.label_column` selects fine or coarse labels.
-
-    Raises:
-        LayoutMismatch: a batch is missing.
-    """
+    """The batches of CIFAR-10 or CIFAR-100, whichever is present; `data.label_column` selects fine or coarse labels."""
     for train, test, meta in (CIFAR10, CIFAR100):
         root = files.root_of(*train, test, meta)
         if root is not None:

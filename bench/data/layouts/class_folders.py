@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import posixpath
-from functools import partial
 
 from PIL import Image
 
 from bench.config.schema import Data, RecipeError
 from bench.data.files import Files
-from bench.data.layouts import Contents, Item, LayoutMismatch
+from bench.data.layouts import Contents, LayoutMismatch, items_of
 
 TEST_FOLDERS = ("test", "val", "valid", "validation")
 NOT_DECODED = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")  # formats that Pillow registers but does not decode
@@ -19,10 +18,6 @@ def read(files: Files, data: Data) -> Contents:
     """The images of each class folder. Classes are the folders' names, sorted.
 
     Files whose extension is not that of an image are left out. A folder around everything, as archives have, is skipped.
-
-    Raises:
-        LayoutMismatch: fewer than two class folders with images.
-        RecipeError: the test split has a class that the training split lacks.
     """
     Image.init()
     extensions = Image.registered_extensions().items()
@@ -47,9 +42,8 @@ def read(files: Files, data: Data) -> Contents:
     if unknown := sorted(set(test_images.values()) - set(classes)):
         raise RecipeError(f"{files}: {test}/ has a class that train/ lacks: {unknown[0]}")
     number = {name: label for label, name in enumerate(classes)}
-
-    def items(class_of: dict[str, str]) -> list[Item]:
-        return [Item(name, number[folder], partial(files.read, name)) for name, folder in class_of.items()]
-
+    train_items, test_items = (
+        items_of(files, ((name, number[folder]) for name, folder in split.items())) for split in (train_images, test_images)
+    )
     left_out = tuple(sorted(set(files.names) - set(train_images) - set(test_images)))
-    return Contents(items(train_images), items(test_images) or None, tuple(classes), left_out)
+    return Contents(train_items, test_items or None, tuple(classes), left_out)

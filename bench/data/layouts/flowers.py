@@ -4,14 +4,13 @@ Zisserman, ICVGIP 2008). The training set is the official training and validatio
 from __future__ import annotations
 
 import io
-from functools import partial
 
 import numpy as np
 from scipy.io import loadmat
 
 from bench.config.schema import Data
 from bench.data.files import Files
-from bench.data.layouts import Contents, Item, LayoutMismatch
+from bench.data.layouts import Contents, LayoutMismatch, items_of
 
 # Remarks of `python -m bench data check` about `verify`.
 VERIFIED = "the images per class are those of imagelabels.mat, so the labels have its order (except classes of equal size)"
@@ -20,11 +19,7 @@ LABEL_FILES = ("imagelabels.mat", "setid.mat")
 
 
 def read(files: Files, data: Data) -> Contents:
-    """The official splits; labels are those of `imagelabels.mat`, from 0.
-
-    Raises:
-        LayoutMismatch: a `.mat` file or the images are missing.
-    """
+    """The official splits; labels are those of `imagelabels.mat`, from 0."""
     labels, train, test, root = labels_and_splits(files)
     images, folder = files, root
     if f"{root}jpg/image_00001.jpg" not in files:
@@ -33,12 +28,8 @@ def read(files: Files, data: Data) -> Contents:
         images, folder = Files(files.path / root / "102flowers.tgz"), ""
         if "jpg/image_00001.jpg" not in images:  # reads the archive here, once, and not in every decoding thread
             raise LayoutMismatch("jpg/image_00001.jpg in 102flowers.tgz")
-
-    def items(ids: np.ndarray) -> list[Item]:
-        names = [f"{folder}jpg/image_{i:05d}.jpg" for i in ids]
-        return [Item(n, int(labels[i - 1]), partial(images.read, n)) for i, n in zip(ids, names, strict=True)]
-
-    return Contents(items(train), items(test), None)
+    splits = ([(f"{folder}jpg/image_{i:05d}.jpg", int(labels[i - 1])) for i in ids] for ids in (train, test))
+    return Contents(*(items_of(images, labelled) for labelled in splits), None)
 
 
 def labels_and_splits(files: Files) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
@@ -51,17 +42,20 @@ def labels_and_splits(files: Files) -> tuple[np.ndarray, np.ndarray, np.ndarray,
     return labels["labels"][0].astype(int) - 1, train, sets["tstid"][0].astype(int), root
 
 
-def verify(files: Files, train: np.ndarray, test: np.ndarray) -> list[str]:
-    """Compare the labels of another copy of the dataset with `imagelabels.mat`. Returns the problems.
+def verify(places: list[Files], train: np.ndarray, test: np.ndarray) -> tuple[list[str], list[str]]:
+    """Compare the labels of another copy of the dataset with `imagelabels.mat`. Returns (remarks, problems).
 
     Copies may number the classes in another order. Their images have no numbers, so the images per class are compared.
-
-    Raises:
-        LayoutMismatch: the `.mat` files are not among `files`.
     """
-    labels, train_ids, test_ids, _ = labels_and_splits(files)
-    return [
-        f"{split} images per class are not those of imagelabels.mat: the labels have another order"
-        for split, found, ids in (("training", train, train_ids), ("test", test, test_ids))
-        if not np.array_equal(np.bincount(labels[ids - 1]), np.bincount(found))
-    ]
+    for files in places:
+        try:
+            labels, train_ids, test_ids, _ = labels_and_splits(files)
+        except LayoutMismatch:
+            continue
+        problems = [
+            f"{split} images per class are not those of imagelabels.mat: the labels have another order"
+            for split, found, ids in (("training", train, train_ids), ("test", test, test_ids))
+            if not np.array_equal(np.bincount(labels[ids - 1]), np.bincount(found))
+        ]
+        return ([] if problems else [VERIFIED]), problems
+    return [NOT_VERIFIED], []

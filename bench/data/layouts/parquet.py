@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 from bench.config.schema import Data, RecipeError
 from bench.data.files import Files
 from bench.data.layouts import Contents, Item, LayoutMismatch
+from bench.storage import first_line
 
 TEST_SPLITS = ("test", "validation", "valid", "val")  # used in this order if the recipe leaves the split open
 BATCH_ROWS = 256  # read at once; photos take several MB each
@@ -22,35 +24,30 @@ BATCH_ROWS = 256  # read at once; photos take several MB each
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a split.
+    """The rows of a split."""
 
-    schema: with the metadata of `datasets`, if they were written by it; these have the names of the classes.
-    batches: the rows of the named columns, in batches that have `column(name)`.
-    """
-
-    schema: pa.Schema
-    batches: Callable[[list[str]], Iterable[pa.RecordBatch | pa.Table]]
+    schema: pa.Schema  # with the metadata of `datasets`, if it wrote them; these have the names of the classes
+    batches: Callable[[list[str]], Iterable[pa.RecordBatch | pa.Table]]  # the rows of the named columns
 
     def rows(self, *names: str) -> Iterator[tuple[Any, ...]]:
         """The values of these columns, row by row. An image is a dict of `bytes` and `path`, bytes, a path, or None."""
         for batch in self.batches(list(names)):
             yield from zip(*(batch.column(name).to_pylist() for name in names), strict=True)
 
-    def features(self) -> dict[str, dict[str, Any]]:
-        """The description of each column in the metadata: `_type`, and `names` of a ClassLabel; {} without one."""
+    def _feature(self, name: str) -> dict[str, Any]:
+        """The description of a column in the metadata: `_type`, and `names` of a ClassLabel; {} without one."""
         metadata = json.loads((self.schema.metadata or {}).get(b"huggingface", b"{}"))
-        described = metadata.get("info", {}).get("features", {})
-        return {name: described.get(name, {}) for name in self.schema.names}
+        return metadata.get("info", {}).get("features", {}).get(name, {})
 
     def is_image(self, name: str) -> bool:
         """Whether a column holds encoded images."""
         kind = self.schema.field(name).type
         encoded = pa.types.is_struct(kind) and {field.name for field in kind} == {"bytes", "path"}
-        return encoded or self.features()[name].get("_type") == "Image"
+        return encoded or self._feature(name).get("_type") == "Image"
 
     def classes(self, name: str) -> tuple[str, ...] | None:
         """The class names of a column of labels; None for other columns."""
-        feature = self.features()[name]
+        feature = self._feature(name)
         return tuple(feature["names"]) if feature.get("_type") == "ClassLabel" else None
 
     def is_text(self, name: str) -> bool:
@@ -60,8 +57,66 @@ class Table:
         return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
-def parquet_table(paths: list[Path]) -> Table:
-    """The rows of parquet files, one file after the other. Only the schema of the first file is read now."""
+def read(files: Files, data: Data) -> Contents:
+    """The splits `{split}.parquet` or `{split}-*.parquet`, in the folder, in `data/`, or in one folder below it."""
+    if not files.path.is_dir():
+        raise LayoutMismatch("parquet files")
+    splits = (data.test_split, *TEST_SPLITS) if _may_search(data) else (data.test_split,)
+    train = _table(files.path, data, data.train_split)
+    test = next((table for split in splits if (table := _table(files.path, data, split))), None)
+    if train is None or (test is None and not _may_search(data)):
+        raise LayoutMismatch(f"{data.train_split}*.parquet and {data.test_split}*.parquet")
+    return _contents(data, train, test, str(files))
+
+
+def read_hub(data: Data) -> Contents:
+    """The splits of a dataset on the hub. None of its code is run: `datasets` 4 and later have no loading scripts.
+
+    Raises RecipeError if the hub cannot be reached, or has no such dataset, split or column.
+    """
+    datasets = importlib.import_module("datasets")  # takes seconds, and only the hub needs it
+    where = f"{data.hub} on the hub"
+    try:
+        splits = datasets.get_dataset_split_names(data.hub, data.hub_config)
+    except Exception as error:  # the libraries beneath raise dozens of kinds: no network, no such name, no access
+        folder = data.name.removeprefix("hub:")
+        raise RecipeError(
+            f"dataset {data.name!r}: not in the data folder and not available from the hub ({first_line(error)}): put"
+            f" {data.train_split}*.parquet and {data.test_split}*.parquet of {data.hub} into <data-dir>/{folder}/"
+        ) from error
+    test = data.test_split
+    if test not in splits and _may_search(data):
+        test = next((split for split in TEST_SPLITS if split in splits), None)
+    for split in (*data.train_split.split("+"), *(test.split("+") if test else ())):
+        if split not in splits:
+            raise RecipeError(f"dataset {data.name!r} ({where}): no split {split!r}; it has {', '.join(splits)}")
+
+    def table(split: str) -> Table:
+        rows = datasets.load_dataset(data.hub, data.hub_config, split=split)
+        return Table(
+            rows.features.arrow_schema,
+            lambda names: rows.select_columns(names).with_format("arrow").iter(BATCH_ROWS),
+        )
+
+    return _contents(data, table(data.train_split), table(test) if test else None, where)
+
+
+def _may_search(data: Data) -> bool:
+    """Whether columns and splits that the recipe leaves at their defaults may be found by their types and names."""
+    return data.name.startswith("hub:")
+
+
+def _table(folder: Path, data: Data, split: str) -> Table | None:
+    """The rows of a split, in one or several numbered files; "a+b" is both splits. None if a split has no file."""
+    paths = []
+    for name in split.split("+"):
+        for place in ("", "data/", f"{data.hub_config or '*'}/"):
+            found = sorted([*folder.glob(f"{place}{name}.parquet"), *folder.glob(f"{place}{name}-*.parquet")])
+            if found:
+                break
+        else:
+            return None
+        paths += found
 
     def batches(names: list[str]) -> Iterator[pa.RecordBatch]:
         for path in paths:
@@ -71,42 +126,13 @@ def parquet_table(paths: list[Path]) -> Table:
     return Table(pq.read_schema(paths[0]), batches)
 
 
-def read(files: Files, data: Data) -> Contents:
-    """The splits `{split}.parquet` or `{split}-*.parquet`, in the folder, in `data/`, or in one folder below it.
-
-    Raises:
-        LayoutMismatch: a split has no file.
-        RecipeError: a column is missing.
-    """
-    if not files.path.is_dir():
-        raise LayoutMismatch("parquet files")
-    train, test = (_split_files(files.path, data, split) for split in (data.train_split, data.test_split))
-    if test is None and may_search(data):
-        test = next((found for split in TEST_SPLITS if (found := _split_files(files.path, data, split))), None)
-    if train is None or (test is None and not may_search(data)):
-        raise LayoutMismatch(f"{data.train_split}*.parquet and {data.test_split}*.parquet")
-    return contents_of(data, parquet_table(train), None if test is None else parquet_table(test), str(files))
-
-
-def may_search(data: Data) -> bool:
-    """Whether columns and splits that the recipe leaves at their defaults may be found by their types and names."""
-    return data.name.startswith("hub:")
-
-
-def contents_of(data: Data, train: Table, test: Table | None, where: str) -> Contents:
-    """The images and labels of tables. Rows are read when the items are iterated over.
-
-    Args:
-        where: of the files, for errors.
-
-    Raises:
-        RecipeError: a column is missing, or several could be it.
-    """
+def _contents(data: Data, train: Table, test: Table | None, where: str) -> Contents:
+    """The images and labels of tables, whose rows are read when the items are iterated over. where: for errors."""
     where = f"dataset {data.name!r} ({where})"
     image = _find_column(data, train, data.image_column, "image", where)
     label = _find_column(data, train, data.label_column, "label", where)
     classes, number = train.classes(label), None
-    if train.is_text(label) and may_search(data):
+    if train.is_text(label) and _may_search(data):
         classes = tuple(sorted({name for (name,) in train.rows(label)}))
         number = {name: index for index, name in enumerate(classes)}
 
@@ -121,27 +147,13 @@ def contents_of(data: Data, train: Table, test: Table | None, where: str) -> Con
     return Contents(items("train", train), None if test is None else items("test", test), classes)
 
 
-def _split_files(folder: Path, data: Data, split: str) -> list[Path] | None:
-    """The files of a split, in one or several numbered parts; "a+b" is both splits. None if a split has no file."""
-    out = []
-    for name in split.split("+"):
-        for place in ("", "data/", f"{data.hub_config or '*'}/"):
-            found = sorted([*folder.glob(f"{place}{name}.parquet"), *folder.glob(f"{place}{name}-*.parquet")])
-            if found:
-                break
-        else:
-            return None
-        out += found
-    return out
-
-
 def _find_column(data: Data, table: Table, name: str, default: str, where: str) -> str:
     """The column of this name; or, if the recipe leaves it open, the only column of the right type."""
     columns = table.schema.names
     if name in columns:
         return name
     present = ", ".join(columns)
-    if name != default or not may_search(data):
+    if name != default or not _may_search(data):
         raise RecipeError(f"{where}: no column {name!r}; it has {present}")
     fits = table.is_image if default == "image" else table.classes
     found = [column for column in columns if fits(column)]

@@ -5,22 +5,15 @@ The labels of its `test/` were never published, so `val` is the test set.
 
 from __future__ import annotations
 
-from functools import partial
-
 from bench.config.schema import Data, RecipeError
 from bench.data.files import Files
-from bench.data.layouts import Contents, Item, LayoutMismatch
+from bench.data.layouts import Contents, LayoutMismatch, items_of
 
 ANNOTATIONS = "val/val_annotations.txt"
 
 
 def read(files: Files, data: Data) -> Contents:
-    """The two splits. Classes are the WordNet ids in `train/`, sorted, as the released code numbers them.
-
-    Raises:
-        LayoutMismatch: `val/val_annotations.txt` is missing, or `train/` has no class.
-        RecipeError: an annotation names a class that `train/` lacks.
-    """
+    """The two splits. Classes are the WordNet ids in `train/`, sorted, as the released code numbers them."""
     root = files.root_of(ANNOTATIONS)
     if root is None:
         raise LayoutMismatch(ANNOTATIONS)
@@ -35,9 +28,5 @@ def read(files: Files, data: Data) -> Contents:
         name, wnid, *_ = [*text.split("\t"), "", ""]
         if wnid not in number:
             raise RecipeError(f"{files}: {ANNOTATIONS} line {line}: class {wnid!r} is not in train/")
-        test.append((f"{root}val/images/{name}", wnid))
-
-    def items(pairs: list[tuple[str, str]]) -> list[Item]:
-        return [Item(name, number[wnid], partial(files.read, name)) for name, wnid in pairs]
-
-    return Contents(items(train), items(test), tuple(classes))
+        test.append((f"{root}val/images/{name}", number[wnid]))
+    return Contents(items_of(files, ((name, number[wnid]) for name, wnid in train)), items_of(files, test), tuple(classes))
