@@ -69,7 +69,7 @@ def settings(recipe: Recipe) -> list[str] | None:
 def _settable(recipe: Recipe) -> dict[str, Any]:
     """The keys of a recipe that `--set` may have, as {"teacher.train.epochs": 2}."""
     out = {}
-    for key, value in _flat(recipe.to_dict()):
+    for key, value in flat(recipe.to_dict()):
         inner = key.removeprefix("teacher.")
         of_teacher = inner != key
         shared = of_teacher and inner.startswith("data.") and inner[5:] not in (*TEACHER_DATA_KEYS, "train_limit")
@@ -78,10 +78,11 @@ def _settable(recipe: Recipe) -> dict[str, Any]:
     return out
 
 
-def _flat(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+def flat(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """The keys of nested content with their values, as [("train.epochs", 2)]."""
     out = []
     for name, value in content.items():
-        out += _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(prefix + name, value)]
+        out += flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(prefix + name, value)]
     return out
 
 

@@ -91,6 +91,9 @@ class Hardware:
     processor: str
     threads: int
 
+    def __str__(self) -> str:
+        return f"{self.device}, {self.processor}, {self.threads} thread{'s' if self.threads > 1 else ''}"
+
 
 @dataclass(frozen=True)
 class Code:

@@ -1,16 +1,38 @@
-"""What a run is asked to do. Needs no torch, so that a run that is finished already says so at once."""
+"""What a run is asked to do, and to stop. Needs no torch: a finished run says so at once, and signals are handled early."""
 
 from __future__ import annotations
 
 import argparse
+import signal
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from bench.cli import compose
 from bench.config.schema import Recipe, RecipeError
 from bench.data.store import current_fingerprint
 from bench.runs.folder import RunFolder
 from bench.runs.record import Record, check_same_images
+
+
+class StopSignals:
+    """The handler of SIGTERM and SIGINT.
+
+    During training it sets `asked`, and the loop saves its state and stops after the step. At other times, and at a second
+    Ctrl-C, it ends the run at once.
+    """
+
+    def __init__(self) -> None:
+        self.training, self.asked = False, False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if not self.training or (self.asked and number == signal.SIGINT):
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+class Stopped(RuntimeError):
+    """The run was asked to stop, and its state is saved."""
 
 
 class Diverged(RuntimeError):
@@ -52,9 +74,8 @@ def read_request(arguments: argparse.Namespace) -> RunRequest:
     if arguments.teacher_only:
         if recipe.teacher is None:
             raise RecipeError(f"--teacher-only: {recipe.id} has no teacher")
-        recipe = recipe.teacher
+        recipe, trackers = recipe.teacher, []
         settings = [text.removeprefix("teacher.") for text in settings if text.startswith("teacher.")]
-        trackers = []
     if arguments.data_dir is not None and not Path(arguments.data_dir).is_dir():
         raise RecipeError(f"--data-dir {arguments.data_dir}: no such folder")
     if Path(arguments.results_dir).exists() and not Path(arguments.results_dir).is_dir():
@@ -73,11 +94,11 @@ def read_request(arguments: argparse.Namespace) -> RunRequest:
 
 
 def _options(arguments: argparse.Namespace) -> list[str]:
-    repeated = (("--set", arguments.set), ("--recipes-dir", arguments.recipes_dir))
-    options = [f"{flag}={value}" for flag, values in repeated for value in values]
-    for name in ("recipe", "protocol", "suite", "seed", "results_dir", "data_dir"):
-        if (value := getattr(arguments, name)) is not None:
-            options.append(f"--{name.replace('_', '-')}={value}")
+    options = []
+    for name in ("recipe", "protocol", "suite", "seed", "results_dir", "data_dir", "set", "recipes_dir"):
+        value = getattr(arguments, name)
+        values = value if isinstance(value, list) else [] if value is None else [value]
+        options += [f"--{name.replace('_', '-')}={value}" for value in values]
     return options
 
 

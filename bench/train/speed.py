@@ -25,8 +25,7 @@ from bench.config.schema import Recipe, RecipeError
 from bench.locks import cache_folder
 from bench.storage import write_json
 from bench.train import speed_variant
-from bench.train.launch import out_of_memory
-from bench.train.main import OUT_OF_MEMORY
+from bench.train.main import OUT_OF_MEMORY, out_of_memory
 from bench.train.speed_variant import Details, Variant
 
 T = TypeVar("T")
@@ -135,14 +134,11 @@ class SpeedReport:
 
     def lines(self) -> Iterator[str]:
         """The measurements as text."""
-        recipe, details, machine = self.recipe, self.details, self.details.hardware
+        recipe, details = self.recipe, self.details
         name, first = next(iter(self.variants.items()))
-        where = machine.device
-        if where == "cpu":
-            where = f"{machine.processor}, {machine.threads} thread{'s' if machine.threads > 1 else ''}"
         yield (
             f"{recipe.id}  batch {recipe.train.batch_size}  {recipe.model.image_size} px  {first.precision}  compile"
-            f" {first.compile}  on {where}, {self.steps} steps"
+            f" {first.compile}  on {details.hardware}, {self.steps} steps"
         )
         for variant, speed in self.variants.items():
             low, high = speed.range_ms
@@ -156,7 +152,6 @@ class SpeedReport:
         for part, ms in details.parts_ms.items():
             yield f"    {part:<10} {ms:>9,.1f} ms  {ms / first.ms:>6.1%}"
         yield f"    sum        {sum(details.parts_ms.values()):>9,.1f} ms of {first.ms:,.1f}"
-        yield f"  evaluation {details.evaluation_images_per_second:>10,.1f} images/s"
         flops = (f"{part} {flops / 1e9:.3f}" for part, flops in details.flops_per_image.items())
         yield f"  GFLOPs per image: {', '.join(flops)}"
         yield (

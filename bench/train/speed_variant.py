@@ -26,24 +26,20 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench import models
 from bench.config.schema import Recipe
-from bench.data.eval_loader import EvalLoader
 from bench.data.loaders import make_train_loader
 from bench.data.store import open_dataset
 from bench.data.subsets import DecodedDataset, Images
-from bench.data.train_loader import Batch, Shard
+from bench.data.train_loader import Batch
 from bench.guidance import Outputs
 from bench.models.drop_path import sample_drop_path_masks
 from bench.runs import environment
 from bench.runs.record import Code, Hardware
-from bench.train.evaluate import predict
 from bench.train.feature_cache import open_teacher
 from bench.train.launch import hardware, make_accelerator, peak_memory_mib
 from bench.train.preflight import check_dataset, check_recipe
 from bench.train.step import Step
 
 P, T = ParamSpec("P"), TypeVar("T")
-EVALUATED_IMAGES = {"cuda": 10_000}  # at most
-EVALUATED_IMAGES_ELSEWHERE = 200
 UNTIMED_REPEATS = 3  # of a part, before it is timed: a CUDA graph runs, is captured, and is then replayed
 MATRIX_SECONDS = 5
 MATRIX_REPEATS = 10
@@ -71,7 +67,6 @@ class Details:
     """
 
     parts_ms: dict[str, float]
-    evaluation_images_per_second: float
     flops_per_image: dict[str, float]
     matrix_flops: float
     first_step: dict[str, float]
@@ -112,11 +107,9 @@ class Variant:
         teacher = open_teacher(recipe, None, "untrained", dataset, device)
         self.step = Step(recipe, student, teacher, self._accelerator)
         self.step.task.train()
-        self._network, self._guided = student.network, teacher is not None
+        self._guided = teacher is not None
         self._micro = recipe.train.micro_batch or recipe.train.batch_size
         loader = make_train_loader(recipe, dataset, device)
-        shards = len(dataset.evaluation(recipe.data)) // EVALUATED_IMAGES.get(device.type, EVALUATED_IMAGES_ELSEWHERE)
-        self._eval_loader = EvalLoader(recipe, dataset, device, Shard(0, max(1, shards)))
         masks = sample_drop_path_masks(student.drop_path_rates, loader.positions, recipe.seed, 0)
         self._drop_path = masks.to(device)
         self._batches = itertools.chain.from_iterable(map(loader.epoch, itertools.count()))
@@ -129,10 +122,6 @@ class Variant:
     def load(self, count: int) -> Batch:
         """Make that many batches. Returns the last."""
         return collections.deque(itertools.islice(self._batches, count), maxlen=1)[0]
-
-    def evaluate(self) -> int:
-        """Evaluate a part of the test set. Returns the number of images."""
-        return len(predict(self._network, self._eval_loader, self.device)[0])
 
     def seconds(self, call: Callable[[], object]) -> float:
         """The time of a call, including the device's work."""
@@ -232,11 +221,8 @@ class Variant:
 
     def details(self, count: int) -> Details:
         """The parts of a step, each the median of `count` repeats, and everything else that is measured once."""
-        parts = self.parts(count)
-        images = self.evaluate()  # warms up
         return Details(
-            parts_ms={part: 1e3 * seconds for part, seconds in parts.items()},
-            evaluation_images_per_second=images / self.seconds(self.evaluate),
+            parts_ms={part: 1e3 * seconds for part, seconds in self.parts(count).items()},
             flops_per_image=self.flops(),
             matrix_flops=self.matrix_flops(),
             first_step=self.first_step,
