@@ -36,25 +36,18 @@ STOP_CHECK_STEPS = 16  # with several processes: steps between two checks whethe
 
 @dataclass(frozen=True)
 class TrainResult:
-    """The result of a training. Fields of the same name are explained in `Record`.
-
-    network: weights of the epoch that the recipe selects, on the CPU.
-    guidance: weights of the guidance methods, on the CPU; empty if they have none.
-    predictions: [images] int64, the class that `network` predicts for each evaluated image, in order.
-    diverged: whether the last loss or a weight was not finite; training ended there.
-    compiled: mode of torch.compile, "off", or "fell back" if there is no compiler.
-    """
+    """The result of a training, with weights on the CPU. Fields without a comment are as in `Record`."""
 
     history: list[HistoryRow]
-    network: dict[str, Tensor]
-    guidance: dict[str, Tensor]
-    predictions: Tensor
+    network: dict[str, Tensor]  # weights of the epoch that the recipe selects
+    guidance: dict[str, Tensor]  # weights of the guidance methods; empty if they have none
+    predictions: Tensor  # [images] int64, the class that `network` predicts for each evaluated image, in order
     parameters: int
     flops_per_image: int
     seconds: float
     feature_maps: dict[str, Shape]
-    diverged: bool
-    compiled: str
+    diverged: bool  # whether the last loss or a weight was not finite; training ended there
+    compiled: str  # mode of torch.compile, "off", or "fell back" if there is no compiler
 
 
 class Training:

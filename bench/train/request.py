@@ -47,24 +47,17 @@ class Diverged(RuntimeError):
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What the command line asks for.
+    """What the command line asks for."""
 
-    recipe: the network to train; with `teacher_only` the teacher of the recipe that was asked for.
-    settings: the `--set` options for this recipe.
-    trackers: names of trackers to log to.
-    processes: the number of processes that the user expects; None: any.
-    options: command-line options that ask for the same recipe, data and results.
-    """
-
-    recipe: Recipe
+    recipe: Recipe  # the network to train; with `teacher_only` the teacher of the recipe that was asked for
     data_dir: Path
     folder: RunFolder
-    settings: tuple[str, ...]
-    trackers: tuple[str, ...]
-    processes: int | None
+    settings: tuple[str, ...]  # the `--set` options for this recipe
+    trackers: tuple[str, ...]  # names
+    processes: int | None  # that the user expects; None: any number
     force: bool
     teacher_only: bool
-    options: tuple[str, ...]
+    options: tuple[str, ...]  # of the command line, that ask for the same recipe, data and results
 
 
 def read_request(arguments: argparse.Namespace) -> RunRequest:
@@ -109,10 +102,7 @@ def finished_record(request: RunRequest) -> Record | None:
         RecipeError: it is recorded for other images than the dataset has now.
         Diverged: it diverged.
     """
-    if request.force or request.teacher_only:
-        return None
-    record = request.folder.record(request.recipe)
-    if record is None:
+    if request.force or request.teacher_only or (record := request.folder.record(request.recipe)) is None:
         return None
     check_same_images(record, current_fingerprint(request.recipe.data, request.data_dir))
     if record.diverged:

@@ -48,29 +48,22 @@ PR_SET_PDEATHSIG = 1  # of prctl, from linux/prctl.h
 
 @dataclass(frozen=True)
 class Usage:
-    """What a variant has used so far. compile: torch.compile's mode, "off" or "fell back"."""
+    """What a variant has used so far."""
 
     peak_memory_mib: float
     precision: str
-    compile: str
+    compile: str  # the mode of torch.compile, "off" or "fell back"
 
 
 @dataclass(frozen=True)
 class Details:
-    """What is measured once.
+    """What is measured once."""
 
-    parts_ms: of a step, each by itself.
-    flops_per_image: by part.
-    matrix_flops: FLOP/s of a matrix product.
-    first_step: seconds from the start of the process to its first batch, and import_seconds, of the imports among them.
-    dataset: its fingerprint.
-    """
-
-    parts_ms: dict[str, float]
-    flops_per_image: dict[str, float]
-    matrix_flops: float
-    first_step: dict[str, float]
-    dataset: str
+    parts_ms: dict[str, float]  # of a step, each by itself
+    flops_per_image: dict[str, float]  # by part
+    matrix_flops: float  # FLOP/s of a matrix product
+    first_step: dict[str, float]  # seconds from the start of the process to its first batch; import_seconds among them
+    dataset: str  # its fingerprint
     hardware: Hardware
     libraries: dict[str, str]
     code: Code
