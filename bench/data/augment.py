@@ -88,32 +88,26 @@ def _random_boxes(
         ratio: of width / height for crops, of height / width for erasing.
         erase: None for crops. For erasing its probability; a box does not fill the image, and is empty if none fits.
     """
-    height, width = np.broadcast_to(np.asarray(image, np.int64), (count, 2)).T
+    sides = np.broadcast_to(np.asarray(image, np.int64), (count, 2))
     uniform = random.random((count, 2 * MAX_ATTEMPTS + 3))
-    pixels = (area[0] + (area[1] - area[0]) * uniform[:, :MAX_ATTEMPTS]) * (height * width)[:, None]
+    pixels = (area[0] + (area[1] - area[0]) * uniform[:, :MAX_ATTEMPTS]) * sides.prod(1)[:, None]
     low, high = np.log(ratio)
     aspect = np.exp(low + (high - low) * uniform[:, MAX_ATTEMPTS : 2 * MAX_ATTEMPTS])
     if erase is not None:
         aspect = 1 / aspect
-    box_width = np.rint(np.sqrt(pixels * aspect)).astype(np.int64)
-    box_height = np.rint(np.sqrt(pixels / aspect)).astype(np.int64)
-    margin = 0 if erase is None else 1
-    fits = (box_width > 0) & (box_width <= width[:, None] - margin)
-    fits &= (box_height > 0) & (box_height <= height[:, None] - margin)
-    if erase is not None:
-        fits &= uniform[:, -1:] < erase
-    first = np.arange(count), fits.argmax(1)
-    box_width, box_height, found = box_width[first], box_height[first], fits.any(1)
-    fallback_height = fallback_width = np.zeros(count, np.int64)
+    boxes = np.rint(np.sqrt(np.stack([pixels / aspect, pixels * aspect], axis=2))).astype(np.int64)  # height, width
+    fits = ((boxes > 0) & (boxes <= sides[:, None] - (0 if erase is None else 1))).all(2)
     if erase is None:
-        fallback_width = np.minimum(width, np.rint(height * ratio[1]).astype(np.int64))
-        fallback_height = np.minimum(height, np.rint(width / ratio[0]).astype(np.int64))
-    box_width = np.where(found, box_width, fallback_width)
-    box_height = np.where(found, box_height, fallback_height)
-    where = uniform[:, -3:-1].T
-    top = np.where(found, (where[0] * (height - box_height + 1)).astype(np.int64), (height - fallback_height) // 2)
-    left = np.where(found, (where[1] * (width - box_width + 1)).astype(np.int64), (width - fallback_width) // 2)
-    return np.stack([top, left, box_height, box_width], axis=1)
+        height, width = sides.T
+        largest = np.rint(np.stack([width / ratio[0], height * ratio[1]], axis=1)).astype(np.int64)
+        fallback = np.minimum(sides, largest)
+    else:
+        fits &= uniform[:, -1:] < erase
+        fallback = np.zeros_like(sides)
+    found = fits.any(1)[:, None]
+    boxes = np.where(found, boxes[np.arange(count), fits.argmax(1)], fallback)
+    corners = np.where(found, (uniform[:, -3:-1] * (sides - boxes + 1)).astype(np.int64), (sides - boxes) // 2)
+    return np.concatenate([corners, boxes], axis=1)
 
 
 def _cubic(x: Tensor) -> Tensor:

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.config.schema import Data, RecipeError
-from bench.data.files import Files, find
-from bench.data.layouts import Contents, LayoutMismatch
+from bench.data.files import Contents, Files, LayoutMismatch, find
 from bench.storage import disk_full, first_line
 
 LOG = logging.getLogger(__name__)
