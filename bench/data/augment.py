@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bench.config.schema import Augment
-from bench.data.rand_augment import Operations, parse, rand_augment, sample_operations, to_levels
+from bench.data.rand_augment import parse, rand_augment, sample_operations, to_levels
 from bench.rng import Stream, generator
 
 MAX_ATTEMPTS = 10  # boxes that torchvision's crop and timm's erasing try before they give up
@@ -30,7 +30,8 @@ class AugmentParams:
     flips: Tensor  # [positions] bool
     erased: Tensor  # [positions, 4] int64, top, left, height, width in px of the input; height 0 erases nothing
     noise: Tensor  # [positions, 2] int64, row and column of the noise bank where the filling begins
-    operations: Operations | None = None  # None: no RandAugment
+    kinds: np.ndarray | None = None  # of RandAugment's operations, as `sample_operations` returns them; None without it
+    arguments: np.ndarray | None = None
 
     def to(self, device: torch.device) -> AugmentParams:
         """The parameters with boxes and flips on the device. The rest stays on the host, which reads it without waiting."""
@@ -45,9 +46,7 @@ def sample_augment_params(
 ) -> AugmentParams:
     """Draw the parameters for `count` positions of one epoch.
 
-    Args:
-        native: height and width of the stored images, px; or [count, 2] for the image at each position.
-        size: side of the network's input, px.
+    native: height and width of the stored images, px; or [count, 2] for the image at each position.
     """
     crop = generator(seed, Stream.CROP, epoch)
     if augment.crop == "random_resized":
@@ -60,13 +59,14 @@ def sample_augment_params(
     # timm's RandomErasing: area 2 % to 33 %, aspect 0.3 to 1/0.3, strictly smaller than the image, otherwise nothing
     erasing = generator(seed, Stream.ERASE, epoch)
     erased = _random_boxes(erasing, count, (size, size), (0.02, 1 / 3), (0.3, 1 / 0.3), erase=augment.erase)
+    operations = sample_operations(parse(augment.rand_augment), count, seed, epoch) if augment.rand_augment else ()
     noise = generator(seed, Stream.NOISE, epoch).integers(0, size, size=(count, 2), endpoint=True)
     return AugmentParams(
         torch.from_numpy(np.array(boxes, dtype=np.float32)),
         torch.from_numpy(flips),
         torch.from_numpy(erased),
         torch.from_numpy(noise),
-        sample_operations(parse(augment.rand_augment), count, seed, epoch) if augment.rand_augment else None,
+        *operations,
     )
 
 
@@ -167,9 +167,7 @@ def crop_and_resize(
 class BatchTransform:
     """The training and test transforms of a recipe, for batches on one device.
 
-    Args:
-        size: side of the network's input, px.
-        seed: of the noise that fills erased boxes, one bank for the whole run.
+    seed: of the noise that fills erased boxes, one bank for the whole run.
     """
 
     def __init__(self, augment: Augment, size: int, seed: int, device: torch.device) -> None:
@@ -180,7 +178,6 @@ class BatchTransform:
         self._bank = torch.from_numpy(bank).to(device)
         fill = [min(255, round(255 * level)) for level in augment.mean]  # timm's fill colour
         self._fill = torch.tensor(fill, dtype=torch.uint8, device=device).view(3, 1, 1)
-        self._chunk = CPU_CHUNK_IMAGES if device.type == "cpu" else None
 
     def train(self, pixels: Tensor, params: AugmentParams, cropped: bool = False) -> Tensor:
         """Augment and normalise [batch, height, width, 3] uint8 to [batch, 3, size, size] float32.
@@ -188,7 +185,7 @@ class BatchTransform:
         cropped: whether the pixels are already cropped to their boxes and resized, [batch, size, size, 3].
         """
         out = torch.empty(len(pixels), 3, self._size, self._size, device=pixels.device)
-        chunk = self._chunk or len(pixels)
+        chunk = CPU_CHUNK_IMAGES if pixels.device.type == "cpu" else len(pixels)
         for first in range(0, len(pixels), chunk):
             rows = slice(first, first + chunk)
             self._augment_into(out[rows], pixels[rows], params[rows], cropped)
@@ -208,8 +205,8 @@ class BatchTransform:
             if padding := self._augment.padding:
                 pixels = torch.nn.functional.pad(pixels, (0, 0, padding, padding, padding, padding))
             images = crop_and_resize(pixels, params.boxes, self._size, "bicubic", params.flips)
-        if params.operations is not None:
-            images = rand_augment(images, params.operations, self._fill)
+        if params.kinds is not None:
+            images = rand_augment(images, params.kinds, params.arguments, self._fill)
         out.copy_(images).mul_(self._scale).add_(self._shift)
         for image, erased, noise in zip(out, params.erased.tolist(), params.noise.tolist(), strict=True):
             top, left, height, width = erased

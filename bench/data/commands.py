@@ -14,8 +14,7 @@ from tabulate import tabulate
 from bench.cli import DONE, PROBLEMS, add_recipes_dir
 from bench.config.registry import Registry
 from bench.config.schema import Data, RecipeError
-from bench.data.files import find
-from bench.data.sources import file_patterns, find_or_fetch, locate, missing
+from bench.data.sources import find_or_fetch, locate, missing
 from bench.data.store import check_counts, open_dataset, open_store, state, store_folder, survey
 from bench.data.subsets import Images
 
@@ -83,7 +82,8 @@ def check(data: Data, data_dir: str | Path) -> tuple[list[str], list[str]]:
 
     Returns (description, problems), line by line. Raises RecipeError if the dataset is not here, or cannot be read at all.
     """
-    source = find_or_fetch(data, data_dir) if data.source == "hub" else locate(data, data_dir)
+    local = locate(data, data_dir)
+    source = find_or_fetch(data, data_dir) if data.source == "hub" else local
     if source is None:
         raise RecipeError(missing(data, data_dir))
     found = survey(source)
@@ -101,7 +101,7 @@ def check(data: Data, data_dir: str | Path) -> tuple[list[str], list[str]]:
     remarks, wrong = [], []
     layout = importlib.import_module(f"bench.data.layouts.{data.layout}")
     if hasattr(layout, "verify") and dataset.test is not None and data.subset is None:
-        places = find(Path(data_dir), file_patterns(data))
+        places = () if local is None else local.places
         remarks, wrong = layout.verify(places, dataset.train.labels, dataset.test.labels)
     if found.left_out:
         more = " …" if len(found.left_out) > LISTED_FILES else ""
@@ -123,4 +123,5 @@ def _describe(images: Images, split: str) -> str:
     low, high = sizes.min(0), sizes.max(0)
     pixels = f"{low[1]}x{low[0]} px" if images.size else f"{low[1]} to {high[1]} px wide, {low[0]} to {high[0]} px high"
     per_class = f"{counts.min():,}" if counts.min() == counts.max() else f"{counts.min():,} to {counts.max():,}"
-    return f"{len(images):,} {'training' if split == 'train' else split} images of {len(counts)} classes, {per_class} per class, {pixels}"
+    split = "training" if split == "train" else split
+    return f"{len(images):,} {split} images of {len(counts)} classes, {per_class} per class, {pixels}"

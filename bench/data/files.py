@@ -111,12 +111,6 @@ class Files:
         return sorted((str(path.relative_to(top)), (s := _stat(path)).st_size, s.st_mtime_ns) for path in paths)
 
 
-def find(data_dir: Path, patterns: tuple[str, ...]) -> list[Files]:
-    """The folders that are not empty and the archives in the data folder that match, in the order of the patterns."""
-    paths = [path for pattern in patterns for path in sorted(data_dir.glob(pattern))]
-    return [Files(p) for p in paths if p.name.endswith(ARCHIVE_SUFFIXES) or (p.is_dir() and any(p.iterdir()))]
-
-
 def _hidden(name: str) -> bool:
     """Whether a path is of a file that systems add to folders, as `.DS_Store`."""
     return any(part[0] == "." or part == "__MACOSX" for part in name.split("/") if part)

@@ -4,6 +4,7 @@ Zisserman, ICVGIP 2008). The training set is the official training and validatio
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.io import loadmat
@@ -39,7 +40,7 @@ def labels_and_splits(files: Files) -> tuple[np.ndarray, np.ndarray, np.ndarray,
     return labels["labels"][0].astype(int) - 1, train, sets["tstid"][0].astype(int), root
 
 
-def verify(places: list[Files], train: np.ndarray, test: np.ndarray) -> tuple[list[str], list[str]]:
+def verify(places: Sequence[Files], train: np.ndarray, test: np.ndarray) -> tuple[list[str], list[str]]:
     """Compare the labels of another copy of the dataset with `imagelabels.mat`. Returns (remarks, problems).
 
     Copies may number the classes in another order. Their images have no numbers, so the images per class are compared.
