@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bench.config.schema import Augment
-from bench.data.rand_augment import Operations, parse, rand_augment, sample_operations, to_levels
+from bench.data.rand_augment import parse, rand_augment, sample_operations, to_levels
 from bench.rng import Stream, generator
 
 MAX_ATTEMPTS = 10  # boxes that torchvision's crop and timm's erasing try before they give up
@@ -30,7 +30,8 @@ class AugmentParams:
     flips: Tensor  # [positions] bool
     erased: Tensor  # [positions, 4] int64, top, left, height, width in px of the input; height 0 erases nothing
     noise: Tensor  # [positions, 2] int64, row and column of the noise bank where the filling begins
-    operations: Operations | None = None  # None: no RandAugment
+    kinds: np.ndarray | None = None  # of RandAugment's operations, as `sample_operations` returns them; None without it
+    arguments: np.ndarray | None = None
 
     def to(self, device: torch.device) -> AugmentParams:
         """The parameters with boxes and flips on the device. The rest stays on the host, which reads it without waiting."""
@@ -45,9 +46,7 @@ def sample_augment_params(
 ) -> AugmentParams:
     """Draw the parameters for `count` positions of one epoch.
 
-    Args:
-        native: height and width of the stored images, px; or [count, 2] for the image at each position.
-        size: side of the network's input, px.
+    native: height and width of the stored images, px; or [count, 2] for the image at each position.
     """
     crop = generator(seed, Stream.CROP, epoch)
     if augment.crop == "random_resized":
@@ -60,13 +59,14 @@ def sample_augment_params(
     # timm's RandomErasing: area 2 % to 33 %, aspect 0.3 to 1/0.3, strictly smaller than the image, otherwise nothing
     erasing = generator(seed, Stream.ERASE, epoch)
     erased = _random_boxes(erasing, count, (size, size), (0.02, 1 / 3), (0.3, 1 / 0.3), erase=augment.erase)
+    operations = sample_operations(parse(augment.rand_augment), count, seed, epoch) if augment.rand_augment else ()
     noise = generator(seed, Stream.NOISE, epoch).integers(0, size, size=(count, 2), endpoint=True)
     return AugmentParams(
         torch.from_numpy(np.array(boxes, dtype=np.float32)),
         torch.from_numpy(flips),
         torch.from_numpy(erased),
         torch.from_numpy(noise),
-        sample_operations(parse(augment.rand_augment), count, seed, epoch) if augment.rand_augment else None,
+        *operations,
     )
 
 
@@ -88,32 +88,26 @@ def _random_boxes(
         ratio: of width / height for crops, of height / width for erasing.
         erase: None for crops. For erasing its probability; a box does not fill the image, and is empty if none fits.
     """
-    height, width = np.broadcast_to(np.asarray(image, np.int64), (count, 2)).T
+    sides = np.broadcast_to(np.asarray(image, np.int64), (count, 2))
     uniform = random.random((count, 2 * MAX_ATTEMPTS + 3))
-    pixels = (area[0] + (area[1] - area[0]) * uniform[:, :MAX_ATTEMPTS]) * (height * width)[:, None]
+    pixels = (area[0] + (area[1] - area[0]) * uniform[:, :MAX_ATTEMPTS]) * sides.prod(1)[:, None]
     low, high = np.log(ratio)
     aspect = np.exp(low + (high - low) * uniform[:, MAX_ATTEMPTS : 2 * MAX_ATTEMPTS])
     if erase is not None:
         aspect = 1 / aspect
-    box_width = np.rint(np.sqrt(pixels * aspect)).astype(np.int64)
-    box_height = np.rint(np.sqrt(pixels / aspect)).astype(np.int64)
-    margin = 0 if erase is None else 1
-    fits = (box_width > 0) & (box_width <= width[:, None] - margin)
-    fits &= (box_height > 0) & (box_height <= height[:, None] - margin)
-    if erase is not None:
-        fits &= uniform[:, -1:] < erase
-    first = np.arange(count), fits.argmax(1)
-    box_width, box_height, found = box_width[first], box_height[first], fits.any(1)
-    fallback_height = fallback_width = np.zeros(count, np.int64)
+    boxes = np.rint(np.sqrt(np.stack([pixels / aspect, pixels * aspect], axis=2))).astype(np.int64)  # height, width
+    fits = ((boxes > 0) & (boxes <= sides[:, None] - (0 if erase is None else 1))).all(2)
     if erase is None:
-        fallback_width = np.minimum(width, np.rint(height * ratio[1]).astype(np.int64))
-        fallback_height = np.minimum(height, np.rint(width / ratio[0]).astype(np.int64))
-    box_width = np.where(found, box_width, fallback_width)
-    box_height = np.where(found, box_height, fallback_height)
-    where = uniform[:, -3:-1].T
-    top = np.where(found, (where[0] * (height - box_height + 1)).astype(np.int64), (height - fallback_height) // 2)
-    left = np.where(found, (where[1] * (width - box_width + 1)).astype(np.int64), (width - fallback_width) // 2)
-    return np.stack([top, left, box_height, box_width], axis=1)
+        height, width = sides.T
+        largest = np.rint(np.stack([width / ratio[0], height * ratio[1]], axis=1)).astype(np.int64)
+        fallback = np.minimum(sides, largest)
+    else:
+        fits &= uniform[:, -1:] < erase
+        fallback = np.zeros_like(sides)
+    found = fits.any(1)[:, None]
+    boxes = np.where(found, boxes[np.arange(count), fits.argmax(1)], fallback)
+    corners = np.where(found, (uniform[:, -3:-1] * (sides - boxes + 1)).astype(np.int64), (sides - boxes) // 2)
+    return np.concatenate([corners, boxes], axis=1)
 
 
 def _cubic(x: Tensor) -> Tensor:
@@ -173,9 +167,7 @@ def crop_and_resize(
 class BatchTransform:
     """The training and test transforms of a recipe, for batches on one device.
 
-    Args:
-        size: side of the network's input, px.
-        seed: of the noise that fills erased boxes, one bank for the whole run.
+    seed: of the noise that fills erased boxes, one bank for the whole run.
     """
 
     def __init__(self, augment: Augment, size: int, seed: int, device: torch.device) -> None:
@@ -186,7 +178,6 @@ class BatchTransform:
         self._bank = torch.from_numpy(bank).to(device)
         fill = [min(255, round(255 * level)) for level in augment.mean]  # timm's fill colour
         self._fill = torch.tensor(fill, dtype=torch.uint8, device=device).view(3, 1, 1)
-        self._chunk = CPU_CHUNK_IMAGES if device.type == "cpu" else None
 
     def train(self, pixels: Tensor, params: AugmentParams, cropped: bool = False) -> Tensor:
         """Augment and normalise [batch, height, width, 3] uint8 to [batch, 3, size, size] float32.
@@ -194,7 +185,7 @@ class BatchTransform:
         cropped: whether the pixels are already cropped to their boxes and resized, [batch, size, size, 3].
         """
         out = torch.empty(len(pixels), 3, self._size, self._size, device=pixels.device)
-        chunk = self._chunk or len(pixels)
+        chunk = CPU_CHUNK_IMAGES if pixels.device.type == "cpu" else len(pixels)
         for first in range(0, len(pixels), chunk):
             rows = slice(first, first + chunk)
             self._augment_into(out[rows], pixels[rows], params[rows], cropped)
@@ -214,8 +205,8 @@ class BatchTransform:
             if padding := self._augment.padding:
                 pixels = torch.nn.functional.pad(pixels, (0, 0, padding, padding, padding, padding))
             images = crop_and_resize(pixels, params.boxes, self._size, "bicubic", params.flips)
-        if params.operations is not None:
-            images = rand_augment(images, params.operations, self._fill)
+        if params.kinds is not None:
+            images = rand_augment(images, params.kinds, params.arguments, self._fill)
         out.copy_(images).mul_(self._scale).add_(self._shift)
         for image, erased, noise in zip(out, params.erased.tolist(), params.noise.tolist(), strict=True):
             top, left, height, width = erased

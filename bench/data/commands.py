@@ -14,9 +14,9 @@ from tabulate import tabulate
 from bench.cli import DONE, PROBLEMS, add_recipes_dir
 from bench.config.registry import Registry
 from bench.config.schema import Data, RecipeError
-from bench.data.files import find
-from bench.data.sources import file_patterns, find_or_fetch, locate, missing
+from bench.data.sources import find_or_fetch, locate, missing
 from bench.data.store import check_counts, open_dataset, open_store, state, store_folder, survey
+from bench.data.subsets import Images
 
 ACTIONS = {
     "list": "every dataset: its size, licence and source, and whether it is here",
@@ -69,8 +69,7 @@ def table(datasets: Iterable[Data], data_dir: str | Path) -> str:
 def prepare(data: Data, data_dir: str | Path) -> list[str]:
     """Fetch and decode a dataset. Returns its description, line by line. Raises RecipeError as `open_dataset`."""
     dataset = open_dataset(data, data_dir)
-    splits = {"training": dataset.train, "test": dataset.test}
-    lines = [_describe(images.labels, images.sizes, split) for split, images in splits.items() if images is not None]
+    lines = [_describe(images, split) for split, images in dataset.splits.items()]
     training, evaluation = len(dataset.training(data)), len(dataset.evaluation(data))
     kind = EVALUATED[dataset.evaluated_on(data)]
     use = f"a run trains on {training:,} images and is evaluated on {evaluation:,} {kind} images"
@@ -83,31 +82,31 @@ def check(data: Data, data_dir: str | Path) -> tuple[list[str], list[str]]:
 
     Returns (description, problems), line by line. Raises RecipeError if the dataset is not here, or cannot be read at all.
     """
-    source = find_or_fetch(data, data_dir) if data.source == "hub" else locate(data, data_dir)
+    local = locate(data, data_dir)
+    source = find_or_fetch(data, data_dir) if data.source == "hub" else local
     if source is None:
         raise RecipeError(missing(data, data_dir))
     found = survey(source)
     lines, problems = [str(source)], [f"{name}: {reason}" for name, reason in found.problems]
-    for split, arrays in found.splits.items():
-        if len(arrays["labels"]):
-            lines.append(_describe(arrays["labels"], arrays["sizes"], "training" if split == "train" else split))
-    train, test = (found.splits[s]["labels"] if s in found.splits else None for s in ("train", "test"))
+    dataset = found.dataset
+    lines += [_describe(images, split) for split, images in dataset.splits.items() if len(images)]
     try:
-        check_counts(data, str(source), train, test, found.classes)
+        check_counts(source, dataset)
     except RecipeError as error:
         problems.append(str(error))
     stored = open_store(source)
-    if not problems and stored is not None and stored.fingerprint != found.fingerprint:
+    if not problems and stored is not None and stored.fingerprint != dataset.fingerprint:
         folder, other = store_folder(source), stored.fingerprint[:8]
         problems.append(f"the decoded pixels are of other images (fingerprint {other}): remove {folder}")
     remarks, wrong = [], []
     layout = importlib.import_module(f"bench.data.layouts.{data.layout}")
-    if hasattr(layout, "verify") and test is not None and data.subset is None:
-        remarks, wrong = layout.verify(find(Path(data_dir), file_patterns(data)), train, test)
+    if hasattr(layout, "verify") and dataset.test is not None and data.subset is None:
+        places = () if local is None else local.places
+        remarks, wrong = layout.verify(places, dataset.train.labels, dataset.test.labels)
     if found.left_out:
         more = " …" if len(found.left_out) > LISTED_FILES else ""
         remarks.append(f"left out, not images by their extensions: {', '.join(found.left_out[:LISTED_FILES])}{more}")
-    return [*lines, *remarks, f"fingerprint {found.fingerprint}"], problems + wrong
+    return [*lines, *remarks, f"fingerprint {dataset.fingerprint}"], problems + wrong
 
 
 def _origin(data: Data) -> str:
@@ -118,10 +117,11 @@ def _origin(data: Data) -> str:
     return f"the hub: {data.hub}" if data.source == "hub" else data.ask or "the data folder"
 
 
-def _describe(labels: np.ndarray, sizes: np.ndarray, split: str) -> str:
-    counts = np.bincount(labels[labels >= 0])
+def _describe(images: Images, split: str) -> str:
+    sizes, counts = images.sizes, np.bincount(images.labels[images.labels >= 0])
     counts = counts[counts > 0]
-    (low, high), same = (sizes.min(0), sizes.max(0)), (sizes == sizes[0]).all()
-    pixels = f"{low[1]}x{low[0]} px" if same else f"{low[1]} to {high[1]} px wide, {low[0]} to {high[0]} px high"
+    low, high = sizes.min(0), sizes.max(0)
+    pixels = f"{low[1]}x{low[0]} px" if images.size else f"{low[1]} to {high[1]} px wide, {low[0]} to {high[0]} px high"
     per_class = f"{counts.min():,}" if counts.min() == counts.max() else f"{counts.min():,} to {counts.max():,}"
-    return f"{len(labels):,} {split} images of {len(counts)} classes, {per_class} per class, {pixels}"
+    split = "training" if split == "train" else split
+    return f"{len(images):,} {split} images of {len(counts)} classes, {per_class} per class, {pixels}"

@@ -34,15 +34,12 @@ def decode(encoded: bytes | np.ndarray, short_side: int | None = None) -> np.nda
     """The pixels of an image, [height, width, 3] uint8 RGB, upright.
 
     Grey, palette and CMYK images are converted to RGB. An alpha channel is dropped, as the loaders of torchvision and
-    `datasets` do. 16-bit grey keeps its upper 8 bits. Of an animation the first frame is used. The EXIF orientation is
-    applied.
+    `datasets` do. 16-bit grey keeps its upper 8 bits. Of an animation the first frame is used. Raises Unreadable for images
+    that are truncated, of an unknown format, of a size that could exhaust memory, or of pixels without a range.
 
     Args:
         encoded: the content of a file, or pixels, which are returned as they are.
         short_side: px; an image with a longer short side is shrunk to it (Pillow's bicubic, antialiased).
-
-    Raises:
-        Unreadable: truncated, of an unknown format, of a size that could exhaust memory, or of pixels without a range.
     """
     if isinstance(encoded, np.ndarray):
         return encoded
@@ -52,8 +49,6 @@ def decode(encoded: bytes | np.ndarray, short_side: int | None = None) -> np.nda
             # The decoder itself drops detail: several times faster for photos. It keeps at least the requested size.
             image.draft(None, (2 * short_side, 2 * short_side))
         return to_pixels(image, short_side)
-    except Unreadable:
-        raise
     except Exception as error:  # Pillow's decoders raise OSError, ValueError, SyntaxError, struct.error, EOFError …
         reason = first_line(error)
         raise Unreadable(reason if "BytesIO" not in reason else "no image of a known format") from error

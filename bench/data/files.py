@@ -1,4 +1,4 @@
-"""The files of a dataset in a folder, or in a zip or tar archive.
+"""The files of a dataset in a folder, or in a zip or tar archive, and the images that a layout finds in them.
 
 Archives are read without unpacking them, so that no member of an archive can be written anywhere.
 """
@@ -8,14 +8,40 @@ from __future__ import annotations
 import os
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
+
+import numpy as np
 
 from bench.config.schema import RecipeError
 from bench.storage import first_line
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image that has not been decoded."""
+
+    name: str
+    label: int
+    load: Callable[[], bytes | np.ndarray]  # its encoded bytes, or its pixels, [height, width, 3] uint8
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The images of a dataset's files."""
+
+    train: Iterable[Item]
+    test: Iterable[Item] | None  # None: no test split
+    classes: tuple[str, ...] | None  # the names of the labels 0, 1, …; None if the files do not name them
+    left_out: tuple[str, ...] = ()  # files that are not images by their names
+
+
+class LayoutMismatch(LookupError):
+    """The files are not in this layout; the message names what is missing."""
 
 
 class Files:
@@ -62,25 +88,27 @@ class Files:
             raise FileNotFoundError(f"{name} is not there")
         return self._readers[name]()
 
-    def root_of(self, *required: str) -> str | None:
-        """The shallowest folder, "" or "a/b/", that has all of these files; None if no folder has them. Archives often
-        have one folder around everything."""
+    def items(self, labelled: Iterable[tuple[str, int]]) -> list[Item]:
+        """The items of (name, label) pairs of encoded images."""
+        return [Item(name, label, partial(self.read, name)) for name, label in labelled]
+
+    def root_of(self, *required: str) -> str:
+        """The shallowest folder, "" or "a/b/", that has all of these files: archives often have a folder around everything.
+
+        Raises LayoutMismatch if no folder has them.
+        """
         first = required[0]
         folders = (name.removesuffix(first) for name in self.names if name == first or name.endswith(f"/{first}"))
         complete = [folder for folder in folders if all(folder + name in self for name in required)]
-        return min(complete, key=lambda folder: len(PurePosixPath(folder).parts), default=None)
+        if not complete:
+            raise LayoutMismatch(" or ".join(required))
+        return min(complete, key=lambda folder: len(PurePosixPath(folder).parts))
 
     def listing(self) -> list[tuple[str, int, int]]:
         """(name, bytes, modification time in ns) of every file, or of the archive: it changes when the dataset does."""
         paths = _walk(self.path) if self.path.is_dir() else [self.path]
         top = self.path.parent
         return sorted((str(path.relative_to(top)), (s := _stat(path)).st_size, s.st_mtime_ns) for path in paths)
-
-
-def find(data_dir: Path, patterns: tuple[str, ...]) -> list[Files]:
-    """The folders that are not empty and the archives in the data folder that match, in the order of the patterns."""
-    paths = [path for pattern in patterns for path in sorted(data_dir.glob(pattern))]
-    return [Files(p) for p in paths if p.name.endswith(ARCHIVE_SUFFIXES) or (p.is_dir() and any(p.iterdir()))]
 
 
 def _hidden(name: str) -> bool:

@@ -121,13 +121,11 @@ def _resized(image: np.ndarray, size: int) -> np.ndarray:
 class ImageTransform:
     """The transform of a recipe for one image: a PIL image of any size and mode to [3, size, size] float32 on the CPU.
 
-    It does what decoding does (upright, RGB, large photos shrunk to `data.short_side`), resizes bilinearly to a square
-    without a crop, and normalises. For a JPEG of more than twice `data.short_side` the suite's decoder drops detail, which
-    cannot be repeated with an open image: the result differs by a few grey levels.
+    It decodes, resizes and normalises as for evaluation. The decoder drops detail of a JPEG of more than twice
+    `data.short_side`, which cannot be repeated with an open image: the result differs by a few grey levels.
 
-    Args:
-        one_size: whether all images of the dataset have one size. These are resized on the device, whose arithmetic differs
-            from Pillow's by a grey level in some pixels.
+    one_size: whether all images of the dataset have one size. Only these are resized as tensors, which differs from Pillow
+    by a grey level in some pixels.
     """
 
     def __init__(self, recipe: Recipe, one_size: bool) -> None:

@@ -96,17 +96,14 @@ class _Flip(RandomHorizontalFlip):
 def timm_transform(recipe: Recipe) -> Compose:
     """timm's training transform for a recipe, from a PIL image to [3, size, size] float32.
 
-    Its first two steps are the crop and the flip, which keep what they did to the last image. Raises RecipeError if timm
-    does not understand `augment.rand_augment`.
+    Crop and flip, its first two steps, are replaced by those that keep what they did to the last image. Raises RecipeError
+    if timm does not understand `augment.rand_augment`.
     """
     augment, size = recipe.augment, recipe.model.image_size
     try:
         transform = create_transform(
             input_size=size,
             is_training=True,
-            scale=augment.crop_area,
-            ratio=augment.crop_ratio,
-            hflip=augment.flip,
             color_jitter=None,
             auto_augment=augment.rand_augment,
             interpolation="bicubic",

@@ -77,23 +77,12 @@ def parse(text: str) -> Settings:
     return Settings(magnitude, values.get("mstd", 0.0), bool(values.get("inc", 0)), layers, values.get("p", 0.5))
 
 
-@dataclass(frozen=True)
-class Operations:
-    """The operations of some positions, on the host.
+def sample_operations(settings: Settings, count: int, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the operations of `count` positions of one epoch, [count, layers] in the order of application.
 
-    An argument is that of Pillow's function: degrees, number of bits to keep, threshold, level to add, factor, shear in px
-    per px, or translation in fractions of the side. 0 for operations without one.
+    Returns:
+        (values of `Kind`, int8, NONE if no operation is applied; arguments, float64, as `argument` returns them).
     """
-
-    kinds: np.ndarray  # int8 [positions, layers], values of `Kind` in the order of application; NONE if none is applied
-    arguments: np.ndarray  # float64 [positions, layers]
-
-    def __getitem__(self, rows: slice) -> Operations:
-        return Operations(self.kinds[rows], self.arguments[rows])
-
-
-def sample_operations(settings: Settings, count: int, seed: int, epoch: int) -> Operations:
-    """Draw the operations of `count` positions of one epoch."""
     # A fixed number of random numbers per position, so that a row does not depend on the count.
     uniform = generator(seed, Stream.RAND_AUGMENT, epoch).random((count, settings.layers, 5))
     which, applied, sign, radius, angle = np.moveaxis(uniform, 2, 0)
@@ -108,11 +97,15 @@ def sample_operations(settings: Settings, count: int, seed: int, epoch: int) -> 
         here = kinds == kind
         arguments[here] = argument(kind, magnitude[here], sign[here] > 0.5, settings.increasing)
     kinds[applied >= settings.probability] = Kind.NONE
-    return Operations(kinds, arguments)
+    return kinds, arguments
 
 
 def argument(kind: Kind, magnitude: np.ndarray, negative: np.ndarray, increasing: bool) -> np.ndarray:
-    """The results of timm's level functions for magnitudes from 0 to 10: float64, as `Operations.arguments`."""
+    """The results of timm's level functions for magnitudes from 0 to 10: the arguments of Pillow's functions, float64.
+
+    Degrees, number of bits to keep, threshold, level to add, factor, shear in px per px, or translation in fractions of the
+    side. 0 for operations without one.
+    """
     level = magnitude / MAX_MAGNITUDE
     signed = np.where(negative, -level, level)
     if kind in STRONGEST:
@@ -130,8 +123,8 @@ def argument(kind: Kind, magnitude: np.ndarray, negative: np.ndarray, increasing
     return np.zeros_like(level)
 
 
-def rand_augment(images: Tensor, operations: Operations, fill: Tensor) -> Tensor:
-    """Apply to each sample of [batch, 3, size, size] uint8 its operations.
+def rand_augment(images: Tensor, kinds: np.ndarray, arguments: np.ndarray, fill: Tensor) -> Tensor:
+    """Apply to each sample of [batch, 3, size, size] uint8 its operations, from `sample_operations`.
 
     fill: [3, 1, 1] uint8, on the device of the images, the colour outside a moved image.
     """
@@ -143,16 +136,16 @@ def rand_augment(images: Tensor, operations: Operations, fill: Tensor) -> Tensor
         (Kind.SHEAR_X, Kind.TRANSLATE_Y, lambda *group: _slide(*group, fill)),
         (Kind.ROTATE, Kind.ROTATE, lambda *group: _rotate(*group, fill)),
     )
-    for kinds, arguments in zip(operations.kinds.T, operations.arguments.T, strict=True):
+    for layer_kinds, layer_arguments in zip(kinds.T, arguments.T, strict=True):
         # Samples are sorted by operation, so that each group is a view.
-        order = np.argsort(kinds, kind="stable")
-        kinds, arguments = kinds[order], arguments[order]
+        order = np.argsort(layer_kinds, kind="stable")
+        layer_kinds, layer_arguments = layer_kinds[order], layer_arguments[order]
         there, back = upload(np.stack([order, np.argsort(order)]), images.device)
         images = images.index_select(0, there)
         for first, last, function in groups:
-            group = slice(*np.searchsorted(kinds, (first, last + 1)).tolist())
+            group = slice(*np.searchsorted(layer_kinds, (first, last + 1)).tolist())
             if group.start < group.stop:
-                images[group] = function(images[group], kinds[group], arguments[group])
+                images[group] = function(images[group], layer_kinds[group], layer_arguments[group])
         images = images.index_select(0, back)
     return images
 

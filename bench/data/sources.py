@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.config.schema import Data, RecipeError
-from bench.data.files import Files, find
-from bench.data.layouts import Contents, LayoutMismatch
+from bench.data.files import ARCHIVE_SUFFIXES, Contents, Files, LayoutMismatch
 from bench.storage import disk_full, first_line
 
 LOG = logging.getLogger(__name__)
@@ -86,13 +85,17 @@ def damaged(source: Source) -> Iterator[None]:
 
 
 def locate(data: Data, data_dir: str | Path) -> Source | None:
-    """The source of a dataset in this package or in the data folder; None if it must be fetched."""
+    """The source of a dataset in this package or in the data folder; None if it must be fetched.
+
+    In the data folder these are folders that are not empty and archives, in the order of the patterns of their names.
+    """
     if data.source == "packaged":
         folder = Path(__file__).parent / data.name
         if not folder.is_dir():
             raise RecipeError(f"data.source: got 'packaged', but the package holds no dataset {data.name!r}")
         return Source(data, (Files(folder),))
-    places = find(Path(data_dir), file_patterns(data))
+    paths = [path for pattern in file_patterns(data) for path in sorted(Path(data_dir).glob(pattern))]
+    places = [Files(p) for p in paths if p.name.endswith(ARCHIVE_SUFFIXES) or (p.is_dir() and any(p.iterdir()))]
     return Source(data, tuple(places)) if places else None
 
 

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from bench.config.schema import Data, RecipeError
 from bench.cores import available_cores
 from bench.data.decode import Unreadable, decode
-from bench.data.layouts import Item
+from bench.data.files import Item
 from bench.data.sources import Source, damaged, find_or_fetch, locate
 from bench.data.subsets import DecodedDataset, Images
 from bench.locks import cache_folder, locked
@@ -34,6 +34,7 @@ from bench.storage import first_line
 LOG = logging.getLogger(__name__)
 AHEAD_IMAGES = 64  # decoded before they are written: a photo at its full size takes up to 40 MB
 NAMED_IMAGES = 5  # named in an error
+NO_PIXELS = np.empty(0, np.uint8)
 
 
 def open_dataset(data: Data, data_dir: str | Path) -> DecodedDataset:
@@ -55,8 +56,7 @@ def open_dataset(data: Data, data_dir: str | Path) -> DecodedDataset:
                 LOG.info(f"decoding {data.name} from {source}, once")
                 _write(source, folder)
                 dataset = open_store(source)
-    test = None if dataset.test is None else dataset.test.labels
-    check_counts(data, str(source), dataset.train.labels, test, dataset.names)
+    check_counts(source, dataset)
     return dataset
 
 
@@ -103,9 +103,10 @@ def _open_split(folder: Path, split: str) -> Images:
     return images
 
 
-def check_counts(data: Data, where: str, train: np.ndarray, test: np.ndarray | None, names: tuple[str, ...] | None) -> None:
-    """Raise RecipeError unless labels [count] and class names are as the recipe says."""
-    where = f"dataset {data.name!r} ({where})"
+def check_counts(source: Source, dataset: DecodedDataset) -> None:
+    """Raise RecipeError unless labels and class names are as the recipe says."""
+    data, where = source.data, f"dataset {source.data.name!r} ({source})"
+    train, test = dataset.train.labels, None if dataset.test is None else dataset.test.labels
     classes = len(np.unique(train))
     if data.subset is not None:
         _check_subset(data.subset, where, train, test)  # a part of the classes has other numbers of images
@@ -122,7 +123,7 @@ def check_counts(data: Data, where: str, train: np.ndarray, test: np.ndarray | N
             raise RecipeError(f"{where}: {len(labels)} {split} images, its recipe says {expected}{advice}")
         if not len(labels):
             raise RecipeError(f"{where}: no {split} image that can be read")
-        allowed = data.classes or (len(names) if names else int(train.max()) + 1)
+        allowed = dataset.classes(data)
         if labels.min() < 0 or labels.max() >= allowed:
             found = f"{split} labels from {labels.min()} to {labels.max()}"
             raise RecipeError(f"{where}: {found}, its recipe says {allowed} classes")
@@ -143,10 +144,8 @@ def _check_subset(subset: int, where: str, train: np.ndarray, test: np.ndarray |
 class Survey:
     """The result of reading a whole dataset."""
 
-    splits: dict[str, dict[str, np.ndarray]]  # arrays `sizes`, `labels`, `names` of "train" and, if there is one, "test"
-    classes: tuple[str, ...] | None  # their names
+    dataset: DecodedDataset  # without its pixels
     problems: list[tuple[str, str]]  # (name, reason) of each image that cannot be read
-    fingerprint: str  # of pixels, sizes and labels, SHA-256, hex
     left_out: tuple[str, ...]  # files that are not images by their names
 
 
@@ -156,7 +155,8 @@ def survey(source: Source, keep: Callable[[str, np.ndarray], object] = lambda sp
     Raises RecipeError if the source cannot be read, or a split is empty. Damaged images are problems in the result.
     """
     digest = hashlib.sha256()
-    splits, problems = {}, []
+    splits: dict[str, Images] = {}
+    problems = []
     with damaged(source):
         contents = source.contents()
         for split, items in (("train", contents.train), ("test", contents.test)):
@@ -177,10 +177,12 @@ def survey(source: Source, keep: Callable[[str, np.ndarray], object] = lambda sp
                     names.append(item.name)
             if not labels and not problems:
                 raise RecipeError(f"dataset {source.data.name!r} ({source}): split {split!r} holds no images")
-            arrays = {"sizes": np.array(sizes, np.int32), "labels": np.array(labels, np.int64)}
-            digest.update(arrays["sizes"].tobytes() + arrays["labels"].tobytes())
-            splits[split] = {**arrays, "names": np.array(names, dtype=str)}
-    return Survey(splits, contents.classes, problems, digest.hexdigest(), contents.left_out)
+            images = Images(NO_PIXELS, np.array(sizes, np.int32), np.array(labels, np.int64), np.array(names, str))
+            digest.update(images.sizes.tobytes() + images.labels.tobytes())
+            splits[split] = images
+    names = contents.classes or None
+    dataset = DecodedDataset(source.data.name, splits["train"], splits.get("test"), names, digest.hexdigest())
+    return Survey(dataset, problems, contents.left_out)
 
 
 def _decoded(items: Iterable[Item], short_side: int | None) -> Iterator[tuple[Item, np.ndarray | Unreadable]]:
@@ -189,8 +191,6 @@ def _decoded(items: Iterable[Item], short_side: int | None) -> Iterator[tuple[It
     def attempt(item: Item) -> np.ndarray | Unreadable:
         try:
             return decode(item.load(), short_side)
-        except Unreadable as error:
-            return error
         except Exception as error:  # damaged members of archives raise zlib, zipfile and OS errors of many kinds
             return Unreadable(first_line(error))
 
@@ -216,9 +216,10 @@ def _write(source: Source, folder: Path) -> None:
             rest = f" and {more} more, all of which `python -m bench data check` lists" if more > 0 else ""
             problem = f"{count} image{'s' if count > 1 else ''} cannot be read: {named}{rest}"
             raise RecipeError(f"dataset {source.data.name!r} ({source}): {problem}")
-        for split, arrays in found.splits.items():
-            np.savez(temporary / f"{split}.npz", **arrays)
-        described = {"fingerprint": found.fingerprint, "classes": found.classes, "splits": list(found.splits)}
+        dataset = found.dataset
+        for split, images in dataset.splits.items():
+            np.savez(temporary / f"{split}.npz", sizes=images.sizes, labels=images.labels, names=images.names)
+        described = {"fingerprint": dataset.fingerprint, "classes": dataset.names, "splits": list(dataset.splits)}
         (temporary / "store.json").write_text(json.dumps(described), encoding="utf-8")
         os.replace(temporary, folder)
     except OSError as error:

@@ -69,6 +69,11 @@ class DecodedDataset:
     names: tuple[str, ...] | None  # of the classes, if the source names them
     fingerprint: str  # SHA-256 over all pixels, sizes and labels, hex
 
+    @property
+    def splits(self) -> dict[str, Images]:
+        """The images by "train" and, if there is one, "test"."""
+        return {"train": self.train} if self.test is None else {"train": self.train, "test": self.test}
+
     def classes(self, data: Data) -> int:
         """The number of classes of a network for this dataset."""
         return data.subset or data.classes or (len(self.names) if self.names else int(self.train.labels.max()) + 1)

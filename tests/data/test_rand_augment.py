@@ -15,7 +15,7 @@ from bench.config.registry import Registry
 from bench.config.schema import Augment, RecipeError
 from bench.data.augment import BatchTransform, sample_augment_params
 from bench.data.pil_loader import posterize, timm_transform
-from bench.data.rand_augment import KINDS, Kind, Operations, Settings, argument, parse, rand_augment, sample_operations
+from bench.data.rand_augment import KINDS, Kind, Settings, argument, parse, rand_augment, sample_operations
 
 CPU = torch.device("cpu")
 PAPER = "rand-m9-mstd0.5-inc1"
@@ -63,9 +63,9 @@ def pictures(count, size, seed=0):
 def applied(pixels, kind, arguments):
     """[count, size, size, 3] int64 after one operation."""
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-    operations = Operations(np.full((len(pixels), 1), kind, np.int8), np.asarray(arguments, float)[:, None])
+    operations = np.full((len(pixels), 1), kind, np.int8), np.asarray(arguments, float)[:, None]
     fill = torch.tensor(FILL, dtype=torch.uint8).view(3, 1, 1)
-    return rand_augment(images, operations, fill).permute(0, 2, 3, 1).numpy().astype(int)
+    return rand_augment(images, *operations, fill).permute(0, 2, 3, 1).numpy().astype(int)
 
 
 def pillow(image, name, arguments):
@@ -121,12 +121,12 @@ def test_flat_and_tiny_images_too(name, kind):
 
 def test_each_sample_of_a_batch_has_its_own_operations():
     pixels = pictures(60, 24)
-    operations = sample_operations(Settings(9, 0.5, True, probability=0.8), 60, seed=1, epoch=0)
-    assert len(np.unique(operations.kinds)) == KINDS + 1  # every kind, and NONE
+    kinds, arguments = sample_operations(Settings(9, 0.5, True, probability=0.8), 60, seed=1, epoch=0)
+    assert len(np.unique(kinds)) == KINDS + 1  # every kind, and NONE
     fill = torch.tensor(FILL, dtype=torch.uint8).view(3, 1, 1)
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-    together = rand_augment(images, operations, fill)
-    alone = [rand_augment(images[i : i + 1], operations[i : i + 1], fill) for i in range(60)]
+    together = rand_augment(images, kinds, arguments, fill)
+    alone = [rand_augment(images[i : i + 1], kinds[i : i + 1], arguments[i : i + 1], fill) for i in range(60)]
     assert torch.equal(together, torch.cat(alone))
     assert np.array_equal(images.permute(0, 2, 3, 1).numpy(), pixels)  # the input is not changed
 
@@ -148,14 +148,14 @@ def test_operations_have_timms_distribution():
     count = 20000
     for _ in range(count):
         theirs(None)
-    ours = sample_operations(parse(PAPER), count, seed=0, epoch=0)
+    kinds, ours = sample_operations(parse(PAPER), count, seed=0, epoch=0)
     for kind in NAMES.values():
         expected = np.array([call[1] if len(call) > 1 else 0 for call in calls if call[0] == kind])
-        arguments = ours.arguments[ours.kinds == kind]
+        arguments = ours[kinds == kind]
         assert len(arguments) == pytest.approx(len(expected), abs=4 * (2 * count / KINDS) ** 0.5)  # four standard errors
         assert ks_2samp(arguments, expected).pvalue > 1e-3
     # drawn with replacement, applied independently: both layers none in a quarter, twice the same in 1/15 of a quarter
-    none, same = (ours.kinds == Kind.NONE).all(1), (ours.kinds[:, 0] == ours.kinds[:, 1]) & (ours.kinds[:, 0] >= 0)
+    none, same = (kinds == Kind.NONE).all(1), (kinds[:, 0] == kinds[:, 1]) & (kinds[:, 0] >= 0)
     assert none.mean() == pytest.approx(1 / 4, abs=0.013) and same.mean() == pytest.approx(1 / 60, abs=0.004)
 
 
@@ -195,20 +195,20 @@ def test_the_whole_pipeline_has_timms_distribution():
 
 def test_operations_are_a_function_of_position():
     many, few = (sample_operations(parse(PAPER), count, seed=3, epoch=1) for count in (100, 60))
-    assert np.array_equal(many.kinds[:60], few.kinds) and np.array_equal(many.arguments[:60], few.arguments)
+    assert all(np.array_equal(a[:60], b) for a, b in zip(many, few, strict=True))
     for seed, epoch in ((4, 1), (3, 2)):
-        assert not np.array_equal(sample_operations(parse(PAPER), 100, seed, epoch).kinds, many.kinds)
+        assert not np.array_equal(sample_operations(parse(PAPER), 100, seed, epoch)[0], many[0])
 
 
 def test_configurations_are_read_as_by_timm():
     assert parse(PAPER) == Settings(9, 0.5, increasing=True)
     assert parse("rand") == Settings() and parse("rand-p1-n3-m0") == Settings(0, layers=3, probability=1)
-    uniform = sample_operations(parse("rand-m8-mstd101-n1-p1"), 3000, 0, 0)
-    degrees = np.abs(uniform.arguments[uniform.kinds == Kind.ROTATE])
+    kinds, uniform = sample_operations(parse("rand-m8-mstd101-n1-p1"), 3000, 0, 0)
+    degrees = np.abs(uniform[kinds == Kind.ROTATE])
     assert degrees.max() < 24 and degrees.mean() == pytest.approx(12, abs=2)
-    assert (sample_operations(parse("rand-p0"), 50, 0, 0).kinds == Kind.NONE).all()
-    still = sample_operations(parse("rand-m9-inc1-p1"), 400, 0, 0)
-    assert set(np.abs(still.arguments[still.kinds == Kind.ROTATE])) == {27.0}
+    assert (sample_operations(parse("rand-p0"), 50, 0, 0)[0] == Kind.NONE).all()
+    kinds, still = sample_operations(parse("rand-m9-inc1-p1"), 400, 0, 0)
+    assert set(np.abs(still[kinds == Kind.ROTATE])) == {27.0}
     refused = "rand-m9-tweights rand-m9-mmax20 rand-m11 rand-m9.5 rand-n0 rand-inc2 rand-m9-m8 rand- rand-foo v0 augmix"
     for text in refused.split():
         with pytest.raises(RecipeError, match=r"augment.rand_augment: .*rand-m9-mstd0.5-inc1; data.pipeline=pil"):
@@ -228,4 +228,4 @@ def test_any_text_works_or_is_refused(text):
         assert "\n" not in str(error)
         return
     images = torch.from_numpy(pictures(3, 8)).permute(0, 3, 1, 2).contiguous()
-    assert rand_augment(images, operations, torch.zeros(3, 1, 1, dtype=torch.uint8)).shape == images.shape
+    assert rand_augment(images, *operations, torch.zeros(3, 1, 1, dtype=torch.uint8)).shape == images.shape

@@ -6,8 +6,7 @@ from __future__ import annotations
 import json
 
 from bench.config.schema import Data, RecipeError
-from bench.data.files import Files
-from bench.data.layouts import Contents, Item, LayoutMismatch, items_of
+from bench.data.files import Contents, Files, Item
 
 CLASSES = ("normal", "serrated", "adenocarcinoma", "adenoma")
 
@@ -15,8 +14,6 @@ CLASSES = ("normal", "serrated", "adenocarcinoma", "adenoma")
 def read(files: Files, data: Data) -> Contents:
     """The official splits."""
     root = files.root_of("train.json", "test.json")
-    if root is None:
-        raise LayoutMismatch("train.json or test.json")
     # Names in lists in json/ are relative to the folder above it.
     base = root.removesuffix("json/") if root.split("/")[-2:-1] == ["json"] else root
     return Contents(*(_items(files, f"{root}{split}.json", base) for split in ("train", "test")), CLASSES)
@@ -32,4 +29,4 @@ def _items(files: Files, listed_in: str, base: str) -> list[Item]:
             raise RecipeError(f"{files}: {listed_in} names {name!r}, which is not there")
         if type(label) is not int or not 0 <= label < len(CLASSES):
             raise RecipeError(f"{files}: {listed_in}: the label of {name!r} is {label!r}, not 0 to {len(CLASSES) - 1}")
-    return items_of(files, ((base + name, label) for name, label in entries))
+    return files.items(((base + name, label) for name, label in entries))

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from bench.config.schema import Data
-from bench.data.files import Files
-from bench.data.layouts import Contents, Item, LayoutMismatch
+from bench.data.files import Contents, Files, Item, LayoutMismatch
 
 CIFAR10 = ([f"data_batch_{i}" for i in range(1, 6)], "test_batch", "batches.meta")
 CIFAR100 = (["train"], "test", "meta")
@@ -21,16 +20,15 @@ CIFAR100 = (["train"], "test", "meta")
 def read(files: Files, data: Data) -> Contents:
     """The batches of CIFAR-10 or CIFAR-100, whichever is present; `data.label_column` selects fine or coarse labels."""
     for train, test, meta in (CIFAR10, CIFAR100):
-        root = files.root_of(*train, test, meta)
-        if root is not None:
-            names = _unpickle(files.read(root + meta))
-            classes = names.get(f"{data.label_column}_names", names.get("label_names"))
-            column = data.label_column + "s"
-            return Contents(
-                (item for batch in train for item in _items(files, root + batch, column)),
-                _items(files, root + test, column),
-                tuple(classes),
-            )
+        try:
+            root = files.root_of(*train, test, meta)
+        except LayoutMismatch:
+            continue
+        names = _unpickle(files.read(root + meta))
+        classes = names.get(f"{data.label_column}_names", names.get("label_names"))
+        column = data.label_column + "s"
+        train_items = (item for batch in train for item in _items(files, root + batch, column))
+        return Contents(train_items, _items(files, root + test, column), tuple(classes))
     raise LayoutMismatch("train, test or meta of CIFAR-100, and of CIFAR-10 data_batch_1 … 5, test_batch or batches.meta")
 
 

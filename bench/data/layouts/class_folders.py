@@ -7,8 +7,7 @@ import posixpath
 from PIL import Image
 
 from bench.config.schema import Data, RecipeError
-from bench.data.files import Files
-from bench.data.layouts import Contents, LayoutMismatch, items_of
+from bench.data.files import Contents, Files, LayoutMismatch
 
 TEST_FOLDERS = ("test", "val", "valid", "validation")
 NOT_DECODED = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")  # formats that Pillow registers but does not decode
@@ -43,7 +42,7 @@ def read(files: Files, data: Data) -> Contents:
         raise RecipeError(f"{files}: {test}/ has a class that train/ lacks: {unknown[0]}")
     number = {name: label for label, name in enumerate(classes)}
     train_items, test_items = (
-        items_of(files, ((name, number[folder]) for name, folder in split.items())) for split in (train_images, test_images)
+        files.items(((name, number[folder]) for name, folder in split.items())) for split in (train_images, test_images)
     )
     left_out = tuple(sorted(set(files.names) - set(train_images) - set(test_images)))
     return Contents(train_items, test_items or None, tuple(classes), left_out)

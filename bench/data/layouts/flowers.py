@@ -4,18 +4,18 @@ Zisserman, ICVGIP 2008). The training set is the official training and validatio
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.io import loadmat
 
 from bench.config.schema import Data
-from bench.data.files import Files
-from bench.data.layouts import Contents, LayoutMismatch, items_of
+from bench.data.files import Contents, Files, LayoutMismatch
 
-# Remarks of `python -m bench data check` about `verify`.
+LABEL_FILES = ("imagelabels.mat", "setid.mat")
+# Remarks of `python -m bench data check`
 VERIFIED = "the images per class are those of imagelabels.mat, so the labels have its order (except classes of equal size)"
 NOT_VERIFIED = "the order of the labels was not compared: imagelabels.mat and setid.mat are not in the data folder"
-LABEL_FILES = ("imagelabels.mat", "setid.mat")
 
 
 def read(files: Files, data: Data) -> Contents:
@@ -29,20 +29,18 @@ def read(files: Files, data: Data) -> Contents:
         if "jpg/image_00001.jpg" not in images:  # reads the archive here, once, and not in every decoding thread
             raise LayoutMismatch("jpg/image_00001.jpg in 102flowers.tgz")
     splits = ([(f"{folder}jpg/image_{i:05d}.jpg", int(labels[i - 1])) for i in ids] for ids in (train, test))
-    return Contents(*(items_of(images, labelled) for labelled in splits), None)
+    return Contents(*(images.items(labelled) for labelled in splits), None)
 
 
 def labels_and_splits(files: Files) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
     """(labels from 0 per image, image numbers from 1 of train + validation, those of test, the folder of the files)."""
     root = files.root_of(*LABEL_FILES)
-    if root is None:
-        raise LayoutMismatch(" or ".join(LABEL_FILES))
     labels, sets = (loadmat(io.BytesIO(files.read(root + name))) for name in LABEL_FILES)
     train = np.concatenate([sets["trnid"][0], sets["valid"][0]]).astype(int)
     return labels["labels"][0].astype(int) - 1, train, sets["tstid"][0].astype(int), root
 
 
-def verify(places: list[Files], train: np.ndarray, test: np.ndarray) -> tuple[list[str], list[str]]:
+def verify(places: Sequence[Files], train: np.ndarray, test: np.ndarray) -> tuple[list[str], list[str]]:
     """Compare the labels of another copy of the dataset with `imagelabels.mat`. Returns (remarks, problems).
 
     Copies may number the classes in another order. Their images have no numbers, so the images per class are compared.

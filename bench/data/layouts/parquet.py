@@ -14,8 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bench.config.schema import Data, RecipeError
-from bench.data.files import Files
-from bench.data.layouts import Contents, Item, LayoutMismatch
+from bench.data.files import Contents, Files, Item, LayoutMismatch
 from bench.storage import first_line
 
 TEST_SPLITS = ("test", "validation", "valid", "val")  # used in this order if the recipe leaves the split open

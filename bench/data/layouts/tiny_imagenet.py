@@ -6,8 +6,7 @@ The labels of its `test/` were never published, so `val` is the test set.
 from __future__ import annotations
 
 from bench.config.schema import Data, RecipeError
-from bench.data.files import Files
-from bench.data.layouts import Contents, LayoutMismatch, items_of
+from bench.data.files import Contents, Files, LayoutMismatch
 
 ANNOTATIONS = "val/val_annotations.txt"
 
@@ -15,8 +14,6 @@ ANNOTATIONS = "val/val_annotations.txt"
 def read(files: Files, data: Data) -> Contents:
     """The two splits. Classes are the WordNet ids in `train/`, sorted, as the released code numbers them."""
     root = files.root_of(ANNOTATIONS)
-    if root is None:
-        raise LayoutMismatch(ANNOTATIONS)
     paths = [(name, name.removeprefix(root).split("/")) for name in files.names if name.startswith(root)]
     train = [(name, path[1]) for name, path in paths if path[0] == "train" and len(path) == 4 and path[2] == "images"]
     classes = sorted({wnid for _, wnid in train})
@@ -29,4 +26,4 @@ def read(files: Files, data: Data) -> Contents:
         if wnid not in number:
             raise RecipeError(f"{files}: {ANNOTATIONS} line {line}: class {wnid!r} is not in train/")
         test.append((f"{root}val/images/{name}", number[wnid]))
-    return Contents(items_of(files, ((name, number[wnid]) for name, wnid in train)), items_of(files, test), tuple(classes))
+    return Contents(files.items(((name, number[wnid]) for name, wnid in train)), files.items(test), tuple(classes))
