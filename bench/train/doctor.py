@@ -53,12 +53,16 @@ def run_doctor(arguments: argparse.Namespace) -> int:
     sentences = [*_libraries(), *_devices(), *_folders(data_dir, arguments.results_dir), *_contents(registry, data_dir)]
     sentences += dict.fromkeys(problem for recipe in recipes for problem in _problems(recipe, data_dir))
     if recipes:
-        sentences.append(f"{len(recipes)} recipe{'s' if len(recipes) > 1 else ''} examined")
+        sentences.append(f"{len(recipes)} recipe{'s' if len(recipes) > 1 else ''} examined: {_verdict(sentences)}")
     problems = [sentence for sentence in sentences if isinstance(sentence, Problem)]
     print("\n".join(sentence for sentence in sentences if not isinstance(sentence, Problem)))
     for problem in problems:
         print(problem, file=sys.stderr)
     return PROBLEMS if problems else DONE
+
+
+def _verdict(sentences: list[str]) -> str:
+    return "see the problems below" if any(isinstance(s, Problem) for s in sentences) else "no problem found"
 
 
 def _libraries() -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,10 @@ from types import FrameType
 from bench.cli import compose
 from bench.config.schema import Recipe, RecipeError
 from bench.data.store import current_fingerprint
-from bench.runs.folder import RunFolder
+from bench.runs.folder import RunFolder, old_runs_warning
 from bench.runs.record import Record, check_same_images
+
+LOG = logging.getLogger(__name__)
 
 
 class StopSignals:
@@ -73,6 +76,8 @@ def read_request(arguments: argparse.Namespace) -> RunRequest:
         raise RecipeError(f"--data-dir {arguments.data_dir}: no such folder")
     if Path(arguments.results_dir).exists() and not Path(arguments.results_dir).is_dir():
         raise RecipeError(f"--results-dir {arguments.results_dir}: is not a folder")
+    if warning := old_runs_warning(arguments.results_dir):
+        LOG.warning(warning)
     return RunRequest(
         recipe=recipe,
         data_dir=Path(arguments.data_dir or "data"),

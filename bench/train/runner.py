@@ -223,7 +223,7 @@ class _Run:
             checkpoints.clear()
             best = f"best {record.best_accuracy:.2f} % in epoch {record.best_epoch}"
             LOG.info(
-                f"{recipe.id} seed {recipe.seed}: {record.last_accuracy:.2f} % after {record.epochs} epochs ({best}),"
+                f"{recipe.id} seed {recipe.seed}: {record.last_accuracy:.2f} % after epoch {record.epochs} ({best}),"
                 f" {record.seconds:.0f} s, in {folder.path}"
             )
 
@@ -242,9 +242,7 @@ class _Run:
             f" {dataset.classes(recipe.data)} classes, fingerprint {dataset.fingerprint[:8]}"
         )
         if recipe.train.warmup_epochs >= recipe.train.epochs:
-            LOG.info(
-                f"note: all {recipe.train.epochs} epochs are warm-up (train.warmup_epochs={recipe.train.warmup_epochs})"
-            )
+            LOG.info(f"note: every epoch is warm-up, since train.warmup_epochs is {recipe.train.warmup_epochs}")
         if self._cache is not None:
             LOG.info(f"teacher {self._cache.recipe.id}: {self._cache.record().last_accuracy:.2f} %")
 
