@@ -7,9 +7,8 @@ const EPOCH_STEPS = [1, 2, 5, 10, 20, 25, 50, 100, 200, 500, 1000];
 
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 function std(values) {
-  if (values.length < 2) return 0;
   const middle = mean(values);
-  return Math.sqrt(values.reduce((sum, value) => sum + (value - middle) ** 2, 0) / (values.length - 1));
+  return Math.sqrt(values.reduce((sum, value) => sum + (value - middle) ** 2, 0) / Math.max(values.length - 1, 1));
 }
 
 /** Test accuracy per epoch in %, from the differences of hundredths that the page holds. */

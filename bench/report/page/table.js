@@ -22,7 +22,7 @@ function inOrder(rows, header) {
   if (!header) return rows.sort((a, b) => a.dataset.place - b.dataset.place);
   const sign = sorting()[1] === "asc" ? 1 : -1;
   const valueOf = (row) => row.cells[header.cellIndex].dataset.value;
-  const byName = (a, b) => a.localeCompare(b, "en", { numeric: true });
+  const byName = new Intl.Collator("en", { numeric: true }).compare;
   const compare = header.classList.contains("text") ? byName : (a, b) => a - b;
   return rows.sort((a, b) => {
     const [left, right] = [valueOf(a), valueOf(b)];
