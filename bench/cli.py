@@ -38,11 +38,10 @@ def set_up_logging() -> None:
     log.propagate = False
 
 
-def add_folders(to: argparse.ArgumentParser, *, data: bool = True, results: bool = True) -> None:
+def add_folders(to: argparse.ArgumentParser, *, data: bool = True) -> None:
     """The options for folders."""
     add_recipes_dir(to)
-    if results:
-        to.add_argument("--results-dir", default="results", metavar="DIR", help="results (results)")
+    to.add_argument("--results-dir", default="results", metavar="DIR", help="results (results)")
     if data:
         to.add_argument("--data-dir", metavar="DIR", help="local datasets, one folder each (data)")
 

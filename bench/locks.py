@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -26,19 +25,13 @@ class RunLocked(RecipeError):
     """Another process is running the same; try again later."""
 
 
-@contextmanager
-def exclusive(folder: Path, busy: str) -> Iterator[None]:
-    """Hold the lock of a folder, or raise RunLocked with the sentence `busy` if another process holds it."""
+def exclusive(folder: Path, busy: str) -> AbstractContextManager[object]:
+    """Hold the lock of a folder in a `with` block. Raises RunLocked with the sentence `busy` if another process has it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = _lock_of(folder)
     try:
-        lock.acquire(timeout=1, poll_interval=0.02)  # `is_held` takes it for an instant
+        return _lock_of(folder).acquire(timeout=1, poll_interval=0.02)  # `is_held` takes it for an instant
     except Timeout:
         raise RunLocked(busy) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def is_held(folder: Path) -> bool:
@@ -60,17 +53,12 @@ def _lock_of(folder: Path) -> FileLock:
     return FileLock(folder.with_name(f".{folder.name}.lock"))
 
 
-@contextmanager
-def locked(folder: Path, waiting_for: str) -> Iterator[None]:
-    """Hold the lock of a cache folder. If another process holds it, wait and say for what."""
+def locked(folder: Path, waiting_for: str) -> AbstractContextManager[object]:
+    """Hold the lock of a cache folder in a `with` block. If another process holds it, wait and say for what."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{folder}.lock")
     try:
-        lock.acquire(timeout=0)
+        return lock.acquire(timeout=0)
     except Timeout:
         LOG.warning(f"waiting for {waiting_for}, which another process is making")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        return lock.acquire()

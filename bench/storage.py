@@ -52,9 +52,9 @@ def replacing(path: Path, sync: bool = True) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, *parts: bytes | memoryview, sync: bool = True) -> None:
-    """Write a file; readers see the old or the new content, never a part. sync: see `replacing`."""
-    with replacing(path, sync) as temporary, open(temporary, "wb") as file:
+def write_bytes(path: Path, *parts: bytes | memoryview) -> None:
+    """Write a file; readers see the old or the new content, never a part."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
         for part in parts:
             file.write(part)
 

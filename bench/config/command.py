@@ -6,17 +6,21 @@ import json
 import re
 import shlex
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import yaml
 
+from bench.config.parse import flatten
 from bench.config.registry import Registry
-from bench.config.schema import TEACHER_DATA_KEYS, Recipe, RecipeError
+from bench.config.schema import TEACHER_DATA_KEYS, Data, Recipe, RecipeError
 
-# keys that decide which other keys there are, or their defaults
-_STRUCTURE = ("teacher.model.name", "guidance.method")
-# keys of `Recipe.to_dict` that follow from others, beside a teacher's data keys, which are its student's
-_NOT_SETTABLE = ("id", "protocol", "hash", "model.role", "data.name")
+# keys of `Recipe.to_dict` that follow from others; a teacher's images are those of its student, but for their number
+_NOT_SETTABLE = {
+    *("id", "protocol", "hash", "seed", "model.name", "model.role", "data.name"),
+    *("teacher.id", "teacher.protocol", "teacher.hash", "teacher.model.role"),
+    *(f"teacher.data.{f.name}" for f in fields(Data) if f.name not in (*TEACHER_DATA_KEYS, "train_limit")),
+}
 
 
 def command(recipe: Recipe, world_size: int = 1, gpu: bool = False) -> str | None:
@@ -27,66 +31,41 @@ def command(recipe: Recipe, world_size: int = 1, gpu: bool = False) -> str | Non
     assignments = settings(recipe)
     if assignments is None:
         return None
-    launcher = ["python"]
-    if world_size > 1:
-        several = ["accelerate", "launch", "--num_processes"] if gpu else ["torchrun", "--nproc_per_node"]
-        launcher = [*several, str(world_size)]
-    words = [*launcher, "bench/run.py", "--recipe", recipe.id, "--protocol", recipe.protocol, "--seed", str(recipe.seed)]
+    several = f"accelerate launch --num_processes {world_size}" if gpu else f"torchrun --nproc_per_node {world_size}"
+    words = ["bench/run.py", "--recipe", recipe.id, "--protocol", recipe.protocol, "--seed", str(recipe.seed)]
     words += [word for text in assignments for word in ("--set", text)]
-    return shlex.join(words)
+    return f"{several if world_size > 1 else 'python'} {shlex.join(words)}"
 
 
 def settings(recipe: Recipe) -> list[str] | None:
     """The `key=value` texts for `--set` that turn a recipe's id and protocol into it; None if there are none."""
-    registry, wanted = Registry(), _settable(recipe)
+    registry = Registry()
 
-    def composed(chosen: Mapping[str, Any]) -> Recipe | None:
+    def composed(texts: Mapping[str, str]) -> Recipe | None:
         try:
-            return registry.compose(recipe.id, recipe.protocol, _texts(chosen), seed=recipe.seed)
+            return registry.compose(recipe.id, recipe.protocol, list(texts.values()), seed=recipe.seed)
         except RecipeError:
             return None
 
-    chosen: dict[str, Any] = {}
-    of_teacher = [key for key in wanted if key.startswith("teacher.")]
-    # a teacher takes some keys from its student unless they are set, so its own come last
-    for keys in (_STRUCTURE, [key for key in wanted if key not in of_teacher], of_teacher):
-        if (partial := composed(chosen)) is None:
-            break
-        present = _settable(partial)
-        chosen |= {k: wanted[k] for k in keys if k in wanted and (k not in present or present[k] != wanted[k])}
-    if composed(chosen) == recipe:
-        return _texts(chosen)
-    # The recipes in between need not be valid. All keys together are; then drop those that change nothing.
-    if composed(wanted) != recipe:
+    every, plain = _texts(recipe), composed({})
+    defaults = _texts(plain) if plain is not None else {}
+    needed = {key: text for key, text in every.items() if defaults.get(key) != text}
+    if composed(needed) != recipe:  # a teacher takes some keys from its student unless they are set
+        needed = every
+    if composed(needed) != recipe:
         return None
-    for key in list(wanted):
-        fewer = {other: value for other, value in wanted.items() if other != key}
+    for key in list(needed):  # some differ only because of others
+        fewer = {other: text for other, text in needed.items() if other != key}
         if composed(fewer) == recipe:
-            wanted = fewer
-    return _texts(wanted)
+            needed = fewer
+    return list(needed.values())
 
 
-def _settable(recipe: Recipe) -> dict[str, Any]:
-    """The keys of a recipe that `--set` may have, as {"teacher.train.epochs": 2}."""
-    out = {}
-    for key, value in _flat(recipe.to_dict()):
-        inner = key.removeprefix("teacher.")
-        of_teacher = inner != key
-        shared = of_teacher and inner.startswith("data.") and inner[5:] not in (*TEACHER_DATA_KEYS, "train_limit")
-        if inner not in _NOT_SETTABLE and not shared and (of_teacher or inner not in ("seed", "model.name")):
-            out[key] = value
-    return out
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    out = []
-    for name, value in content.items():
-        out += _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(prefix + name, value)]
-    return out
-
-
-def _texts(values: Mapping[str, Any]) -> list[str]:
-    return [f"{key}={_text(value)}" for key, value in values.items()]
+def _texts(recipe: Recipe) -> dict[str, str]:
+    """The keys of a recipe that `--set` may have, as {"train.lr": "train.lr=0.1"}."""
+    content = recipe.to_dict()
+    keys = flatten(content, recipe.id, tuple(content))
+    return {key: f"{key}={_text(given.value)}" for key, given in keys.items() if key not in _NOT_SETTABLE}
 
 
 def _text(value: Any) -> str:

@@ -9,7 +9,7 @@ from dataclasses import fields
 from typing import Any
 
 from bench.config.checks import check_recipe
-from bench.config.methods import method_names, params_class, shared_parameter
+from bench.config.methods import method_names, params_class
 from bench.config.names import split_id
 from bench.config.parse import RENAMED_METHODS, SourcedValue, check_known, fail_at, flatten, nearest, read_value
 from bench.config.schema import (
@@ -73,9 +73,7 @@ def build_recipe(
         written_as: a key as the user wrote it, for errors.
     """
     everything = {**keys, **{f"teacher.{path}": given for path, given in (teacher_keys or {}).items()}}
-    sections: dict[str, Any] = {
-        section: _section(cls, f"{section}.", everything, written_as) for section, cls in SECTIONS.items()
-    }
+    sections = {name: read_section(cls, f"{name}.", everything, written_as) for name, cls in SECTIONS.items()}
     role = "teacher" if sections["model"].role == "teacher" else "student"
     model, dataset = split_id(recipe_id, role)[:2]
     sections["model"] = dataclasses.replace(sections["model"], name=model)
@@ -85,8 +83,8 @@ def build_recipe(
         sections["guidance"] = Guidance(
             "+".join(methods),
             _method_params(methods, everything),
-            _section(Schedule, "guidance.schedule.", everything, written_as),
-            _section(TeacherPass, "teacher.", everything, written_as),
+            read_section(Schedule, "guidance.schedule.", everything, written_as),
+            read_section(TeacherPass, "teacher.", everything, written_as),
         )
     select = read_value(Recipe, "select", keys["select"], written_as("select")) if "select" in keys else "last"
     recipe = Recipe(recipe_id, protocol, **sections, teacher=teacher, seed=seed, select=select)
@@ -98,7 +96,7 @@ def build_recipe(
     return recipe
 
 
-def _section(cls: type, prefix: str, keys: Keys, written_as: Callable[[str], str]) -> Any:
+def read_section(cls: type, prefix: str, keys: Keys, written_as: Callable[[str], str] = lambda path: path) -> Any:
     """A section of the schema from the keys with its prefix."""
     paths = {f.name: prefix + f.name for f in fields(cls)}
     return cls(**{n: read_value(cls, n, keys[path], written_as(path)) for n, path in paths.items() if path in keys})
@@ -113,18 +111,17 @@ def _method_params(methods: list[str], keys: Keys) -> tuple[MethodParams, ...]:
             fail_at(given, "guidance.method", f"got {given.value!r}, allowed: none, {', '.join(known)}{hint}")
     if len(set(methods)) < len(methods):
         fail_at(given, "guidance.method", f"got {given.value!r}, in which one method occurs twice")
-    if (name := shared_parameter(methods)) is not None:
-        fail_at(
-            given, "guidance.method", f"{given.value!r}: two of these methods have a parameter {name}, so they cannot join"
-        )
     prefix = "guidance.params."
     classes = [params_class(method) for method in methods]
     allowed = [f.name for cls in classes for f in fields(cls)]
+    if shared := sorted(name for name in allowed if allowed.count(name) > 1):
+        problem = f"{given.value!r}: two of these methods have a parameter {shared[0]}, so they cannot join"
+        fail_at(given, "guidance.method", problem)
     for path, value in keys.items():
         if path.startswith(prefix) and (name := path.removeprefix(prefix)) not in allowed:
             has = f"its parameters: {', '.join(allowed)}" if allowed else "it has no parameters"
             fail_at(value, path, f"is not a parameter of {given.value}; {has}{nearest(name, allowed)}")
-    return tuple(_section(cls, prefix, keys, lambda path: path) for cls in classes)
+    return tuple(read_section(cls, prefix, keys) for cls in classes)
 
 
 def recipe_from_dict(content: Any, where: str) -> Recipe:

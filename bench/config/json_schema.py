@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import types
 import typing
 from dataclasses import fields
 from typing import Any, Literal
 
 from bench.config.methods import method_names, params_class
+from bench.config.parse import field_types, inner_type
 from bench.config.schema import SECTIONS, Recipe, Schedule, TeacherPass
 
 JSON_TYPES = {int: "integer", float: "number", bool: "boolean", str: "string"}
@@ -47,7 +47,7 @@ def _closed(properties: dict[str, Any]) -> dict[str, Any]:
 
 def _properties(cls: type, only: tuple[str, ...] | None = None) -> dict[str, Any]:
     """The schemas of a section's keys, or of some of them."""
-    hints = typing.get_type_hints(cls)
+    hints = field_types(cls)
     chosen = [f for f in fields(cls) if only is None or f.name in only]
     return {f.name: _value(hints[f.name], f.metadata.get("low"), f.metadata.get("high"), f.default) for f in chosen}
 
@@ -55,9 +55,8 @@ def _properties(cls: type, only: tuple[str, ...] | None = None) -> dict[str, Any
 def _value(hint: Any, low: float | None, high: float | None, default: Any = None) -> dict[str, Any]:
     """The schema of a key's value: its type, range and default."""
     out: dict[str, Any] = {} if default is None else {"default": list(default) if isinstance(default, tuple) else default}
-    if isinstance(hint, types.UnionType):
-        (inner,) = (part for part in typing.get_args(hint) if part is not types.NoneType)
-        return out | {"anyOf": [_value(inner, low, high), {"type": "null"}]}
+    if (optional := inner_type(hint)) is not None:
+        return out | {"anyOf": [_value(optional, low, high), {"type": "null"}]}
     if typing.get_origin(hint) is Literal:
         return out | {"enum": list(typing.get_args(hint))}
     if typing.get_origin(hint) is tuple:

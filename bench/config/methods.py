@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import functools
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -32,11 +32,7 @@ def modules_defining(function: str, package: Path) -> list[str]:
 
 @functools.cache
 def params_class(method: str) -> type[MethodParams]:
-    """The class `Params` of a guidance method.
-
-    Args:
-        method: one of `method_names()`.
-    """
+    """The class `Params` of a guidance method, one of `method_names()`."""
     path = PACKAGE / f"{method}.py"
     tree = ast.parse(path.read_text(encoding="utf-8"))
     found = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Params"]
@@ -50,14 +46,3 @@ def params_class(method: str) -> type[MethodParams]:
 
 def _make_params(method: str, values: dict[str, object]) -> MethodParams:
     return params_class(method)(**values)
-
-
-def shared_parameter(methods: list[str]) -> str | None:
-    """The name of a parameter that two of these methods have, or None."""
-    seen: set[str] = set()
-    for method in methods:
-        names = {f.name for f in fields(params_class(method))}
-        if common := sorted(seen & names):
-            return common[0]
-        seen |= names
-    return None

@@ -66,11 +66,21 @@ def fail_at(given: SourcedValue, path: str, problem: str) -> typing.NoReturn:
     raise RecipeError(f"{given.where}: {path}: {problem}")
 
 
+field_types = functools.cache(typing.get_type_hints)  # {field: type} of a dataclass
+
+
+def inner_type(hint: Any) -> Any:
+    """The type T of `T | None`; None for a type that does not accept None."""
+    if not isinstance(hint, types.UnionType):
+        return None
+    return next(part for part in typing.get_args(hint) if part is not types.NoneType)
+
+
 def _describe(hint: Any) -> str:
+    if (optional := inner_type(hint)) is not None:
+        return f"{_describe(optional)} or null"
     if typing.get_origin(hint) is Literal:
         return "one of " + ", ".join(map(str, typing.get_args(hint)))
-    if isinstance(hint, types.UnionType):
-        return " or ".join(_describe(h) if h is not types.NoneType else "null" for h in typing.get_args(hint))
     if typing.get_origin(hint) is tuple:
         inner = typing.get_args(hint)
         count = "" if Ellipsis in inner else f"{len(inner)} "
@@ -90,36 +100,22 @@ def _convert(value: Any, hint: Any, from_text: bool) -> Any:
         if isinstance(value, str) and value in typing.get_args(hint):
             return value
         raise TypeError
-    if isinstance(hint, types.UnionType):
-        if value is None:
-            return None
-        return _convert(value, next(h for h in typing.get_args(hint) if h is not types.NoneType), from_text)
+    if (optional := inner_type(hint)) is not None:
+        return None if value is None else _convert(value, optional, from_text)
     if origin is tuple:
         inner = typing.get_args(hint)
         if not isinstance(value, list) or (Ellipsis not in inner and len(value) != len(inner)):
             raise TypeError
         return tuple(_convert(v, inner[0], from_text) for v in value)
-    if hint is float and from_text and isinstance(value, str):
-        try:
-            value = float(value)  # YAML 1.1 reads 5e-4 as text
-        except ValueError:
-            raise TypeError from None
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    # YAML 1.1 reads 5e-4 as text
+    if hint is float and (type(value) is int or (from_text and isinstance(value, str))):
         try:
             value = float(value)
-        except OverflowError:
+        except (ValueError, OverflowError):
             raise TypeError from None
     if type(value) is not hint or (hint is float and not math.isfinite(value)) or (hint is str and "\0" in value):
         raise TypeError
     return value
-
-
-_types = functools.cache(typing.get_type_hints)  # {key: type} of a section
-
-
-@functools.cache
-def _specs(section: type) -> dict[str, Mapping[str, Any]]:
-    return {f.name: f.metadata for f in fields(section)}
 
 
 def read_value(section: type, name: str, given: SourcedValue, path: str) -> Any:
@@ -130,20 +126,18 @@ def read_value(section: type, name: str, given: SourcedValue, path: str) -> Any:
         name: of the key in it.
         path: of the key as the user wrote it, for errors.
     """
-    hint = _types(section)[name]
-    from_text = given.where == "--set"
+    hint = field_types(section)[name]
     try:
-        value = _convert(given.value, hint, from_text)
+        value = _convert(given.value, hint, from_text=given.where == "--set")
     except TypeError:
-        hint_text = _describe(hint)
         advice = ""
         if hint is float and isinstance(given.value, str) and re.fullmatch(r"[+-]?\d+[eE][+-]?\d+", given.value):
             mantissa, exponent = re.split("[eE]", given.value)
             advice = f" (YAML reads {given.value} as text: write {mantissa}.0e{exponent})"
         elif typing.get_origin(hint) is Literal:
             advice = nearest(given.value, typing.get_args(hint))
-        fail_at(given, path, f"got {short_repr(given.value)}, allowed is {hint_text}{advice}")
-    spec = _specs(section)[name]
+        fail_at(given, path, f"got {short_repr(given.value)}, allowed is {_describe(hint)}{advice}")
+    spec = section.__dataclass_fields__[name].metadata
     low, high = spec.get("low"), spec.get("high")
     for number in value if isinstance(value, tuple) else (value,):
         if number is None or isinstance(number, str):
@@ -228,16 +222,9 @@ def flatten(content: Any, where: str, allowed: Sequence[str], prefix: str = "") 
     return out
 
 
-def _names(section: type) -> list[str]:
-    return [f.name for f in fields(section)]
-
-
 # {section: its keys}; the keys of guidance.params depend on the method, so `compose` checks them
-_KEYS = {
-    **{section: _names(cls) for section, cls in SECTIONS.items()},
-    "guidance": ["method"],
-    "guidance.schedule": _names(Schedule),
-}
+_KEYS = {section: [f.name for f in fields(cls)] for section, cls in (*SECTIONS.items(), ("guidance.schedule", Schedule))}
+_KEYS["guidance"] = ["method"]
 _TEACHER_KEYS = ("seed", "select", *TEACHER_PASS_KEYS)
 
 

@@ -15,11 +15,10 @@ import os
 import re
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 
 from bench.config.checks import check_data
-from bench.config.compose import build_recipe, build_teacher, split_teacher
+from bench.config.compose import build_recipe, build_teacher, read_section, split_teacher
 from bench.config.names import DATASET, MODEL, NAME, NAME_RULE, external_content
 from bench.config.parse import (
     RENAMED_METHODS,
@@ -30,7 +29,6 @@ from bench.config.parse import (
     nearest,
     parse_set,
     read_file,
-    read_value,
     short_repr,
 )
 from bench.config.schema import LAYER_SECTIONS, TEACHER_PASS_KEYS, Data, Recipe, RecipeError
@@ -125,12 +123,7 @@ class Registry:
                 fail_at(given, path, "is not a key of a dataset: it must be under data")
             check_known(path, given)
         given = {**self._layer("datasets", name), **overrides}
-        values = {
-            f.name: read_value(Data, f.name, given[f"data.{f.name}"], f"data.{f.name}")
-            for f in fields(Data)
-            if f"data.{f.name}" in given
-        }
-        data = dataclasses.replace(Data(**values), name=name)
+        data = dataclasses.replace(read_section(Data, "data.", given), name=name)
 
         def fail(path: str, problem: str) -> typing.NoReturn:
             fail_at(given.get(path, SourcedValue(None, f"dataset {name!r}")), path, problem)
@@ -161,7 +154,7 @@ class Registry:
         """The recipe of an id.
 
         Args:
-            recipe_id: `<model>/<dataset>/<guidance>`, or `<model>/<dataset>` for a teacher.
+            recipe_id: `<model>/<dataset>/<guidance>`, or `<model>/<dataset>` for a teacher on its own.
             protocol: a name in recipes/protocols; a suite's own protocol wins.
             assignments: `key.path=value` texts, the last layer.
             seed: of weights, sample order and augmentation; not part of the hash.
@@ -192,7 +185,10 @@ class Registry:
             dict(suite.overrides) if suite else {},
         ]
         if guidance is None:
-            return self._compose_teacher(recipe_id, model, dataset, protocol, files, overrides, seed)
+            _refuse_student_keys(recipe_id, overrides)
+            shared, teacher_keys = split_teacher(*files)
+            layers = self._teacher_layers(model, dataset, protocol)
+            return build_teacher(recipe_id, protocol, layers, {**teacher_keys, **overrides}, shared, seed=seed)
         own, teacher_keys = split_teacher(self._layer("models", model), *files, overrides)
         if "guidance.method" not in own:
             raise RecipeError(f"recipes/guidance/{guidance}.yaml: guidance.method: missing; a baseline has none")
@@ -211,37 +207,9 @@ class Registry:
         if self.role(teacher_model, f"{given.where}: teacher.model.name: ") != "teacher":
             teachers = [name for name in self.names("models") if self.role(name) == "teacher"]
             fail_at(given, "teacher.model.name", f"{teacher_model} is a student; teachers are {', '.join(teachers)}")
-        teacher = build_teacher(
-            f"{teacher_model}/{dataset}",
-            protocol,
-            self._teacher_layers(teacher_model, dataset, protocol),
-            teacher_keys,
-            own,
-        )
+        layers = self._teacher_layers(teacher_model, dataset, protocol)
+        teacher = build_teacher(f"{teacher_model}/{dataset}", protocol, layers, teacher_keys, own)
         return build_recipe(recipe_id, protocol, own, seed, teacher=teacher, teacher_keys=teacher_keys)
-
-    def _compose_teacher(
-        self,
-        recipe_id: str,
-        model: str,
-        dataset: str,
-        protocol: str,
-        files: Sequence[Mapping[str, SourcedValue]],
-        overrides: Mapping[str, SourcedValue],
-        seed: int,
-    ) -> Recipe:
-        """A teacher on its own: `resnet56/cifar100` is the teacher of `deit_tiny/cifar100/guided`."""
-        for path, given in overrides.items():
-            if path.startswith("teacher."):
-                inner = path.removeprefix("teacher.")
-                if inner in TEACHER_PASS_KEYS:
-                    fail_at(given, path, f"{recipe_id} is itself a teacher: {path} is a key of guided recipes")
-                fail_at(given, path, f"{recipe_id} is itself a teacher: write {inner}")
-            if path.startswith("guidance."):
-                fail_at(given, path, f"{recipe_id} is itself a teacher and is not guided")
-        shared, teacher_keys = split_teacher(*files)
-        layers = self._teacher_layers(model, dataset, protocol)
-        return build_teacher(recipe_id, protocol, layers, {**teacher_keys, **overrides}, shared, seed=seed)
 
     def _teacher_layers(self, model: str, dataset: str, protocol: str) -> dict[str, SourcedValue]:
         """The keys of a teacher that do not stand under `teacher.`: its model's, and data and transform of the students."""
@@ -268,3 +236,14 @@ class Registry:
             options = ", ".join(f"{recipe_id}/{name}" for name in self.names("guidance"))
             raise RecipeError(f"recipe {recipe_id!r}: the guidance is missing; allowed: {options}")
         return model, dataset, guidance
+
+
+def _refuse_student_keys(teacher_id: str, overrides: Mapping[str, SourcedValue]) -> None:
+    """Raise RecipeError for keys that only a student's recipe has."""
+    for path, given in overrides.items():
+        inner = path.removeprefix("teacher.")
+        if path.startswith("guidance."):
+            fail_at(given, path, f"{teacher_id} is itself a teacher and is not guided")
+        if inner != path:
+            advice = f"{path} is a key of guided recipes" if inner in TEACHER_PASS_KEYS else f"write {inner}"
+            fail_at(given, path, f"{teacher_id} is itself a teacher: {advice}")

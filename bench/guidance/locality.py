@@ -54,23 +54,20 @@ class Params(MethodParams):
 class LocalityGuidance(Method):
     """Σ_k mean((f(resize(T_k)) - f(resize(P_k(S_k))))²), computed in fp32.
 
-    With the transform `linear`, f is the identity. With `attention` and `similarity` there is no P_k, and f is the function
-    of that name below.
-
-    Args:
-        student, teacher: shapes of the maps, first to last.
+    f is the function below that is named as the transform. Only `linear` has a P_k.
     """
 
     def __init__(self, params: Params, student: Sequence[Shape], teacher: Sequence[Shape]) -> None:
         super().__init__()
         self.weight = params.weight
         self._stages = tuple(range(len(student))) if params.stages is None else params.stages
-        pairs = [(student[k], teacher[k]) for k in self._stages]
-        self._transform = {"linear": None, "attention": attention, "similarity": similarity}[params.transform]
-        if self._transform is None:
-            self.projections = nn.ModuleList(nn.Conv2d(s[0], t[0], 1) for s, t in pairs)
-        self.resize_student = nn.ModuleList(Resize(s[1:], _larger(s, t)) for s, t in pairs)
-        self.resize_teacher = nn.ModuleList(Resize(t[1:], _larger(s, t)) for s, t in pairs)
+        self._transform = {"linear": linear, "attention": attention, "similarity": similarity}[params.transform]
+        self.projections, self.resize_student, self.resize_teacher = (nn.ModuleList() for _ in range(3))
+        for s, t in ((student[k], teacher[k]) for k in self._stages):
+            size = max(s[1], t[1]), max(s[2], t[2])
+            self.projections.append(nn.Conv2d(s[0], t[0], 1) if params.transform == "linear" else nn.Identity())
+            self.resize_student.append(Resize(s[1:], size))
+            self.resize_teacher.append(Resize(t[1:], size))
 
     def forward(self, student: Outputs, teacher: Outputs) -> Tensor:
         """A scalar in fp32, from maps [batch, channels, height, width]."""
@@ -78,16 +75,17 @@ class LocalityGuidance(Method):
         with torch.autocast(device.type, enabled=False):
             loss = torch.zeros((), device=device)
             for k, stage in enumerate(self._stages):
-                ours, theirs = student.maps[stage].float(), teacher.maps[stage].float()
-                if self._transform is None:
-                    # The weights of the resize sum to one, so it commutes with the projection, which is cheaper on the
-                    # smaller map.
-                    ours = self.projections[k](ours)
-                ours, theirs = self.resize_student[k](ours), self.resize_teacher[k](theirs)
-                if self._transform is not None:
-                    ours, theirs = self._transform(ours), self._transform(theirs)
-                loss = loss + F.mse_loss(ours, theirs)
+                # The weights of the resize sum to one, so it commutes with the projection, which is cheaper on the smaller
+                # map.
+                ours = self.resize_student[k](self.projections[k](student.maps[stage].float()))
+                theirs = self.resize_teacher[k](teacher.maps[stage].float())
+                loss = loss + F.mse_loss(self._transform(ours), self._transform(theirs))
         return loss
+
+
+def linear(maps: Tensor) -> Tensor:
+    """The maps themselves: the student's are projected linearly before."""
+    return maps
 
 
 def attention(maps: Tensor) -> Tensor:
@@ -119,10 +117,6 @@ class Resize(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """[..., height, width] to [..., target height, target width]."""
         return maps if self._same else self.down @ maps @ self.across.T
-
-
-def _larger(one: Shape, other: Shape) -> tuple[int, int]:
-    return max(one[1], other[1]), max(one[2], other[2])
 
 
 def build(params: Params, student: Sequence[Shape], teacher: Sequence[Shape]) -> LocalityGuidance:

@@ -20,13 +20,9 @@ from bench.storage import first_line
 
 
 def create(model: Model, classes: int, seed: int, *, feature_layers: bool = True) -> FeatureExtractor:
-    """The network of a recipe with its initial weights, on the CPU.
-
-    The weights depend on the seed alone, not on the device, the guidance or earlier draws.
+    """The network of a recipe on the CPU. Its initial weights depend on the seed alone.
 
     Args:
-        classes: outputs of its head.
-        seed: of the initial weights.
         feature_layers: whether its forward pass returns the maps of `model.feature_layers`, or of
             `default_feature_layers` if the recipe names none.
 
@@ -42,14 +38,14 @@ def create(model: Model, classes: int, seed: int, *, feature_layers: bool = True
 
 
 def create_network(model: Model, classes: int, seed: int) -> nn.Module:
-    """The network as its family builds it, for use outside of training: its drop path draws from torch's generator.
+    """The network of `create` as its family builds it, for use elsewhere: its drop path draws from torch's generator.
 
-    Its initial weights are those of `create`. Raises RecipeError if it cannot be built.
+    Raises RecipeError if it cannot be built.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(seed, Stream.STUDENT))
         try:
-            network = _family(model).build(model, classes)
+            network = family(model).build(model, classes)
         except RecipeError:
             raise
         except Exception as error:  # timm refuses names and sizes in many ways
@@ -64,13 +60,13 @@ def timm_call(model: Model, classes: int) -> dict[str, Any] | None:
 
     None for networks that timm lacks, and for those that are changed after timm makes them.
     """
-    family = _family(model)
-    if not hasattr(family, "timm_call"):
+    if not hasattr(family(model), "timm_call"):
         return None
-    return {name: value for name, value in family.timm_call(model, classes).items() if value is not None}
+    return {name: value for name, value in family(model).timm_call(model, classes).items() if value is not None}
 
 
-def _family(model: Model) -> ModuleType:
+def family(model: Model) -> ModuleType:
+    """The module of this package that builds a model."""
     return importlib.import_module(f"bench.models.{model.builder}")
 
 

@@ -9,20 +9,16 @@ import timm
 from torch import nn
 
 from bench.config.schema import Model, RecipeError
-from bench.models.sizes import STAGE_SIZES, check_not_set
+from bench.models.sizes import ALL_SIZES, check_sizes
 
 
 def build(model: Model, classes: int) -> nn.Module:
-    """timm's model `model.timm`, for the recipe's image size if the architecture depends on it.
-
-    Raises:
-        RecipeError: timm has no such model, or the recipe sets a size that timm's definition fixes.
-    """
+    """timm's model `model.timm`, for the recipe's image size if the architecture depends on it."""
     if not timm.is_model(model.timm):
         near = difflib.get_close_matches(model.timm, timm.list_models(), n=1)
         hint = f"; did you mean timm:{near[0]}?" if near else ""
         raise RecipeError(f"model timm:{model.timm}: timm has no such model{hint}")
-    check_not_set(model, "patch_size", *STAGE_SIZES)
+    check_sizes(model, ALL_SIZES)
     try:
         network, _ = _create(model, classes)
     except TypeError as error:

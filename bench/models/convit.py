@@ -8,18 +8,15 @@ import timm
 from torch import nn
 
 from bench.config.schema import Model
-from bench.models.sizes import STAGE_SIZES, check_not_set, patch_size
+from bench.models.sizes import STAGE_SIZES, check_sizes, patch_size
 
 
 def build(model: Model, classes: int) -> nn.Module:
     """A ConVit of `model.timm` at any input size that its patches divide.
 
     Its class token enters after the gated positional blocks, so feature maps of earlier layers have none.
-
-    Raises:
-        RecipeError: patches do not divide the image, or the recipe sets a size that the architecture fixes.
     """
-    check_not_set(model, *STAGE_SIZES)
+    check_sizes(model, STAGE_SIZES)
     network = timm.create_model(**timm_call(model, classes))
     for block in network.blocks:
         if block.use_gpsa:

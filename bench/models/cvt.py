@@ -1,10 +1,7 @@
 """CvT-13: convolutional vision transformer (Wu et al., ICCV 2021, arXiv 2103.15808).
 
-Three stages, whose maps of an image [3, S, S] are 64 x (S/4)², 192 x (S/8)² and 384 x (S/16)². Queries, keys and values
-come from depth-wise convolutions of the map, so there are no position embeddings and any size fits.
-
 It computes the same as the released code of arXiv 2207.10026 and the code of CvT's authors (microsoft/CvT), with one
-difference: they squeeze the class token's features, so the logits of a batch of one are [classes]; here, [1, classes].
+difference: for a batch of one, their logits are [classes]; here, [1, classes].
 """
 
 from __future__ import annotations
@@ -14,9 +11,9 @@ import torch.nn.functional as F
 from timm.layers import Mlp, QuickGELU
 from torch import Tensor, nn
 
-from bench.config.schema import Model, RecipeError
-from bench.models.layers import Block, Stage, init_linears, parameters_named
-from bench.models.sizes import STAGE_SIZES, check_not_set
+from bench.config.schema import Model
+from bench.models.layers import Block, Stage, init_linears, token_parameters
+from bench.models.sizes import ALL_SIZES, check_sizes
 
 # of each stage: kernel, stride and padding of its embedding, channels, blocks, heads
 STAGES = ((7, 4, 2, 64, 1, 1), (3, 2, 1, 192, 2, 3), (3, 2, 1, 384, 10, 6))
@@ -55,23 +52,24 @@ class ConvAttention(nn.Module):
         return self.proj(F.scaled_dot_product_attention(q, k, v, scale=self.scale).transpose(1, 2).flatten(2))
 
 
-def block(width: int, heads: int, drop_path_rate: float) -> Block:
-    """A block with convolutional attention."""
-    attn, mlp = ConvAttention(width, heads), Mlp(width, MLP_RATIO * width, act_layer=QuickGELU)
-    return Block(nn.LayerNorm(width), attn, nn.LayerNorm(width), mlp, drop_path_rate)
-
-
 class CvT(nn.Module):
-    """Three stages; only the last has drop path and a class token, which the head reads."""
+    """Three stages with maps of 64 x (size / 4)², 192 x (size / 8)² and 384 x (size / 16)².
+
+    Only the last has drop path and a class token, which the head reads. There are no position embeddings.
+    """
 
     def __init__(self, classes: int, drop_path_rate: float) -> None:
         super().__init__()
         stages, channels = [], 3
-        for kernel, stride, padding, width, blocks, heads in STAGES:
+        for kernel, stride, padding, width, depth, heads in STAGES:
             last = len(stages) == len(STAGES) - 1
-            rates = torch.linspace(0, drop_path_rate if last else 0, blocks).tolist()
+            rates = torch.linspace(0, drop_path_rate if last else 0, depth).tolist()
             embed = nn.Conv2d(channels, width, kernel, stride, padding)
-            stage = Stage(embed, nn.LayerNorm(width), (block(width, heads, rate) for rate in rates), class_token=last)
+            blocks = []
+            for rate in rates:
+                attn, mlp = ConvAttention(width, heads), Mlp(width, MLP_RATIO * width, act_layer=QuickGELU)
+                blocks.append(Block(width, attn, mlp, rate, nn.LayerNorm))
+            stage = Stage(embed, nn.LayerNorm(width), blocks, class_token=last)
             if last:
                 nn.init.normal_(stage.cls_token, std=0.02)
             init_linears(stage)
@@ -82,9 +80,7 @@ class CvT(nn.Module):
         self.head = nn.Linear(channels, classes)
         nn.init.normal_(self.head.weight, std=0.02)  # its bias keeps PyTorch's default, as released
 
-    def no_weight_decay(self) -> set[str]:
-        """The class token; there are no position embeddings."""
-        return parameters_named(self, "cls_token")
+    no_weight_decay = token_parameters
 
     def forward(self, images: Tensor) -> Tensor:
         """[batch, 3, size, size] to logits [batch, classes]."""
@@ -92,12 +88,6 @@ class CvT(nn.Module):
 
 
 def build(model: Model, classes: int) -> nn.Module:
-    """CvT-13. Its embeddings overlap, so any image of 16 px or more fits.
-
-    Raises:
-        RecipeError: the image is too small, or the recipe sets a size that the architecture fixes.
-    """
-    check_not_set(model, "patch_size", *STAGE_SIZES)
-    if model.image_size < DOWNSAMPLING:
-        raise RecipeError(f"model.image_size: {model.image_size} px, {model.name} takes {DOWNSAMPLING} px or more")
+    """CvT-13. Its embeddings overlap, so any image of 16 px or more fits."""
+    check_sizes(model, ALL_SIZES, at_least=DOWNSAMPLING)
     return CvT(classes, model.drop_path_rate)

@@ -19,10 +19,7 @@ from bench.rng import Stream, generator
 class DropPath(nn.Module):
     """In training, scales each sample of a residual branch by 0 or 1 / (1 - rate).
 
-    Some blocks call one DropPath for both of their branches, so each call takes the next of `scales`.
-
-    Attributes:
-        scales: [batch] for each call of one forward pass, in order.
+    Some blocks call one DropPath for both of their branches, so each call takes the next of `scales`, [batch] each.
     """
 
     def __init__(self, rate: float) -> None:
@@ -37,9 +34,6 @@ class DropPath(nn.Module):
         if len(x) != len(scale):
             scale = scale.repeat_interleave(len(x) // len(scale))  # MobileViT folds patches into the batch
         return x * scale.view(-1, *[1] * (x.ndim - 1)).to(x.dtype)
-
-    def extra_repr(self) -> str:
-        return f"rate={self.rate:.4f}"
 
 
 def replace_drop_path(network: nn.Module) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from bench.config.schema import Model, RecipeError
 from bench.models.drop_path import DropPath, replace_drop_path
@@ -20,14 +19,11 @@ NOT_BLOCKS = ("stem", "patch_embed", "downsample", "final", "head")
 
 
 class FeatureExtractor(nn.Module):
-    """A network that returns feature maps beside its logits, and whose drop-path masks come from outside.
-
-    Args:
-        feature_layers: names of the modules whose outputs are the maps, first to last.
+    """A new network that returns feature maps beside its logits, and whose drop-path masks come from outside.
 
     Attributes:
         network: the network, under its own parameter names.
-        feature_layers: as given.
+        feature_layers: names of the modules whose outputs are the maps, first to last.
         shapes: (channels, height, width) of each map.
         drop_path_rates: the rate of each drop-path call in a forward pass, in order.
     """
@@ -37,48 +33,39 @@ class FeatureExtractor(nn.Module):
         replace_drop_path(network)
         self.network = network
         self.feature_layers = tuple(feature_layers)
-        self._outputs: dict[int, Tensor] | None = None  # filled only while `forward` runs
-        self._layouts: list[Layout] = []
         modules = dict(network.named_modules())
-        for index, name in enumerate(feature_layers):
+        for name in feature_layers:
             if name not in modules:
                 raise RecipeError(f"model.feature_layers: {model.name} has no module {name!r}")
-            modules[name].register_forward_hook(functools.partial(self._collect, index))
-        self._drop_paths: list[DropPath] = []
-        self.shapes = self._probe(model)
+        layers = [modules[name] for name in feature_layers]
+        drop_paths = [module for module in modules.values() if isinstance(module, DropPath)]
+        calls = _record_calls(network, model, {*layers, *drop_paths})
+        self._drop_paths = [module for module, _ in calls if isinstance(module, DropPath)]
         self.drop_path_rates = [module.rate for module in self._drop_paths]
+        self._outputs: dict[int, Tensor] | None = None  # filled only while `forward` runs
+        outputs = dict(calls)
+        self._layouts: list[Layout] = []
+        self.shapes: list[tuple[int, int, int]] = []
+        for index, layer in enumerate(layers):
+            try:
+                self._layouts.append(layout_of(outputs.get(layer), network))
+            except ValueError as error:
+                where = f"{model.name} has no feature map at {feature_layers[index]!r}"
+                raise RecipeError(f"model.feature_layers: {where}: {error}") from None
+            self.shapes.append(tuple(to_map(outputs[layer], self._layouts[index]).shape[1:]))
+            layer.register_forward_hook(functools.partial(self._collect, index))
 
     def _collect(self, index: int, module: nn.Module, inputs: tuple, output: Tensor) -> None:
         # Evaluation calls the network itself, and must not collect the maps of the whole test set.
         if self._outputs is not None:
             self._outputs[index] = output
 
-    def _probe(self, model: Model) -> list[tuple[int, int, int]]:
-        """Run one image: finds the calls of drop paths in their order, and returns the shapes of the maps."""
-        hooks = [
-            module.register_forward_hook(lambda called, *_: self._drop_paths.append(called))
-            for module in self.network.modules()
-            if isinstance(module, DropPath)
-        ]
-        self._outputs = outputs = {}
-        _run_once(self.network, model, hooks)
-        self._outputs = None
-        for index, name in enumerate(self.feature_layers):
-            try:
-                self._layouts.append(layout_of(outputs.get(index), self.network))
-            except ValueError as error:
-                raise RecipeError(f"model.feature_layers: {model.name} has no feature map at {name!r}: {error}") from None
-        return [tuple(to_map(outputs[index], layout).shape[1:]) for index, layout in enumerate(self._layouts)]
-
     def forward(self, images: Tensor, drop_path: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
-        """Logits and feature maps.
+        """Logits [batch, classes], and a map [batch, channels, height, width] per feature layer.
 
         Args:
             images: [batch, 3, size, size], normalised.
             drop_path: [calls, batch] scales from `sample_drop_path_masks`; required in training if a rate is above zero.
-
-        Returns:
-            Logits [batch, classes], and a map [batch, channels, height, width] per feature layer.
         """
         self._outputs = outputs = {}
         if self.training:
@@ -103,11 +90,7 @@ class Layout(NamedTuple):
 
 
 def layout_of(output: object, network: nn.Module) -> Layout:
-    """The layout of a module's output for one square image.
-
-    Raises:
-        ValueError: it is no square map; the message says what it is.
-    """
+    """The layout of a module's output for one square image. Raises ValueError if it is no square map."""
     if output is None:
         raise ValueError("it was not called")
     if not isinstance(output, Tensor):
@@ -145,22 +128,17 @@ def to_map(output: Tensor, layout: Layout) -> Tensor:
 def default_feature_layers(network: nn.Module, model: Model) -> tuple[str, ...]:
     """The first, the middle (number n // 2 of n, from 0) and the last block of a network, in the order of their calls.
 
-    Blocks are the outermost modules in lists whose class timm calls a block. Blocks that process only a class token do not
-    count.
-
-    Raises:
-        RecipeError: fewer than three are found.
+    Blocks are the outermost modules in lists whose class timm calls a block, but for those that process only a class token.
+    Raises RecipeError if fewer than three are found.
     """
-    blocks: list[str] = []
+    blocks: dict[nn.Module, str] = {}
     for name, module in network.named_modules():
         kind, path = type(module).__name__, name.split(".")
-        inside = any(name.startswith(f"{block}.") for block in blocks) or any(part.startswith(NOT_BLOCKS) for part in path)
+        nested = any(name.startswith(f"{block}.") for block in blocks.values())
+        inside = nested or any(part.startswith(NOT_BLOCKS) for part in path)
         if path[-1].isdigit() and "Block" in kind and "Class" not in kind and not inside:
-            blocks.append(name)
-    called: list[str] = []
-    modules = dict(network.named_modules())
-    hooks = [modules[name].register_forward_hook(lambda *_, name=name: called.append(name)) for name in blocks]
-    _run_once(network, model, hooks)
+            blocks[module] = name
+    called = [blocks[module] for module, _ in _record_calls(network, model, blocks)]
     if len(called) < 3:
         raise RecipeError(
             f"model.feature_layers: {model.name} has no default feature layers, since only {len(called)} blocks were found:"
@@ -181,9 +159,8 @@ def check_spatial_order(extractor: FeatureExtractor, model: Model) -> None:
     cell = -(-model.image_size // side)
     images = torch.zeros(2, 3, model.image_size, model.image_size)
     images[1, :, top : top + cell, left : left + cell] = torch.linspace(-2, 2, 3).view(3, 1, 1)
-    training = extractor.training
     _, maps = extractor.eval()(images)
-    extractor.train(training)
+    extractor.train()
     change = (maps[0][1] - maps[0][0]).norm(dim=0)
     found = divmod(int(change.argmax()), side)
     if max(abs(found[0] - row), abs(found[1] - column)) > 1:
@@ -193,20 +170,20 @@ def check_spatial_order(extractor: FeatureExtractor, model: Model) -> None:
         )
 
 
-def _run_once(network: nn.Module, model: Model, hooks: Sequence[RemovableHandle]) -> None:
-    """Run a blank image in evaluation mode, for hooks, which are removed afterwards.
+def _record_calls(network: nn.Module, model: Model, modules: Iterable[nn.Module]) -> list[tuple[nn.Module, object]]:
+    """Run a blank image through a new network. Returns (module, output) for each call of these modules, in order.
 
-    Raises:
-        RecipeError: the architecture does not take the image size.
+    Raises RecipeError if the architecture does not take the image size.
     """
-    training = network.training
+    calls: list[tuple[nn.Module, object]] = []
+    hooks = [m.register_forward_hook(lambda module, _, output: calls.append((module, output))) for m in modules]
     try:
         with torch.no_grad():
             network.eval()(torch.zeros(1, 3, model.image_size, model.image_size))
     except Exception as error:  # architectures refuse sizes in many ways
         problem = f"does not take {model.image_size} px: {first_line(error)}"
         raise RecipeError(f"model {model.name}: {problem}") from error
-    finally:
-        for hook in hooks:
-            hook.remove()
-        network.train(training)
+    for hook in hooks:
+        hook.remove()
+    network.train()
+    return calls

@@ -1,8 +1,8 @@
-"""What several families share: blocks and stages of pyramids (PVT, CvT), and initial weights of linear layers."""
+"""Parts of the pyramids PVT and CvT, and initial weights of linear layers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from timm.layers import DropPath
@@ -16,9 +16,12 @@ class Block(nn.Module):
         attn: called with the tokens and the size of their map.
     """
 
-    def __init__(self, norm1: nn.Module, attn: nn.Module, norm2: nn.Module, mlp: nn.Module, drop_path_rate: float) -> None:
+    def __init__(
+        self, width: int, attn: nn.Module, mlp: nn.Module, drop_path_rate: float, norm_layer: Callable[[int], nn.Module]
+    ) -> None:
         super().__init__()
-        self.norm1, self.attn, self.norm2, self.mlp = norm1, attn, norm2, mlp
+        self.norm1, self.attn = norm_layer(width), attn
+        self.norm2, self.mlp = norm_layer(width), mlp
         self.drop_path = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
 
     def forward(self, x: Tensor, size: torch.Size) -> Tensor:
@@ -31,7 +34,6 @@ class Stage(nn.Module):
     if there is a class token.
 
     Args:
-        patch_embed: a strided convolution to `width` channels.
         positions: number of tokens of its map, for learned position embeddings; 0: none.
     """
 
@@ -61,8 +63,8 @@ class Stage(nn.Module):
 def init_linears(network: nn.Module) -> None:
     """Draw the weights of linear layers from a normal distribution of deviation 0.02; biases are zero.
 
-    The released truncated normal has its bounds, ±2, 100 deviations away, so the distribution is the same; but timm's
-    `trunc_normal_` puts about one weight in 2^24 on the bound itself, and these networks have about as many.
+    The released truncated normal is the same, since its bounds are 100 deviations away; but timm's `trunc_normal_` puts
+    about one weight in 2^24 on the bound itself, and these networks have about as many.
     """
     for module in network.modules():
         if isinstance(module, nn.Linear):
@@ -71,6 +73,6 @@ def init_linears(network: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def parameters_named(network: nn.Module, *endings: str) -> set[str]:
-    """The names of the parameters whose last part is one of these."""
-    return {name for name, _ in network.named_parameters() if name.rpartition(".")[2] in endings}
+def token_parameters(network: nn.Module) -> list[str]:
+    """The names of the class tokens and position embeddings, in order. They have no weight decay."""
+    return [name for name, _ in network.named_parameters() if name.endswith(("cls_token", "pos_embed"))]

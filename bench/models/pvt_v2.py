@@ -5,21 +5,15 @@ from __future__ import annotations
 import timm
 from torch import nn
 
-from bench.config.schema import Model, RecipeError
-from bench.models.sizes import STAGE_SIZES, check_not_set
+from bench.config.schema import Model
+from bench.models.sizes import ALL_SIZES, check_sizes
 
 DOWNSAMPLING = 32  # the product of the strides
 
 
 def build(model: Model, classes: int) -> nn.Module:
-    """A PyramidVisionTransformerV2 of `model.timm`. Its patches overlap, so any image of 32 px or more fits.
-
-    Raises:
-        RecipeError: the image is too small, or the recipe sets a size that the architecture fixes.
-    """
-    check_not_set(model, "patch_size", *STAGE_SIZES)
-    if model.image_size < DOWNSAMPLING:
-        raise RecipeError(f"model.image_size: {model.image_size} px, {model.name} takes {DOWNSAMPLING} px or more")
+    """A PyramidVisionTransformerV2 of `model.timm`. Its patches overlap, so any image of 32 px or more fits."""
+    check_sizes(model, ALL_SIZES, at_least=DOWNSAMPLING)
     network = timm.create_model(model.timm, num_classes=classes, drop_path_rate=model.drop_path_rate)
     for module in network.modules():
         if isinstance(module, nn.LayerNorm):

@@ -59,11 +59,7 @@ class ResNetCifar(nn.Module):
 
 
 def build(model: Model, classes: int) -> nn.Module:
-    """ResNet of `model.depth` = 6 n + 2 layers, with n blocks per stage.
-
-    Raises:
-        RecipeError: no network of the family has that many layers.
-    """
+    """ResNet of `model.depth` = 6 n + 2 layers, with n blocks per stage."""
     depth = model.depth or 56
     if depth < 8 or (depth - 2) % 6:
         raise RecipeError(f"model.depth: {depth} layers, the CIFAR ResNets have 6 n + 2: 8, 14, 20, 26, 32, …")

@@ -1,11 +1,9 @@
-"""T2T-ViT: Tokens-to-Token vision transformer (Yuan et al., ICCV 2021, arXiv 2101.11986).
+"""T2T-ViT: Tokens-to-Token vision transformer (Yuan et al., ICCV 2021, arXiv 2101.11986), as in the released code of
+arXiv 2207.10026.
 
-Soft splits (overlapping patches as vectors) make the tokens: [3, S, S] -> S/4 x S/4 tokens of 147 channels -> S/8 x S/8 of
-576 -> S/16 x S/16 of 576, with a Performer layer to 64 channels between two splits. A plain transformer follows.
-
-It computes the same as the released code of arXiv 2207.10026. The code of T2T-ViT's authors (yitu-opensource/T2T-ViT) has
-an epsilon of 1e-5 in the norms, a dropout of 0.1 in the Performer layers, and initial weights from a truncated normal
-distribution; here the epsilon is 1e-6, there is no dropout, and the normal distribution is not truncated.
+The code of T2T-ViT's authors (yitu-opensource/T2T-ViT) has an epsilon of 1e-5 in the norms, a dropout of 0.1 in the
+Performer layers, and initial weights from a truncated normal distribution; here the epsilon is 1e-6, there is no dropout,
+and the normal distribution is not truncated.
 """
 
 from __future__ import annotations
@@ -19,12 +17,12 @@ from timm.layers import Mlp
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from bench.config.schema import Model, RecipeError
-from bench.models.layers import init_linears
-from bench.models.sizes import check_heads, check_not_set
+from bench.config.schema import Model
+from bench.models.layers import init_linears, token_parameters
+from bench.models.sizes import check_heads, check_sizes
 
 TOKEN_WIDTH = 64  # channels of the tokens between the soft splits
-PATCH = 16  # px, the product of the soft splits' strides, 4 * 2 * 2
+DOWNSAMPLING = 16  # the product of the soft splits' strides, 4 * 2 * 2
 
 LayerNorm = functools.partial(nn.LayerNorm, eps=1e-6)
 
@@ -34,14 +32,7 @@ def random_features(x: Tensor, directions: Tensor) -> Tensor:
 
     These are the positive random features of the Performer (Choromanski et al., ICLR 2021, arXiv 2009.14794), which
     assume directions from a standard normal distribution. T2T-ViT's are orthogonal and of norm sqrt(m), so its kernel is
-    only near exp(x · y).
-
-    Args:
-        x: [batch, tokens, width].
-        directions: [m, width].
-
-    Returns:
-        [batch, tokens, m].
+    only near exp(x · y). x: [batch, tokens, width], directions: [m, width], result: [batch, tokens, m].
     """
     half_norms = x.square().sum(-1, keepdim=True) / 2
     return torch.exp(x @ directions.T - half_norms) / math.sqrt(len(directions))
@@ -64,9 +55,8 @@ class PerformerAttention(nn.Module):
         super().__init__()
         self.kqv = nn.Linear(channels, 3 * width)
         self.proj = nn.Linear(width, width)
-        m = width // 2
-        # drawn once and never trained, but saved, since the trained weights depend on them
-        self.register_buffer("directions", nn.init.orthogonal_(torch.empty(m, width)) * math.sqrt(m))
+        directions = nn.init.orthogonal_(torch.empty(width // 2, width)) * math.sqrt(width // 2)
+        self.register_buffer("directions", directions)  # not trained, but saved, since the trained weights depend on them
 
     def forward(self, x: Tensor) -> Tensor:
         k, q, v = self.kqv(x).chunk(3, dim=2)
@@ -103,32 +93,30 @@ def sinusoids(count: int, width: int) -> Tensor:
 
 
 class T2TViT(nn.Module):
-    """Soft splits with Performer layers between, then blocks on [batch, 1 + (size / 16)², width], class token first."""
+    """Soft splits (overlapping patches as vectors) with Performer layers between, then a plain transformer.
+
+    An image [3, S, S] becomes (S / 4)² tokens of 147 channels, (S / 8)² of 576, (S / 16)² of 576; a Performer layer before
+    the second and the third split has 64 channels. The blocks see [batch, 1 + (S / 16)², width], class token first.
+    """
 
     def __init__(
         self, size: int, classes: int, width: int, depth: int, heads: int, mlp_ratio: float, drop_path_rate: float
     ) -> None:
         super().__init__()
-        self.token_layers = nn.ModuleList(
-            [TokenLayer(3 * 7 * 7, TOKEN_WIDTH), TokenLayer(TOKEN_WIDTH * 3 * 3, TOKEN_WIDTH)]
-        )
-        self.proj = nn.Linear(TOKEN_WIDTH * 3 * 3, width)
+        patch = TOKEN_WIDTH * 3 * 3
+        self.token_layers = nn.ModuleList([TokenLayer(3 * 7 * 7, TOKEN_WIDTH), TokenLayer(patch, TOKEN_WIDTH)])
+        self.proj = nn.Linear(patch, width)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
-        self.register_buffer("pos_embed", sinusoids(1 + (size // PATCH) ** 2, width), persistent=False)
-        self.blocks = nn.Sequential(
-            *(
-                Block(width, heads, mlp_ratio, qkv_bias=False, drop_path=rate, norm_layer=LayerNorm)
-                for rate in torch.linspace(0, drop_path_rate, depth).tolist()
-            )
-        )
+        self.register_buffer("pos_embed", sinusoids(1 + (size // DOWNSAMPLING) ** 2, width), persistent=False)
+        rates = torch.linspace(0, drop_path_rate, depth).tolist()
+        options = {"mlp_ratio": mlp_ratio, "qkv_bias": False, "norm_layer": LayerNorm}
+        self.blocks = nn.Sequential(*(Block(width, heads, drop_path=rate, **options) for rate in rates))
         self.norm = LayerNorm(width)
         self.head = nn.Linear(width, classes)
         nn.init.normal_(self.cls_token, std=0.02)
         init_linears(self)
 
-    def no_weight_decay(self) -> set[str]:
-        """The class token; the position embeddings are not trained."""
-        return {"cls_token"}
+    no_weight_decay = token_parameters
 
     def forward(self, images: Tensor) -> Tensor:
         """[batch, 3, size, size] to logits [batch, classes]."""
@@ -144,14 +132,8 @@ class T2TViT(nn.Module):
 
 
 def build(model: Model, classes: int) -> nn.Module:
-    """T2T-ViT. Sizes that the recipe does not set are those of T2T-ViT-7.
-
-    Raises:
-        RecipeError: the soft splits do not divide the image, heads do not divide the width, or a patch size is set.
-    """
+    """T2T-ViT for images of a multiple of 16 px. Sizes that the recipe does not set are those of T2T-ViT-7."""
     width, depth, heads, mlp_ratio = model.width or 256, model.depth or 7, model.heads or 4, model.mlp_ratio or 2.0
-    check_not_set(model, "patch_size")
-    if model.image_size % PATCH:
-        raise RecipeError(f"model.image_size: {model.image_size} px, {model.name} takes multiples of {PATCH} px")
+    check_sizes(model, ("patch_size",), multiple_of=DOWNSAMPLING)
     check_heads(width, heads)
     return T2TViT(model.image_size, classes, width, depth, heads, mlp_ratio, model.drop_path_rate)

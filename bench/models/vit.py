@@ -16,9 +16,6 @@ def build(model: Model, classes: int) -> nn.Module:
     """A VisionTransformer of `model.timm` at any input size that its patches divide, with DeiT's initial weights.
 
     In the released code of DeiT the head starts at zero, and the class token as a truncated normal of 0.02; timm differs.
-
-    Raises:
-        RecipeError: patches do not divide the image, or heads the width.
     """
     check_heads(model.width, model.heads)
     network = timm.create_model(**timm_call(model, classes))

@@ -10,14 +10,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import pandas as pd
 from tabulate import tabulate
 
 from bench.cli import DONE, PROBLEMS, add_folders
 from bench.config.registry import Registry
 from bench.config.schema import RecipeError
 from bench.config.suite import Suite
-from bench.report import latex, markdown, tables
+from bench.report import documents, tables
 from bench.report.figures import check_figures, write_figures
 from bench.report.page import render_page
 from bench.report.records import (
@@ -71,12 +70,7 @@ def write_report(
 ) -> list[SuiteReport]:
     """Gather new runs of these suites, then write their tables and figures, and the page and READMEs of all suites.
 
-    Args:
-        title: whether figures have a title inside.
-        width: of figures, in inches.
-
-    Returns:
-        The reports of these suites.
+    title, width: see `write_figures`. Returns the reports of these suites.
 
     Raises:
         RecipeError: a suite has no runs, or a record is damaged.
@@ -91,8 +85,7 @@ def write_report(
         if _read(path) != text:
             write_text(path, text)
     for name in names:
-        report = reports[name]
-        write_figures(report.runs, report.curves, report.cells, results / name, title=title, width=width)
+        write_figures(reports[name], results / name, title=title, width=width)
     return [reports[name] for name in names]
 
 
@@ -117,15 +110,14 @@ def check_report(registry: Registry, suites: Sequence[Suite], results: str | Pat
         problems += mismatches(registry, suite, runs)
     if problems:
         return problems
-    names, reports = list(found), _reports(registry, results, found)
-    different = [path for path, text in _texts(reports, results, names).items() if _read(path) != text]
+    reports = _reports(registry, results, found)
+    different = [path for path, text in _texts(reports, results, list(found)).items() if _read(path) != text]
     if different and (versions := _other_versions()):
         print(f"{', '.join(map(str, different))}: not compared, since {', '.join(versions)}")
     else:
         problems += [f"{path}: differs from what the records give" for path in different]
-    for name in names:
-        report = reports[name]
-        problems += check_figures(report.runs, report.curves, report.cells, results / name)
+    for name in found:
+        problems += check_figures(reports[name], results / name)
     return problems
 
 
@@ -147,35 +139,25 @@ def _texts(reports: Mapping[str, SuiteReport], results: Path, names: Sequence[st
     out = {}
     for name in names:
         report = reports[name]
-        cells = report.cells.round(DIGITS)
-        out[results / name / "table.md"] = markdown.document(report)
-        out[results / name / "table.tex"] = latex.document(report)
-        out[results / name / "table.csv"] = cells.to_csv(index=False, lineterminator="\n")
+        out[results / name / "table.md"] = documents.markdown(report)
+        out[results / name / "table.tex"] = documents.latex(report)
+        out[results / name / "table.csv"] = report.cells.round(DIGITS).to_csv(index=False, lineterminator="\n")
         out[results / name / "table.json"] = _json(report)
     everything = list(reports.values())
     out[results / "index.html"] = render_page(everything)
-    readme = results / "README.md"
-    out[readme] = markdown.fill_readme(_read(readme) or markdown.NEW_README, everything)
-    beside = results.absolute().parent / "README.md"
+    readme, beside = results / "README.md", results.absolute().parent / "README.md"
+    out[readme] = documents.fill_readme(_read(readme) or documents.NEW_README, everything)
     if (text := _read(beside)) is not None:
-        out[beside] = markdown.fill_readme(text, everything, f"{results.absolute().name}/")
+        out[beside] = documents.fill_readme(text, everything, f"{results.absolute().name}/")
     return out
 
 
 def _json(report: SuiteReport) -> str:
     """`table.json`: cells and the gains of every seed, for other programs."""
-
-    def rows(frame: pd.DataFrame) -> list[dict[str, object]]:
-        return json.loads(frame.to_json(orient="records", double_precision=DIGITS))
-
-    content = {
-        "suite": report.suite.name,
-        "protocol": report.suite.protocol,
-        "settings": report.settings,
-        "remarks": report.remarks,
-        "cells": rows(report.cells),
-        "pairs": rows(report.pairs),
-    }
+    content = {"suite": report.suite.name, "protocol": report.suite.protocol}
+    content |= {"settings": report.settings, "remarks": report.remarks}
+    for name, frame in (("cells", report.cells), ("pairs", report.pairs)):
+        content[name] = json.loads(frame.to_json(orient="records", double_precision=DIGITS))
     return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 

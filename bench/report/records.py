@@ -69,12 +69,10 @@ def gather_runs(registry: Registry, suite: Suite, results: str | Path) -> list[P
         All runs of the suite, as `current_runs` gives them. A run of this machine replaces the published one of its seed.
     """
     before = read_runs(results, suite.name)
-    recipes = [registry.compose(recipe_id, suite=suite) for recipe_id in suite.ids]
-    local = [run for recipe in recipes for run in _local_runs(recipe, suite.name, results)]
+    local = [run for name in suite.ids for run in _local_runs(registry.compose(name, suite=suite), suite.name, results)]
     runs = current_runs(registry, suite, [*before, *local])
-    for run in runs:
-        if problem := contradiction(run):
-            raise RecipeError(f"{problem}: move it away, or run it again with --force")
+    if problems := mismatches(registry, suite, runs):
+        raise RecipeError(f"{problems[0]}: move it away, or run it again with --force")
     if runs != before:
         write_runs(runs, results, suite.name)
     return runs
@@ -85,16 +83,17 @@ def current_runs(registry: Registry, suite: Suite, runs: Iterable[PublishedRun])
 
     Of several runs of a recipe and seed, the last one counts. Any seed counts.
     """
-    hashes = {recipe_id: registry.compose(recipe_id, suite=suite).hash for recipe_id in suite.ids}
-    current = [run for run in runs if hashes.get(run.record.id) == run.record.hash]
-    order = {recipe_id: number for number, recipe_id in enumerate(hashes)}
-    found = {(order[run.record.id], run.record.seed): run for run in current}
+    order = {recipe: place for place, recipe in enumerate(_hashes(registry, suite).items())}
+    found = {}
+    for run in runs:
+        if (recipe := (run.record.id, run.record.hash)) in order:
+            found[order[recipe], run.record.seed] = run
     return [found[key] for key in sorted(found)]
 
 
 def mismatches(registry: Registry, suite: Suite, runs: Iterable[PublishedRun]) -> list[str]:
     """A sentence for every run that is not of the suite as its recipes are now, is there twice, or contradicts itself."""
-    hashes = {recipe_id: registry.compose(recipe_id, suite=suite).hash for recipe_id in suite.ids}
+    hashes = _hashes(registry, suite)
     out, seen = [], set()
     for run in runs:
         if run.name in seen:
@@ -105,12 +104,12 @@ def mismatches(registry: Registry, suite: Suite, runs: Iterable[PublishedRun]) -
             out.append(f"{run.name}: not in suite {suite.name}")
         elif run_hash != hashes[recipe_id]:
             out.append(f"{run.name}: its hash {run_hash[:8]} is not its recipe's, {hashes[recipe_id][:8]}")
-        elif problem := contradiction(run):
+        elif problem := _contradiction(run):
             out.append(problem)
     return out
 
 
-def contradiction(run: PublishedRun) -> str | None:
+def _contradiction(run: PublishedRun) -> str | None:
     """A sentence if a record was changed: its seed or hash is not its recipe's, or its accuracies are not its history's."""
     record, accuracies = run.record, run.history["test_accuracy"]
     if record.recipe.get("seed") != record.seed or not 0 <= record.seed < 2**63:
@@ -124,6 +123,11 @@ def contradiction(run: PublishedRun) -> str | None:
     if not record.diverged and (record.last_accuracy, record.best_accuracy) != (accuracies[-1], max(accuracies)):
         return f"{run.name}: its last or best accuracy is not that of its history"
     return None
+
+
+def _hashes(registry: Registry, suite: Suite) -> dict[str, str]:
+    """{recipe id: hash} of a suite as its recipes are now."""
+    return {recipe_id: registry.compose(recipe_id, suite=suite).hash for recipe_id in suite.ids}
 
 
 @functools.lru_cache(maxsize=4096)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -11,7 +11,6 @@ import pandas as pd
 from bench.config.registry import Registry
 from bench.config.schema import Recipe
 from bench.config.suite import Suite
-from bench.report import notes
 from bench.report.frame import BASELINE, curves_frame, runs_frame
 from bench.report.published import published_frame
 from bench.report.records import PublishedRun
@@ -27,8 +26,7 @@ class SuiteReport:
     published: see `published.published_frame`.
     settings: {key: value as text} that the suite sets over its protocol.
     protocol_note: a sentence with the protocol's name, its main settings unless it is `paper`, and `settings`.
-    deviations: sentences on how runs differ from the released code; empty unless the protocol is `paper`.
-    notes: sentences that a reader must know before comparing, such as runs of two precisions.
+    notes: further sentences that a reader must know before comparing.
     """
 
     suite: Suite
@@ -40,13 +38,12 @@ class SuiteReport:
     published: pd.DataFrame
     settings: dict[str, str]
     protocol_note: str
-    deviations: list[str]
     notes: list[str]
 
     @property
     def remarks(self) -> list[str]:
-        """What differs from the protocol and between runs: the protocol note, deviations and notes."""
-        return [self.protocol_note, *self.deviations, *self.notes]
+        """What differs from the protocol and between runs: the protocol note and the other notes."""
+        return [self.protocol_note, *self.notes]
 
 
 def build_suite_report(registry: Registry, suite: Suite, published_runs: Sequence[PublishedRun]) -> SuiteReport:
@@ -54,18 +51,72 @@ def build_suite_report(registry: Registry, suite: Suite, published_runs: Sequenc
     suite = dataclasses.replace(suite, guidance=tuple(sorted(suite.guidance, key=lambda name: name != BASELINE)))
     recipes = {recipe_id: registry.compose(recipe_id, suite=suite) for recipe_id in suite.ids}
     runs, curves = runs_frame(published_runs), curves_frame(published_runs)
-    published = published_frame(registry, recipes)
+    pairs, published = pairs_frame(runs, curves), published_frame(registry, recipes)
+    cells = cells_frame(suite, recipes, runs, pairs, published)
     settings = {key: str(given.value) for key, given in suite.overrides}
-    return SuiteReport(
-        suite,
-        recipes,
-        runs,
-        curves,
-        pairs_frame(runs, curves),
-        cells_frame(suite, recipes, runs, curves, published),
-        published,
-        settings,
-        notes.protocol_note(suite, recipes, settings),
-        notes.deviations(suite, recipes, runs),
-        notes.comparison_notes(runs),
+    notes = [*_deviations(suite, recipes, runs), *_comparison_notes(runs)]
+    protocol = _protocol_note(suite, recipes, settings)
+    return SuiteReport(suite, recipes, runs, curves, pairs, cells, published, settings, protocol, notes)
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun: 1 epoch, 2 epochs."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _protocol_note(suite: Suite, recipes: Mapping[str, Recipe], settings: Mapping[str, str]) -> str:
+    own = f" Settings of this suite: {', '.join(f'{key}={value}' for key, value in settings.items())}." if settings else ""
+    if suite.protocol == "paper":
+        return f"Protocol: paper (arXiv 2207.10026).{own}"
+
+    def listed(values: Iterable[int]) -> str:
+        return " or ".join(map(str, sorted(set(values))))
+
+    train = [recipe.train for recipe in recipes.values()]
+    epochs = listed(part.epochs for part in train)
+    return (
+        f"Protocol: {suite.protocol}, not the published one: {epochs} {'epoch' if epochs == '1' else 'epochs'}, batch size"
+        f" {listed(part.batch_size for part in train)}, image size"
+        f" {listed(recipe.model.image_size for recipe in recipes.values())} px.{own}"
     )
+
+
+def _deviations(suite: Suite, recipes: Mapping[str, Recipe], runs: pd.DataFrame) -> list[str]:
+    """How the runs differ from the released code; empty for another protocol, which is another experiment.
+
+    docs/protocol.md has the whole list, with reasons.
+    """
+    if suite.protocol != "paper":
+        return []
+    out = [
+        "Each sample has its own random augmentation; in the released code all loader workers drew the same numbers.",
+        "The headline is the last epoch; published numbers are of the best test epoch.",
+    ]
+    if used := sorted(set(runs["precision"]) - {"fp32"}):
+        out.append(f"Trained in {', '.join(used)} (evaluated in fp32); published: fp32.")
+    if (runs["teacher_select"] == "last").any():
+        out.append("The teacher has the weights of its last epoch; published: of its best test epoch.")
+    if any(recipes[name].data.pipeline == "batched" for name in set(runs["id"]) if name in recipes):
+        out.append("Images are augmented on the device, by the published distributions; published: by timm with Pillow.")
+    if (runs["world_size"] > 1).any():
+        out.append("Batch norm (the teacher's, CvT's) uses the batch of all processes; published: of each GPU.")
+    return out
+
+
+def _comparison_notes(runs: pd.DataFrame) -> list[str]:
+    """What a reader must know before comparing: other test images, runs that differ, changed code, diverged runs."""
+    out = []
+    evaluated_on = set(runs["evaluated_on"])
+    if "holdout" in evaluated_on:
+        out.append("Not the test set: with data.holdout, accuracy is measured on held-out training images.")
+    if "share" in evaluated_on:
+        out.append("A dataset without its own test set is evaluated on data.test_share of each class.")
+    for dataset, own in runs.groupby("dataset", sort=False):
+        for column, word in (("precision", "precision"), ("fingerprint", "images")):
+            if len(kinds := own[column].unique()) > 1:
+                out.append(f"Runs on {dataset} differ in {word}: {', '.join(kind[:8] for kind in kinds)}.")
+    if diverged := int(runs["diverged"].sum()):
+        out.append(f"{count(diverged, 'run')} of {len(runs)} diverged and {'is' if diverged == 1 else 'are'} left out.")
+    if dirty := int(runs["dirty"].fillna(False).sum()):
+        out.append(f"{dirty} of {count(len(runs), 'run')} used code that was not committed.")
+    return out

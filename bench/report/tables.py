@@ -9,10 +9,9 @@ import pandas as pd
 
 from bench.cli import duration
 from bench.report.frame import BASELINE, RUN
-from bench.report.notes import count
 from bench.report.published import MARKS
-from bench.report.stats import CONFIDENCE, MIN_SEEDS, OWN_PARTS
-from bench.report.suite_report import SuiteReport
+from bench.report.stats import CONFIDENCE, MIN_SEEDS
+from bench.report.suite_report import SuiteReport, count
 
 Row = Mapping[str, Any]  # of a cells or runs frame, by column
 NAMES = {"model": "student", "dataset": "dataset", "method": "method"}
@@ -21,8 +20,8 @@ NAMES = {"model": "student", "dataset": "dataset", "method": "method"}
 def accuracy_table(report: SuiteReport) -> pd.DataFrame:
     """The headline: last epochs, with gains over the baseline."""
     columns = {
-        "last epoch": lambda row: mean_std(row, "last") or row["status"],
-        "gain": lambda row: mean_std(row, "gain", sign="+") or ("no pair" if row["status"] == "no pair" else ""),
+        "last epoch": lambda row: _mean_std(row, "last") or row["status"],
+        "gain": lambda row: "no pair" if row["status"] == "no pair" else _mean_std(row, "gain", "+.2f"),
         f"{CONFIDENCE:.0%} interval": _interval,
         "verdict": _value("verdict"),
         "seeds": _seeds,
@@ -45,8 +44,8 @@ def accuracy_note(table: pd.DataFrame) -> str:
 def best_table(report: SuiteReport) -> pd.DataFrame:
     """Best epochs, and published numbers beside those of the published recipes."""
     columns = {
-        "best epoch": lambda row: mean_std(row, "best"),
-        "gain": lambda row: mean_std(row, "best_gain", sign="+"),
+        "best epoch": lambda row: _mean_std(row, "best"),
+        "gain": lambda row: _mean_std(row, "best_gain", "+.2f"),
         "seeds": _seeds,
         "published": lambda row: _number(row["published_value"], ".2f") + MARKS.get(row["published_provenance"], ""),
         "difference": _value("published_difference", "+.2f"),
@@ -57,14 +56,12 @@ def best_table(report: SuiteReport) -> pd.DataFrame:
 
 
 def convergence_table(report: SuiteReport) -> pd.DataFrame:
-    """How soon each method reaches the baseline's final accuracy, and parts of its own."""
+    """How soon each method reaches the baseline's final accuracy."""
     columns = {
         "epochs to baseline's final": _epochs_to_reach,
         "speed-up, epochs": lambda row: _times(row, "speedup_epochs"),
         "speed-up, time": lambda row: _times(row, "speedup_seconds"),
         "with the teacher's training": lambda row: _times(row, "speedup_seconds_with_teacher"),
-        "mean over epochs": lambda row: mean_std(row, "area"),
-        **{f"to {part} %": lambda row, part=part: mean_std(row, f"epochs_to_{part}", 1) for part in OWN_PARTS},
     }
     return _table(_with_results(report), columns)
 
@@ -74,10 +71,10 @@ def cost_table(report: SuiteReport) -> pd.DataFrame:
     columns = {
         "10⁶ parameters": lambda row: f"{row['parameters'] / 1e6:.2f}",
         "GFLOPs per image": lambda row: f"{row['flops_per_image'] / 1e9:.3g}",
-        "images/s": lambda row: mean_std(row, "images_per_second", 0),
+        "images/s": lambda row: _mean_std(row, "images_per_second", ".0f"),
         "time per run": lambda row: duration(row["seconds_mean"]),
         "all seeds": lambda row: f"{row['device_hours']:.2f} {row['device_unit']}",
-        "peak memory, MiB": _value("peak_memory_mib", ",.0f"),
+        "peak memory, MiB": _value("peak_memory_mib_mean", ",.0f"),
         "hardware": _value("machines"),
     }
     return _table(_with_results(report), columns)
@@ -86,7 +83,6 @@ def cost_table(report: SuiteReport) -> pd.DataFrame:
 def runs_table(report: SuiteReport) -> pd.DataFrame:
     """Every run, seed by seed, so that none is hidden by a mean."""
     pairs = report.pairs.assign(gain=report.pairs["gain"].where(report.pairs["method"] != BASELINE))
-    runs = report.runs.merge(pairs, on=RUN, how="left")
     columns = {
         "seed": _value("seed"),
         "hash": lambda row: row["hash"][:8],
@@ -101,30 +97,17 @@ def runs_table(report: SuiteReport) -> pd.DataFrame:
         "images/s": _value("images_per_second", ",.0f"),
         "hardware": _value("machine"),
     }
-    return _table(runs, columns)
+    return _table(report.runs.merge(pairs, on=RUN, how="left"), columns)
 
 
-def teacher_sentences(report: SuiteReport) -> list[str]:
-    """A sentence on each teacher of the suite's runs."""
-    teachers = report.runs.dropna(subset="teacher_key").drop_duplicates("teacher_key").to_dict("records")
+def teacher_sentences(runs: pd.DataFrame) -> list[str]:
+    """A sentence on each teacher of these runs."""
     return [
         f"Teacher {row['teacher_id']} (seed {row['teacher_seed']}, the same for all seeds of the students, weights of the"
         f" {row['teacher_select']} epoch): {row['teacher_accuracy']:.2f} % after {count(row['teacher_epochs'], 'epoch')},"
         f" trained in {duration(row['teacher_seconds'])}."
-        for row in teachers
+        for row in runs.dropna(subset="teacher_key").drop_duplicates("teacher_key").to_dict("records")
     ]
-
-
-def without_repeated_students(table: pd.DataFrame) -> pd.DataFrame:
-    """The table of one dataset with the student's name in the first of its rows only."""
-    return table.assign(student=table["student"].where(table["student"] != table["student"].shift(), ""))
-
-
-def mean_std(row: Row, name: str, digits: int = 2, sign: str = "") -> str:
-    """`mean ± standard deviation` of a column of a cells frame; the mean alone for one seed; empty if missing."""
-    mean = row[f"{name}_mean"] if f"{name}_mean" in row else row[name]
-    std = _number(row[f"{name}_std"], f".{digits}f")
-    return _number(mean, f"{sign}.{digits}f") + (f" ± {std}" if std else "")
 
 
 def _with_results(report: SuiteReport) -> pd.DataFrame:
@@ -149,8 +132,14 @@ def _value(name: str, spec: str = "") -> Callable[[Row], str]:
     return lambda row: _number(row[name], spec)
 
 
+def _mean_std(row: Row, name: str, spec: str = ".2f") -> str:
+    """`mean ± standard deviation`; the mean alone for one seed; empty if missing."""
+    std = _number(row[f"{name}_std"], spec.removeprefix("+"))
+    return _number(row[f"{name}_mean"], spec) + (f" ± {std}" if std else "")
+
+
 def _times(row: Row, name: str) -> str:
-    return f"{text} ×" if (text := mean_std(row, name, 1)) else ""
+    return f"{text} ×" if (text := _mean_std(row, name, ".1f")) else ""
 
 
 def _interval(row: Row) -> str:
@@ -165,4 +154,4 @@ def _seeds(row: Row) -> str:
 def _epochs_to_reach(row: Row) -> str:
     if row["reached_seeds"] < row["gain_seeds"]:
         return f"reached by {row['reached_seeds']} of {count(row['gain_seeds'], 'seed')}"
-    return mean_std(row, "epochs_to_reach", 1)
+    return _mean_std(row, "epochs_to_reach", ".1f")

@@ -14,10 +14,11 @@ from bench.runs.record import Code
 
 LIBRARIES = ("torch", "torchvision", "timm", "accelerate", "numpy", "pillow")
 GIT_TIMEOUT_SECONDS = 20
+SOURCES = ("bench", "recipes", "pyproject.toml", "constraints.txt")  # what results depend on
 
 
 def code() -> Code:
-    """The version of the suite; in a checkout also the commit, and whether tracked files differ from it (results aside)."""
+    """The version of the suite; in a checkout also the commit, and whether code or recipes differ (new files count)."""
     root = Path(__file__).parents[2]
 
     def git(*arguments: str) -> str | None:
@@ -30,7 +31,7 @@ def code() -> Code:
 
     if not (root / ".git").exists() or (commit := git("rev-parse", "HEAD")) is None:
         return Code(bench.__version__, None, None)
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
+    changed = git("status", "--porcelain", "--untracked-files=all", "--", *SOURCES)
     return Code(bench.__version__, commit, None if changed is None else bool(changed))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import functools
 import io
+import itertools
 import math
 import os
 import re
@@ -30,24 +31,20 @@ MAX_PART_CHARS = 200  # file names have 255 bytes, and locks and temporary files
 
 
 class StatusDetails(TypedDict, total=False):
-    """epoch: the last finished one, counted from 1. epochs: of the run. test_accuracy, images_per_second: of that epoch."""
+    """How far a run is, and its error."""
 
-    epoch: int
-    epochs: int
-    test_accuracy: float
+    epoch: int  # the last finished one, counted from 1
+    epochs: int  # of the run
+    test_accuracy: float  # of that epoch, as images_per_second
     images_per_second: float
     error: str
 
 
 class Status(StatusDetails, total=False):
-    """The content of status.json.
+    """The content of status.json."""
 
-    state: running, done, diverged, failed or stopped.
-    host, pid, time: of the process that wrote it, and when.
-    """
-
-    state: str
-    host: str
+    state: str  # running, done, diverged, failed or stopped
+    host: str  # of the process that wrote it
     pid: int
     time: float
 
@@ -59,69 +56,38 @@ def runs_dir(results: str | Path) -> Path:
 
 def old_runs_warning(results: str | Path) -> str | None:
     """A sentence about the runs of an earlier version of the suite, if a results folder has such."""
-    if not Path(results, "runs").is_dir():
+    if not (old := Path(results, "runs")).is_dir():
         return None
-    return (
-        f"{Path(results, 'runs')} has runs of an earlier version, which are not read; runs are now in {runs_dir(results)}"
-    )
+    return f"{old} has runs of an earlier version, which are not read; runs are now in {runs_dir(results)}"
 
 
 @functools.lru_cache(4096)  # all seeds of a recipe share it
 def _folder_names(recipe_id: str, role: str) -> list[str]:
     parts = [path_part(part) for part in split_id(recipe_id, role)]
     if not all(re.fullmatch(r"[A-Za-z0-9][\w.+-]*", part, re.ASCII) for part in parts):
-        raise RecipeError(
-            f"recipe {short_repr(recipe_id)}: is not an id"
-        )  # from a record, for example: it may name any path
+        # from a record, for example: it may name any path
+        raise RecipeError(f"recipe {short_repr(recipe_id)}: is not an id")
     if max(map(len, parts)) > MAX_PART_CHARS:
         raise RecipeError(f"recipe {recipe_id!r}: its names are too long for a folder")
     return parts
 
 
 class RunFolder:
-    """`<results>/local/runs/<recipe id>/<first 8 digits of the hash>-seed<k>/`.
-
-    Args:
-        results: the results folder.
-    """
+    """`<results>/local/runs/<recipe id>/<first 8 digits of the hash>-seed<k>/`."""
 
     def __init__(self, results: str | Path, recipe: Recipe) -> None:
         parts = _folder_names(recipe.id, recipe.model.role)
-        self.path = runs_dir(results).joinpath(*parts, f"{recipe.hash[:8]}-seed{recipe.seed}")
-
-    @property
-    def weights(self) -> Path:
-        """The trained network under its own parameter names."""
-        return self.path / "model.safetensors"
+        self.path = path = runs_dir(results).joinpath(*parts, f"{recipe.hash[:8]}-seed{recipe.seed}")
+        self.weights = path / "model.safetensors"  # the trained network under its own parameter names
+        self.diverged_weights = path / "diverged.safetensors"  # the network when its loss stopped being finite
+        self.guidance_weights = path / "guidance.safetensors"  # what guidance trained with the student (projections)
+        self.predictions = path / "predictions.npy"  # of the stored weights for each evaluated image: [images] int64
+        self.trackers = path / "trackers"  # files of local trackers, such as TensorBoard's events
+        self.log = path / "log.txt"  # the output of a run that a sweep started
 
     def has_weights_of(self, record: Record) -> bool:
         """Whether the weights here are those of a record, by their checksum."""
         return self.weights.is_file() and sha256(self.weights) == record.weights
-
-    @property
-    def diverged_weights(self) -> Path:
-        """The network of a diverged run, when its loss stopped being finite."""
-        return self.path / "diverged.safetensors"
-
-    @property
-    def guidance_weights(self) -> Path:
-        """The modules that guidance trained with the student (projections)."""
-        return self.path / "guidance.safetensors"
-
-    @property
-    def predictions(self) -> Path:
-        """The class that the stored weights predict for each evaluated image, in order: [images] int64."""
-        return self.path / "predictions.npy"
-
-    @property
-    def trackers(self) -> Path:
-        """Files of local trackers, such as TensorBoard's events."""
-        return self.path / "trackers"
-
-    @property
-    def log(self) -> Path:
-        """The output of a run that a sweep started."""
-        return self.path / "log.txt"
 
     def record(self, recipe: Recipe) -> Record | None:
         """The record of a finished run of exactly this recipe and seed, or None. Raises RecipeError for a damaged one."""
@@ -200,8 +166,5 @@ class RunFolder:
 
     def archive(self) -> None:
         """Rename the folder of a finished run to the next free number, so that it is never overwritten."""
-        if self.path.exists():
-            number = 1
-            while (aside := self.path.with_name(f"{self.path.name}.old{number}")).exists():
-                number += 1
-            os.rename(self.path, aside)
+        names = (f"{self.path.name}.old{number}" for number in itertools.count(1))
+        os.rename(self.path, next(path for path in map(self.path.with_name, names) if not path.exists()))

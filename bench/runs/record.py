@@ -6,15 +6,13 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypedDict
 
-from bench.config.parse import short_repr
+from bench.config.parse import field_types, inner_type, short_repr
 from bench.config.schema import RecipeError
 from bench.storage import is_number, read_json
 
@@ -35,22 +33,17 @@ class HistoryRow(TypedDict):
 
 @dataclass(frozen=True)
 class TeacherSummary:
-    """The teacher of a guided run.
+    """The teacher of a guided run."""
 
-    key: its name in the cache.
-    select: the epoch whose weights guide, "last" or "best".
-    seconds: of its own training.
-    """
-
-    key: str
+    key: str  # its name in the cache
     id: str
     hash: str
     seed: int
-    select: str
+    select: str  # the epoch whose weights guide, "last" or "best"
     last_accuracy: float
     best_accuracy: float
     epochs: int
-    seconds: float
+    seconds: float  # of its own training
 
     @property
     def accuracy(self) -> float:
@@ -60,19 +53,14 @@ class TeacherSummary:
 
 @dataclass(frozen=True)
 class DatasetSummary:
-    """The images of a run.
+    """The images of a run."""
 
-    fingerprint: SHA-256 over pixels and labels, hex.
-    image_size: (height, width) in px, or None if sizes differ.
-    evaluated_on: "test", "holdout" (held-out training images) or "share" (a part of a dataset without a test set).
-    """
-
-    fingerprint: str
+    fingerprint: str  # SHA-256 over pixels and labels, hex
     classes: int
     train_images: int
     test_images: int
-    image_size: tuple[int, int] | None
-    evaluated_on: str
+    image_size: tuple[int, int] | None  # (height, width) in px, or None if sizes differ
+    evaluated_on: str  # "test", "holdout" (held-out training images) or "share" (a part of a dataset without a test set)
 
 
 @dataclass(frozen=True)
@@ -85,11 +73,14 @@ class Precision:
 
 @dataclass(frozen=True)
 class Hardware:
-    """device: the GPU's name, or "cpu". threads: of the process, on a CPU."""
+    """What a run was computed on."""
 
-    device: str
+    device: str  # the GPU's name, or "cpu"
     processor: str
-    threads: int
+    threads: int  # of the process, on a CPU
+
+    def __str__(self) -> str:
+        return f"{self.device}, {self.processor}, {self.threads} thread{'s' if self.threads > 1 else ''}"
 
 
 @dataclass(frozen=True)
@@ -103,47 +94,34 @@ class Code:
 
 @dataclass(frozen=True)
 class Record:
-    """A finished run.
-
-    last_accuracy, best_accuracy: test accuracy in %; None if the run diverged, as best_epoch.
-    epochs: that were trained.
-    parameters: trainable ones of the network.
-    flops_per_image: of a forward pass.
-    feature_maps: (channels, height, width) by feature layer, for guided students.
-    compile: mode of torch.compile, "off" or "fell back".
-    world_size: number of processes.
-    seconds: of training and evaluation, without interruptions.
-    recipe: as `Recipe.to_dict` writes it.
-    settings: the `--set` options of the command.
-    weights: SHA-256 of model.safetensors; None if the run diverged.
-    """
+    """A finished run."""
 
     id: str
     protocol: str
     seed: int
     hash: str
     diverged: bool
-    last_accuracy: float | None
+    last_accuracy: float | None  # of the test set, in %; None if the run diverged, as the next two
     best_accuracy: float | None
     best_epoch: int | None
-    epochs: int
-    parameters: int
-    flops_per_image: float
+    epochs: int  # that were trained
+    parameters: int  # trainable ones of the network
+    flops_per_image: float  # of a forward pass
     teacher: TeacherSummary | None
     dataset: DatasetSummary
-    feature_maps: dict[str, object]
+    feature_maps: dict[str, object]  # (channels, height, width) by feature layer, for guided students
     precision: Precision
-    compile: str
-    world_size: int
+    compile: str  # mode of torch.compile, "off" or "fell back"
+    world_size: int  # number of processes
     hardware: Hardware
-    seconds: float
+    seconds: float  # of training and evaluation, without interruptions
     images_per_second: float
     peak_memory_mib: float
     code: Code
     libraries: dict[str, object]
-    recipe: dict[str, Any]
-    settings: list[object]
-    weights: str | None = None
+    recipe: dict[str, Any]  # as `Recipe.to_dict` writes it
+    settings: list[object]  # the `--set` options of the command
+    weights: str | None = None  # SHA-256 of model.safetensors; None if the run diverged
 
     def to_dict(self) -> dict[str, object]:
         """The record as JSON content."""
@@ -175,36 +153,29 @@ def record_from_dict(content: object, where: str) -> Record:
             f"{where}: written by {age} version of the suite (schema {schema}, this one reads {RECORD_SCHEMA})"
         )
     record = _read(Record, content, where)
-    accuracies = (record.last_accuracy, record.best_accuracy, record.best_epoch)
-    if record.diverged and any(value is not None for value in accuracies):
-        raise RecipeError(f"{where}: not a record: it diverged and has accuracies")
-    if not record.diverged:
-        for name in ("last_accuracy", "best_accuracy", "best_epoch"):
-            value, limit = getattr(record, name), 100 if name != "best_epoch" else record.epochs
-            if value is None or not 0 <= value <= limit:
-                raise RecipeError(f"{where}: not a record: {name} is {short_repr(value)}")
+    for name, limit in (("last_accuracy", 100), ("best_accuracy", 100), ("best_epoch", record.epochs)):
+        value = getattr(record, name)
+        if record.diverged and value is not None:
+            raise RecipeError(f"{where}: not a record: it diverged and has accuracies")
+        if not record.diverged and (value is None or not 0 <= value <= limit):
+            raise RecipeError(f"{where}: not a record: {name} is {short_repr(value)}")
     for name in ("epochs", "world_size"):
         if getattr(record, name) < 1:
             raise RecipeError(f"{where}: not a record: {name} is {short_repr(getattr(record, name))}")
     return record
 
 
-_types = functools.cache(typing.get_type_hints)  # {field: type} of a dataclass
-
-
 def _read(cls: type, content: object, where: str, prefix: str = "") -> Any:
     """A dataclass from JSON content; unknown keys are left aside, since later versions may add some."""
     if not isinstance(content, Mapping):
         raise RecipeError(f"{where}: not a record{f': {prefix[:-1]} is {short_repr(content)}' if prefix else ''}")
-    hints = _types(cls)
+    hints = field_types(cls)
     return cls(**{f.name: _value(hints[f.name], content.get(f.name), where, prefix + f.name) for f in fields(cls)})
 
 
 def _value(hint: Any, value: object, where: str, path: str) -> Any:
-    if isinstance(hint, types.UnionType):
-        if value is None:
-            return None
-        hint = next(part for part in typing.get_args(hint) if part is not types.NoneType)
+    if (optional := inner_type(hint)) is not None:
+        return None if value is None else _value(optional, value, where, path)
     if dataclasses.is_dataclass(hint):
         return _read(hint, value, where, f"{path}.")
     kind = typing.get_origin(hint) or hint

@@ -68,7 +68,6 @@ def config(recipe: Recipe, classes: int, network: nn.Module, timm_call: Mapping[
     For a network that timm alone makes, it is what timm reads from folders and from the hub:
     `timm.create_model("local-dir:DIR", pretrained=True)`.
     """
-    size = recipe.model.image_size
     content = {
         "architecture": recipe.model.timm if timm_call else recipe.model.builder,
         "num_classes": classes,
@@ -83,7 +82,7 @@ def config(recipe: Recipe, classes: int, network: nn.Module, timm_call: Mapping[
         "model_args": {name: value for name, value in timm_call.items() if name not in ("model_name", "num_classes")},
         "pretrained_cfg": {
             "num_classes": classes,
-            "input_size": [3, size, size],
+            "input_size": [3, recipe.model.image_size, recipe.model.image_size],
             "fixed_input_size": "img_size" in timm_call,
             "interpolation": "bilinear",
             "crop_pct": 1.0,
@@ -102,9 +101,7 @@ def _identity(recipe: Recipe) -> dict[str, Any]:
 def _check_target(to: Path, recipe: Recipe) -> bool:
     """Whether the folder has an earlier export of the same run. Raises RecipeError if it has other files."""
     try:
-        if not to.exists():
-            to.mkdir(parents=True)
-            return False
+        to.mkdir(parents=True, exist_ok=True)
         if not any(to.iterdir()):
             return False
     except (OSError, ValueError) as error:

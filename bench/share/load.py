@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import safetensors.torch
-from torch import Tensor, nn
+from torch import nn
 
 from bench import models
 from bench.config.compose import recipe_from_dict
@@ -41,7 +41,7 @@ class Loaded(NamedTuple):
 
 
 def load(path: str | os.PathLike[str]) -> Loaded:
-    """The trained network of a run, as `bench.load`.
+    """The trained network of a run: `bench.load`.
 
     Args:
         path: the folder of a run below results/local/runs, or one that `python -m bench export` wrote.
@@ -55,17 +55,13 @@ def load(path: str | os.PathLike[str]) -> Loaded:
     classes = record.dataset.classes
     if not 2 <= classes <= MAX_CLASSES:
         raise RecipeError(f"{folder / 'record.json'}: not a record: dataset.classes is {short_repr(classes)}")
-    network = build_trained(recipe, classes, read_weights(folder, record.weights), folder)
+    network = trained_network(folder, recipe, classes, record.weights)
     transform = ImageTransform(recipe, one_size=record.dataset.image_size is not None)
     return Loaded(network.eval(), transform, record, classes)
 
 
 def read_run(folder: Path) -> tuple[Record, Recipe]:
-    """The record of a finished run, and its recipe.
-
-    Raises:
-        RecipeError: there is no record, the run diverged, or the record is damaged or of another version of the suite.
-    """
+    """The record of a finished run that did not diverge, and its recipe. Raises RecipeError if there is none."""
     path = folder / "record.json"
     try:
         record = read_record(path)
@@ -82,14 +78,14 @@ def read_run(folder: Path) -> tuple[Record, Recipe]:
     return record, recipe
 
 
-def read_weights(folder: Path, checksum: str | None = None) -> dict[str, Tensor]:
-    """The tensors of model.safetensors, on the CPU.
+def trained_network(folder: Path, recipe: Recipe, classes: int, checksum: str | None = None) -> nn.Module:
+    """The network of a recipe with the weights in model.safetensors, on the CPU.
 
     Args:
         checksum: the SHA-256 that the file must have, hex; None accepts any.
 
     Raises:
-        RecipeError: the file is missing, damaged, or not the recorded one.
+        RecipeError: the file is missing, damaged or not the recorded one, or the weights are not of this network.
     """
     path = folder / "model.safetensors"
     try:
@@ -99,20 +95,9 @@ def read_weights(folder: Path, checksum: str | None = None) -> dict[str, Tensor]
     if checksum is not None and hashlib.sha256(content).hexdigest() != checksum:
         raise RecipeError(f"{path}: damaged, or the weights of another run: their SHA-256 is not the one in record.json")
     try:
-        return safetensors.torch.load(content)
+        weights = safetensors.torch.load(content)
     except Exception as error:  # safetensors, and torch beneath it, raise many kinds for files that are not theirs
         raise RecipeError(f"{path}: its weights cannot be read: {first_line(error)}") from error
-
-
-def build_trained(recipe: Recipe, classes: int, weights: dict[str, Tensor], folder: Path) -> nn.Module:
-    """The network of a recipe with trained weights, on the CPU.
-
-    Args:
-        folder: of the weights, for errors.
-
-    Raises:
-        RecipeError: the weights are not of this network.
-    """
     network = models.create_network(recipe.model, classes, recipe.seed)
     try:
         network.load_state_dict(weights)

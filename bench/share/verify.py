@@ -14,7 +14,7 @@ from bench.config.schema import RecipeError
 from bench.data.loaders import EvalLoader
 from bench.data.store import open_dataset
 from bench.runs import environment
-from bench.share.load import build_trained, read_run, read_weights
+from bench.share.load import read_run, trained_network
 from bench.train.evaluate import predict
 from bench.train.launch import choose_device, hardware
 
@@ -31,24 +31,22 @@ def add_verify_options(parser: argparse.ArgumentParser) -> None:
 
 def run_verify(arguments: argparse.Namespace) -> int:
     """Print the comparison; PROBLEMS if the weights do not give what is recorded."""
-    lines, problems = verify(Path(arguments.run), arguments.data_dir)
+    lines, is_same = verify(Path(arguments.run), arguments.data_dir)
     print("\n".join(lines))
-    for problem in problems:
-        print(problem, file=sys.stderr)
-    return PROBLEMS if problems else DONE
+    if is_same:
+        return DONE
+    print(f"{arguments.run}: the weights do not give what is recorded", file=sys.stderr)
+    return PROBLEMS
 
 
-def verify(run: Path, data_dir: str | Path) -> tuple[list[str], list[str]]:
+def verify(run: Path, data_dir: str | Path) -> tuple[list[str], bool]:
     """Evaluate the weights of a run again and compare with its record.
 
     On the same kind of device and with the same libraries, every prediction must equal the recorded one. Otherwise the
     images whose predictions differ are listed, and the accuracy may differ by `TOLERANCE_POINTS`.
 
-    Args:
-        run: its folder.
-
     Returns:
-        (what was compared, problems), in sentences.
+        (what was compared, in sentences; whether the result is the recorded one).
 
     Raises:
         RecipeError: the folder has no finished run, or the dataset is missing or has other images.
@@ -61,7 +59,7 @@ def verify(run: Path, data_dir: str | Path) -> tuple[list[str], list[str]]:
             f" here ({dataset.fingerprint[:8]})"
         )
     device = torch.device(choose_device(recipe.train))
-    network = build_trained(recipe, dataset.classes(recipe.data), read_weights(run), run).to(device)
+    network = trained_network(run, recipe, dataset.classes(recipe.data)).to(device)
     try:
         recorded = np.load(run / "predictions.npy", allow_pickle=False)
     except Exception as error:  # numpy raises many kinds for files that are not its own
@@ -82,5 +80,4 @@ def verify(run: Path, data_dir: str | Path) -> tuple[list[str], list[str]]:
     if differing:
         more = " …" if len(differing) > MAX_LISTED_IMAGES else ""
         lines.append(f"{len(differing)} predictions differ: {', '.join(differing[:MAX_LISTED_IMAGES])}{more}")
-    is_same_result = abs(accuracy - expected) <= tolerance and not (same and differing)
-    return lines, [] if is_same_result else [f"{run}: the weights do not give what is recorded"]
+    return lines, abs(accuracy - expected) <= tolerance and not (same and differing)

@@ -19,10 +19,9 @@ from bench.config.registry import Registry
 from bench.config.schema import Recipe, RecipeError
 from bench.config.suite import Suite
 from bench.runs.folder import LOCAL, old_runs_warning
-from bench.sweep.costs import as_dict, as_text, summary
 from bench.sweep.display import Display
 from bench.sweep.local import LocalExecutor, make_slots
-from bench.sweep.plan import Plan, make_plan
+from bench.sweep.plan import Plan, as_dict, as_text, make_plan, summary
 from bench.sweep.scheduler import Executor, Scheduler, drive
 from bench.sweep.slurm import SlurmExecutor
 from bench.sweep.slurm_request import SlurmRequest, add_slurm_options, refuse_slurm_options
@@ -37,7 +36,6 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     add_settings(parser)
     parser.add_argument("--json", action="store_true")
     _add_run_options(parser)
-    add_folders(parser)
 
 
 def add_sweep_options(parser: argparse.ArgumentParser) -> None:
@@ -48,46 +46,37 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tracker", action="append", default=[], metavar="NAME", help="passed to the runs; may repeat")
     _add_run_options(parser)
     add_slurm_options(parser)
-    add_folders(parser)
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Which runs, and how they share the machine."""
+    """Which runs, where they are, and how they share the machine."""
+    gpus = "one process on each (1; on a cluster 0 for none)"
+    share = "runs that share a GPU (1); without a GPU, runs at a time (one per core)"
     parser.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N - 1 instead of the suite's own")
     parser.add_argument("--filter", action="append", default=[], metavar="TEXT", help="only ids with this text or glob")
-    parser.add_argument(
-        "--gpus-per-run", type=int, default=1, metavar="N", help="one process on each (1; on a cluster 0 for none)"
-    )
-    parser.add_argument(
-        "--runs-per-gpu",
-        type=int,
-        metavar="K",
-        help="runs that share a GPU (1); without a GPU, runs at a time (one per core)",
-    )
+    parser.add_argument("--gpus-per-run", type=int, default=1, metavar="N", help=gpus)
+    parser.add_argument("--runs-per-gpu", type=int, metavar="K", help=share)
+    add_folders(parser)
 
 
 def run_plan(arguments: argparse.Namespace) -> int:
-    """Print every run with its state, and what is left to do."""
+    """Print every run of a suite, or of single recipes, with its state, and what is left to do."""
+    registry = Registry(*arguments.recipes_dir)
+    if bool(arguments.ids) == (arguments.suite is not None):
+        raise RecipeError("plan: needs recipe ids, or a suite with --suite")
+    if arguments.suite is not None and (arguments.set or arguments.protocol != "paper"):
+        raise RecipeError("plan: --protocol and --set go with recipe ids; a suite has its own")
     with contextlib.redirect_stdout(sys.stderr):  # a dataset that is decoded now says so, and JSON must stay JSON
-        plan = _requested_plan(arguments)
+        if arguments.suite is None:
+            recipes = [registry.compose(one, arguments.protocol, arguments.set) for one in dict.fromkeys(arguments.ids)]
+            plan = _plan(recipes, [0], arguments)
+        else:
+            plan = _plan_suite(registry, registry.suite(arguments.suite), arguments)
     if arguments.json:
         print(json.dumps(as_dict(plan), indent=2))
     else:
         print(as_text(plan, len(make_slots(arguments.gpus_per_run, arguments.runs_per_gpu))))
     return DONE
-
-
-def _requested_plan(arguments: argparse.Namespace) -> Plan:
-    """The plan that `plan` was asked for: of a suite, or of single recipes."""
-    registry = Registry(*arguments.recipes_dir)
-    if bool(arguments.ids) == (arguments.suite is not None):
-        raise RecipeError("plan: needs recipe ids, or a suite with --suite")
-    if arguments.suite is None:
-        recipes = [registry.compose(one, arguments.protocol, arguments.set) for one in dict.fromkeys(arguments.ids)]
-        return _plan(recipes, [0], arguments)
-    if arguments.set or arguments.protocol != "paper":
-        raise RecipeError("plan: --protocol and --set go with recipe ids; a suite has its own")
-    return _plan_suite(registry, registry.suite(arguments.suite), arguments)
 
 
 def _plan_suite(registry: Registry, suite: Suite, arguments: argparse.Namespace) -> Plan:
@@ -112,11 +101,7 @@ def _plan(recipes: Sequence[Recipe], seeds: Sequence[int], arguments: argparse.N
 
 
 def run_sweep(arguments: argparse.Namespace) -> int:
-    """Run what is not finished of a suite, then draw its report.
-
-    Returns:
-        DONE if every run is finished, FAILED if some failed, STOPPED if it was stopped.
-    """
+    """Run what is not finished of a suite, then draw its report. Returns DONE, FAILED if jobs failed, or STOPPED."""
     registry = Registry(*arguments.recipes_dir)
     suite = registry.suite(arguments.suite)
     if arguments.retries < 0:
@@ -125,49 +110,52 @@ def run_sweep(arguments: argparse.Namespace) -> int:
     request = SlurmRequest.from_options(arguments) if on_cluster else refuse_slurm_options(arguments)
     slots = [] if on_cluster else make_slots(arguments.gpus_per_run, arguments.runs_per_gpu)
     plan = _plan_suite(registry, suite, arguments)
-    at_once = min(arguments.array_parallelism or len(plan.jobs), len(plan.jobs)) if on_cluster else len(slots)
+    jobs = plan.jobs
+    at_once = len(slots) or min(arguments.array_parallelism or len(jobs), len(jobs))
     options = _shared_options(arguments)
     if arguments.dry_run:
         print(as_text(plan, at_once))
-        print("\ncommands, teachers and the longest runs first:" if plan.jobs else "\nnothing is left to run")
-        for job in Scheduler(plan.jobs).waiting:
+        print("\ncommands, teachers and the longest runs first:" if jobs else "\nnothing is left to run")
+        for job in Scheduler(jobs).waiting:
             print(" ".join(job.command(["python"], "bench/run.py", options)))
         return DONE
     if arguments.data_dir and not Path(arguments.data_dir).is_dir():
         raise RecipeError(f"--data-dir {arguments.data_dir}: no such folder")
-    if not on_cluster and (queued := next((job for job in plan.jobs if job.cluster_id), None)):
+    if not on_cluster and (queued := next((job for job in jobs if job.cluster_id), None)):
         raise RecipeError(
             f"{queued.name}: is job {queued.cluster_id} in the cluster's queue: --executor slurm follows it,"
             f" scancel {queued.cluster_id} ends it"
         )
-    first, *others = summary(plan, at_once)
-    print("\n".join([f"suite {suite.name}, {first}", *others]), flush=True)
-    scheduler = Scheduler(plan.jobs, arguments.retries, on_cluster)
-    unsubmitted = 0
-    if plan.jobs:
+    print(f"suite {suite.name},", "\n".join(summary(plan, at_once)), flush=True)
+    scheduler = Scheduler(jobs, arguments.retries, on_cluster)
+    if jobs:
         if on_cluster:
             executor = SlurmExecutor(request, options, Path(arguments.results_dir, LOCAL, "slurm"), suite.name)
         else:
             executor = LocalExecutor(slots, options)
-        if arguments.detach:
-            for job in scheduler.attached:
-                executor.attach(job)
-            executor.start(scheduler.next(executor.free_slots()))
-            unsubmitted = executor.unsubmitted
-        elif not _run_all(plan, scheduler, executor, at_once):
+        stopped = _run_jobs(scheduler, executor, Display(plan, scheduler, at_once), arguments.detach)
+        if stopped and not scheduler.finished:
+            count = f"{len(scheduler.done)} of {len(jobs)}"
+            print(f"stopped, {count} jobs done; the same command resumes", file=sys.stderr)
             return STOPPED
-    if plan.finished or any(not job.is_teacher and job.key in scheduler.done for job in plan.jobs):
+    if any(job.is_finished or job.key in scheduler.done for job in plan.runs):
         # It imports pandas and matplotlib, which takes seconds that `plan` and the start of a sweep do not have.
         report = importlib.import_module("bench.report.commands")
         reports = report.write_report(registry, [suite], arguments.results_dir)
-        if plan.jobs:
+        if jobs:
             report.print_report(reports)
         print(f"tables, figures and page: {Path(arguments.results_dir, 'index.html')}")
-    if arguments.detach and plan.jobs:
-        submitted = f"{len(plan.jobs) - unsubmitted} of {len(plan.jobs)} jobs are in the queue"
-        LOG.info(f"suite {suite.name}: {submitted}; the same command without --detach follows them")
-        return DONE
-    return _conclude(suite, plan, scheduler)
+    for job in jobs:
+        if job.key in scheduler.failed:
+            LOG.error(f"{job.name}: {scheduler.failed[job.key]}")
+    if scheduler.failed:
+        LOG.error(f"suite {suite.name}: {len(scheduler.failed)} of {len(jobs)} jobs failed")
+        return FAILED
+    if scheduler.finished:
+        LOG.info(f"suite {suite.name}: all {len(plan.runs)} runs are finished")
+    else:
+        LOG.info(f"suite {suite.name}: the same command without --detach follows the jobs")
+    return DONE
 
 
 def _shared_options(arguments: argparse.Namespace) -> list[str]:
@@ -178,34 +166,20 @@ def _shared_options(arguments: argparse.Namespace) -> list[str]:
     return options + [word for name in arguments.tracker for word in ("--tracker", name)]
 
 
-def _run_all(plan: Plan, scheduler: Scheduler, executor: Executor, slots: int) -> bool:
-    """Run all jobs. Returns whether they have ended; False if signals stopped them."""
-    received: list[int] = []
+def _run_jobs(scheduler: Scheduler, executor: Executor, display: Display, detach: bool) -> bool:
+    """Run jobs until all have ended, or with `detach` only submit them. Returns whether signals stopped it."""
     numbers = [signal.SIGINT, signal.SIGTERM]
     if not executor.queues:
         numbers.append(signal.SIGHUP)  # jobs of a cluster go on after a logout
-    before = {number: signal.getsignal(number) for number in numbers}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:  # as nohup sets it
-            signal.signal(number, lambda number, _: received.append(number))
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    received: list[int] = []
     try:
-        with Display(plan, scheduler, slots) as display:
-            drive(scheduler, executor, display.on_result, display.on_tick, lambda: len(received))
+        for number, handler in handlers.items():
+            if handler is not signal.SIG_IGN:  # as nohup sets it
+                signal.signal(number, lambda number, _: received.append(number))
+        with display.live:
+            drive(scheduler, executor, display.on_result, display.on_tick, lambda: len(received), detach)
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
-    if not scheduler.finished:
-        print(f"stopped, {len(scheduler.done)} of {len(plan.jobs)} jobs done; the same command resumes", file=sys.stderr)
-    return scheduler.finished
-
-
-def _conclude(suite: Suite, plan: Plan, scheduler: Scheduler) -> int:
-    """Print how the sweep ended. Returns its exit code."""
-    if not scheduler.failed:
-        LOG.info(f"suite {suite.name}: all {len(plan.runs)} runs are finished")
-        return DONE
-    names = {job.key: job.name for job in plan.jobs}
-    for key, reason in scheduler.failed.items():
-        LOG.error(f"{names[key]}: {reason}")
-    LOG.error(f"suite {suite.name}: {len(scheduler.failed)} of {len(plan.jobs)} jobs failed")
-    return FAILED
+    return bool(received)

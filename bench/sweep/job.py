@@ -1,19 +1,22 @@
-"""A job of a sweep, one run or the training of a teacher: its state, its command, and the result that it leaves."""
+"""A job of a sweep, one run or the training of a teacher: its state, cost and command, and the result that it leaves."""
 
 from __future__ import annotations
 
 import signal
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from functools import cached_property
 from pathlib import Path
+from statistics import median
 
 from bench.cli import BAD_INPUT, DONE
+from bench.config.names import split_id
 from bench.config.schema import Recipe, RecipeError
 from bench.locks import is_held
 from bench.runs.folder import RunFolder
-from bench.sweep.estimates import Estimate
+from bench.runs.record import Record
 
 
 class State(StrEnum):
@@ -38,6 +41,55 @@ class Outcome(Enum):
     ABANDONED = "another sweep's process ran it and left it unfinished; no attempt of this sweep"
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """The expected cost of a run.
+
+    seconds: from start to end.
+    processors, unit: how many it uses meanwhile, "GPU" or "core".
+    exact: measured on the same recipe with another seed; otherwise on the same model and dataset with other guidance or
+        settings.
+    """
+
+    seconds: float
+    processors: int
+    unit: str
+    exact: bool
+
+
+class Estimates:
+    """The measured times by recipe hash and by (model, dataset). Runs that diverged are left out."""
+
+    def __init__(self) -> None:
+        # values: (seconds per epoch, processors, unit)
+        self._measured: dict[str | tuple[str, ...], list[tuple[float, int, str]]] = defaultdict(list)
+        self._known: dict[str, Estimate | None] = {}  # by recipe hash, since thousands of runs ask again and again
+
+    def add(self, record: Record) -> None:
+        """Add a finished run, and the teacher that it was guided by."""
+        if record.diverged:
+            return
+        on_cpu = record.hardware.device == "cpu"
+        per_process, unit = (record.hardware.threads, "core") if on_cpu else (1, "GPU")
+        for run, processes in ((record, record.world_size), (record.teacher, 1)):
+            if run is not None:
+                measured = run.seconds / max(1, run.epochs), processes * per_process, unit
+                self._measured[run.hash].append(measured)
+                self._measured[split_id(run.id)[:2]].append(measured)
+        self._known.clear()
+
+    def of(self, recipe: Recipe) -> Estimate | None:
+        """The expected cost of a whole run of a recipe; None if nothing similar was measured."""
+        if recipe.hash not in self._known:
+            measured = self._measured.get(recipe.hash) or self._measured.get(split_id(recipe.id)[:2])
+            estimate = None
+            if measured:
+                seconds = recipe.train.epochs * median(epoch for epoch, _, _ in measured)
+                estimate = Estimate(seconds, *measured[-1][1:], exact=recipe.hash in self._measured)
+            self._known[recipe.hash] = estimate
+        return self._known[recipe.hash]
+
+
 def job_key(recipe: Recipe) -> str:
     """The key of the job that trains a recipe, different for each seed."""
     return f"{recipe.id} {recipe.hash} {recipe.seed}"
@@ -49,22 +101,22 @@ class Job:
 
     Attributes:
         recipe: of the run; for a teacher, of one run that needs it.
+        estimates: shared by all jobs of a plan.
         needs: the `key` of the teacher's job, or None if the run need not wait.
         note: an accuracy, an epoch or an error, to print beside the state.
         epoch: number of finished epochs.
         cluster_id: id of its job in a cluster's queue; empty if it is in none.
-        expected: the cost of a whole run; None: unknown.
     """
 
     recipe: Recipe
     is_teacher: bool
     folder: RunFolder
+    estimates: Estimates
     needs: str | None = None
     state: State = State.TO_RUN
     note: str = ""
     epoch: int = 0
     cluster_id: str = ""
-    expected: Estimate | None = None
 
     @cached_property
     def target(self) -> Recipe:
@@ -92,13 +144,18 @@ class Job:
         return f"epoch {self.epoch}/{self.target.train.epochs}"
 
     @property
+    def expected(self) -> Estimate | None:
+        """The cost of the whole job; None: unknown."""
+        return self.estimates.of(self.target)
+
+    @property
     def seconds_left(self) -> float | None:
         """Expected seconds until it is finished; None: unknown."""
         if self.is_finished:
             return 0.0
-        if self.expected is None:
+        if (expected := self.expected) is None:
             return None
-        return self.expected.seconds * max(0.0, 1 - self.epoch / self.target.train.epochs)
+        return expected.seconds * max(0.0, 1 - self.epoch / self.target.train.epochs)
 
     def command(self, launch: Sequence[str], script: Path | str, options: Sequence[str]) -> list[str]:
         """The command line of this job.
@@ -134,15 +191,14 @@ def read_result(job: Job, code: int | None, log: Path | None = None, log_start: 
         return JobResult(job, Outcome.REFUSED, str(error))
     # a run that diverged is finished, and the table shows it; a teacher that diverged is of no use
     diverged_teacher = job.is_teacher and record is not None and record.diverged
-    if record is not None and not diverged_teacher:
-        return JobResult(job, Outcome.DONE)
-    if job.is_teacher and code == DONE:
+    if (record is not None and not diverged_teacher) or (job.is_teacher and code == DONE):
         return JobResult(job, Outcome.DONE)
     if is_held(job.folder.path):
         return None
-    reason = _last_words(log, log_start) or "it printed nothing"
     if code is not None and code < 0:
         reason = f"ended by {signal.Signals(-code).name}"
+    else:
+        reason = _last_words(log, log_start) or "it printed nothing"
     outcome = Outcome.REFUSED if code == BAD_INPUT or diverged_teacher else Outcome.DIED
     return JobResult(job, outcome, f"{reason} (see {log})" if log else reason)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
+import re
 import socket
 import subprocess
 import sys
@@ -53,22 +53,22 @@ class Slot:
             variables.setdefault("OMP_NUM_THREADS", "1")
         return variables
 
-    def command(self, job: Job, options: Sequence[str]) -> list[str]:
-        """The command line of a job in this slot: Python, or accelerate with one process per GPU (but one for a teacher).
 
-        Args:
-            options: words that all jobs of the sweep share.
-        """
-        if len(self.gpus) < 2 or job.is_teacher:
-            return job.command([sys.executable], SCRIPT, options)
-        count = str(len(self.gpus))
-        launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
-        launch += ["--num_processes", count, "--main_process_port", "0"]
-        return job.command(launch, SCRIPT, [*options, "--num-processes", count])
+def launch_command(job: Job, gpus: int, options: Sequence[str]) -> list[str]:
+    """The command line of a job: of Python, or of accelerate with one process per GPU (but one for a teacher).
+
+    Args:
+        options: words that all jobs of the sweep share.
+    """
+    if gpus < 2 or job.is_teacher:
+        return job.command([sys.executable], SCRIPT, options)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
+    launch += ["--num_processes", str(gpus), "--main_process_port", "0"]
+    return job.command(launch, SCRIPT, [*options, "--num-processes", str(gpus)])
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that may be used; of one that MIG divides, its parts. Names are those of CUDA_VISIBLE_DEVICES if it is set.
+    """The GPUs that may be used, by the names in CUDA_VISIBLE_DEVICES if it is set, else by their numbers.
 
     The driver's own tool is asked, since importing torch takes seconds.
     """
@@ -76,15 +76,9 @@ def visible_gpus() -> list[str]:
         answer = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=NVIDIA_SMI_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
         return []
-    parts_by_gpu: list[list[str]] = []
-    for line in answer.stdout.splitlines():
-        if line.startswith("GPU "):
-            parts_by_gpu.append([])
-        elif line.strip().startswith("MIG ") and "(UUID: " in line:
-            parts_by_gpu[-1].append(line.partition("(UUID: ")[2].rstrip(") "))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None or answer.returncode:
-        return [name for number, parts in enumerate(parts_by_gpu) for name in (parts or [str(number)])]
+        return [str(number) for number in range(len(re.findall("^GPU ", answer.stdout, re.MULTILINE)))]
     names = [name.strip() for name in visible.split(",")]
     return names[: next((i for i, name in enumerate(names) if not name or name.startswith("-")), None)]  # as CUDA reads it
 
@@ -115,36 +109,36 @@ def make_slots(gpus_per_run: int = 1, runs_per_gpu: int | None = None) -> list[S
 class _ActiveJob:
     """A started job, or without a process one of another sweep, which is only watched.
 
-    signalled: the time at which each of its processes was told to end, by process id.
+    run_id: the value of RUN_VARIABLE in its processes.
+    stop_times: when each of its processes was asked to end, by process id.
     """
 
     job: Job
-    slot: Slot | None
+    slot: Slot | None = None
     process: subprocess.Popen | None = None
     log_start: int = 0
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    signalled: dict[int, float] = field(default_factory=dict)
+    stop_times: dict[int, float] = field(default_factory=dict)
 
     def end(self, kill: bool = False) -> bool:
-        """Tell each process once to end, and kill it STOP_SECONDS later, or now if `kill`. Returns whether any is left."""
-        self.process.poll()
-        now, pids = time.monotonic(), _processes_of(self.run_id)
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                if kill or now > self.signalled.get(pid, now) + STOP_SECONDS:
-                    os.kill(pid, signal.SIGKILL)
-                elif pid not in self.signalled:
-                    os.kill(pid, signal.SIGTERM)
-            self.signalled.setdefault(pid, now)
-        return bool(pids)
+        """Ask each process once to end, and kill it STOP_SECONDS later, or now if `kill`. Returns whether any is left."""
+        self.process.poll()  # a process that has ended and waits to be reaped has no environment
+        now, is_left = time.monotonic(), False
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):  # of other users, or ended
+                if process.environ().get(RUN_VARIABLE) != self.run_id:
+                    continue
+                is_left = True
+                if kill or now > self.stop_times.get(process.pid, now) + STOP_SECONDS:
+                    process.kill()
+                elif process.pid not in self.stop_times:
+                    process.terminate()
+                self.stop_times.setdefault(process.pid, now)
+        return is_left
 
 
 class LocalExecutor:
-    """The executor of this machine; see `scheduler.Executor` for its methods.
-
-    Args:
-        options: words of the command line that all jobs share.
-    """
+    """The executor of this machine; see `scheduler.Executor`. `options`: words that all command lines share."""
 
     queues = False
 
@@ -163,7 +157,7 @@ class LocalExecutor:
                 active = _ActiveJob(job, slot, log_start=log.tell())
                 self._active.append(active)
                 active.process = subprocess.Popen(
-                    slot.command(job, self._options),
+                    launch_command(job, len(slot.gpus), self._options),
                     env={**slot.environment(), RUN_VARIABLE: active.run_id},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
@@ -175,7 +169,14 @@ class LocalExecutor:
                     os.sched_setaffinity(active.process.pid, slot.cores)
 
     def attach(self, job: Job) -> None:
-        self._active.append(_ActiveJob(job, self._slot_taken_by(job)))
+        active, status = _ActiveJob(job), job.folder.status()
+        self._active.append(active)
+        if status.get("host") == socket.gethostname():  # it keeps a slot with its GPUs from the others
+            with contextlib.suppress(psutil.Error, TypeError, ValueError):
+                gpus = psutil.Process(status.get("pid")).environ().get("CUDA_VISIBLE_DEVICES", "").split(",")
+                active.slot = next((slot for slot in self._free if not slot.gpus or set(slot.gpus) & set(gpus)), None)
+        if active.slot is not None:
+            self._free.remove(active.slot)
 
     def poll(self) -> list[JobResult]:
         results = []
@@ -191,7 +192,7 @@ class LocalExecutor:
             if active.slot is not None:
                 self._free.append(active.slot)
             if result is None:  # another process started the run first
-                self._active.append(_ActiveJob(active.job, None))
+                self._active.append(_ActiveJob(active.job))
             else:
                 results.append(result)
         if not results:
@@ -203,38 +204,11 @@ class LocalExecutor:
         self._active = [active for active in self._active if active.process is not None or active.job not in jobs]
 
     def stop(self, stop_requests: Callable[[], int]) -> None:
-        attached = [active.job.name for active in self._active if active.process is None]
         own = [active for active in self._active if active.process is not None]
         if own:
             hint = " (Ctrl-C again kills them)" if stop_requests() else ""
             LOG.info(f"stopping: the runs save their state{hint}")
         while own := [active for active in own if active.end(kill=stop_requests() >= 2)]:
             time.sleep(POLL_SECONDS)
-        if attached:
+        if attached := [active.job.name for active in self._active if active.process is None]:
             LOG.info(f"another process started these runs, which continue: {', '.join(attached)}")
-
-    def _slot_taken_by(self, job: Job) -> Slot | None:
-        """The slot that an attached job uses, taken from the free ones: one with its GPUs. None if it is on another
-        machine."""
-        status = job.folder.status()
-        try:
-            if status.get("host") != socket.gethostname():
-                return None
-            visible = psutil.Process(status.get("pid")).environ().get("CUDA_VISIBLE_DEVICES", "")
-        except (psutil.Error, TypeError, ValueError):
-            return None
-        for slot in self._free:
-            if not slot.gpus or set(slot.gpus) & set(visible.split(",")):
-                self._free.remove(slot)
-                return slot
-        return None
-
-
-def _processes_of(run_id: str) -> list[int]:
-    """The ids of the processes of a run. Processes that have ended and wait to be reaped have no environment."""
-    pids = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):  # of other users, or ended
-            if process.environ().get(RUN_VARIABLE) == run_id:
-                pids.append(process.pid)
-    return pids

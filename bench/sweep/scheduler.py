@@ -3,16 +3,14 @@
 List scheduling: whenever a slot is free, the first job in the list that may start is started. Teachers come first, the one
 with the most dependent work before the others; then runs, the longest expected first. Whatever the order, and however wrong
 the expectations, m slots take at most  W / m + (1 - 1/m) C, where W is all work and C the longest chain of a teacher and a
-run (Graham, Bounds on multiprocessing timing anomalies, 1969). Proof: consider the run that ends last. Before it started, a
-slot was idle only while its teacher trained; otherwise the run, or its teacher, would have been started there. So all slots
-were busy except for at most C - (that run), and afterwards only work in W was done. If other work keeps the slots busy
-while teachers train, no slot is idle before the last run starts, and the time is at most W / m + (that run).
-A job that died is put at the head of the list, so it takes the slot that it has just left: all its attempts together count
-as one job in W and C.
+run (Graham, Bounds on multiprocessing timing anomalies, 1969): before the run that ends last, a slot is idle only while the
+teacher of that run trains. A job that died is put at the head of the list, so it takes the slot that it has just left, and
+all its attempts together count as one job in W and C.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from statistics import mean
@@ -26,8 +24,7 @@ STARTED_ELSEWHERE = (State.RUNNING, State.QUEUED)
 class Executor(Protocol):
     """What runs jobs: processes of this machine, a cluster, or a simulation.
 
-    queues: whether it takes jobs whose teachers are not trained yet, in the order of the list, and holds each back until
-        its teacher is (a cluster's dependencies). Otherwise it is given only jobs that can start at once.
+    queues: whether it takes jobs before their teachers are trained and holds them back until then, as a cluster does.
     """
 
     queues: bool
@@ -48,19 +45,14 @@ class Executor(Protocol):
         """Give up started jobs whose teacher failed. `poll` does not report them."""
 
     def stop(self, stop_requests: Callable[[], int]) -> None:
-        """End all jobs that it started with the stop signal, and return when they have ended.
+        """End the jobs that it started, and return when they have ended; at two `stop_requests()` they are killed.
 
-        Args:
-            stop_requests: how often the user has asked to stop; at 2 the jobs are killed.
+        Without a request, a cluster keeps its jobs.
         """
 
 
 class Scheduler:
     """The list of jobs. Of a job it uses `key`, `needs`, `seconds_left`, `is_teacher` and `state`.
-
-    Args:
-        retries: how often a job that died is started again.
-        queues: the executor's.
 
     Attributes:
         attached: the jobs that another sweep has started.
@@ -70,9 +62,10 @@ class Scheduler:
     """
 
     def __init__(self, jobs: Sequence[Job], retries: int = 1, queues: bool = False) -> None:
-        known = [job.seconds_left for job in jobs if job.seconds_left is not None]
-        typical = mean(known) if known else 1.0
-        self._seconds = {job.key: typical if job.seconds_left is None else job.seconds_left for job in jobs}
+        """retries: how often a job that died is started again. queues: the executor's."""
+        known = {job.key: job.seconds_left for job in jobs if job.seconds_left is not None}
+        typical = mean(known.values()) if known else 1.0
+        self._seconds = {job.key: known.get(job.key, typical) for job in jobs}
         self._dependent_seconds: dict[str | None, float] = defaultdict(float)
         for job in jobs:
             self._dependent_seconds[job.needs] += self._seconds[job.key]
@@ -94,12 +87,8 @@ class Scheduler:
 
     def next(self, free_slots: int) -> list[Job]:
         """The jobs to start now, which count as running from here on."""
-        chosen = []
-        for job in self.waiting:
-            if len(chosen) >= free_slots:
-                break
-            if self._queues or job.needs is None or job.needs in self.done or job.needs not in self._seconds:
-                chosen.append(job)
+        untrained = set() if self._queues else self._seconds.keys() - self.done
+        chosen = list(itertools.islice((job for job in self.waiting if job.needs not in untrained), free_slots))
         for job in chosen:
             self.waiting.remove(job)
             self.running[job.key] = job
@@ -107,8 +96,7 @@ class Scheduler:
         return chosen
 
     def end(self, result: JobResult) -> list[JobResult]:
-        """Take in a result. Returns what is final: the result, unless the job is tried again, and the runs that a failed
-        teacher prevents."""
+        """Take in a result. Returns what is final: it, unless the job is tried again, and the runs of a failed teacher."""
         job, key, outcome = result.job, result.job.key, result.outcome
         del self.running[key]
         if outcome is Outcome.DONE:
@@ -116,7 +104,7 @@ class Scheduler:
             return [result]
         if outcome is Outcome.ABANDONED:
             self._attempts[key] = 0
-        if outcome is Outcome.ABANDONED or (outcome is Outcome.DIED and self._attempts[key] <= self._retries):
+        if outcome is not Outcome.REFUSED and self._attempts[key] <= self._retries:
             self.waiting.insert(0, job)
             return []
         final = [result]
@@ -135,12 +123,14 @@ def drive(
     on_result: Callable[[JobResult, bool], None] = lambda result, final: None,
     on_tick: Callable[[], None] = lambda: None,
     stop_requests: Callable[[], int] = lambda: 0,
+    detach: bool = False,
 ) -> None:
     """Run all jobs. Stop them all if `stop_requests()` is not 0, or after an error here.
 
     Args:
         on_result: called with each result, and whether it is final.
         on_tick: called at least once a second, to draw what runs.
+        detach: return after the first jobs are started; only for executors that queue them.
     """
     try:
         for job in scheduler.attached:
@@ -148,6 +138,8 @@ def drive(
         while not scheduler.finished and not stop_requests():
             if jobs := scheduler.next(executor.free_slots()):
                 executor.start(jobs)
+            if detach:
+                break
             for result in executor.poll():
                 running = set(scheduler.running)
                 final = scheduler.end(result)

@@ -7,26 +7,33 @@ files of the run say how it ended.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import logging
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
 
 from bench.cli import DONE
 from bench.config.schema import RecipeError
 from bench.sweep.job import Job, JobResult, Outcome, State, read_attached_result, read_result
-from bench.sweep.local import Slot
-from bench.sweep.requeued import Requeued
+from bench.sweep.local import launch_command
 from bench.sweep.slurm_request import MAX_ARRAY_JOBS, SlurmRequest
 from bench.sweep.squeue import QueueEntry, QueueUnavailable, read_queue, set_state, write_submission
 from bench.train.teacher_cache import cached_teacher_record
+
+if TYPE_CHECKING:
+    from submitit.helpers import DelayedSubmission
 
 LOG = logging.getLogger(__name__)
 QUEUE_SECONDS = 10  # between two questions to the queue, which serves all users of a cluster
@@ -34,6 +41,7 @@ TICK_SECONDS = 0.2
 SHARED_FOLDER_SECONDS = 60  # until what another machine has written must be visible here
 RESUBMIT_SECONDS = 60  # until a refused submission is tried again
 SCANCEL_SECONDS = 60  # that scancel may take
+LAUNCHER_SECONDS = 30  # that the processes of a launcher may take to end after it
 
 
 class SubmissionRefused(RuntimeError):
@@ -71,10 +79,10 @@ def batches(jobs: Sequence[Job]) -> list[list[Job]]:
 
 
 class SlurmExecutor:
-    """The executor of a cluster; see `scheduler.Executor` for its methods.
+    """The executor of a cluster; see `scheduler.Executor`.
 
     Args:
-        options: words of the command line that all jobs share.
+        options: words that all command lines share.
         folder: for the logs and pickles of the jobs; the cluster's machines must share it.
         name: the beginning of the jobs' names in the queue.
 
@@ -112,11 +120,6 @@ class SlurmExecutor:
     def attach(self, job: Job) -> None:
         self._active.append(_ActiveJob(job, job.cluster_id, own=False))
 
-    @property
-    def unsubmitted(self) -> int:
-        """The number of jobs that are yet to be submitted."""
-        return sum(active.to_submit for active in self._active)
-
     def _submit(self) -> None:
         """Submit the jobs that have no id, except the runs of a teacher that is not in the queue itself."""
         new = {active.job: active for active in self._active if active.to_submit}
@@ -130,7 +133,7 @@ class SlurmExecutor:
                 if not any(active.id for active in self._active):
                     raise RecipeError(f"--executor slurm: {error}") from None
                 self._submit_at = time.monotonic() + RESUBMIT_SECONDS
-                LOG.warning(f"{error}: {self.unsubmitted} jobs are submitted later")
+                LOG.warning(f"{error}: {sum(active.to_submit for active in new.values())} jobs are submitted later")
                 return
             for job, job_id in zip(batch, ids, strict=True):
                 new[job].id, job.state, job.cluster_id = job_id, State.QUEUED, job_id
@@ -140,8 +143,8 @@ class SlurmExecutor:
         name = write_submission(batch, self._name)
         executor = self._submitit.SlurmExecutor(folder=self._folder, max_num_timeout=10**6)
         executor.update_parameters(**self._request.parameters(name, batch[0].is_teacher, after))
-        slot = Slot(tuple(map(str, range(self._request.gpus_per_run))), ())
-        functions = [Requeued(slot.command(job, self._options)) for job in batch]
+        gpus = self._request.gpus_per_run
+        functions = [Requeued(launch_command(job, gpus, self._options)) for job in batch]
         try:
             return [job.job_id for job in executor.submit_array(functions)]
         except self._submitit.core.utils.FailedJobError as error:
@@ -151,9 +154,9 @@ class SlurmExecutor:
         results: list[JobResult] = []
         if time.monotonic() >= self._poll_at:
             self._poll_at = time.monotonic() + QUEUE_SECONDS
-            if self.unsubmitted and time.monotonic() >= self._submit_at:
+            if time.monotonic() >= self._submit_at:
                 self._submit()
-            with contextlib.suppress(QueueUnavailable):  # it will answer again, or the user stops the sweep
+            with suppress(QueueUnavailable):  # it will answer again, or the user stops the sweep
                 results = self._read_results(read_queue())
         if not results:
             time.sleep(TICK_SECONDS)
@@ -213,7 +216,7 @@ class SlurmExecutor:
             _scancel(own)
             waiting_for = set(own)
             while waiting_for and stop_requests() < 2:
-                with contextlib.suppress(QueueUnavailable):
+                with suppress(QueueUnavailable):
                     entries = read_queue()
                     waiting_for = {one for one in waiting_for if not entries.get(one, QueueEntry(one)).ended}
                 time.sleep(1)
@@ -225,5 +228,45 @@ class SlurmExecutor:
 
 def _scancel(ids: Sequence[str]) -> None:
     if ids := [one for one in ids if one]:
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        with suppress(subprocess.TimeoutExpired):
             subprocess.run(["scancel", "--quiet", *ids], timeout=SCANCEL_SECONDS, check=False)
+
+
+class Requeued:
+    """The function of a job, which submitit pickles: a run that is stopped and requeued when its time is up.
+
+    Slurm sends SIGUSR2 to every process of a job, which would kill run.py. A blocked signal stays blocked through exec.
+    """
+
+    def __init__(self, command: list[str]) -> None:
+        self.command = command
+        self._pid = 0  # not the process itself, which cannot be pickled
+
+    def __call__(self) -> None:
+        """Run the command to its end."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+        self._pid = subprocess.Popen(self.command).pid
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
+        sys.exit(self._wait())
+
+    def checkpoint(self) -> DelayedSubmission:
+        """Let the run save its state. submitit calls this at SIGUSR2; what it returns runs when the job starts again."""
+        from submitit.helpers import DelayedSubmission  # an optional dependency; submitit itself has imported it by now
+
+        if self._pid:
+            processes = []
+            with suppress(psutil.NoSuchProcess):
+                launcher = psutil.Process(self._pid)
+                processes = [launcher, *launcher.children(recursive=True)]  # a launcher does not pass the signal on
+            for process in processes:
+                with suppress(psutil.NoSuchProcess):
+                    process.terminate()
+            if self._wait() == 0:
+                sys.exit(0)
+            psutil.wait_procs(processes[1:], timeout=LAUNCHER_SECONDS)
+        return DelayedSubmission(Requeued(self.command))
+
+    def _wait(self) -> int:
+        # Not Popen.wait: SIGUSR2's handler interrupts it while it holds its lock, and would wait for that lock forever.
+        ended = os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
+        return ended.si_status if ended.si_code == os.CLD_EXITED else 128 + ended.si_status

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -25,22 +26,16 @@ def add_slurm_options(parser: argparse.ArgumentParser) -> None:
     """The options that choose a cluster and what each run gets there."""
     parser.add_argument("--executor", choices=["local", "slurm"], default="local", help="this machine or a cluster (local)")
     group = parser.add_argument_group("--executor slurm", "docs/cluster.md")
-    group.add_argument(
-        "--detach", action="store_true", help="submit and exit; the same command without it follows the jobs"
-    )
+    detach = "submit and exit; the same command without it follows the jobs"
+    group.add_argument("--detach", action="store_true", help=detach)
     group.add_argument("--time", metavar="T", help="limit, then a run is requeued: minutes, H:MM, D-HH:MM (4:00)")
     group.add_argument("--lead-time", type=int, metavar="S", help="seconds before it at which a run saves its state (120)")
     group.add_argument("--cpus-per-run", type=int, metavar="N", help="(the cluster's default)")
     group.add_argument("--memory", type=float, metavar="GB", help="(the cluster's default)")
     group.add_argument("--array-parallelism", type=int, metavar="N", help="most runs of an array at the same time")
-    for option in ("--partition", "--account", "--qos"):
-        group.add_argument(option, metavar="NAME")
-    group.add_argument(
-        "--slurm", action="append", default=[], metavar="KEY[=VALUE]", help="any option of sbatch, as constraint=a100"
-    )
-    group.add_argument(
-        "--slurm-setup", action="append", default=[], metavar="LINE", help="shell line before a run, as 'module load cuda'"
-    )
+    sbatch, setup = "any option of sbatch, as partition=gpu", "shell line before a run, as 'module load cuda'"
+    group.add_argument("--slurm", action="append", default=[], metavar="KEY[=VALUE]", help=sbatch)
+    group.add_argument("--slurm-setup", action="append", default=[], metavar="LINE", help=setup)
 
 
 @dataclass(frozen=True)
@@ -53,11 +48,8 @@ class SlurmRequest:
     time: int = 240
     lead_time: int = 120
     array_parallelism: int | None = None
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    slurm_setup: tuple[str, ...] = ()
-    slurm: tuple[tuple[str, str | bool], ...] = ()
+    slurm_setup: Sequence[str] = ()
+    slurm: Sequence[tuple[str, str | bool]] = ()
 
     @classmethod
     def from_options(cls, arguments: argparse.Namespace) -> SlurmRequest:
@@ -70,8 +62,7 @@ class SlurmRequest:
                 raise RecipeError(f"{_option(name)} {given[name]}: allowed from {lowest} to 999999")
         if "time" in given:
             given["time"] = parse_minutes(given["time"])
-        given["slurm"] = tuple(_sbatch_option(text) for text in arguments.slurm)
-        given["slurm_setup"] = tuple(arguments.slurm_setup)
+        given["slurm"] = [_sbatch_option(text) for text in arguments.slurm]
         request = cls(**given)
         most = request.time * 60 - MIN_RUN_SECONDS
         if request.lead_time > most:
@@ -86,36 +77,29 @@ class SlurmRequest:
         Args:
             after: id of the job that must succeed before these start.
         """
-        gpus = min(1, self.gpus_per_run) if is_teacher else self.gpus_per_run
         root = shlex.quote(str(Path(__file__).parents[2]))
         setup = [f"export PYTHONPATH={root}${{PYTHONPATH:+:$PYTHONPATH}}", f"export {TIMESTAMPS}=1", *self.slurm_setup]
-        if not gpus:
-            setup.insert(0, "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}")  # as in a slot of this machine
-        optional = {
-            "cpus_per_task": self.cpus_per_run,
-            "gpus_per_node": gpus or None,
-            "mem": self.memory and f"{round(self.memory * 1024)}MB",
-            "partition": self.partition,
-            "account": self.account,
-            "qos": self.qos,
-        }
-        dependency = {"dependency": f"afterok:{after}", "kill_on_invalid_dep": "yes"} if after else {}
-        return {
-            **{key: value for key, value in optional.items() if value is not None},
+        parameters = {
             "array_parallelism": self.array_parallelism or MAX_ARRAY_JOBS,
             "job_name": name,
             "time": self.time,
             "signal_delay_s": self.lead_time,
             "setup": setup,
             "stderr_to_stdout": True,
-            # srun does not take it from sbatch
-            "srun_args": [f"--cpus-per-task={self.cpus_per_run}"] if self.cpus_per_run else [],
-            "additional_parameters": {
-                "requeue": True,
-                **dict(self.slurm),
-                **dependency,
-            },  # sites may not requeue by default
+            "additional_parameters": {"requeue": True, **dict(self.slurm)},  # sites may not requeue by default
         }
+        if after:
+            parameters["additional_parameters"] |= {"dependency": f"afterok:{after}", "kill_on_invalid_dep": "yes"}
+        if gpus := min(1, self.gpus_per_run) if is_teacher else self.gpus_per_run:
+            parameters["gpus_per_node"] = gpus
+        else:
+            setup.insert(0, "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}")  # as in a slot of this machine
+        if self.cpus_per_run:
+            # srun does not take it from sbatch
+            parameters |= {"cpus_per_task": self.cpus_per_run, "srun_args": [f"--cpus-per-task={self.cpus_per_run}"]}
+        if self.memory:
+            parameters["mem"] = f"{round(self.memory * 1024)}MB"
+        return parameters
 
 
 def refuse_slurm_options(arguments: argparse.Namespace) -> None:

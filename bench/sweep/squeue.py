@@ -11,14 +11,15 @@ import logging
 import secrets
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from bench.storage import read_json, write_json
 from bench.sweep.job import Job, State
 
 LOG = logging.getLogger(__name__)
+SUBMISSION = "slurm.json"
 SQUEUE_SECONDS = 60  # after which squeue counts as not answering
 FIELDS = ("JobArrayID", "Name", "State", "exit_code", "Reason")
 ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL"}
@@ -74,11 +75,10 @@ def parse(text: str) -> dict[str, QueueEntry]:
     entries = {}
     for line in text.splitlines():
         parts = line.split("|")
-        if len(parts) <= len(FIELDS) or not parts[-3].isdigit():
-            continue  # for example a banner that the site prints
-        name, state = "|".join(parts[1:-4]), parts[-4]
-        code = _exit_code(int(parts[-3])) if state in ENDED else None
-        entries[parts[0]] = QueueEntry(parts[0], name, state, code, parts[-2])
+        if len(parts) > len(FIELDS) and parts[-3].isdigit():  # else for example a banner that the site prints
+            state = parts[-4]
+            code = _exit_code(int(parts[-3])) if state in ENDED else None
+            entries[parts[0]] = QueueEntry(parts[0], "|".join(parts[1:-4]), state, code, parts[-2])
     return entries
 
 
@@ -92,21 +92,8 @@ def write_submission(jobs: Sequence[Job], name: str) -> str:
     """Note in the folders of jobs that they are submitted together, in this order. Returns the name of the submission."""
     name = f"{name}-{secrets.token_hex(4)}"
     for index, job in enumerate(jobs):
-        write_json(_submission_file(job), {"name": name, "index": index if len(jobs) > 1 else None})
+        write_json(job.folder.path / SUBMISSION, {"name": name, "index": str(index) if len(jobs) > 1 else ""})
     return name
-
-
-def _submission_file(job: Job) -> Path:
-    return job.folder.path / "slurm.json"
-
-
-def _entry_of(job: Job, entries: Mapping[tuple[str, str], QueueEntry]) -> QueueEntry | None:
-    """The entry of a job's last submission, if squeue still lists it. The keys are (name, index)."""
-    try:
-        submission = read_json(_submission_file(job))
-        return entries.get((submission["name"], "" if submission["index"] is None else str(submission["index"])))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def read_queue_states(jobs: Sequence[Job]) -> None:
@@ -114,7 +101,7 @@ def read_queue_states(jobs: Sequence[Job]) -> None:
 
     If the queue does not answer, they keep the state that their folders give, and a warning says so.
     """
-    submitted = [job for job in jobs if _submission_file(job).exists()]
+    submitted = [job for job in jobs if (job.folder.path / SUBMISSION).exists()]
     if not submitted:
         return
     try:
@@ -123,8 +110,9 @@ def read_queue_states(jobs: Sequence[Job]) -> None:
         LOG.warning(f"{error}: the states are those that the runs wrote last, since the cluster's queue is not known")
         return
     for job in submitted:
-        if (entry := _entry_of(job, entries)) is not None:
-            set_state(job, entry)
+        with suppress(OSError, ValueError, KeyError, TypeError):  # a damaged file, or a job that squeue no longer lists
+            submission = read_json(job.folder.path / SUBMISSION)
+            set_state(job, entries[submission["name"], submission["index"]])
 
 
 def set_state(job: Job, entry: QueueEntry) -> None:

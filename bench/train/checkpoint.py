@@ -25,25 +25,17 @@ MAX_FILES = 2
 
 
 class TrainingState(TypedDict):
-    """What a checkpoint holds.
+    """What a checkpoint holds."""
 
-    epoch, step: that the training has reached, counted from 0.
-    task, optimizer, scaler: state dicts; scaler is None without fp16.
-    best_state: network and predictions of the best epoch; empty unless the recipe selects it.
-    history: rows of the epochs so far.
-    losses: [2], sums over the steps of this epoch.
-    seconds: of training and evaluation so far.
-    """
-
-    epoch: int
+    epoch: int  # that the training has reached, counted from 0
     step: int
     task: dict[str, Tensor]
     optimizer: dict[str, object]
-    scaler: dict[str, object] | None
-    best_state: dict[str, dict[str, Tensor] | Tensor]
+    scaler: dict[str, object] | None  # of fp16
+    best_state: dict[str, dict[str, Tensor] | Tensor]  # network and predictions; empty unless the recipe selects the best
     history: list[HistoryRow]
-    losses: Tensor
-    seconds: float
+    losses: Tensor  # [2], sums over the steps of this epoch
+    seconds: float  # of training and evaluation
 
 
 class Checkpoints:

@@ -1,4 +1,4 @@
-"""Console output: progress while a network trains, and log messages."""
+"""Console output while a network trains."""
 
 from __future__ import annotations
 
@@ -17,15 +17,13 @@ class Progress:
     """Progress of a run: a bar on a terminal, otherwise one line per epoch.
 
     Args:
-        epochs: of the run.
         steps: per epoch.
         silent: true on all processes except the main one.
         evaluated_on: "test" or "held-out".
     """
 
-    def __init__(self, epochs: int, steps: int, silent: bool, evaluated_on: str = "test") -> None:
-        self._evaluated_on = evaluated_on
-        self._epochs, self._steps, self._silent = epochs, steps, silent
+    def __init__(self, epochs: int, steps: int, silent: bool, evaluated_on: str) -> None:
+        self._epochs, self._steps, self._silent, self._evaluated_on = epochs, steps, silent, evaluated_on
         self._began = time.perf_counter()
         self._done = 0  # epochs before this start
         bar = not silent and sys.stderr.isatty()

@@ -73,6 +73,21 @@ def replay(maps: Tensor, boxes: Tensor, flips: Tensor) -> Tensor:
     return down[:, None] @ maps @ across.transpose(1, 2)[:, None]
 
 
+def open_teacher(
+    recipe: Recipe, weights: Path | None, key: str, dataset: DecodedDataset, device: torch.device
+) -> Teacher | FeatureCache | None:
+    """The frozen teacher of a guided recipe, or its stored features with `teacher.offline`; None without guidance.
+
+    Args:
+        weights: of the teacher; None: initial ones.
+        key: the teacher's name in the cache.
+    """
+    if recipe.teacher is None:
+        return None
+    teacher = Teacher(recipe.teacher, dataset.classes(recipe.data), weights, recipe.guidance.teacher)
+    return open_feature_cache(teacher, key, recipe, dataset, device) if recipe.guidance.teacher.offline else teacher
+
+
 def open_feature_cache(
     teacher: Teacher, key: str, recipe: Recipe, dataset: DecodedDataset, device: torch.device
 ) -> FeatureCache:

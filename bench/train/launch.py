@@ -22,20 +22,12 @@ _HOW_TO_LAUNCH = (
 
 
 def check_launch(asked: int | None = None) -> int:
-    """The number of processes that were started.
-
-    `accelerate launch --cpu --num_processes 2` silently starts one process; it sets a rendezvous address but no world size.
-
-    Args:
-        asked: the number of processes that the user expects; None: any.
-
-    Raises:
-        RecipeError: another number of processes was started.
-    """
+    """The number of processes that were started. Raises RecipeError for another number than `asked`, if it is not None."""
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if asked is not None and started != asked:
         raise RecipeError(f"--num-processes: {asked} processes were asked for, {started} started{_HOW_TO_LAUNCH}")
     by_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ
+    # with --cpu --num_processes 2 it silently starts one process, with a rendezvous address but no world size
     if by_accelerate and "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ:
         raise RecipeError(f"accelerate launch was asked for several processes and started one{_HOW_TO_LAUNCH}")
     return started
@@ -96,12 +88,7 @@ def choose_threads(train: Train) -> int | None:
 def make_accelerator(
     train: Train, trackers: Sequence[str] = (), folder: Path | None = None
 ) -> tuple[Accelerator, Precision]:
-    """The Accelerator of a run, with one process group over all processes that were started.
-
-    Args:
-        trackers: names of the trackers that it logs to.
-        folder: for the files of local trackers.
-    """
+    """The Accelerator of a run, with one process group over all processes that were started. folder: of local trackers."""
     device = choose_device(train)
     precision = choose_precision(train, device)
     if device == "cpu" and (threads := choose_threads(train)):
@@ -137,8 +124,3 @@ def hardware(device: torch.device) -> Hardware:
 def peak_memory_mib(device: torch.device) -> float:
     """Peak memory in MiB: allocated on a GPU, else resident memory of this process."""
     return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else peak_resident_mib()
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out, on any device."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)

@@ -23,44 +23,29 @@ from bench.train.checkpoint import Checkpoints, TrainingState
 from bench.train.console import Progress
 from bench.train.evaluate import accuracy, flops_per_image
 from bench.train.feature_cache import FeatureCache
-from bench.train.schedule import learning_rate
+from bench.train.request import Stopped
 from bench.train.step import Step
+from bench.train.task import learning_rate
 from bench.train.teacher import Teacher
 
 LOG = logging.getLogger(__name__)
 STOP_CHECK_STEPS = 16  # with several processes: steps between two checks whether one of them was asked to stop
 
 
-class Stopped(RuntimeError):
-    """The run was asked to stop, and its state is saved."""
-
-
 @dataclass(frozen=True)
 class TrainResult:
-    """The result of a training.
-
-    history: one row per epoch.
-    network: weights of the epoch that the recipe selects, on the CPU.
-    guidance: weights of the guidance methods, on the CPU; empty if they have none.
-    predictions: [images] int64, the class that these weights predict for each evaluated image, in order.
-    parameters: number of trainable parameters of the network.
-    flops_per_image: of a forward pass in evaluation mode.
-    seconds: of training and evaluation, without interruptions.
-    feature_maps: (channels, height, width) by feature layer, for guided students.
-    diverged: whether the last loss or a weight was not finite; training ended there.
-    compiled: mode of torch.compile, "off", or "fell back" if there is no compiler.
-    """
+    """The result of a training, with weights on the CPU. Fields without a comment are as in `Record`."""
 
     history: list[HistoryRow]
-    network: dict[str, Tensor]
-    guidance: dict[str, Tensor]
-    predictions: Tensor
+    network: dict[str, Tensor]  # weights of the epoch that the recipe selects
+    guidance: dict[str, Tensor]  # weights of the guidance methods; empty if they have none
+    predictions: Tensor  # [images] int64, the class that `network` predicts for each evaluated image, in order
     parameters: int
     flops_per_image: int
     seconds: float
     feature_maps: dict[str, Shape]
-    diverged: bool
-    compiled: str
+    diverged: bool  # whether the last loss or a weight was not finite; training ended there
+    compiled: str  # mode of torch.compile, "off", or "fell back" if there is no compiler
 
 
 class Training:
@@ -73,7 +58,7 @@ class Training:
         teacher: the frozen teacher of a guided recipe, or its stored features with `teacher.offline`.
         after_epoch: called on every process with the history after each epoch, and once on resume.
         checkpoints: None saves none.
-        stop: asked after every step whether to save and stop. If one process is told to, all stop.
+        stop: asked after every step whether to save and stop. If it is true on one process, all stop.
     """
 
     def __init__(
@@ -119,7 +104,9 @@ class Training:
             if diverged:
                 self._best_state = {}  # the record keeps the weights that diverged
                 break
-            self._between_epochs(epoch)
+            self._first_step, self._losses = 0, torch.zeros(2)
+            if epoch + 1 < self._recipe.train.epochs:
+                self._between_epochs(epoch + 1)
         self._progress.close()
         task, student = self._step.task, self._student
         best = self._best_state or {"network": _on_cpu(student.network), "predictions": predictions}
@@ -138,10 +125,9 @@ class Training:
 
     def _train_epoch(self, epoch: int) -> float:
         """Train the steps of an epoch that are left. Returns the seconds they took."""
-        settings, loader = self._recipe.train, self._loader
+        loader, device = self._loader, self._accelerator.device
         for group in self._step.optimizer.param_groups:
-            group["lr"] = learning_rate(epoch, settings)
-        device = self._accelerator.device
+            group["lr"] = learning_rate(epoch, self._recipe.train)
         masks = sample_drop_path_masks(self._student.drop_path_rates, loader.positions, self._recipe.seed, epoch)
         drop_path = masks.to(device)
         self._step.task.train()
@@ -180,14 +166,11 @@ class Training:
         return predictions, not (finite and math.isfinite(train_loss))
 
     def _between_epochs(self, epoch: int) -> None:
-        """Reset the sums; save a checkpoint if one is due; stop if asked to."""
-        self._first_step, self._losses = 0, torch.zeros(2)
-        if epoch + 1 == self._recipe.train.epochs:
-            return
+        """Before an epoch: stop if asked to, or save a checkpoint if one is due."""
         if self._stop_agreed(0):
-            self._save_and_stop(epoch + 1, 0)
+            self._save_and_stop(epoch, 0)
         if self._checkpoints is not None and self._checkpoints.due():
-            self._save(epoch + 1, 0)
+            self._save(epoch, 0)
 
     def _is_guided(self, epoch: int) -> bool:
         if not self._guided:
@@ -196,9 +179,15 @@ class Training:
         return schedule.from_epoch <= epoch < (schedule.until_epoch or math.inf)
 
     def _resume(self) -> None:
-        """Load the newest checkpoint, if there is one."""
+        """Load the newest checkpoint, if there is one. Raises RecipeError if the processes find different ones."""
         state = self._checkpoints.newest() if self._checkpoints is not None else None
-        self._check_same_start((state["epoch"], state["step"]) if state is not None else (-1, -1))
+        start = (state["epoch"], state["step"]) if state is not None else (-1, -1)
+        starts = self._accelerator.gather(torch.tensor([start], device=self._accelerator.device))
+        if (starts != starts[0]).any():
+            raise RecipeError(
+                f"--results-dir: the processes found different checkpoints there (epoch, step: {starts.tolist()}): it must"
+                " be one folder that all machines see"
+            )
         if state is None:
             return
         self._step.task.load_state_dict(state["task"])
@@ -216,13 +205,13 @@ class Training:
     def _save(self, epoch: int, step: int) -> None:
         if self._checkpoints is None or not self._accelerator.is_main_process:
             return
-        scaler = self._accelerator.scaler.state_dict() if self._accelerator.scaler is not None else None
+        scaler = self._accelerator.scaler
         state = TrainingState(
             epoch=epoch,
             step=step,
             task=self._step.task.state_dict(),
             optimizer=self._step.optimizer.state_dict(),
-            scaler=scaler,
+            scaler=scaler.state_dict() if scaler is not None else None,
             best_state=self._best_state,
             history=self._history,
             losses=self._losses.cpu(),
@@ -239,15 +228,6 @@ class Training:
 
     def _seconds(self) -> float:
         return self._earlier_seconds + time.perf_counter() - self._began
-
-    def _check_same_start(self, start: tuple[int, int]) -> None:
-        """Raise RecipeError if the processes would continue from different checkpoints."""
-        starts = self._accelerator.gather(torch.tensor([start], device=self._accelerator.device))
-        if (starts != starts[0]).any():
-            raise RecipeError(
-                f"--results-dir: the processes found different checkpoints there (epoch, step: {starts.tolist()}): it must"
-                " be one folder that all machines see"
-            )
 
     def _stop_agreed(self, step: int) -> bool:
         """Whether to stop after this step; the same answer on every process."""

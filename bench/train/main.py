@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import signal
 import sys
@@ -11,8 +12,7 @@ import traceback
 from bench.cli import BAD_INPUT, DONE, FAILED, STOPPED, input_error, say_error, set_up_logging
 from bench.locks import RunLocked
 from bench.storage import unwritable
-from bench.train.request import Diverged, RunRequest, finished_record, read_request
-from bench.train.signals import StopSignals
+from bench.train.request import Diverged, Stopped, StopSignals, finished_record, read_request
 
 LOG = logging.getLogger(__name__)
 OUT_OF_MEMORY = (
@@ -28,58 +28,50 @@ def main(arguments: argparse.Namespace) -> int:
         signal.signal(number, stop)
     set_up_logging()
     try:
-        return _exit_code(arguments, stop)
+        try:
+            _run(arguments, stop)
+            return DONE
+        except Exception as error:
+            return _exit_code(error)
     except KeyboardInterrupt:  # also one that arrives while another error is handled
         print("stopped; the same command starts it again", file=sys.stderr)
         return STOPPED
 
 
-def _exit_code(arguments: argparse.Namespace, stop: StopSignals) -> int:
-    try:
-        request = read_request(arguments)
-        if (record := finished_record(request)) is None:
-            return _train(request, stop)
+def _run(arguments: argparse.Namespace, stop: StopSignals) -> None:
+    request = read_request(arguments)
+    if (record := finished_record(request)) is None:
+        # Here, since importing torch takes seconds, in which a stop signal must already be handled.
+        importlib.import_module("bench.train.runner").run(request, stop)
+    else:
         recipe = request.recipe
         LOG.info(f"{recipe.id} seed {recipe.seed} is finished: {record.last_accuracy:.2f} % (--force runs it again)")
-        return DONE
-    except RunLocked as error:
-        say_error(error)
-        return STOPPED
-    except Diverged as error:
-        say_error(error)
-        return FAILED
-    except Exception as error:
-        if (sentence := unwritable(error)) is not None:
-            say_error(f"{sentence}: the same command continues once it can")
-            return FAILED
-        if (sentence := input_error(error)) is not None:
-            say_error(sentence)
-            return BAD_INPUT
-        traceback.print_exc()
-        say_error(f"{type(error).__name__}: {error}")
-        return FAILED
 
 
-def _train(request: RunRequest, stop: StopSignals) -> int:
-    # Here, since importing torch takes seconds, in which a stop signal must already be handled.
-    from bench.train.launch import out_of_memory
-    from bench.train.loop import Stopped
-    from bench.train.runner import run
-
-    try:
-        run(request, stop)
-        return DONE
-    except Stopped as error:
+def _exit_code(error: Exception) -> int:
+    """Print a sentence for an error. Returns the exit code."""
+    sentence, code = str(error), FAILED
+    if isinstance(error, Stopped):
         print(f"stopped {error}; the same command resumes from there", file=sys.stderr)
         return STOPPED
-    except RuntimeError as error:
-        if out_of_memory(error):
-            say_error(OUT_OF_MEMORY)
-            return FAILED
-        if "DataLoader worker" in str(error):  # torch has no class of its own for a worker that was killed
-            say_error(f"{error}: the same command resumes from the last checkpoint; data.workers=0 uses no workers")
-            return FAILED
-        raise
-    except MemoryError:
-        say_error(OUT_OF_MEMORY)
-        return FAILED
+    if isinstance(error, RunLocked):
+        code = STOPPED
+    elif (problem := unwritable(error)) is not None:
+        sentence = f"{problem}: the same command continues once it can"
+    elif (problem := input_error(error)) is not None:
+        sentence, code = problem, BAD_INPUT
+    elif out_of_memory(error):
+        sentence = OUT_OF_MEMORY
+    elif isinstance(error, RuntimeError) and "DataLoader worker" in str(error):  # killed; torch has no class for it
+        sentence = f"{error}: the same command resumes from the last checkpoint; data.workers=0 uses no workers"
+    elif not isinstance(error, Diverged):
+        traceback.print_exception(error)
+        sentence = f"{type(error).__name__}: {error}"
+    say_error(sentence)
+    return code
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, on any device. Torch's own class is known by its name, since torch is not imported here."""
+    kinds = {cls.__name__ for cls in type(error).__mro__}
+    return bool(kinds & {"MemoryError", "OutOfMemoryError"}) or "DefaultCPUAllocator" in str(error)

@@ -1,16 +1,38 @@
-"""What a run is asked to do. Needs no torch, so that a run that is finished already says so at once."""
+"""What a run is asked to do, and to stop. Needs no torch: a finished run says so at once, and signals are handled early."""
 
 from __future__ import annotations
 
 import argparse
+import signal
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from bench.cli import compose
 from bench.config.schema import Recipe, RecipeError
 from bench.data.store import current_fingerprint
 from bench.runs.folder import RunFolder
 from bench.runs.record import Record, check_same_images
+
+
+class StopSignals:
+    """The handler of SIGTERM and SIGINT.
+
+    During training it sets `asked`, and the loop saves its state and stops after the step. At other times, and at a second
+    Ctrl-C, it ends the run at once.
+    """
+
+    def __init__(self) -> None:
+        self.training, self.asked = False, False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if not self.training or (self.asked and number == signal.SIGINT):
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+class Stopped(RuntimeError):
+    """The run was asked to stop, and its state is saved."""
 
 
 class Diverged(RuntimeError):
@@ -25,24 +47,17 @@ class Diverged(RuntimeError):
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What the command line asks for.
+    """What the command line asks for."""
 
-    recipe: the network to train; with `teacher_only` the teacher of the recipe that was asked for.
-    settings: the `--set` options for this recipe.
-    trackers: names of trackers to log to.
-    processes: the number of processes that the user expects; None: any.
-    options: command-line options that ask for the same recipe, data and results.
-    """
-
-    recipe: Recipe
+    recipe: Recipe  # the network to train; with `teacher_only` the teacher of the recipe that was asked for
     data_dir: Path
     folder: RunFolder
-    settings: tuple[str, ...]
-    trackers: tuple[str, ...]
-    processes: int | None
+    settings: tuple[str, ...]  # the `--set` options for this recipe
+    trackers: tuple[str, ...]  # names
+    processes: int | None  # that the user expects; None: any number
     force: bool
     teacher_only: bool
-    options: tuple[str, ...]
+    options: tuple[str, ...]  # of the command line, that ask for the same recipe, data and results
 
 
 def read_request(arguments: argparse.Namespace) -> RunRequest:
@@ -52,9 +67,8 @@ def read_request(arguments: argparse.Namespace) -> RunRequest:
     if arguments.teacher_only:
         if recipe.teacher is None:
             raise RecipeError(f"--teacher-only: {recipe.id} has no teacher")
-        recipe = recipe.teacher
+        recipe, trackers = recipe.teacher, []
         settings = [text.removeprefix("teacher.") for text in settings if text.startswith("teacher.")]
-        trackers = []
     if arguments.data_dir is not None and not Path(arguments.data_dir).is_dir():
         raise RecipeError(f"--data-dir {arguments.data_dir}: no such folder")
     if Path(arguments.results_dir).exists() and not Path(arguments.results_dir).is_dir():
@@ -73,11 +87,11 @@ def read_request(arguments: argparse.Namespace) -> RunRequest:
 
 
 def _options(arguments: argparse.Namespace) -> list[str]:
-    repeated = (("--set", arguments.set), ("--recipes-dir", arguments.recipes_dir))
-    options = [f"{flag}={value}" for flag, values in repeated for value in values]
-    for name in ("recipe", "protocol", "suite", "seed", "results_dir", "data_dir"):
-        if (value := getattr(arguments, name)) is not None:
-            options.append(f"--{name.replace('_', '-')}={value}")
+    options = []
+    for name in ("recipe", "protocol", "suite", "seed", "results_dir", "data_dir", "set", "recipes_dir"):
+        value = getattr(arguments, name)
+        values = value if isinstance(value, list) else [] if value is None else [value]
+        options += [f"--{name.replace('_', '-')}={value}" for value in values]
     return options
 
 
@@ -88,10 +102,7 @@ def finished_record(request: RunRequest) -> Record | None:
         RecipeError: it is recorded for other images than the dataset has now.
         Diverged: it diverged.
     """
-    if request.force or request.teacher_only:
-        return None
-    record = request.folder.record(request.recipe)
-    if record is None:
+    if request.force or request.teacher_only or (record := request.folder.record(request.recipe)) is None:
         return None
     check_same_images(record, current_fingerprint(request.recipe.data, request.data_dir))
     if record.diverged:

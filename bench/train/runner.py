@@ -26,13 +26,11 @@ from bench.runs.folder import RunFolder
 from bench.runs.record import DatasetSummary, HistoryRow, Record, TeacherSummary
 from bench.storage import sha256, write_bytes
 from bench.train.checkpoint import Checkpoints
-from bench.train.feature_cache import FeatureCache, open_feature_cache
+from bench.train.feature_cache import open_teacher
 from bench.train.launch import hardware, make_accelerator, peak_memory_mib
-from bench.train.loop import Stopped, Training, TrainResult
+from bench.train.loop import Training, TrainResult
 from bench.train.preflight import check_dataset, check_recipe
-from bench.train.request import Diverged, RunRequest
-from bench.train.signals import StopSignals
-from bench.train.teacher import Teacher
+from bench.train.request import Diverged, RunRequest, Stopped, StopSignals
 from bench.train.teacher_cache import TeacherCache
 from bench.train.trackers import Trackers, check_trackers
 
@@ -138,13 +136,16 @@ def _is_result(record: Record | None, dataset: DecodedDataset) -> bool:
 
 def _train_and_record(request: RunRequest, dataset: DecodedDataset, cache: TeacherCache | None, stop: StopSignals) -> None:
     """Train on the launched processes and write the record. The first process holds the lock of the run's folder."""
-    recipe, folder = request.recipe, request.folder
     is_main = int(os.environ.get("RANK", "0")) == 0
-    if not is_main:
-        with _status_of(folder, is_main=False):
-            _Run(request, dataset, cache, stop).train_and_record()
-        return
     # Before any process group exists, so that no process waits for this one in a collective operation.
+    with _reserved(request, dataset) if is_main else contextlib.nullcontext(), _status_of(request.folder, is_main):
+        _Run(request, dataset, cache, stop).train_and_record()
+
+
+@contextlib.contextmanager
+def _reserved(request: RunRequest, dataset: DecodedDataset) -> Iterator[None]:
+    """Hold the lock of the run's folder, and prepare it for a new run. Raises RunLocked if the run is not to be trained."""
+    recipe, folder = request.recipe, request.folder
     busy = f"{recipe.id} seed {recipe.seed} is being run by another process, into {folder.path}"
     with exclusive(folder.path, busy):
         folder.drop_unfinished()
@@ -154,8 +155,7 @@ def _train_and_record(request: RunRequest, dataset: DecodedDataset, cache: Teach
         if folder.is_recorded:
             folder.archive()
         folder.write_status("running", epoch=0, epochs=recipe.train.epochs)
-        with _status_of(folder, is_main=True):
-            _Run(request, dataset, cache, stop).train_and_record()
+        yield
 
 
 @contextlib.contextmanager
@@ -186,11 +186,11 @@ class _Run:
     def train_and_record(self) -> None:
         """Train, then write record, history and weights. Raises Diverged after the record is written."""
         recipe, folder, is_main = self._recipe, self._folder, self._accelerator.is_main_process
-        teacher = self._teacher()
+        weights, key = (self._cache.weights, self._cache.key) if self._cache else (None, "")
+        teacher = open_teacher(recipe, weights, key, self._dataset, self._accelerator.device)
         if is_main:
             self._describe()
         # `auto` may be another precision on another machine, and no run mixes two.
-        key = self._cache.key if self._cache else ""
         identity = f"{recipe.hash} {recipe.seed} {self._dataset.fingerprint} {key} {self._precision.used}"
         checkpoints = Checkpoints(folder.path, identity, recipe.train.checkpoint_seconds)
         trackers = Trackers(self._accelerator, recipe)
@@ -227,25 +227,13 @@ class _Run:
                 f" {record.seconds:.0f} s, in {folder.path}"
             )
 
-    def _teacher(self) -> Teacher | FeatureCache | None:
-        if self._cache is None:
-            return None
-        recipe, config = self._recipe, self._recipe.guidance.teacher
-        teacher = Teacher(recipe.teacher, self._dataset.classes(recipe.data), self._cache.weights, config)
-        if config.offline:
-            device = self._accelerator.device
-            return open_feature_cache(teacher, self._cache.key, recipe, self._dataset, device)
-        return teacher
-
     def _describe(self) -> None:
         """Print what is run, and on what."""
         recipe, dataset, accelerator = self._recipe, self._dataset, self._accelerator
-        machine, world = hardware(accelerator.device), accelerator.num_processes
-        processes = f"{world} process{'es' if world > 1 else ''}"
-        threads = f"{machine.threads} thread{'s' if machine.threads > 1 else ''}"
+        world, machine = accelerator.num_processes, hardware(accelerator.device)
         LOG.info(f"{recipe.id}  protocol {recipe.protocol}  seed {recipe.seed}  hash {recipe.hash[:8]}")
         LOG.info(
-            f"{processes} on {accelerator.device} ({machine.device}, {machine.processor}, {threads}), precision"
+            f"{world} process{'es' if world > 1 else ''} on {accelerator.device} ({machine}), precision"
             f" {self._precision.used} ({self._precision.asked} asked)"
         )
         LOG.info(
@@ -310,17 +298,8 @@ class _Run:
 
 def _teacher_summary(cache: TeacherCache) -> TeacherSummary:
     record = cache.record()
-    return TeacherSummary(
-        key=cache.key,
-        id=record.id,
-        hash=record.hash,
-        seed=record.seed,
-        select=cache.recipe.select,
-        last_accuracy=record.last_accuracy,
-        best_accuracy=record.best_accuracy,
-        epochs=record.epochs,
-        seconds=record.seconds,
-    )
+    same = ("id", "hash", "seed", "last_accuracy", "best_accuracy", "epochs", "seconds")
+    return TeacherSummary(key=cache.key, select=cache.recipe.select, **{name: getattr(record, name) for name in same})
 
 
 def _dataset_summary(recipe: Recipe, dataset: DecodedDataset) -> DatasetSummary:

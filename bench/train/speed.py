@@ -25,9 +25,8 @@ from bench.config.schema import Recipe, RecipeError
 from bench.locks import cache_folder
 from bench.storage import write_json
 from bench.train import speed_variant
-from bench.train.launch import out_of_memory
-from bench.train.main import OUT_OF_MEMORY
-from bench.train.speed_variant import Details, Prepared, Usage
+from bench.train.main import OUT_OF_MEMORY, out_of_memory
+from bench.train.speed_variant import Details, Variant
 
 T = TypeVar("T")
 MAX_TURNS = 10
@@ -85,118 +84,82 @@ def variants_of(recipe: Recipe, plain: bool) -> dict[str, Recipe]:
 
 @dataclass(frozen=True)
 class VariantSpeed:
-    """The measurements of one variant.
+    """The median turn of a variant, and its fastest and slowest one. compile: the mode, "off" or "fell back"."""
 
-    step_seconds, input_seconds: per step and per batch of input, of each turn.
-    """
-
-    prepared: Prepared
-    usage: Usage
-    step_seconds: list[float]
-    input_seconds: list[float]
-
-    def to_dict(self, batch: int) -> dict[str, object]:
-        """Rates and times from the median turn, as JSON content."""
-        step = median(self.step_seconds)
-        return {
-            "images_per_second": batch / step,
-            "ms": 1e3 * step,
-            "range_ms": [1e3 * min(self.step_seconds), 1e3 * max(self.step_seconds)],
-            "input_images_per_second": batch / median(self.input_seconds),
-            "peak_memory_mib": self.usage.peak_memory_mib,
-            "precision": self.prepared.precision,
-            "compile": self.usage.compile,
-        }
+    images_per_second: float
+    ms: float  # per step
+    range_ms: tuple[float, float]
+    input_images_per_second: float
+    peak_memory_mib: float
+    precision: str
+    compile: str
 
 
 @dataclass(frozen=True)
 class SpeedReport:
-    """All measurements. The first variant is the recipe that was asked for; `details` are of it."""
+    """All measurements.
+
+    variants: the first is the recipe that was asked for.
+    ratios: the step time of that recipe over that of each other variant: the median over turns, since machines drift.
+    details: of that recipe.
+    """
 
     recipe: Recipe
     steps: int
     variants: dict[str, VariantSpeed]
+    ratios: dict[str, float]
     details: Details
-
-    @property
-    def first(self) -> VariantSpeed:
-        """The measurements of the recipe that was asked for."""
-        return next(iter(self.variants.values()))
-
-    @property
-    def ratios(self) -> dict[str, float]:
-        """The step time of the recipe over that of each other variant: the median over turns, since machines drift."""
-        ours = self.first.step_seconds
-        return {
-            name: median(a / b for a, b in zip(ours, other.step_seconds, strict=True))
-            for name, other in list(self.variants.items())[1:]
-        }
 
     @property
     def utilisation(self) -> float:
         """The part of a matrix product's FLOP/s that a step uses."""
-        flops = self.details.flops["forward and backward"] + self.details.flops.get("teacher", 0)
-        return flops * self.recipe.train.batch_size / median(self.first.step_seconds) / self.details.matrix_flops
+        flops, first = self.details.flops_per_image, next(iter(self.variants.values()))
+        per_image = flops["forward and backward"] + flops.get("teacher", 0)
+        return per_image * first.images_per_second / self.details.matrix_flops
 
     def to_dict(self) -> dict[str, object]:
         """The measurements as JSON content."""
-        recipe, details, prepared = self.recipe, self.details, self.first.prepared
-        batch = recipe.train.batch_size
         return {
-            "recipe": recipe.id,
-            "protocol": recipe.protocol,
-            "hash": recipe.hash,
-            "batch": batch,
-            "image_size": recipe.model.image_size,
+            "recipe": self.recipe.id,
+            "protocol": self.recipe.protocol,
+            "hash": self.recipe.hash,
+            "batch": self.recipe.train.batch_size,
+            "image_size": self.recipe.model.image_size,
             "steps": self.steps,
-            "variants": {name: variant.to_dict(batch) for name, variant in self.variants.items()},
+            "variants": {name: dataclasses.asdict(variant) for name, variant in self.variants.items()},
             "ratios": self.ratios,
-            "parts_ms": {part: 1e3 * seconds for part, seconds in details.parts.items()},
-            "evaluation_images_per_second": details.evaluation,
-            "flops_per_image": details.flops,
-            "matrix_flops": details.matrix_flops,
             "utilisation": self.utilisation,
-            "first_step": {"seconds": prepared.seconds, "import_seconds": prepared.import_seconds},
-            "dataset": prepared.dataset,
-            "hardware": dataclasses.asdict(details.hardware),
-            "libraries": details.libraries,
-            "code": dataclasses.asdict(details.code),
+            **dataclasses.asdict(self.details),
         }
 
     def lines(self) -> Iterator[str]:
         """The measurements as text."""
-        recipe, details, first = self.recipe, self.details, self.first
-        machine, batch = details.hardware, recipe.train.batch_size
-        where = machine.device
-        if where == "cpu":
-            where = f"{machine.processor}, {machine.threads} thread{'s' if machine.threads > 1 else ''}"
+        recipe, details = self.recipe, self.details
+        name, first = next(iter(self.variants.items()))
         yield (
-            f"{recipe.id}  batch {batch}  {recipe.model.image_size} px  {first.prepared.precision}  compile"
-            f" {first.usage.compile}  on {where}, {self.steps} steps"
+            f"{recipe.id}  batch {recipe.train.batch_size}  {recipe.model.image_size} px  {first.precision}  compile"
+            f" {first.compile}  on {details.hardware}, {self.steps} steps"
         )
-        for name, variant in self.variants.items():
-            step, low, high = (1e3 * f(variant.step_seconds) for f in (median, min, max))
-            rate, input_rate = batch / median(variant.step_seconds), batch / median(variant.input_seconds)
+        for variant, speed in self.variants.items():
+            low, high = speed.range_ms
             yield (
-                f"  {name:<10} {rate:>10,.1f} images/s  {step:,.1f} ms per step ({low:,.1f} to {high:,.1f})"
-                f"  input alone {input_rate:,.1f} images/s"
+                f"  {variant:<10} {speed.images_per_second:>10,.1f} images/s  {speed.ms:,.1f} ms per step ({low:,.1f} to"
+                f" {high:,.1f})  input alone {speed.input_images_per_second:,.1f} images/s"
             )
-        name = next(iter(self.variants))
         for other, ratio in self.ratios.items():
             yield f"  a step of {name} takes {ratio:.3f} times a step of {other}"
-        step = 1e3 * median(first.step_seconds)
         yield f"  parts of {name}, each by itself:"
-        for part, seconds in details.parts.items():
-            yield f"    {part:<10} {1e3 * seconds:>9,.1f} ms  {1e3 * seconds / step:>6.1%}"
-        yield f"    sum        {1e3 * sum(details.parts.values()):>9,.1f} ms of {step:,.1f}"
-        yield f"  evaluation {details.evaluation:>10,.1f} images/s"
-        yield "  GFLOPs per image: " + ", ".join(f"{part} {flops / 1e9:.3f}" for part, flops in details.flops.items())
+        for part, ms in details.parts_ms.items():
+            yield f"    {part:<10} {ms:>9,.1f} ms  {ms / first.ms:>6.1%}"
+        yield f"    sum        {sum(details.parts_ms.values()):>9,.1f} ms of {first.ms:,.1f}"
+        flops = (f"{part} {flops / 1e9:.3f}" for part, flops in details.flops_per_image.items())
+        yield f"  GFLOPs per image: {', '.join(flops)}"
         yield (
             f"  {self.utilisation:.1%} of the {details.matrix_flops / 1e12:,.2f} TFLOP/s of a matrix product here in"
-            f" {first.prepared.precision}; peak memory {first.usage.peak_memory_mib:,.0f} MiB"
+            f" {first.precision}; peak memory {first.peak_memory_mib:,.0f} MiB"
         )
-        prepared = first.prepared
-        yield f"  first step {prepared.seconds:.1f} s after the start, {prepared.import_seconds:.1f} s of it for imports"
+        seconds, imports = details.first_step["seconds"], details.first_step["import_seconds"]
+        yield f"  first step {seconds:.1f} s after the start, {imports:.1f} s of it for imports"
 
 
 def measure(
@@ -210,7 +173,6 @@ def measure(
 
     Args:
         recipes: from `variants_of`.
-        data_dir: local datasets.
         synthetic: side of noise images in px, which replace the dataset; or None.
         steps: per variant; divided into at most ten turns of equal length.
         say: receives progress messages.
@@ -223,35 +185,48 @@ def measure(
         raise RecipeError(f"WORLD_SIZE={os.environ['WORLD_SIZE']}: bench speed measures one process: use no launcher")
     turns = min(MAX_TURNS, steps)
     per_turn = steps // turns
+    first = next(iter(recipes))
+    step_seconds: dict[str, list[float]] = {name: [] for name in recipes}  # per step, of each turn
+    input_seconds: dict[str, list[float]] = {name: [] for name in recipes}  # per batch
     with contextlib.ExitStack() as stack:
-        scratch = stack.enter_context(_scratch(recipes))
+        scratch = None
+        if any(recipe.guidance is not None and recipe.guidance.teacher.offline for recipe in recipes.values()):
+            # the features of an untrained teacher are of no use later
+            cache_folder().mkdir(parents=True, exist_ok=True)
+            scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="speed-", dir=cache_folder()))
         pools = {name: stack.enter_context(_own_process()) for name in recipes}
 
         def ask(name: str, function: Callable[..., T], *arguments: object) -> T:
             """The result of a function of bench/train/speed_variant.py in the process of a variant."""
             return pools[name].submit(function, *arguments).result()
 
-        prepared: dict[str, Prepared] = {}
         for name, recipe in recipes.items():
-            prepared[name] = ask(name, speed_variant.prepare, recipe, data_dir, synthetic, scratch)
+            ask(name, speed_variant.prepare, recipe, data_dir, synthetic, scratch)
             say(f"{name}: warming up")
-            ask(name, speed_variant.train, WARM_UP_STEPS)
-        step_seconds: dict[str, list[float]] = {name: [] for name in recipes}
-        input_seconds: dict[str, list[float]] = {name: [] for name in recipes}
+            ask(name, speed_variant.timed, Variant.train, WARM_UP_STEPS)
         for turn in range(turns):
             say(f"turn {turn + 1} of {turns}, {per_turn} step{'s' if per_turn > 1 else ''} per variant")
             for name in recipes:
-                ask(name, speed_variant.train, 1)  # the other variants have replaced the content of the processor's caches
-                step_seconds[name].append(ask(name, speed_variant.train, per_turn) / per_turn)
-                input_seconds[name].append(ask(name, speed_variant.load, per_turn) / per_turn)
-        usage = {name: ask(name, speed_variant.usage) for name in recipes}  # before the details need more memory
-        first = next(iter(recipes))
+                # the other variants have replaced the content of the processor's caches
+                ask(name, speed_variant.timed, Variant.train, 1)
+                step_seconds[name].append(ask(name, speed_variant.timed, Variant.train, per_turn) / per_turn)
+                input_seconds[name].append(ask(name, speed_variant.timed, Variant.load, per_turn) / per_turn)
+        usage = {name: ask(name, speed_variant.call, Variant.usage) for name in recipes}  # the details need more memory
         say(f"{first}: parts of a step")
-        details = ask(first, speed_variant.details, max(MIN_REPEATS, per_turn))
-    variants = {
-        name: VariantSpeed(prepared[name], usage[name], step_seconds[name], input_seconds[name]) for name in recipes
-    }
-    return SpeedReport(recipes[first], per_turn * turns, variants, details)
+        details = ask(first, speed_variant.call, Variant.details, max(MIN_REPEATS, per_turn))
+    variants, ratios = {}, {}
+    for name, recipe in recipes.items():
+        batch, times = recipe.train.batch_size, step_seconds[name]
+        variants[name] = VariantSpeed(
+            images_per_second=batch / median(times),
+            ms=1e3 * median(times),
+            range_ms=(1e3 * min(times), 1e3 * max(times)),
+            input_images_per_second=batch / median(input_seconds[name]),
+            **dataclasses.asdict(usage[name]),
+        )
+        if name != first:
+            ratios[name] = median(ours / other for ours, other in zip(step_seconds[first], times, strict=True))
+    return SpeedReport(recipes[first], per_turn * turns, variants, ratios, details)
 
 
 @contextlib.contextmanager
@@ -263,18 +238,9 @@ def _own_process() -> Iterator[ProcessPoolExecutor]:
             yield pool
             pool.submit(speed_variant.close).result()
         except BaseException:
-            for process in psutil.Process().children(recursive=True):
+            for child in multiprocessing.active_children():
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
+                    variant = psutil.Process(child.pid)
+                    for process in (variant, *variant.children(recursive=True)):
+                        process.kill()
             raise
-
-
-@contextlib.contextmanager
-def _scratch(recipes: dict[str, Recipe]) -> Iterator[str | None]:
-    """A temporary cache for the features of an untrained teacher, which are of no use later; None if not needed."""
-    if not any(recipe.guidance is not None and recipe.guidance.teacher.offline for recipe in recipes.values()):
-        yield None
-        return
-    cache_folder().mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="speed-", dir=cache_folder()) as folder:
-        yield folder

@@ -1,6 +1,6 @@
 """One variant of `python -m bench speed`, measured in a process of its own, since precision and memory belong to a process.
 
-`prepare` builds the variant of this process; the functions after it measure.
+`prepare` builds the variant of a process; `timed` and `call` measure it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
+from typing import Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import psutil
@@ -25,22 +26,20 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench import models
 from bench.config.schema import Recipe
-from bench.data.loaders import Batch, EvalLoader, Shard, TrainLoader
+from bench.data.loaders import make_train_loader
 from bench.data.store import open_dataset
 from bench.data.subsets import DecodedDataset, Images
+from bench.data.train_loader import Batch
 from bench.guidance import Outputs
 from bench.models.drop_path import sample_drop_path_masks
 from bench.runs import environment
 from bench.runs.record import Code, Hardware
-from bench.train.evaluate import predict
-from bench.train.feature_cache import open_feature_cache
+from bench.train.feature_cache import open_teacher
 from bench.train.launch import hardware, make_accelerator, peak_memory_mib
 from bench.train.preflight import check_dataset, check_recipe
 from bench.train.step import Step
-from bench.train.teacher import Teacher
 
-EVALUATED_IMAGES = {"cuda": 10_000}  # at most
-EVALUATED_IMAGES_ELSEWHERE = 200
+P, T = ParamSpec("P"), TypeVar("T")
 UNTIMED_REPEATS = 3  # of a part, before it is timed: a CUDA graph runs, is captured, and is then replayed
 MATRIX_SECONDS = 5
 MATRIX_REPEATS = 10
@@ -48,37 +47,23 @@ PR_SET_PDEATHSIG = 1  # of prctl, from linux/prctl.h
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A variant that is ready. Seconds from the start of its process to its first batch, and of the imports among them."""
-
-    seconds: float
-    import_seconds: float
-    precision: str
-    dataset: str  # fingerprint
-
-
-@dataclass(frozen=True)
 class Usage:
-    """Peak memory so far, and torch.compile's mode, "off" or "fell back"."""
+    """What a variant has used so far."""
 
     peak_memory_mib: float
-    compile: str
+    precision: str
+    compile: str  # the mode of torch.compile, "off" or "fell back"
 
 
 @dataclass(frozen=True)
 class Details:
-    """What is measured once.
+    """What is measured once."""
 
-    parts: seconds of each part of a step.
-    evaluation: images/s.
-    flops: per image, by part.
-    matrix_flops: FLOP/s of a matrix product.
-    """
-
-    parts: dict[str, float]
-    evaluation: float
-    flops: dict[str, float]
-    matrix_flops: float
+    parts_ms: dict[str, float]  # of a step, each by itself
+    flops_per_image: dict[str, float]  # by part
+    matrix_flops: float  # FLOP/s of a matrix product
+    first_step: dict[str, float]  # seconds from the start of the process to its first batch; import_seconds among them
+    dataset: str  # its fingerprint
     hardware: Hardware
     libraries: dict[str, str]
     code: Code
@@ -103,29 +88,21 @@ def random_dataset(recipe: Recipe, side: int) -> DecodedDataset:
 
 
 class Variant:
-    """A recipe that is ready to be timed. Its teacher has initial weights, which take as long as trained ones.
-
-    Attributes:
-        precision: what was asked for and what is used.
-    """
+    """A recipe that is ready to be timed. Its teacher has initial weights, which take as long as trained ones."""
 
     def __init__(self, recipe: Recipe, dataset: DecodedDataset) -> None:
-        self._accelerator, self.precision = make_accelerator(recipe.train)
+        self.first_step: dict[str, float] = {}  # see `Details`
+        self._dataset = dataset.fingerprint
+        self._accelerator, self._precision = make_accelerator(recipe.train)
         self.device = device = self._accelerator.device
         classes = dataset.classes(recipe.data)
         student = models.create(recipe.model, classes, recipe.seed, feature_layers=recipe.uses_feature_loss)
-        teacher = None
-        if recipe.teacher is not None:
-            teacher = Teacher(recipe.teacher, classes, None, recipe.guidance.teacher)
-            if recipe.guidance.teacher.offline:
-                teacher = open_feature_cache(teacher, "untrained", recipe, dataset, device)
+        teacher = open_teacher(recipe, None, "untrained", dataset, device)
         self.step = Step(recipe, student, teacher, self._accelerator)
         self.step.task.train()
-        self._network, self._guided = student.network, teacher is not None
+        self._guided = teacher is not None
         self._micro = recipe.train.micro_batch or recipe.train.batch_size
-        loader = TrainLoader(recipe, dataset, device)
-        shards = len(dataset.evaluation(recipe.data)) // EVALUATED_IMAGES.get(device.type, EVALUATED_IMAGES_ELSEWHERE)
-        self._eval_loader = EvalLoader(recipe, dataset, device, Shard(0, max(1, shards)))
+        loader = make_train_loader(recipe, dataset, device)
         masks = sample_drop_path_masks(student.drop_path_rates, loader.positions, recipe.seed, 0)
         self._drop_path = masks.to(device)
         self._batches = itertools.chain.from_iterable(map(loader.epoch, itertools.count()))
@@ -138,10 +115,6 @@ class Variant:
     def load(self, count: int) -> Batch:
         """Make that many batches. Returns the last."""
         return collections.deque(itertools.islice(self._batches, count), maxlen=1)[0]
-
-    def evaluate(self) -> int:
-        """Evaluate a part of the test set. Returns the number of images."""
-        return len(predict(self._network, self._eval_loader, self.device)[0])
 
     def seconds(self, call: Callable[[], object]) -> float:
         """The time of a call, including the device's work."""
@@ -223,25 +196,34 @@ class Variant:
         self.step.optimizer.zero_grad()
         return out
 
+    def matrix_flops(self) -> float:
+        """FLOP/s of a large square matrix product on this device: the best of several, an upper limit for networks."""
+        precision = self._precision.used
+        # 2048 in 16 bits takes a minute on a processor without instructions for them
+        size = 8192 if self.device.type == "cuda" else 2048 if precision == "fp32" else 512
+        kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        one, other = (torch.randn(size, size, device=self.device, dtype=kind) for _ in range(2))
+        times: list[float] = []
+        while len(times) < MATRIX_REPEATS and sum(times) <= MATRIX_SECONDS:
+            times.append(self.seconds(lambda: one @ other))
+        return 2 * size**3 / min(times)
 
-def matrix_flops(device: torch.device, precision: str) -> float:
-    """FLOP/s of a large square matrix product on this device: the best of several, an upper limit for networks."""
-    # 2048 in 16 bits takes a minute on a processor without instructions for them
-    size = 8192 if device.type == "cuda" else 2048 if precision == "fp32" else 512
-    kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    one, other = (torch.randn(size, size, device=device, dtype=kind) for _ in range(2))
-    best, started = float("inf"), time.perf_counter()
-    for _ in range(MATRIX_REPEATS):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        began = time.perf_counter()
-        one @ other
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - began)
-        if time.perf_counter() - started > MATRIX_SECONDS:
-            break
-    return 2 * size**3 / best
+    def usage(self) -> Usage:
+        """Memory, precision and the result of compilation so far."""
+        return Usage(peak_memory_mib(self.device), self._precision.used, self.step.compiled)
+
+    def details(self, count: int) -> Details:
+        """The parts of a step, each the median of `count` repeats, and everything else that is measured once."""
+        return Details(
+            parts_ms={part: 1e3 * seconds for part, seconds in self.parts(count).items()},
+            flops_per_image=self.flops(),
+            matrix_flops=self.matrix_flops(),
+            first_step=self.first_step,
+            dataset=self._dataset,
+            hardware=hardware(self.device),
+            libraries=environment.libraries(),
+            code=environment.code(),
+        )
 
 
 _of_this_process: list[Variant] = []
@@ -259,11 +241,10 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def prepare(recipe: Recipe, data_dir: str, synthetic: int | None, scratch: str | None) -> Prepared:
+def prepare(recipe: Recipe, data_dir: str, synthetic: int | None, scratch: str | None) -> None:
     """Build the variant of this process and make its first batch.
 
     Args:
-        data_dir: local datasets.
         synthetic: side of noise images in px, which replace the dataset; or None.
         scratch: the cache folder for the features of an untrained teacher; None: the user's.
 
@@ -279,42 +260,20 @@ def prepare(recipe: Recipe, data_dir: str, synthetic: int | None, scratch: str |
         os.environ["LOCALITY_BENCH_CACHE"] = scratch
     variant = Variant(recipe, dataset)
     variant.load(1)
+    variant.first_step = {"seconds": time.time() - began, "import_seconds": import_seconds}
     _of_this_process.append(variant)
-    return Prepared(time.time() - began, import_seconds, variant.precision.used, dataset.fingerprint)
 
 
-def train(count: int) -> float:
-    """Seconds of that many steps."""
+def timed(function: Callable[[Variant, int], object], count: int) -> float:
+    """Seconds of a method of the variant, which gets a number of steps or batches."""
     (variant,) = _of_this_process
-    return variant.seconds(lambda: variant.train(count))
+    return variant.seconds(lambda: function(variant, count))
 
 
-def load(count: int) -> float:
-    """Seconds of making that many batches."""
+def call(function: Callable[Concatenate[Variant, P], T], *arguments: P.args, **named: P.kwargs) -> T:
+    """The result of a method of the variant."""
     (variant,) = _of_this_process
-    return variant.seconds(lambda: variant.load(count))
-
-
-def usage() -> Usage:
-    """Peak memory so far, and the result of compilation."""
-    (variant,) = _of_this_process
-    return Usage(peak_memory_mib(variant.device), variant.step.compiled)
-
-
-def details(count: int) -> Details:
-    """The parts of a step, each the median of `count` repeats, and everything else that is measured once."""
-    (variant,) = _of_this_process
-    parts = variant.parts(count)
-    images = variant.evaluate()  # warms up
-    return Details(
-        parts=parts,
-        evaluation=images / variant.seconds(variant.evaluate),
-        flops=variant.flops(),
-        matrix_flops=matrix_flops(variant.device, variant.precision.used),
-        hardware=hardware(variant.device),
-        libraries=environment.libraries(),
-        code=environment.code(),
-    )
+    return function(variant, *arguments, **named)
 
 
 def close() -> None:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType
 
-from bench.config.parse import nearest, short_repr
+from bench.config.parse import flatten, nearest, short_repr
 from bench.config.schema import Recipe, RecipeError
 from bench.runs.record import HistoryRow
 from bench.storage import first_line
@@ -60,7 +60,11 @@ class Trackers:
         }
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)  # if it does not exist, wandb uses another
-            accelerator.init_trackers(PROJECT, flat_settings(recipe), options)
+            # as {"train.lr": 0.0005}; values that are neither text nor numbers are JSON texts
+            content = recipe.to_dict()
+            keys = {key: given.value for key, given in flatten(content, recipe.id, tuple(content)).items()}
+            settings = {k: v if type(v) in (str, int, float) else json.dumps(v) for k, v in keys.items()}
+            accelerator.init_trackers(PROJECT, settings, options)
         except Exception as error:  # many kinds: each tracker is another library
             asked = ", ".join(map(str, accelerator.log_with))
             raise RecipeError(f"--tracker {asked}: cannot be started: {first_line(error)}") from error
@@ -77,26 +81,11 @@ class Trackers:
         self._logged = len(history)
 
     def close(self) -> None:
-        """Flush and close all trackers. `Accelerator.end_training` would also end the process group, which a process that
-        fails alone cannot do."""
+        """Flush and close all trackers."""
+        # `Accelerator.end_training` would also end the process group, which a process that fails alone cannot do
         for tracker in self._accelerator.trackers:
             try:
                 tracker.finish()
             except Exception as error:  # as above
                 LOG.warning(f"{tracker.name} could not be closed: {first_line(error)}")
         self._accelerator.trackers = []
-
-
-def flat_settings(recipe: Recipe) -> dict[str, str | int | float]:
-    """A recipe as {"train.lr": 0.0005}, for trackers; values that are not text or numbers are JSON texts."""
-
-    def flat(content: Mapping[str, object], prefix: str = "") -> dict[str, str | int | float]:
-        out = {}
-        for name, value in content.items():
-            if isinstance(value, Mapping):
-                out |= flat(value, f"{prefix}{name}.")
-            else:
-                out[prefix + name] = value if type(value) in (str, int, float) else json.dumps(value)
-        return out
-
-    return flat(recipe.to_dict())

@@ -14,7 +14,7 @@ from bench.config.schema import RecipeError
 from bench.report import commands
 from bench.report.commands import check_report, write_report
 from bench.report.records import records_path, write_runs
-from tests.helpers.synthetic import make_run
+from tests.helpers.synthetic import three_seeds
 
 ROOT = Path(__file__).parents[2]
 registry = Registry()
@@ -25,12 +25,7 @@ TEXTS = ["quick/table.md", "quick/table.csv", "quick/table.tex", "quick/table.js
 @pytest.fixture
 def results(tmp_path):
     folder = tmp_path / "results"
-    runs = [
-        make_run("quick", registry.compose(f"deit_micro/digits/{method}", suite=suite, seed=seed), [value + 1, value])
-        for method, values in {"baseline": [80.0, 82.0, 84.0], "guided": [90.0, 94.0, 92.0]}.items()
-        for seed, value in enumerate(values)
-    ]
-    write_runs(runs, folder, "quick")
+    write_runs(three_seeds(), folder, "quick")
     return folder
 
 
@@ -92,18 +87,8 @@ def test_the_files_for_programs_hold_the_same_numbers(results):
 
 
 def test_the_command_prints_the_headline_and_needs_no_torch(results):
-    command = [
-        sys.executable,
-        "-X",
-        "importtime",
-        "-m",
-        "bench",
-        "report",
-        "--suite",
-        "quick",
-        "--results-dir",
-        str(results),
-    ]
+    options = ["report", "--suite", "quick", "--results-dir", str(results)]
+    command = [sys.executable, "-X", "importtime", "-m", "bench", *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and "92.00 ± 2.00" in done.stdout and " torch" not in done.stderr
 

@@ -15,41 +15,30 @@ from bench.config.names import split_id
 from bench.config.parse import SourcedValue
 from bench.config.registry import Registry
 from bench.report.figures import DRAW, check_figures, figure_name, plots_of_suite, write_figures
-from bench.report.figures.gains import difference_intervals
-from bench.report.figures.style import DARK, LIGHT, figure_style, method_style
+from bench.report.figures.base import DARK, LIGHT, figure_style, method_style
 from bench.report.suite_report import build_suite_report
-from tests.helpers.synthetic import make_run, runs_of_suite
+from tests.helpers.synthetic import make_run, registry_with_methods, runs_of_suite
 
 registry = Registry()
 quick = registry.suite("quick")
 FINAL = {"baseline": (80.0, 82.0, 84.0), "guided": (90.0, 94.0, 92.0)}
 
 
-def frames(finals=FINAL):
-    """Frames of runs whose accuracy rises by 2 points per epoch, six epochs. finals: {method: one accuracy per seed}."""
+def report(finals=FINAL, epochs=6):
+    """The report of runs whose accuracy rises by 2 points per epoch. finals: {method: one accuracy per seed}."""
     runs = [
-        make_run("quick", registry.compose(recipe_id, suite=quick, seed=seed), np.arange(-10, 1, 2) + final)
+        make_run("quick", registry.compose(recipe_id, suite=quick, seed=seed), np.arange(2 - 2 * epochs, 1, 2) + final)
         for recipe_id in quick.ids
         for seed, final in enumerate(finals.get(split_id(recipe_id)[2], ()))
     ]
-    return of_runs(runs)
-
-
-def of_runs(runs, suite=quick, registry=registry):
-    report = build_suite_report(registry, suite, runs)
-    return report.runs, report.curves, report.cells
+    return build_suite_report(registry, quick, runs)
 
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
     """Three students, two datasets, fifteen methods; some runs diverge and some are missing."""
-    own = tmp_path_factory.mktemp("recipes")
-    (own / "guidance").mkdir()
     methods = ["baseline", "guided", *(f"kd-with-a-long-name-{number}" for number in range(13))]
-    for number, name in enumerate(methods[2:]):
-        text = f"guidance:\n  method: kd\n  params: {{temperature: {number + 1}.0, alpha: 0.25}}\n"
-        (own / "guidance" / f"{name}.yaml").write_text(text)
-    wide = Registry(own)
+    wide = registry_with_methods(tmp_path_factory.mktemp("recipes"), methods[2:])
     suite = dataclasses.replace(
         registry.suite("paper"),
         models=("deit_tiny", "cvt_13", "pit_tiny"),
@@ -57,12 +46,12 @@ def large(tmp_path_factory):
         guidance=tuple(methods),
         overrides=(("train.epochs", SourcedValue(8, "test")),),
     )
-    return of_runs(runs_of_suite(wide, suite, 220), suite, wide)
+    return build_suite_report(wide, suite, runs_of_suite(wide, suite, 220))
 
 
-def drawn(name, frames, width=5.2):
+def drawn(name, report, width=5.2):
     """The Figure of this name, laid out."""
-    plot = plots_of_suite(*frames)[name]
+    plot = plots_of_suite(report)[name]
     with rc_context(figure_style("light", width)):
         figure = DRAW[name.partition("/")[0]](plot, width, plot.title)
         figure.draw_without_rendering()
@@ -79,7 +68,7 @@ def svg_texts(path):
 
 
 def test_files_of_light_and_dark_figures(tmp_path):
-    paths = write_figures(*frames(), tmp_path)
+    paths = write_figures(report(), tmp_path)
     names = {path.relative_to(tmp_path).as_posix() for path in paths}
     endings = ("svg", "png", "pdf", "dark.svg", "dark.png")
     assert names == {f"{n}.{e}" for n in ("overview", "cost", "curves/deit_micro-digits") for e in endings}
@@ -87,32 +76,32 @@ def test_files_of_light_and_dark_figures(tmp_path):
     for ending, theme in (("", LIGHT), (".dark", DARK)):
         image = Image.open(tmp_path / f"curves/deit_micro-digits{ending}.png").convert("RGB")
         found = {"#{:02X}{:02X}{:02X}".format(*colour) for _, colour in image.getcolors(1 << 20)}
-        assert image.width == 1040 and {theme.surface, *theme.methods[:2]} <= found
+        assert image.width == 1040 and {theme["surface"], theme["method-0"], theme["method-1"]} <= found
     words = svg_texts(tmp_path / "overview.svg")
     assert {"deit_micro", "digits", "+10.00", "gain (points)"} <= set(words)
     assert {"guided 92.00 ± 2.00 %", "test accuracy (%)"} <= {
-        re.sub(r"\s+", " ", text) for text in texts(drawn("curves/deit_micro-digits", frames()))
+        re.sub(r"\s+", " ", text) for text in texts(drawn("curves/deit_micro-digits", report()))
     }
 
 
 def test_only_what_changed_is_drawn_again(tmp_path):
-    first = {path: path.read_bytes() for path in write_figures(*frames(), tmp_path)}
+    first = {path: path.read_bytes() for path in write_figures(report(), tmp_path)}
     times = {path: path.stat().st_mtime_ns for path in first}
-    assert not check_figures(*frames(), tmp_path)
+    assert not check_figures(report(), tmp_path)
     damaged = tmp_path / "overview.dark.png"
     damaged.write_bytes(b"")
-    assert check_figures(*frames(), tmp_path) == [f"{damaged}: not drawn from these records by this code"]
-    write_figures(*frames(), tmp_path)
+    assert check_figures(report(), tmp_path) == [f"{damaged}: not drawn from these records by this code"]
+    write_figures(report(), tmp_path)
     assert {path: path.read_bytes() for path in first} == first  # the same data gives the same bytes
     assert {path.name.split(".")[0] for path in first if path.stat().st_mtime_ns != times[path]} == {"overview"}
-    changed = frames({**FINAL, "guided": (90.0, 94.0, 92.5)})
-    assert len(check_figures(*changed, tmp_path)) == len(first)
+    changed = report({**FINAL, "guided": (90.0, 94.0, 92.5)})
+    assert len(check_figures(changed, tmp_path)) == len(first)
 
 
 def test_layout_options_draw_again_but_pass_the_check(tmp_path):
-    write_figures(*frames(), tmp_path)
-    write_figures(*frames(), tmp_path, title=False, width=3.3)
-    assert not check_figures(*frames(), tmp_path)
+    write_figures(report(), tmp_path)
+    write_figures(report(), tmp_path, title=False, width=3.3)
+    assert not check_figures(report(), tmp_path)
     assert Image.open(tmp_path / "overview.png").width == 660
     assert "Gain of guided over baseline" not in svg_texts(tmp_path / "overview.svg")
     assert "Accuracy against training time" not in svg_texts(tmp_path / "cost.svg")
@@ -120,24 +109,20 @@ def test_layout_options_draw_again_but_pass_the_check(tmp_path):
 
 
 def test_files_of_figures_that_no_longer_exist_are_removed(tmp_path):
-    write_figures(*frames(), tmp_path)
+    write_figures(report(), tmp_path)
     (tmp_path / "suite.svg").write_bytes(b"")
     (tmp_path / "curves" / "other-digits.dark.png").write_bytes(b"")
     (tmp_path / "table.md").write_bytes(b"")
-    assert [problem.split(": ")[1] for problem in check_figures(*frames(), tmp_path)] == ["no record gives this file"] * 2
-    write_figures(*frames(), tmp_path)
-    assert (tmp_path / "table.md").is_file() and not check_figures(*frames(), tmp_path)
+    assert [problem.split(": ")[1] for problem in check_figures(report(), tmp_path)] == ["no record gives this file"] * 2
+    write_figures(report(), tmp_path)
+    assert (tmp_path / "table.md").is_file() and not check_figures(report(), tmp_path)
 
 
 def test_intervals_lie_on_an_axis_of_differences():
-    cells = frames({"baseline": (70.0, 84.0, 89.0), "guided": (99.0, 98.0, 97.0)})[2]
-    gain = difference_intervals(cells).iloc[0]
-    assert gain["high"] == cells["gain_high"].max() > 30  # as in the tables: Student's t with three seeds
-    assert gain["low"] == cells["gain_low"].max()
-    axes = drawn("overview", frames()).axes[0]
+    axes = drawn("overview", report()).axes[0]
     low, high = axes.get_xlim()
     assert low < 0 and 14.97 < high < 20  # the interval of +10.00 is [5.03, 14.97]; no accuracies of 80 or 90
-    lines = drawn("overview", frames({"baseline": (80.0,), "guided": (90.0,)})).axes[0].lines
+    lines = drawn("overview", report({"baseline": (80.0,), "guided": (90.0,)})).axes[0].lines
     (ring,) = [line for line in lines if line.get_marker() == "o"]
     assert ring.get_markerfacecolor() != ring.get_color()  # one seed: no clear difference
 
@@ -145,8 +130,8 @@ def test_intervals_lie_on_an_axis_of_differences():
 def test_the_baseline_is_marked_as_reached_only_where_all_seeds_reach_it():
     name = "curves/deit_micro-digits"
     # Gains are 10, 12 and 8 points of 2 points per epoch: seeds reach it after 1, 1 and 2 epochs, the baseline after 6.
-    assert "epoch 1.3: 5.0× as fast" in texts(drawn(name, frames()))
-    some = texts(drawn(name, frames({**FINAL, "guided": (90.0, 94.0, 83.0)})))
+    assert "epoch 1.3: 5.0× as fast" in texts(drawn(name, report()))
+    some = texts(drawn(name, report({**FINAL, "guided": (90.0, 94.0, 83.0)})))
     assert not any(text.startswith("epoch ") for text in some)
 
 
@@ -158,17 +143,17 @@ def test_missing_and_diverged_runs_are_named():
         for model, curves in accuracies.items()
         for method, curve in zip(("baseline", "guided"), curves, strict=True)
     ]
-    own = of_runs(runs, suite)
-    assert set(plots_of_suite(*own)) == {"overview", "cost", "suite", "curves/deit_micro-digits", "curves/deit_tiny-digits"}
+    own = build_suite_report(registry, suite, runs)
+    assert set(plots_of_suite(own)) == {"overview", "cost", "suite", "curves/deit_micro-digits", "curves/deit_tiny-digits"}
     assert {"diverged", "not run", "+5.00"} <= set(texts(drawn("overview", own)))
     assert {"diverged", "not run", "+5.0"} <= set(texts(drawn("suite", own)))
     assert any("1 of 1 of guided" in text for text in texts(drawn("curves/deit_micro-digits", own)))
-    assert not plots_of_suite(*of_runs(runs[1:2]))
+    assert not plots_of_suite(build_suite_report(registry, quick, runs[1:2]))
 
 
 def test_accuracy_on_held_out_images_is_called_so():
-    held_out = frames()
-    held_out[0]["evaluated_on"] = "holdout"
+    held_out = report()
+    held_out.runs["evaluated_on"] = "holdout"
     for name in ("overview", "cost", "curves/deit_micro-digits"):
         words = " ".join(texts(drawn(name, held_out))).lower()
         assert "held-out accuracy" in words and "test accuracy" not in words
@@ -190,20 +175,20 @@ def test_fifteen_methods_have_room_for_their_names(large, name, width):
 
 @pytest.mark.parametrize("name", ["overview", "cost", "curves/deit_micro-digits"])
 def test_one_epoch_and_one_seed(name):
-    ids = [f"deit_micro/digits/{method}" for method in quick.guidance]
-    own = of_runs([make_run("quick", registry.compose(recipe_id, suite=quick), [50.0]) for recipe_id in ids])
-    assert "deit_micro" in " ".join(texts(drawn(name, own)))
+    assert "deit_micro" in " ".join(texts(drawn(name, report({"baseline": (50.0,), "guided": (50.0,)}, epochs=1))))
 
 
 @pytest.mark.parametrize("name", ["$\\frac{</text><script>alert(1)</script>", "]]>&amp;\n\0\x1b\u202e../文字", "x" * 300])
 def test_names_are_only_text(tmp_path, name):
-    hostile = [frame.replace({"deit_micro": name, "digits": f"hub:{name}", "guided": name}) for frame in frames()]
-    for path in write_figures(*hostile, tmp_path / "results"):
+    names = {"deit_micro": name, "digits": f"hub:{name}", "guided": name}
+    own = report()
+    hostile = dataclasses.replace(own, curves=own.curves.replace(names), cells=own.cells.replace(names))
+    for path in write_figures(hostile, tmp_path / "results"):
         assert path.is_file() and "%" not in path.name
         if path.suffix == ".svg":
             root = ElementTree.parse(path).getroot()
             assert not [element for element in root.iter() if element.tag.endswith("script")]
-    assert not check_figures(*hostile, tmp_path / "results")
+    assert not check_figures(hostile, tmp_path / "results")
     assert [path.name for path in tmp_path.iterdir()] == ["results"]
 
 
@@ -257,9 +242,10 @@ def oklab(light):
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK])
 def test_methods_can_be_told_apart_by_everyone(theme):
-    assert min(contrast(method, theme.surface) for method in theme.methods) >= 3
-    assert min(contrast(words, theme.surface) for words in (theme.text, theme.muted)) >= 4.5
+    methods = [colour for name, colour in theme.items() if name.startswith("method-")]
+    assert min(contrast(method, theme["surface"]) for method in methods) >= 3
+    assert min(contrast(theme[words], theme["surface"]) for words in ("text", "muted")) >= 4.5
     for sight in SIGHT.values():
-        seen = [oklab(np.clip(np.array(sight) @ linear(method), 0, 1)) for method in theme.methods]
+        seen = [oklab(np.clip(np.array(sight) @ linear(method), 0, 1)) for method in methods]
         distances = [float(np.linalg.norm(one - other)) for one, other in itertools.combinations(seen, 2)]
         assert min(distances) > 0.07 and np.linalg.norm(seen[0] - seen[1]) > 0.2

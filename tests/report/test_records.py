@@ -9,15 +9,10 @@ from bench.config.registry import Registry
 from bench.config.schema import RecipeError
 from bench.report.records import gather_runs, mismatches, read_runs, records_path, write_runs
 from bench.runs.folder import RunFolder
-from tests.helpers.synthetic import history_rows, make_run, runs_of_suite
+from tests.helpers.synthetic import history_rows, quick_run, runs_of_suite
 
 registry = Registry()
 suite = registry.suite("quick")
-
-
-def quick_run(method, seed, accuracies=(80.0, 90.0), **changes):
-    recipe = registry.compose(f"deit_micro/digits/{method}", suite=suite, seed=seed)
-    return make_run("quick", recipe, accuracies, **changes)
 
 
 def finish(results, run):

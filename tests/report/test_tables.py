@@ -7,23 +7,13 @@ import pytest
 from bench.config.parse import SourcedValue
 from bench.config.registry import Registry
 from bench.config.suite import Suite
-from bench.report import latex, markdown, tables
+from bench.report import documents, tables
 from bench.report.suite_report import build_suite_report
 from bench.runs.record import Hardware, Precision
-from tests.helpers.synthetic import make_run, runs_of_suite
+from tests.helpers.synthetic import make_run, quick_run, registry_with_methods, runs_of_suite, three_seeds
 
 registry = Registry()
 suite = registry.suite("quick")
-
-
-def run(method, seed, curve, **changes):
-    return make_run("quick", registry.compose(f"deit_micro/digits/{method}", suite=suite, seed=seed), curve, **changes)
-
-
-def three_seeds(**changes):
-    baseline = [run("baseline", seed, [accuracy + 1, accuracy]) for seed, accuracy in enumerate((80.0, 82.0, 84.0))]
-    guided = [run("guided", seed, [v + 1, v], **changes) for seed, v in enumerate((90.0, 94.0, 92.0))]
-    return [*baseline, *guided]
 
 
 def report(runs, suite=suite):
@@ -33,13 +23,8 @@ def report(runs, suite=suite):
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
     """Eight students, two datasets, fifteen methods, one seed missing in places."""
-    own = tmp_path_factory.mktemp("recipes")
-    (own / "guidance").mkdir()
     names = [f"kd-{number}" for number in range(13)]
-    for number, name in enumerate(names, 1):
-        text = f"guidance:\n  method: kd\n  params: {{temperature: {number}.0, alpha: 0.25}}\n"
-        (own / "guidance" / f"{name}.yaml").write_text(text)
-    wide, paper = Registry(own), Registry().suite("paper")
+    wide, paper = registry_with_methods(tmp_path_factory.mktemp("recipes"), names), registry.suite("paper")
     methods = (*names, "baseline", "guided")
     many = Suite("many", "paper", paper.models, ("cifar100", "chaoyang"), methods, (0,))
     short = dataclasses.replace(many, overrides=(("train.epochs", SourcedValue(20, "test")),))
@@ -56,14 +41,14 @@ def test_the_headline_of_known_runs():
 
 
 def test_missing_and_diverged_runs_are_shown():
-    runs = [run("baseline", 0, [80.0]), run("baseline", 1, [40.0], diverged=True)]
+    runs = [quick_run("baseline", 0, [80.0]), quick_run("baseline", 1, [40.0], diverged=True)]
     assert tables.accuracy_table(report(runs))[["last epoch", "seeds"]].to_numpy().tolist() == [
         ["80.00", "1, 1 diverged"],
         ["not run", "0"],
     ]
-    text = markdown.document(report(runs))
+    text = documents.markdown(report(runs))
     assert "diverged in epoch 1 " in text and "- 1 run of 2 diverged and is left out." in text
-    table = tables.accuracy_table(report([*runs, run("guided", 1, [90.0])]))
+    table = tables.accuracy_table(report([*runs, quick_run("guided", 1, [90.0])]))
     assert table["gain"].tolist() == ["", "no pair"]
 
 
@@ -71,7 +56,7 @@ def test_no_factor_where_a_seed_does_not_reach_the_baseline():
     runs = three_seeds()
     row = tables.convergence_table(report(runs)).iloc[1]
     assert row["epochs to baseline's final"] == "1.0 ± 0.0" and row["speed-up, epochs"] == "1.0 ± 0.0 ×"
-    runs[-1] = run("guided", 2, [70.0, 83.0])
+    runs[-1] = quick_run("guided", 2, [70.0, 83.0])
     table = tables.convergence_table(report(runs))
     assert table["epochs to baseline's final"].tolist()[1] == "reached by 2 of 3 seeds"
     assert not [name for name in table if name.startswith("speed-up")]
@@ -84,19 +69,19 @@ def test_every_table_and_caption_names_what_differs_from_the_protocol(large):
     runs = [make_run("quick", registry.compose("deit_micro/digits/baseline", suite=short), [50.0])]
     note = "not the published one: 1 epoch, batch size 32, image size 16 px. Settings of this suite: train.epochs=1."
     built = report(runs, short)
-    assert markdown.document(built).count(note) == 5 and note in latex.document(built)
+    assert documents.markdown(built).count(note) == 5 and note in documents.latex(built)
     assert large.protocol_note == "Protocol: paper (arXiv 2207.10026). Settings of this suite: train.epochs=20."
-    captions = [line for line in latex.document(large).splitlines() if line.startswith(r"\caption")]
+    captions = [line for line in documents.latex(large).splitlines() if line.startswith(r"\caption")]
     assert len(captions) == 2 * 2  # on the first and the following pages of each dataset
     assert all("train.epochs=20" in line and "published: fp32" in line for line in captions)
 
 
 def test_runs_that_differ_are_pointed_out():
     assert report(three_seeds()).notes == []
-    mixed = report([*three_seeds(), run("guided", 3, [95.0], precision=Precision("fp16", "fp16"))])
+    mixed = report([*three_seeds(), quick_run("guided", 3, [95.0], precision=Precision("fp16", "fp16"))])
     assert mixed.notes == ["Runs on digits differ in precision: bf16, fp16."]
-    dirty = dataclasses.replace(run("baseline", 0, [1.0]).record.code, dirty=True)
-    assert report([run("baseline", 0, [1.0], code=dirty)]).notes == ["1 of 1 run used code that was not committed."]
+    dirty = dataclasses.replace(quick_run("baseline", 0, [1.0]).record.code, dirty=True)
+    assert report([quick_run("baseline", 0, [1.0], code=dirty)]).notes == ["1 of 1 run used code that was not committed."]
 
 
 def test_methods_are_rows_in_the_order_of_the_suite(large):
@@ -105,13 +90,13 @@ def test_methods_are_rows_in_the_order_of_the_suite(large):
     assert own["method"].tolist() == ["baseline", *(f"kd-{number}" for number in range(13)), "guided"]
     assert table["student"].unique().tolist() == list(large.suite.models) and len(table) == 8 * 2 * 15
     assert {"too few seeds", "not run", "diverged", "no pair"} <= set(table.to_numpy().ravel())
-    text = "\n".join(markdown.headline(large))
+    text = "\n".join(documents.headline(large))
     assert text.count("`t2t_vit_14`") == 2  # once per dataset
-    assert latex.document(large).count(r"\begin{longtable}") == 2
+    assert documents.latex(large).count(r"\begin{longtable}") == 2
 
 
 def test_latex_has_no_character_that_it_would_read_as_a_command():
-    text = latex.document(report(three_seeds()))
+    text = documents.latex(report(three_seeds()))
     assert r"deit\_micro & baseline & 82.00 $\pm$ 2.00 &  &  &  & 3 \\" in text
     assert r" & guided & 92.00 $\pm$ 2.00 & $+$10.00 $\pm$ 2.00 & $+$5.03 to $+$14.97 & better & 3 \\" in text
     assert r"95\% confidence" in text and text.count(r"\toprule") == 1 and r"\label{tab:quick-digits}" in text
@@ -119,24 +104,24 @@ def test_latex_has_no_character_that_it_would_read_as_a_command():
 
 def test_text_of_others_is_shown_as_text():
     hostile = "a|b <script>alert(1)</script> [x](javascript:y) `c` \n# d"
-    text = markdown.document(report(three_seeds(hardware=Hardware(hostile, hostile, 1))))
+    text = documents.markdown(report(three_seeds(hardware=Hardware(hostile, hostile, 1))))
     assert "<script" not in text and "[x](" not in text and "\n# d" not in text
     lines = [line for line in text.partition("## Costs")[2].partition("## Runs")[0].splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in lines}) == 1
 
 
 def test_the_teacher_is_described_by_the_weights_that_guide():
-    (sentence,) = tables.teacher_sentences(report(three_seeds()))
+    (sentence,) = tables.teacher_sentences(report(three_seeds()).runs)
     assert sentence.startswith("Teacher resnet8/digits (seed 0") and "70.00 % after 15 epochs" in sentence
 
 
 def test_only_marked_parts_of_a_readme_change():
     built, end = report(three_seeds()), "<!-- end of tables -->"
     text = f"mine\n<!-- tables: python -m bench report -->\nold\n{end}\nmine too\n"
-    filled = markdown.fill_readme(text, [built])
+    filled = documents.fill_readme(text, [built])
     assert filled.startswith("mine\n") and filled.endswith("\nmine too\n") and "old" not in filled
-    assert "92.00 ± 2.00" in filled and "## `quick`" in filled and markdown.fill_readme(filled, [built]) == filled
+    assert "92.00 ± 2.00" in filled and "## `quick`" in filled and documents.fill_readme(filled, [built]) == filled
     other = f"<!-- table of other: python -m bench report -->{end}"
-    one = markdown.fill_readme(f"<!-- table of quick: python -m bench report -->{end}{other}", [built], "results/")
+    one = documents.fill_readme(f"<!-- table of quick: python -m bench report -->{end}{other}", [built], "results/")
     assert one.endswith(other) and "](results/quick/table.md)" in one and "## `quick`" not in one
-    assert markdown.fill_readme("no markers", [built]) == "no markers"
+    assert documents.fill_readme("no markers", [built]) == "no markers"

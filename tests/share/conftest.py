@@ -12,9 +12,8 @@ from bench import models
 from bench.config.registry import Registry
 from bench.run import parser
 from bench.storage import read_json, sha256, write_json
-from bench.train.request import read_request
+from bench.train.request import StopSignals, read_request
 from bench.train.runner import run
-from bench.train.signals import StopSignals
 from tests.helpers.process import TINY
 
 SETTINGS = [*TINY[:4], "--set", "train.warmup_epochs=2", "--set", "train.betas=[0.9,0.95]"]

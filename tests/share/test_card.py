@@ -22,7 +22,7 @@ from bench.cli import compose
 from bench.config.registry import Registry
 from bench.data.store import open_dataset
 from bench.runs.record import Code, TeacherSummary, read_record
-from bench.share.card import BIBTEX, line, model_card
+from bench.share.card import line, model_card
 from bench.share.export import export
 from tests.helpers.process import ROOT
 
@@ -62,7 +62,8 @@ def test_the_card_shows_what_the_record_holds(finished, record, tmp_path):
     assert torch.allclose(names["transform"](image), bench.load(folder).transform(image), atol=level)
     (reference,) = yaml.safe_load((ROOT / "CITATION.cff").read_text())["references"]
     authors = " and ".join(f"{author['family-names']}, {author['given-names']}" for author in reference["authors"])
-    assert f"{{{authors}}}" in BIBTEX and f"{{{reference['title']}}}" in BIBTEX and BIBTEX in card.text
+    (bibtex,) = blocks(card.text, "bibtex")
+    assert f"{{{authors}}}" in bibtex and f"{{{reference['title']}}}" in bibtex and "{arXiv:2207.10026}" in bibtex
 
 
 def test_the_card_of_a_guided_run_names_its_teacher_and_repeats_it(record):

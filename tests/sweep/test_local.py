@@ -163,9 +163,3 @@ def test_slots_are_gpus_or_cores(monkeypatch, tmp_path):
     for wrong, named in (((3, None), "--gpus-per-run 3: 0 GPUs"), ((0, None), "--gpus-per-run 0"), ((1, 0), "--runs-per")):
         with pytest.raises(RecipeError, match=named):
             make_slots(*wrong)
-
-
-def test_parts_of_a_divided_gpu_are_slots(monkeypatch, tmp_path):
-    parts = "GPU 0: H (UUID: GPU-a)\n  MIG 1g.10gb  Device  0: (UUID: MIG-x)\n  MIG 1g.10gb  Device  1: (UUID: MIG-y)"
-    pretend_gpus(monkeypatch, tmp_path, f"{parts}\nGPU 1: H (UUID: GPU-b)")
-    assert visible_gpus() == ["MIG-x", "MIG-y", "1"]

@@ -11,8 +11,7 @@ from bench.config.registry import Registry
 from bench.locks import cache_folder, exclusive
 from bench.runs.record import Hardware
 from bench.sweep import commands
-from bench.sweep.costs import as_dict, as_text, images_per_epoch, least_seconds, summary
-from bench.sweep.plan import make_plan
+from bench.sweep.plan import as_dict, as_text, images_per_epoch, least_seconds, make_plan, summary
 from tests.helpers.process import command, refused
 from tests.helpers.synthetic import make_teacher
 
@@ -50,7 +49,7 @@ def test_the_state_of_every_run(quick):
 def test_a_teacher_is_planned_once_and_first(quick):
     plan = quick.plan(range(3))
     assert [job.name for job in plan.jobs if job.is_teacher] == ["resnet8/digits seed 0"] and plan.jobs[0].is_teacher
-    assert len(plan.jobs) == 1 + 2 * 3 and not plan.finished
+    assert len(plan.jobs) == 1 + 2 * 3
     other_teacher = Registry().compose("deit_micro/digits/guided", "quick", ["teacher.train.epochs=3"])
     assert len(quick.plan(recipes=[quick.baseline, quick.guided, other_teacher]).teachers) == 2
 

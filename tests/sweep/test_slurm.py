@@ -38,28 +38,28 @@ def request(*words: str) -> SlurmRequest:
 
 def test_options_become_parameters_of_submitit():
     words = ["--gpus-per-run", "2", "--cpus-per-run", "8", "--memory", "1.5", "--time", "1:30", "--lead-time", "60"]
-    words += ["--partition", "gpu", "--account", "us", "--array-parallelism", "4", "--slurm-setup", "module load cuda"]
-    words += ["--slurm", "constraint=a100", "--slurm=--exclusive", "--slurm", "gpus-per-node=a100:2"]
+    words += ["--array-parallelism", "4", "--slurm-setup", "module load cuda"]
+    words += ["--slurm", "partition=gpu", "--slurm=--exclusive", "--slurm", "gpus-per-node=a100:2"]
     asked = request(*words)
     found = asked.parameters("quick-1", is_teacher=False, after="34")
     expected = {"cpus_per_task": 8, "gpus_per_node": 2, "mem": "1536MB", "time": 90, "signal_delay_s": 60}
-    expected |= {"partition": "gpu", "account": "us", "array_parallelism": 4, "srun_args": ["--cpus-per-task=8"]}
-    assert {key: found[key] for key in expected} == expected and "qos" not in found
-    more = {"constraint": "a100", "exclusive": True, "gpus_per_node": "a100:2", "requeue": True}
+    expected |= {"array_parallelism": 4, "srun_args": ["--cpus-per-task=8"]}
+    assert {key: found[key] for key in expected} == expected
+    more = {"partition": "gpu", "exclusive": True, "gpus_per_node": "a100:2", "requeue": True}
     assert found["additional_parameters"] == {**more, "dependency": "afterok:34", "kill_on_invalid_dep": "yes"}
     assert found["setup"][-1] == "module load cuda" and str(ROOT) in found["setup"][0]
     assert "export LOCALITY_BENCH_TIMESTAMPS=1" in found["setup"]
     teacher = asked.parameters("quick-2", is_teacher=True, after=None)
     assert teacher["gpus_per_node"] == 1 and "dependency" not in teacher["additional_parameters"]
     bare = request("--gpus-per-run", "0").parameters("quick-3", is_teacher=False, after=None)
-    assert "OMP_NUM_THREADS:-1" in bare["setup"][0] and bare["time"] == 240 and bare["srun_args"] == []
-    assert not {"gpus_per_node", "mem", "cpus_per_task", "partition"} & set(bare)
+    assert "OMP_NUM_THREADS:-1" in bare["setup"][0] and bare["time"] == 240
+    assert not {"gpus_per_node", "mem", "cpus_per_task", "srun_args"} & set(bare)
     assert [parse_minutes(text) for text in ("90", "1:30", "12:00", "2-01:05")] == [90, 90, 720, 2945]
 
 
 def test_submitit_knows_every_parameter():
     submitit = pytest.importorskip("submitit")
-    every = SlurmRequest(cpus_per_run=1, memory=1, partition="p", account="a", qos="q")
+    every = SlurmRequest(cpus_per_run=1, memory=1)
     found = every.parameters("n", is_teacher=False, after="1")
     known = submitit.SlurmExecutor._valid_parameters()
     assert set(found) <= known and not set(found["additional_parameters"]) & {"time", "signal"}
@@ -90,7 +90,7 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch):
         with pytest.raises(RecipeError, match=named):
             run_sweep(arguments("--results-dir", str(tmp_path), *words))
 
-    refused("--partition: goes with --executor slurm", "--partition", "gpu")
+    refused("--slurm: goes with --executor slurm", "--slurm", "partition=gpu")
     refused("--detach: goes with --executor slurm", "--detach")
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "submitit", None)
@@ -293,6 +293,14 @@ def test_queued_jobs_of_an_earlier_sweep_are_attached(quick, tmp_path, monkeypat
     assert ("deit_micro/digits/baseline seed 1", "DIED", False) in [line[:3] for line in lines]
 
 
+def test_a_detached_sweep_submits_all_jobs_and_leaves_them_in_the_queue(quick, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    scheduler, cluster = Scheduler(quick.plan(SEEDS).jobs, queues=True), Cluster(quick, monkeypatch, finish)
+    drive(scheduler, cluster, detach=True)
+    assert len(cluster.submissions) == 3 and not cluster.cancelled and not cluster.looks and len(scheduler.running) == 5
+    assert any("stay in the queue: scancel 1 2_0 3_0 2_1 3_1" in message for message in caplog.messages)
+
+
 LAUNCHER = """
 import signal, subprocess, sys, time
 from pathlib import Path
@@ -308,7 +316,7 @@ time.sleep(60)
 """
 JOB = """
 import signal, sys
-from bench.sweep.requeued import Requeued
+from bench.sweep.slurm import Requeued
 run = Requeued([sys.executable, *sys.argv[1:], "launcher"])
 def at_signal(*_):
     print(run.checkpoint().function.command[-1], flush=True)

@@ -8,7 +8,7 @@ import torch
 from bench import models
 from bench.config.registry import Registry
 from bench.train.evaluate import flops_per_image
-from bench.train.schedule import learning_rate
+from bench.train.task import learning_rate
 
 registry = Registry()
 

@@ -12,9 +12,8 @@ from bench.runs.record import HISTORY_COLUMNS
 from bench.train import trackers
 from bench.train.checkpoint import Checkpoints
 from bench.train.launch import make_accelerator
-from bench.train.request import read_request
+from bench.train.request import StopSignals, read_request
 from bench.train.runner import run
-from bench.train.signals import StopSignals
 from tests.helpers.process import TINY, command, refused
 
 SETTINGS = [*TINY[:4], "--set", "train.epochs=3", "--set", "train.checkpoint_seconds=0"]

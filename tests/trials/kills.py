@@ -30,16 +30,14 @@ from bench.train.main import main
 from tests.helpers.process import launch_variables
 
 MEASURED = ("seconds", "images_per_second", "peak_memory_mib")
-EVERY_EPOCH = ["train.checkpoint_seconds=0", "train.threads=1"]
+EPOCHS = ["train.epochs=3", "train.checkpoint_seconds=0", "train.threads=1"]
 AUGMENT = ["augment.crop=random_resized", "augment.flip=0.5", "augment.erase=0.5", "model.drop_path_rate=0.2"]
 SMALL = ["model.depth=3", "model.feature_layers=[blocks.0, blocks.1, blocks.2]", "teacher.model.width=8"]
-TEACHER = ["model.width=8", "data.train_limit=192", "train.epochs=3", "select=best", "train.lr=0.3", *EVERY_EPOCH]
+SMALL += ["teacher.train.epochs=1"]
 # A student with projections, and a teacher that keeps its best epoch: the two kinds of state.
 RUNS = {
-    "deit_micro/digits/guided": [
-        *("data.train_limit=128", "train.epochs=3", "teacher.train.epochs=1", *SMALL, *AUGMENT, *EVERY_EPOCH),
-    ],
-    "resnet8/digits": TEACHER,
+    "deit_micro/digits/guided": ["data.train_limit=128", *SMALL, *AUGMENT, *EPOCHS],
+    "resnet8/digits": ["data.train_limit=192", "model.width=8", "select=best", "train.lr=0.3", *EPOCHS],
 }
 STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
 STOPPED = 75
@@ -47,9 +45,7 @@ STOPPED = 75
 
 def start(recipe_id: str, results: Path, processes: int = 1) -> list[int]:
     """Fork the processes of a run. Returns their process ids by rank."""
-    if processes == 1:
-        return [_fork(recipe_id, results, {})]
-    ranks = launch_variables(processes)
+    ranks = launch_variables(processes) if processes > 1 else [{}]
     return [_fork(recipe_id, results, variables) for variables in ranks]
 
 
@@ -114,7 +110,8 @@ def outcome(results: Path) -> dict[str, object]:
     record = json.loads((folder / "record.json").read_text())
     history = [line.rsplit(",", 1)[0] for line in (folder / "history.csv").read_text().splitlines()]  # without the speed
     weights = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.safetensors")}
-    left = sorted(path.name for path in folder.iterdir())
+    # a kill while the last status is written leaves its temporary file beside a complete record
+    left = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".status.json."))
     return {**{k: v for k, v in record.items() if k not in MEASURED}, "history": history, "weights": weights, "left": left}
 
 

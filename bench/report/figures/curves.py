@@ -6,118 +6,106 @@ import pandas as pd
 from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from bench.report.figures.plot import Plot
-from bench.report.figures.style import clean, label_right, line_inches, method_style, new_figure, signed, spread_labels
+from bench.report.figures import base
 from bench.report.frame import BASELINE
 
 HEIGHT = 0.52  # of the width
 FEW_METHODS = 4  # whose bands and marks can be told apart
-FEW_SEEDS = 5  # whose own curves can be told apart
 PANEL_INCHES = 0.66  # height of a small multiple
 MARK_HEIGHT = 0.09  # of a mark's text, of the height of the axes
 
 
-def draw_curves(plot: Plot, width: float, title: str | None) -> Figure:
+def draw_curves(plot: base.Plot, width: float, title: str | None) -> Figure:
     """Draw all methods on a student and dataset, named at their ends, and where they reach the baseline's accuracy."""
     cells = plot.cells[plot.cells["seeds"] > 0].set_index("method")
     few, last = len(cells) <= FEW_METHODS, plot.curves["epoch"].max()
-    height = max(width * HEIGHT, (len(cells) * (2.5 if few else 1.2) + 3) * line_inches())
-    figure = new_figure(width, height, title, _note(plot, few))
+    height = max(width * HEIGHT, (len(cells) * (2.5 if few else 1.2) + 3) * base.line_inches())
+    figure = base.new_figure(width, height, title, _note(plot, few))
     axes, labels = figure.subplots(), []
     axes.set(xlabel="epoch", ylabel=f"{plot.measure} (%)", xlim=(min(1, last - 1), last))
     axes.grid(axis="y")
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     for method, cell in cells[::-1].iterrows():  # the baseline on top
-        _draw_method(axes, plot, method, few, linewidth=1.8 if few else 1.2)
+        end = _draw_method(axes, plot, method, few, linewidth=1.8 if few else 1.2), cell["last_mean"]
         std = "" if pd.isna(cell["last_std"]) else f" ± {cell['last_std']:.2f}"
-        text = f"{clean(method)}\n{cell['last_mean']:.2f}{std} %" if few else f"{cell['last_mean']:.1f}  {clean(method)}"
-        style = method_style(plot.methods, method)
-        end = plot.curves.loc[plot.curves["method"] == method, "epoch"].max(), cell["last_mean"]
-        labels.append(label_right(axes, end, text, color=style["color"], linestyle=style["linestyle"], linewidth=1))
+        name, accuracy = base.clean(method), cell["last_mean"]
+        text = f"{name}\n{accuracy:.2f}{std} %" if few else f"{accuracy:.1f}  {name}"
+        line = {**base.method_style(plot.methods, method), "linewidth": 1}
+        del line["marker"]
+        labels.append(base.label_right(axes, end, text, **line))
     if BASELINE in cells.index and last > 1:
         _mark_baseline_reached(axes, cells, plot, few)
-    spread_labels(figure, [labels])
+    base.spread_labels(figure, [labels])
     return figure
 
 
-def draw_suite(plot: Plot, width: float, title: str | None) -> Figure:
+def draw_suite(plot: base.Plot, width: float, title: str | None) -> Figure:
     """Draw small multiples with one range of accuracies, a row per student and a column per dataset."""
-    models, datasets = (list(plot.cells[name].unique()) for name in ("model", "dataset"))
-    legend = [
-        Line2D([], [], label=clean(name), **{**method_style(plot.methods, name), "marker": ""}) for name in plot.methods
-    ]
+    models, datasets = plot.cells["model"].unique(), plot.cells["dataset"].unique()
+    two = len(plot.methods) == 2
     note = f"{plot.measure.capitalize()} (%) per epoch. {plot.seeds()}."
-    note += " Numbers: gain of the last epoch, in points." if len(plot.methods) == 2 else ""
-    figure = new_figure(width, len(models) * PANEL_INCHES + 3 * line_inches(), title, note, legend)
+    note += " Numbers: gain of the last epoch, in points." if two else ""
+    height = len(models) * PANEL_INCHES + 3 * base.line_inches()
+    figure = base.new_figure(width, height, title, note, base.legend_marks(plot.methods, marker=""))
     grid = figure.subplots(len(models), len(datasets), sharex="col", sharey=True, squeeze=False)
     for line, model in zip(grid, models, strict=True):
-        line[0].set_ylabel(clean(model), rotation=0, ha="right", va="center", color=rcParams["text.color"])
+        line[0].set_ylabel(base.clean(model), rotation=0, ha="right", va="center", color=rcParams["text.color"])
         for axes, dataset in zip(line, datasets, strict=True):
             part = plot.of(model, dataset)
             for method in part.cells.loc[part.cells["seeds"] > 0, "method"][::-1]:
-                _draw_method(axes, part, method, len(plot.methods) == 2, linewidth=1.3)
+                _draw_method(axes, part, method, two, linewidth=1.3)
             axes.grid(axis="y")
             axes.locator_params(axis="y", nbins=3)
             texts = part.cells.loc[part.cells["seeds"] == 0, "status"].unique()
-            if len(plot.methods) == 2 and not len(texts):
-                texts = [signed(gain, 1) for gain in part.cells["gain_mean"].dropna()]
+            if two and not len(texts):
+                texts = [base.signed(gain, 1) for gain in part.cells["gain_mean"].dropna()]
             axes.text(0.98, 0.08, "\n".join(texts), transform=axes.transAxes, ha="right", size="small")
     for axes, dataset in zip(grid[0], datasets, strict=True):
-        axes.set_title(clean(dataset, 14), size="small", weight="normal")
+        axes.set_title(base.clean(dataset, 14), size="small", weight="normal")
         last = plot.curves.loc[plot.curves["dataset"] == dataset, "epoch"].max()
-        axes.set(xlim=(min(1, last - 1), last), xticks=[] if pd.isna(last) else sorted({1, last}))
-    for axes in grid[-1]:
-        for label, side in zip(axes.get_xticklabels(), ("left", "right"), strict=False):
-            label.set_ha(side)
+        axes.set(xlim=(min(1, last - 1), last), xticks=[] if pd.isna(last) else [last])
     return figure
 
 
-def _draw_method(axes: Axes, plot: Plot, method: str, band: bool, linewidth: float) -> None:
-    """Draw the mean over seeds; with `band`, also ± 1 standard deviation and single seeds if they are few."""
+def _draw_method(axes: Axes, plot: base.Plot, method: str, band: bool, linewidth: float) -> int:
+    """Draw the mean over seeds; with `band`, also ± 1 standard deviation. Returns the last epoch."""
     curves = plot.curves[plot.curves["method"] == method]
     accuracy = curves.pivot(index="epoch", columns="seed", values="test_accuracy").dropna()
-    mean, std, style = accuracy.mean(axis=1), accuracy.std(axis=1), method_style(plot.methods, method)
+    mean, std, style = accuracy.mean(axis=1), accuracy.std(axis=1), base.method_style(plot.methods, method)
     if band and accuracy.shape[1] > 1:
         axes.fill_between(accuracy.index, mean - std, mean + std, color=style["color"], alpha=0.2, linewidth=0)
-    if band and 1 < accuracy.shape[1] <= FEW_SEEDS:
-        axes.plot(accuracy, color=style["color"], linewidth=linewidth / 3, alpha=0.5)
     style["marker"] = style["marker"] if len(accuracy) == 1 else ""
     axes.plot(mean, **style, linewidth=linewidth)
+    return curves["epoch"].max()
 
 
-def _mark_baseline_reached(axes: Axes, cells: pd.DataFrame, plot: Plot, texts: bool) -> None:
+def _mark_baseline_reached(axes: Axes, cells: pd.DataFrame, plot: base.Plot, texts: bool) -> None:
     """Draw the accuracy that the baseline ends at, and rings where methods reach it with all seeds."""
     level = cells.at[BASELINE, "last_mean"]
     axes.axhline(level, color="C0", linewidth=0.8, linestyle=(0, (4, 3)))
-    reached = cells[(cells.index != BASELINE) & (cells["reached_seeds"] == cells["gain_seeds"])]
-    reached = reached.dropna(subset=["epochs_to_reach_mean"]).sort_values("epochs_to_reach_mean")
+    reached = cells.drop(BASELINE).dropna(subset="epochs_to_reach_mean").sort_values("epochs_to_reach_mean")
     low, high = axes.get_ylim()
     low -= (high - low) * MARK_HEIGHT * len(reached) * texts
     axes.set_ylim(low, high)
     for row, (method, cell) in enumerate(reached.iterrows()):
-        colour, epoch = method_style(plot.methods, method)["color"], cell["epochs_to_reach_mean"]
+        colour, epoch = base.method_style(plot.methods, method)["color"], cell["epochs_to_reach_mean"]
         axes.plot(epoch, level, "o", markersize=6, markerfacecolor=rcParams["axes.facecolor"], color=colour, zorder=4)
         if texts:
             axes.vlines(epoch, low, level, color=colour, linewidth=1.2)
-            speedup = "" if pd.isna(cell["speedup_epochs"]) else f": {cell['speedup_epochs']:.1f}× as fast"
+            text = f"epoch {round(epoch, 1):g}: {cell['speedup_epochs_mean']:.1f}× as fast"
             left = epoch < sum(axes.get_xlim()) / 2
             place = {"textcoords": "offset points", "ha": "left" if left else "right", "va": "center", "weight": "bold"}
             box = {"facecolor": rcParams["axes.facecolor"], "edgecolor": "none", "pad": 0.5}
             at = epoch, low + (high - low) * MARK_HEIGHT * (row + 0.6)
-            axes.annotate(f"epoch {round(epoch, 1):g}{speedup}", at, (5 if left else -5, 0), **place, bbox=box)
+            axes.annotate(text, at, (5 if left else -5, 0), **place, bbox=box)
 
 
-def _note(plot: Plot, bands: bool) -> str:
-    seeds = plot.cells["seeds"].max()
-    text = plot.seeds() + ("; band: ± 1 standard deviation" if bands and seeds > 1 else "")
-    text += "; thin lines: single seeds" if bands and 1 < seeds <= FEW_SEEDS else ""
+def _note(plot: base.Plot, bands: bool) -> str:
+    text = plot.seeds() + ("; band: ± 1 standard deviation" if bands and plot.cells["seeds"].max() > 1 else "")
     if plot.cells["epochs_to_reach_mean"].count() > 1:  # the baseline's own is one
         text += "; rings: where all seeds have reached the baseline's final accuracy"
-    lost = plot.cells[plot.cells["diverged_seeds"] > 0]
-    parts = [
-        f"{row.diverged_seeds} of {row.seeds + row.diverged_seeds} of {clean(row.method)}" for row in lost.itertuples()
-    ]
+    lost = plot.cells[plot.cells["diverged_seeds"] > 0].itertuples()
+    parts = [f"{row.diverged_seeds} of {row.seeds + row.diverged_seeds} of {base.clean(row.method)}" for row in lost]
     return f"{text}. Diverged runs, left out: {', '.join(parts)}." if parts else f"{text}."

@@ -8,9 +8,9 @@ digests it names, and nothing to be loaded from anywhere.
 from __future__ import annotations
 
 import base64
-import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import shlex
 from collections.abc import Sequence
@@ -27,17 +27,16 @@ from matplotlib.ticker import MaxNLocator
 from bench.cli import duration
 from bench.config.schema import Recipe
 from bench.report import tables
-from bench.report.figures.style import DARK, LIGHT, method_style
+from bench.report.figures.base import DARK, LIGHT, method_style
 from bench.report.frame import BASELINE, CELL, RUN
-from bench.report.notes import count
 from bench.report.published import MARKS
-from bench.report.suite_report import SuiteReport
+from bench.report.suite_report import SuiteReport, count
 
 PARTS = Path(__file__).parent
 # In this order they are one script, so that each may use what those before it define.
 SCRIPTS = ("state.js", "table.js", "curves.js", "cell.js", "start.js")
 _ENVIRONMENT = ["machine", "device", "processor", "threads", "world_size", "precision", "compile", "version", "libraries"]
-_SPEEDUPS = ["speedup_epochs", "speedup_seconds", "speedup_seconds_with_teacher"]
+_SPEEDUPS = ["speedup_epochs_mean", "speedup_seconds_mean", "speedup_seconds_with_teacher_mean"]
 _MARKERS = {"o": "round", "s": "square", "^": "triangle"}  # of matplotlib: the class in page.css
 
 Row = dict[str, Any]
@@ -59,15 +58,14 @@ def render_page(suites: Sequence[SuiteReport]) -> str:
         scripts=[Markup(script) for script in scripts],
         suites=contexts,
         figures={context["report"].suite.name: context["figures"] for context in contexts},
-        light=LIGHT,
-        dark=DARK,
+        colours={name: f"light-dark({light}, {DARK[name]})" for name, light in LIGHT.items()},
         baseline=BASELINE,
         marks=MARKS,
     )
 
 
-def command(suite: str, recipe_id: str, seed: int, settings: Sequence[object] = ()) -> str:
-    """Returns the command of a run; `settings`: its --set options."""
+def _command(suite: str, recipe_id: str, seed: int, settings: Sequence[object] = ()) -> str:
+    """The command of a run; settings: its --set options."""
     words = ["accelerate", "launch", "bench/run.py", "--recipe", recipe_id, "--suite", suite]
     return shlex.join([*words, *(word for text in settings for word in ("--set", str(text))), "--seed", str(seed)])
 
@@ -76,22 +74,16 @@ def _suite(report: SuiteReport) -> dict[str, Any]:
     """What template.html shows of a suite. rows: one per method of a cell, with its runs and the row of its baseline."""
     suite, styles, cells = report.suite, _styles(report), _grouped(report.cells, CELL)
     runs = _grouped(report.runs.assign(texts=_rows(tables.runs_table(report)), curve=_curves(report)), ["id"])
-    for run in (run for own in runs.values() for run in own):
-        run["command"] = command(suite.name, run["id"], run["seed"], run["settings"] or ())
+    for run in itertools.chain.from_iterable(runs.values()):
+        run["command"] = _command(suite.name, run["id"], run["seed"], run["settings"] or ())
         run["facts"] = {name: run[name] for name in _ENVIRONMENT if run[name] is not None}
         run["environment"] = json.dumps(run["facts"], sort_keys=True)
     for rows in cells.values():
         for row in rows:
             row["runs"] = runs.get((row["id"],), [])
             row["baseline"] = rows[0] if rows[0]["method"] == BASELINE else None
-            row["command"] = row["runs"][0]["command"] if row["runs"] else command(suite.name, row["id"], suite.seeds[0])
+            row["command"] = row["runs"][0]["command"] if row["runs"] else _command(suite.name, row["id"], suite.seeds[0])
             row["recipe"] = _yaml_of(report.recipes[row["id"]])
-    texts = {
-        "Last epoch": tables.accuracy_table(report),
-        "Best epoch": tables.best_table(report),
-        "Convergence": tables.convergence_table(report),
-        "Cost": tables.cost_table(report),
-    }
     others = report.cells[report.cells["method"] != BASELINE]
     gains = [
         {"method": method, "rows": _rows(own.dropna(subset="gain_mean")), "mean": own["gain_mean"].mean()}
@@ -100,16 +92,18 @@ def _suite(report: SuiteReport) -> dict[str, Any]:
         if own["gain_mean"].notna().any()
     ]
     bounds = [0.0, *report.cells[["gain_mean", "gain_low", "gain_high"]].to_numpy().flat]
-    low, high = np.nanmin(bounds), np.nanmax(bounds)
+    low, high, names = np.nanmin(bounds), np.nanmax(bounds), ["student", "dataset"]
     return {
         "report": report,
         "cells": cells,
-        "tables": {title: _grouped(frame, ["student", "dataset"]) for title, frame in texts.items()},
-        "published": _grouped(report.published, CELL),
-        "teachers": {
-            dataset: tables.teacher_sentences(dataclasses.replace(report, runs=own))
-            for dataset, own in report.runs.groupby("dataset")
+        "tables": {
+            "Last epoch": _grouped(tables.accuracy_table(report), names),
+            "Best epoch": _grouped(tables.best_table(report), names),
+            "Convergence": _grouped(tables.convergence_table(report), names),
+            "Cost": _grouped(tables.cost_table(report), names),
         },
+        "published": _grouped(report.published, CELL),
+        "teachers": {dataset: tables.teacher_sentences(own) for dataset, own in report.runs.groupby("dataset")},
         "styles": styles,
         "figures": {"/".join(cell): [_figure(row, styles[row["method"]]) for row in rows] for cell, rows in cells.items()},
         "ticks": MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, max(high, low + 1)).tolist(),
@@ -126,15 +120,11 @@ def _rows(frame: pd.DataFrame) -> list[Row]:
 
 def _grouped(frame: pd.DataFrame, names: list[str]) -> dict[tuple[str, ...], list[Row]]:
     """The rows of a frame by their values of some columns, in order."""
-    out: dict[tuple[str, ...], list[Row]] = {}
-    for row in _rows(frame):
-        out.setdefault(tuple(row[name] for name in names), []).append(row)
-    return out
+    return {values: _rows(own) for values, own in frame.groupby(names, sort=False)}
 
 
 def _curves(report: SuiteReport) -> list[list[int]]:
-    """The test accuracy per epoch of each run, in hundredths of a per cent, each as the difference to the epoch before:
-    that needs a third less room."""
+    """The accuracies of each run in hundredths of a per cent, as differences to the epoch before: a third less room."""
     values = report.curves[RUN].assign(value=(100 * report.curves["test_accuracy"]).round().astype("int64"))
     curves = values.groupby(RUN)["value"].agg(lambda own: np.diff(own, prepend=0).tolist())
     return [curves[key] for key in report.runs[RUN].itertuples(index=False, name=None)]

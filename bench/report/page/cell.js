@@ -39,14 +39,10 @@ function showCell(section) {
 
 /** Open the cell that is `by` cells further in the table. */
 function step(by) {
-  const firsts = new Map(); // cell: the id of its first row
-  for (const { dataset } of shownRows(sectionNow())) {
-    if (!firsts.has(cellOf(dataset.id))) firsts.set(cellOf(dataset.id), dataset.id);
-  }
-  const cells = [...firsts.keys()];
-  const place = cells.indexOf(cellOf(view.cell));
-  const next = cells[(place + by + cells.length) % cells.length];
-  if (next) go({ cell: firsts.get(next) });
+  const ids = shownRows(sectionNow()).map(({ dataset }) => dataset.id);
+  const cells = [...new Set(ids.map(cellOf))];
+  const next = cells[(cells.indexOf(cellOf(view.cell)) + by + cells.length) % cells.length];
+  if (next) go({ cell: ids.find((id) => cellOf(id) === next) });
 }
 
 const removeFigures = () => dialog.querySelectorAll(".chart").forEach(removeFigure);

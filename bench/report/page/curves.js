@@ -1,6 +1,6 @@
 // The curves of a cell, drawn by uPlot: the mean of each method with a band of one standard deviation to each side.
 
-const curveData = JSON.parse(byId("data").textContent); // {suite: {cell: [method]}}, see `_curves` in __init__.py
+const curveData = JSON.parse(byId("data").textContent); // {suite: {cell: [method]}}, see `_figure` in __init__.py
 const figures = new Map(); // element that holds a figure: {figure, watch, redraw}
 const FONT = "14px system-ui, sans-serif";
 const EPOCH_STEPS = [1, 2, 5, 10, 20, 25, 50, 100, 200, 500, 1000];
@@ -49,12 +49,8 @@ function linesOf(methods, lengthOfEpoch, singleSeeds) {
     const curves = finished.map(curveOf);
     const epochs = curves[0].slice(0, Math.min(...curves.map((curve) => curve.length)));
     const step = lengthOfEpoch(finished);
-    const line = { method, step, stroke, mean: [], std: [] };
-    epochs.forEach((_, e) => {
-      const values = curves.map((curve) => curve[e]);
-      line.mean.push(mean(values));
-      line.std.push(std(values));
-    });
+    const columns = epochs.map((_, e) => curves.map((curve) => curve[e])); // the values of all seeds, per epoch
+    const line = { method, step, stroke, mean: columns.map(mean), std: columns.map(std) };
     const [low, high] = [-1, 1].map((sign) => line.mean.map((value, e) => value + sign * line.std[e]));
     out.tables.push([epochs.map((_, e) => (e + 1) * step), line.mean, low, high]);
     out.bands.push({ series: [out.series.length + 2, out.series.length + 1], fill: faded(stroke, 0.16) });
@@ -98,9 +94,8 @@ function drawCurves(element, suite, cell, options) {
   const axis = { stroke: resolved("muted"), font: FONT, labelFont: FONT, labelSize: 22, labelGap: 0 };
   axis.grid = axis.ticks = { stroke: resolved("grid"), width: 1 };
   const label = options.byTime ? `wall time (${unitName})` : "epoch";
-  host.setAttribute("role", "img");
   const ends = lines.map(({ method }) => `${method.method} ends at ${method.last_mean.toFixed(2)} %`).join(", ");
-  host.setAttribute("aria-label", `Test accuracy by ${label}. ${ends}.`);
+  host.ariaLabel = `Test accuracy by ${label}. ${ends}.`;
   const size = () => ({ width: Math.max(host.clientWidth, 200), height: options.height });
   const figure = new uPlot({
     ...size(),

@@ -12,10 +12,8 @@ function showView() {
   showCell(section);
 }
 
-function isDark() {
-  const chosen = document.documentElement.dataset.theme;
-  return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-}
+const darkMedia = matchMedia("(prefers-color-scheme: dark)");
+const isDark = () => (document.documentElement.dataset.theme ?? (darkMedia.matches ? "dark" : "light")) === "dark";
 function showTheme() {
   byId("theme").textContent = isDark() ? "Light theme" : "Dark theme";
   for (const { redraw } of [...figures.values()]) redraw();
@@ -45,7 +43,7 @@ byId("theme").addEventListener("click", () => {
   showTheme();
 });
 byId("suites").addEventListener("click", ({ target }) => { if (target.value) go({ ...DEFAULTS, suite: target.value }); });
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showTheme);
+darkMedia.addEventListener("change", showTheme);
 addEventListener("hashchange", () => { if (location.hash.slice(1) !== address() && readAddress()) showView(); });
 showTheme();
 readAddress();

@@ -47,8 +47,8 @@ function showTable(section) {
   const [column, direction] = sorting();
   const headers = [...section.querySelectorAll(".results th[data-key]")];
   const header = headers.find((one) => one.dataset.key === column);
-  headers.forEach((one) => one.removeAttribute("aria-sort"));
-  header?.setAttribute("aria-sort", direction === "asc" ? "ascending" : "descending");
+  headers.forEach((one) => { one.ariaSort = null; });
+  if (header) header.ariaSort = direction === "asc" ? "ascending" : "descending";
   const { elements } = section.querySelector(".filters");
   for (const name of FILTERS) {
     if (elements[name] && elements[name].value !== view[name]) elements[name].value = view[name];
@@ -62,8 +62,8 @@ function showTable(section) {
     body.hidden = !shown.length;
   }
   const count = shownRows(section).length;
-  const text = count ? `Rows shown: ${count} of ${rowsOf(section).length}` : "No row passes the filters.";
-  section.querySelector(".shown").textContent = text;
+  section.querySelector(".shown").textContent = count
+    ? `Rows shown: ${count} of ${rowsOf(section).length}` : "No row passes the filters.";
 }
 
 for (const section of sections) {

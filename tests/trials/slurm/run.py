@@ -186,7 +186,7 @@ def broken(folder: Path, local: dict[str, Any]) -> None:
 def limit(folder: Path, local: dict[str, Any]) -> None:
     """time limits of two minutes: a run saves its state and is requeued until it has finished"""
     trial = Trial(folder, "long", "limit")
-    sweep = trial.start(*EACH[:-2], "--time", "2", "--lead-time", "30", "--partition", "short")
+    sweep = trial.start(*EACH[:-2], "--time", "2", "--lead-time", "30", "--slurm", "partition=short")
     expect(hurried(sweep) == 0, "exit code")
     times = trial.logs().count("resumes after epoch")
     print(f"    it was requeued {times} times", flush=True)

@@ -1,0 +1,171 @@
+"""The tables of a suite as Markdown (`table.md`, and the marked parts of README files) and as LaTeX (`table.tex`)."""
+
+from __future__ import annotations
+
+import html
+import re
+import urllib.parse
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+
+from bench.report import tables
+from bench.report.figures import figure_name
+from bench.report.suite_report import SuiteReport
+
+# A README's marked parts: of every suite, or of one. The rest of the file is left as it is.
+#     <!-- tables: python -m bench report -->  or  <!-- table of quick: python -m bench report -->
+#     <!-- end of tables -->
+_MARKED = re.compile(r"(<!-- tables?(?: of (\S+))?: python -m bench report -->).*?(<!-- end of tables -->)", re.DOTALL)
+NEW_README = """# Results
+
+<!-- tables: python -m bench report -->
+<!-- end of tables -->
+"""
+BEST_NOTE = (
+    "The best epoch is chosen on the test set, so it flatters. Published numbers are of this kind. They are compared with"
+    " it alone, and only if the recipe's hash is that of the published recipe. † second-hand; ‡ an independent rerun."
+)
+CONVERGENCE_NOTE = (
+    "Epochs to baseline's final: the first epoch with the final test accuracy of the baseline with the same seed; for the"
+    " baseline, with its own. Speed-up: the baseline's epochs (or seconds, on the same hardware) until then over the"
+    " method's, mean over seeds, if all seeds reach it; without and with the teacher's own training, which all seeds share."
+)
+COST_NOTE = (
+    "GFLOPs: of the student's forward pass; a multiplication and an addition are two. Images/s: of training. Time: with"
+    " evaluation, without the teacher's own training."
+)
+PAGE_ROWS = 45  # longer LaTeX tables are broken over pages
+_LATEX = {
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"},
+    **{"±": r"$\pm$", "×": r"$\times$", "…": r"\ldots{}"},
+}
+
+
+def markdown(report: SuiteReport) -> str:
+    """`table.md`: all tables of a suite."""
+    name, cells = report.suite.name, report.cells.dropna(subset="published_value")
+    sources = cells[["published_work", "published_source"]].drop_duplicates().itertuples(index=False)
+    published = [f"{work}: {source}." for work, source in sources]
+    sections = {
+        "Best epoch and published numbers": (tables.best_table(report), [BEST_NOTE, *published]),
+        "Convergence": (tables.convergence_table(report), [CONVERGENCE_NOTE]),
+        "Costs": (tables.cost_table(report), [COST_NOTE, *tables.teacher_sentences(report.runs)]),
+        "Runs": (tables.runs_table(report), []),
+    }
+    parts = [
+        f"# Suite `{name}`",
+        f"Written by `python -m bench report --suite {name}` from `records.jsonl`, as [CSV](table.csv), [LaTeX](table.tex)"
+        " and [JSON](table.json).",
+        "## Last epoch",
+        *headline(report),
+    ]
+    for title, (table, sentences) in sections.items():
+        parts.append(f"## {title}")
+        if table.empty:
+            parts.append("No run has finished.")
+        else:
+            parts += [_markdown_table(table), *(_text(" ".join(some)) for some in (sentences, report.remarks) if some)]
+    return "\n\n".join(parts) + "\n"
+
+
+def headline(report: SuiteReport) -> Iterator[str]:
+    """The accuracies in Markdown, one table per dataset, and what a reader must know before comparing."""
+    for dataset, table in _accuracy_tables(report):
+        yield f"Dataset {_code(dataset)}"
+        yield _markdown_table(table)
+    yield tables.accuracy_note(tables.accuracy_table(report))
+    yield "\n".join(f"- {_text(sentence)}" for sentence in report.remarks)
+
+
+def fill_readme(text: str, reports: Sequence[SuiteReport], folder: str = "") -> str:
+    """A README's text with headline tables between its markers. A marked suite without records is left as it is.
+
+    Args:
+        folder: of the results, relative to the README, with a slash at its end.
+    """
+
+    def fill(place: re.Match[str]) -> str:
+        if place[2] is None:
+            parts = [part for report in reports for part in (f"## `{report.suite.name}`", *_summary(report, folder))]
+        elif named := [report for report in reports if report.suite.name == place[2]]:
+            parts = list(_summary(named[0], folder))
+        else:
+            return place[0]
+        return "\n\n".join([place[1], *parts, place[3]])
+
+    return _MARKED.sub(fill, text)
+
+
+def latex(report: SuiteReport) -> str:
+    r"""`table.tex`: the headline, one table per dataset, to `\input` with the packages booktabs and longtable."""
+    name = report.suite.name
+    parts = [f"% python -m bench report --suite {name}; needs \\usepackage{{booktabs,longtable}}"]
+    for dataset, table in _accuracy_tables(report):
+        sentences = [f"Last epoch on {dataset}, suite {name}.", tables.accuracy_note(table), *report.remarks]
+        long = len(table) > PAGE_ROWS
+        text = (
+            table.map(_latex)
+            .rename(columns=_latex)
+            .style.hide(axis="index")
+            .to_latex(
+                hrules=True,
+                column_format="ll" + "r" * (len(table.columns) - 2),
+                caption=_latex(" ".join(sentences)),
+                label=f"tab:{name}-{re.sub(r'[^A-Za-z0-9]+', '-', dataset)}",
+                environment="longtable" if long else "table*",
+                position_float=None if long else "centering",
+            )
+        )
+        parts.append(text)
+    return "\n".join(parts)
+
+
+def _accuracy_tables(report: SuiteReport) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Each dataset and its accuracies, with the student's name in the first of its rows only."""
+    for dataset, table in tables.accuracy_table(report).groupby("dataset", sort=False):
+        repeated = table["student"] == table["student"].shift()
+        yield str(dataset), table.drop(columns="dataset").assign(student=table["student"].mask(repeated, ""))
+
+
+def _summary(report: SuiteReport, folder: str) -> Iterator[str]:
+    """The headline, a figure and links to the files of a suite, in Markdown."""
+    yield from headline(report)
+    suite, name, shows = report.suite, "overview", f"gains of the methods of suite {report.suite.name}"
+    if len(suite.models) == len(suite.datasets) == 1:
+        name = f"curves/{figure_name(suite.models[0], suite.datasets[0])}"
+        shows = f"{suite.models[0]} on {suite.datasets[0]}: test accuracy per epoch"
+    path = urllib.parse.quote(f"{folder}{suite.name}/{name}")
+    yield (
+        f'<picture><source media="(prefers-color-scheme: dark)" srcset="{path}.dark.png">'
+        f'<img src="{path}.png" alt="{html.escape(shows)}" width="520"></picture>'
+    )
+    files = {"All tables": "table.md", "CSV": "table.csv", "LaTeX": "table.tex", "JSON": "table.json"}
+    files["records"] = "records.jsonl"
+    yield ", ".join(f"[{name}]({folder}{suite.name}/{file})" for name, file in files.items()) + "."
+
+
+def _markdown_table(table: pd.DataFrame) -> str:
+    names = table.columns.intersection(list(tables.NAMES.values()))
+    out = table.map(_text)
+    out[names] = table[names].map(_code)
+    return out.to_markdown(index=False, tablefmt="github", disable_numparse=True)
+
+
+def _code(text: str) -> str:
+    """A name, as Markdown shows it and nothing else."""
+    return f"`{text.replace('`', '').replace('|', '')}`" if text else ""
+
+
+def _text(text: str) -> str:
+    """Words, some of them from records, without anything that Markdown or HTML takes for markup."""
+    line = "".join(character if character.isprintable() else " " for character in text)
+    return re.sub(r"([\\`*_\[\]~])", r"\\\1", html.escape(line, quote=False)).replace("|", "&#124;")
+
+
+def _latex(text: str) -> str:
+    """Text that LaTeX shows as it is; a minus before a number is a minus sign."""
+    escaped = "".join(_LATEX.get(sign, sign if sign.isprintable() else " ") for sign in text)
+    return re.sub(r"(?<![\w.])([+-])(?=\d)", r"$\1$", escaped)

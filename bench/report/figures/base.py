@@ -1,0 +1,196 @@
+"""What all figures share: data and files, and the look: colours, the style of each method, titles, notes and labels."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import RcParams, rc_params_from_file, rcParams
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Annotation
+
+from bench.config.names import path_part
+from bench.report.frame import BASELINE
+
+FILES = {"light": (".svg", ".png", ".pdf"), "dark": (".dark.svg", ".dark.png")}
+DEFAULT_WIDTH_INCHES = 5.2
+MAX_NAME_CHARS = 120
+CELL_COLUMNS = [
+    *("model", "dataset", "method", "status", "seeds", "diverged_seeds", "last_mean", "last_std"),
+    *("gain_mean", "gain_low", "gain_high", "verdict", "epochs_to_reach_mean", "speedup_epochs_mean"),
+    *("device_hours", "device_unit"),
+]
+COLOURS = {  # by name on the page: where the style files have them
+    **{"surface": "axes.facecolor", "text": "text.color", "muted": "axes.labelcolor"},
+    **{"grid": "grid.color", "hairline": "axes.edgecolor"},
+}
+DASHES_AND_MARKERS = (("-", "o"), ((0, (4, 1.3)), "s"), ((0, (1.2, 1.2)), "^"))
+
+
+@dataclass(frozen=True)
+class Plot:
+    """What a figure shows.
+
+    cells, curves: its data: CELL_COLUMNS of cells, and the curves of finished runs.
+    methods: of the whole suite, the baseline first.
+    measure: what accuracies are, "test accuracy" or "held-out accuracy".
+    """
+
+    title: str
+    cells: pd.DataFrame
+    curves: pd.DataFrame
+    methods: tuple[str, ...]
+    measure: str
+
+    def of(self, model: str, dataset: str) -> Plot:
+        """The part about a student on a dataset."""
+        cells, curves = (f[(f["model"] == model) & (f["dataset"] == dataset)] for f in (self.cells, self.curves))
+        return replace(self, title=f"{clean(model, 60)} on {clean(dataset, 60)}", cells=cells, curves=curves)
+
+    def seeds(self) -> str:
+        """The number of seeds that means are over, in words."""
+        low, high = self.cells.loc[self.cells["seeds"] > 0, "seeds"].agg(["min", "max"])
+        return "One seed" if high == 1 else f"Mean of {low} seeds" if low == high else f"Mean of {low} to {high} seeds"
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of what is shown and of the code that draws it; versions of libraries are not in it."""
+        # Numbers are rounded so far that they are the same on all machines.
+        data = [frame.to_csv(index=False, float_format="%.4f") for frame in (self.cells, self.curves)]
+        code = [path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("*.*"))]
+        return hashlib.sha256(repr((self.title, self.methods, self.measure, data, code)).encode()).hexdigest()
+
+    def stamp(self, width: float, title: bool) -> str:
+        """What a file of this figure holds; the layout is not part of the digest."""
+        return f"digest {self.digest} width {width:g} title {'yes' if title else 'no'}"
+
+
+def read_stamp(path: Path) -> str:
+    """The stamp in a file; "" if it has none or cannot be read."""
+    try:
+        found = re.search(rb"digest [0-9a-f]{64} width [0-9.e+-]+ title (yes|no)", path.read_bytes())
+    except OSError:
+        return ""
+    return found[0].decode() if found else ""
+
+
+def figure_name(model: str, dataset: str) -> str:
+    """The name of the figure of a student on a dataset, without suffix: `<model>-<dataset>`.
+
+    A hash follows if another pair could have that name, if it is long, or has characters that LaTeX may not take.
+    """
+    plain = f"{path_part(model)}-{path_part(dataset)}"
+    name = re.sub(r"[^A-Za-z0-9_+-]", "_", plain)[:MAX_NAME_CHARS]
+    if name == plain and name.count("-") == 1:
+        return name
+    return f"{name}-{hashlib.sha256(repr((model, dataset)).encode()).hexdigest()[:8]}"
+
+
+def figure_paths(folder: Path, name: str) -> list[Path]:
+    """The files of a figure."""
+    return [folder / f"{name}{ending}" for endings in FILES.values() for ending in endings]
+
+
+def _read_style(name: str) -> RcParams:
+    return rc_params_from_file(Path(__file__).with_name(f"{name}.mplstyle"), use_default_template=False)
+
+
+def _colours(theme: str) -> dict[str, str]:
+    rc = _read_style(theme)
+    methods = {f"method-{place}": colour for place, colour in enumerate(rc["axes.prop_cycle"].by_key()["color"])}
+    return {name: rc[key] for name, key in COLOURS.items()} | methods
+
+
+LIGHT, DARK = _colours("light"), _colours("dark")  # {name: #RRGGBB}; method-0 is the baseline
+METHOD_COLOURS = len(LIGHT) - len(COLOURS)
+
+
+def figure_style(theme: str, width: float) -> dict[str, Any]:
+    """matplotlib's settings for "light" or "dark" figures of a width in inches; text is smaller in narrow ones."""
+    size = min(9.5, max(7.0, 9.5 * width / DEFAULT_WIDTH_INCHES))  # points
+    return {**_read_style("common"), **_read_style(theme), "font.size": size}
+
+
+def method_style(methods: Sequence[str], name: str) -> dict[str, Any]:
+    """Colour, dashes and marker by place among the methods of a suite; colours come again with other dashes.
+
+    The colour is `C0`, `C1` …, matplotlib's name for method-0, method-1 …
+    """
+    others = [method for method in methods if method != BASELINE]
+    turn, colour = (0, -1) if name == BASELINE else divmod(others.index(name), METHOD_COLOURS - 1)
+    dashes, marker = DASHES_AND_MARKERS[turn % len(DASHES_AND_MARKERS)]
+    return {"color": f"C{colour + 1}", "linestyle": dashes, "marker": marker}
+
+
+def legend_marks(methods: Sequence[str], **changes: Any) -> list[Line2D]:
+    """The entries of a legend of methods; changes: parts of their style that differ."""
+    return [Line2D([], [], label=clean(name), **{**method_style(methods, name), **changes}) for name in methods]
+
+
+def clean(name: str, max_chars: int = 24) -> str:
+    """A name shortened in its middle, without characters that figures cannot hold, such as control characters."""
+    name = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
+    half = max_chars // 2
+    return name if len(name) <= max_chars else f"{name[:half]}…{name[half + 1 - max_chars :]}"
+
+
+def signed(value: float, digits: int) -> str:
+    """A difference with its sign, as +2.93."""
+    return f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def line_inches() -> float:
+    """The height of a line of text."""
+    return rcParams["font.size"] * 1.3 / 72
+
+
+def new_figure(width: float, height: float, title: str | None, note: str, legend: Sequence[Any] = ()) -> Figure:
+    """A figure with title and legend above and a note below; their heights are added to that of the rest, in inches."""
+    chars = int(width * 72 / (rcParams["font.size"] * 0.56))
+    titles, notes = textwrap.wrap(title or "", int(chars * 0.75)), textwrap.wrap(note, int(chars * 1.15))
+    columns = max(1, chars // max((len(mark.get_label()) + 5 for mark in legend), default=1))
+    lines = 1.5 * len(titles) + 0.85 * len(notes) + 1.3 * -(-len(legend) // columns)
+    figure = Figure((width, height + lines * line_inches()), layout="constrained")
+    figure.supxlabel("\n".join(notes), x=0.07 / width, ha="left", color=rcParams["axes.labelcolor"])
+    if legend:  # its title is the figure's, since matplotlib would put both in the same place
+        place = {"loc": "outside upper left", "alignment": "left", "ncols": columns}
+        bold = {"weight": "bold"}
+        figure.legend(handles=legend, title="\n".join(titles) or None, title_fontproperties=bold, **place)
+    elif titles:
+        figure.suptitle("\n".join(titles), x=0.07 / width, ha="left")
+    return figure
+
+
+def label_right(axes: Axes, end: Sequence[float], text: str, **line: Any) -> Annotation:
+    """Write a label to the right of the axes, with a line to it from a place in data coordinates."""
+    arrow = {"arrowstyle": "-", "relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 0, **line}
+    place = {"xytext": (1.03, end[1]), "textcoords": ("axes fraction", "data"), "annotation_clip": False}
+    return axes.annotate(text, end, **place, va="center", arrowprops=arrow)
+
+
+def spread_labels(figure: Figure, labels: Sequence[Sequence[Annotation]]) -> None:
+    """Move the labels on the right of each axes apart, in their order, after the last change of the layout."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for column in labels:
+        axes, boxes = column[0].axes, [label.get_window_extent() for label in column]
+        places = np.array([(box.y0 + box.y1) / 2 for box in boxes])
+        order = np.argsort(places, kind="stable")
+        low, high = axes.bbox.y0 + boxes[0].height / 2, axes.bbox.y1 - boxes[0].height / 2
+        steps = np.arange(len(boxes)) * min(1.15 * boxes[0].height, (high - low) / max(1, len(boxes) - 1))
+        # The mean of pushing labels up, from the lowest, and down, from the highest.
+        up = np.maximum.accumulate(places[order] - steps)
+        down = np.minimum.accumulate((places[order] - steps)[::-1])[::-1]
+        places[order] = ((up + down) / 2).clip(low, high - steps[-1]) + steps
+        for label, place in zip(column, places, strict=True):
+            label.set_y(axes.transData.inverted().transform((0, place))[1])
