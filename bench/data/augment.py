@@ -81,12 +81,10 @@ def _random_boxes(
     """Draw [count, 4] int64 boxes by rejection, as torchvision's RandomResizedCrop or timm's RandomErasing.
 
     The area (in fractions of the image) is uniform, the aspect ratio uniform in its logarithm, and the first attempt that
-    fits is taken. If none fits, a crop is central and as large as the ratio allows.
+    fits is taken. If none fits, a crop is central and as large as the ratio (width / height) allows.
 
-    Args:
-        image: height and width, px; or [count, 2].
-        ratio: of width / height for crops, of height / width for erasing.
-        erase: None for crops. For erasing its probability; a box does not fill the image, and is empty if none fits.
+    erase: None for crops. For erasing its probability; the ratio is height / width, a box does not fill the image, and is
+        empty if none fits.
     """
     sides = np.broadcast_to(np.asarray(image, np.int64), (count, 2))
     uniform = random.random((count, 2 * MAX_ATTEMPTS + 3))
@@ -147,9 +145,8 @@ def crop_and_resize(
     The horizontal pass comes first, and each pass rounds to whole grey levels. (Pillow 13 begins with the vertical pass if
     that is cheaper; the published runs used an older one.)
 
-    Args:
-        boxes: [batch, 4] float, top, left, height, width in px; or [1, 4] for all.
-        flips: [batch] bool, whether to mirror the result left to right.
+    boxes: [batch, 4] float, top, left, height, width in px; or [1, 4] for all.
+    flips: [batch] bool, whether to mirror the result left to right.
     """
     batch, height, width, _ = pixels.shape
     top, left, box_height, box_width = boxes.float().unbind(1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -73,8 +72,7 @@ def prepare(data: Data, data_dir: str | Path) -> list[str]:
     training, evaluation = len(dataset.training(data)), len(dataset.evaluation(data))
     kind = EVALUATED[dataset.evaluated_on(data)]
     use = f"a run trains on {training:,} images and is evaluated on {evaluation:,} {kind} images"
-    lines.append(f"{dataset.classes(data)} classes; {use}")
-    return [*lines, f"fingerprint {dataset.fingerprint}"]
+    return [*lines, f"{dataset.classes(data)} classes; {use}", f"fingerprint {dataset.fingerprint}"]
 
 
 def check(data: Data, data_dir: str | Path) -> tuple[list[str], list[str]]:
@@ -82,14 +80,12 @@ def check(data: Data, data_dir: str | Path) -> tuple[list[str], list[str]]:
 
     Returns (description, problems), line by line. Raises RecipeError if the dataset is not here, or cannot be read at all.
     """
-    local = locate(data, data_dir)
-    source = find_or_fetch(data, data_dir) if data.source == "hub" else local
+    source = find_or_fetch(data, data_dir) if data.source == "hub" else locate(data, data_dir)
     if source is None:
         raise RecipeError(missing(data, data_dir))
-    found = survey(source)
-    lines, problems = [str(source)], [f"{name}: {reason}" for name, reason in found.problems]
-    dataset = found.dataset
-    lines += [_describe(images, split) for split, images in dataset.splits.items() if len(images)]
+    dataset, unreadable, left_out = survey(source)
+    problems = [f"{name}: {reason}" for name, reason in unreadable]
+    lines = [str(source), *(_describe(images, split) for split, images in dataset.splits.items() if len(images))]
     try:
         check_counts(source, dataset)
     except RecipeError as error:
@@ -98,15 +94,10 @@ def check(data: Data, data_dir: str | Path) -> tuple[list[str], list[str]]:
     if not problems and stored is not None and stored.fingerprint != dataset.fingerprint:
         folder, other = store_folder(source), stored.fingerprint[:8]
         problems.append(f"the decoded pixels are of other images (fingerprint {other}): remove {folder}")
-    remarks, wrong = [], []
-    layout = importlib.import_module(f"bench.data.layouts.{data.layout}")
-    if hasattr(layout, "verify") and dataset.test is not None and data.subset is None:
-        places = () if local is None else local.places
-        remarks, wrong = layout.verify(places, dataset.train.labels, dataset.test.labels)
-    if found.left_out:
-        more = " …" if len(found.left_out) > LISTED_FILES else ""
-        remarks.append(f"left out, not images by their extensions: {', '.join(found.left_out[:LISTED_FILES])}{more}")
-    return [*lines, *remarks, f"fingerprint {dataset.fingerprint}"], problems + wrong
+    if left_out:
+        more = " …" if len(left_out) > LISTED_FILES else ""
+        lines.append(f"left out, not images by their extensions: {', '.join(left_out[:LISTED_FILES])}{more}")
+    return [*lines, f"fingerprint {dataset.fingerprint}"], problems
 
 
 def _origin(data: Data) -> str:

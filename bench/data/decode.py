@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import warnings
+from contextlib import suppress
 
 import numpy as np
 from PIL import Image
@@ -37,9 +38,8 @@ def decode(encoded: bytes | np.ndarray, short_side: int | None = None) -> np.nda
     `datasets` do. 16-bit grey keeps its upper 8 bits. Of an animation the first frame is used. Raises Unreadable for images
     that are truncated, of an unknown format, of a size that could exhaust memory, or of pixels without a range.
 
-    Args:
-        encoded: the content of a file, or pixels, which are returned as they are.
-        short_side: px; an image with a longer short side is shrunk to it (Pillow's bicubic, antialiased).
+    encoded: the content of a file, or pixels, which are returned as they are.
+    short_side: px; an image with a longer short side is shrunk to it (Pillow's bicubic, antialiased).
     """
     if isinstance(encoded, np.ndarray):
         return encoded
@@ -58,8 +58,11 @@ def to_pixels(image: Image.Image, short_side: int | None = None) -> np.ndarray:
     """The pixels of an open image, as `decode` returns them. Raises Unreadable, and Pillow's errors for damaged images."""
     sixteen_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
     image.load()
-    if (transposition := UPRIGHT.get(_orientation(image))) is not None:
-        image = image.transpose(transposition)
+    orientation = None
+    with suppress(Exception):  # damaged EXIF data raise many kinds, and the pixels are intact
+        orientation = image.getexif().get(ORIENTATION_TAG)
+    if orientation in UPRIGHT:
+        image = image.transpose(UPRIGHT[orientation])
     if sixteen_bits:
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
@@ -76,10 +79,3 @@ def _formats() -> tuple[str, ...]:
     """The formats that Pillow decodes itself. PostScript, whatever its file is called, would be run by another program."""
     Image.init()
     return tuple(name for name in Image.OPEN if name != "EPS")
-
-
-def _orientation(image: Image.Image) -> object:
-    try:
-        return image.getexif().get(ORIENTATION_TAG)
-    except Exception:  # damaged EXIF data raise many kinds, and the pixels are intact
-        return None

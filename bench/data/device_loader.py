@@ -40,12 +40,7 @@ class DeviceLoader:
         self._transform = BatchTransform(recipe.augment, recipe.model.image_size, recipe.seed, device)
 
     def batches(self, epoch: int, order: np.ndarray, rows: list[slice]) -> Generator[tuple[Tensor, ...], None, None]:
-        """(images, labels, boxes, flips), as in `Batch`, for each of these rows.
-
-        Args:
-            order: [positions] int64, index in the subset of the image at each position of the epoch.
-            rows: positions of this process in each step.
-        """
+        """(images, labels, boxes, flips), as in `Batch`, for each of the rows. order: [positions] indices in the subset."""
         recipe, images, device = self._recipe, self._subset.images, self._device
         indices = torch.from_numpy(order).to(device)
         in_split = self._subset.indices[order]
@@ -64,12 +59,7 @@ class DeviceLoader:
                 yield augmented, self._labels[indices[r]], fractions[r], params.flips[r]
 
     def _from_host(self, indices: np.ndarray, boxes: Tensor) -> Tensor:
-        """[batch, height, width, 3] uint8 on the host: native pixels or, if sizes differ, cropped and resized ones.
-
-        Args:
-            indices: [batch], of the images in their split.
-            boxes: [batch, 4], on the host.
-        """
+        """[batch, height, width, 3] uint8 on the host: native pixels or, if sizes differ, cropped and resized ones."""
         images, size, padding = self._subset.images, self._recipe.model.image_size, self._recipe.augment.padding
         shape = self._native or (size, size)
         out = torch.empty(len(indices), *shape, 3, dtype=torch.uint8, pin_memory=self._device.type == "cuda")

@@ -80,10 +80,7 @@ class Files:
         return name in self._readers
 
     def read(self, name: str) -> bytes:
-        """The content of a file. A name that is not among `names`, which could point elsewhere, is not followed.
-
-        Raises OSError, zipfile.BadZipFile, or the error of a decompressor.
-        """
+        """The content of a file. A name that is not among `names`, which could point elsewhere, is not followed."""
         if name not in self:
             raise FileNotFoundError(f"{name} is not there")
         return self._readers[name]()

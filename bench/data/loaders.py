@@ -52,10 +52,6 @@ class TrainLoader:
 
     The global batch of a step is divided into contiguous, equal parts, one per process. The last, incomplete batch is not
     used. Raises RecipeError for a batch that cannot be divided, or images that the pipeline cannot process.
-
-    Attributes:
-        steps: per epoch.
-        positions: samples per epoch, over all processes.
     """
 
     def __init__(self, recipe: Recipe, dataset: DecodedDataset, device: torch.device, shard: Shard = ALONE) -> None:
@@ -63,10 +59,10 @@ class TrainLoader:
         self._seed, self._batch, self._shard = recipe.seed, recipe.train.batch_size, shard
         if self._batch % shard.world:
             raise RecipeError(f"train.batch_size: {self._batch} cannot be divided among {shard.world} processes")
-        self.steps = len(self._subset) // self._batch
+        self.steps = len(self._subset) // self._batch  # per epoch
         if self.steps == 0:
             raise RecipeError(f"train.batch_size: {self._batch} is more than the {len(self._subset)} training images")
-        self.positions = self.steps * self._batch
+        self.positions = self.steps * self._batch  # samples per epoch, over all processes
         self._pipeline = PIPELINES[recipe.data.pipeline](recipe, self._subset, device)
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:

@@ -41,7 +41,7 @@ class PilLoader:
         )
 
     def batches(self, epoch: int, order: np.ndarray, rows: list[slice]) -> Generator[tuple[Tensor, ...], None, None]:
-        """(images, labels, boxes, flips), as in `Batch`, for each of these rows of the order: see DeviceLoader."""
+        """(images, labels, boxes, flips), as in `Batch`, for each of the rows. order: [positions] indices in the subset."""
         seeds = generator(self._seed, Stream.PIL, epoch).integers(2**32, size=len(order))
         self._keys[:] = [list(zip(order[r].tolist(), seeds[r].tolist(), strict=True)) for r in rows]
         for tensors in self._loader:
@@ -114,8 +114,7 @@ def timm_transform(recipe: Recipe) -> Compose:
         )
     except (AssertionError, ValueError, KeyError) as error:
         raise RecipeError(f"augment.rand_augment: timm does not understand {augment.rand_augment!r}") from error
-    replaced = (RandomResizedCropAndInterpolation, RandomHorizontalFlip)
-    rest = [step for step in transform.transforms if not isinstance(step, replaced)]
+    rest = [s for s in transform.transforms if not isinstance(s, RandomResizedCropAndInterpolation | RandomHorizontalFlip)]
     crop = _Crop(size, augment.crop_area, augment.crop_ratio, "bicubic")
     transform.transforms = [crop, _Flip(augment.flip), *rest]
     for step in rest:

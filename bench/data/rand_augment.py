@@ -80,8 +80,7 @@ def parse(text: str) -> Settings:
 def sample_operations(settings: Settings, count: int, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     """Draw the operations of `count` positions of one epoch, [count, layers] in the order of application.
 
-    Returns:
-        (values of `Kind`, int8, NONE if no operation is applied; arguments, float64, as `argument` returns them).
+    Returns (int8 values of `Kind`, NONE if no operation is applied; float64 arguments, as of `argument`).
     """
     # A fixed number of random numbers per position, so that a row does not depend on the count.
     uniform = generator(seed, Stream.RAND_AUGMENT, epoch).random((count, settings.layers, 5))
@@ -130,7 +129,7 @@ def rand_augment(images: Tensor, kinds: np.ndarray, arguments: np.ndarray, fill:
     """
     groups = (
         (Kind.INVERT, Kind.EQUALIZE, _map_levels),
-        (Kind.COLOR, Kind.COLOR, _color),
+        (Kind.COLOR, Kind.COLOR, lambda images, kinds, factors: _blend(_grey(images), images, factors)),
         (Kind.CONTRAST, Kind.CONTRAST, _contrast),
         (Kind.SHARPNESS, Kind.SHARPNESS, _sharpness),
         (Kind.SHEAR_X, Kind.TRANSLATE_Y, lambda *group: _slide(*group, fill)),
@@ -220,10 +219,6 @@ def _grey(images: Tensor) -> Tensor:
     """[batch, 1, size, size] float32: Pillow's luminance, whole levels. Its sums are below 2**24, so float32 is exact."""
     red, green, blue = images.float().unbind(1)
     return red.mul_(19595).add_(green.mul_(38470)).add_(blue.mul_(7471)).add_(0x8000).mul_(2**-16).floor_()[:, None]
-
-
-def _color(images: Tensor, kinds: np.ndarray, factors: np.ndarray) -> Tensor:
-    return _blend(_grey(images), images, factors)
 
 
 def _contrast(images: Tensor, kinds: np.ndarray, factors: np.ndarray) -> Tensor:

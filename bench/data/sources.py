@@ -87,7 +87,7 @@ def damaged(source: Source) -> Iterator[None]:
 def locate(data: Data, data_dir: str | Path) -> Source | None:
     """The source of a dataset in this package or in the data folder; None if it must be fetched.
 
-    In the data folder these are folders that are not empty and archives, in the order of the patterns of their names.
+    Its places in the data folder are archives, and folders that are not empty, in the order of `file_patterns`.
     """
     if data.source == "packaged":
         folder = Path(__file__).parent / data.name

@@ -1,7 +1,7 @@
 """The decoded store: the pixels of a dataset as uint8, decoded once, memory-mapped by every process and every later run.
 
-One folder per dataset in the cache: `{train,test}.pixels` (the RGB bytes of all images, one after the other),
-`{train,test}.npz` (sizes, labels and names) and `store.json`, written last, with the fingerprint and the class names.
+A folder in the cache with `{train,test}.pixels` (RGB bytes, image after image), `{train,test}.npz` (sizes, labels, names)
+and `store.json`, written last (fingerprint, names of the classes).
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +32,6 @@ from bench.storage import first_line
 LOG = logging.getLogger(__name__)
 AHEAD_IMAGES = 64  # decoded before they are written: a photo at its full size takes up to 40 MB
 NAMED_IMAGES = 5  # named in an error
-NO_PIXELS = np.empty(0, np.uint8)
 
 
 def open_dataset(data: Data, data_dir: str | Path) -> DecodedDataset:
@@ -45,7 +42,7 @@ def open_dataset(data: Data, data_dir: str | Path) -> DecodedDataset:
     source = locate(data, data_dir)
     dataset = None if source is None else open_store(source)
     if dataset is None:
-        with locked(cache_folder() / "datasets" / f"{_folder_name(data.name)}-fetched", f"dataset {data.name}"):
+        with locked(_folder(data, "fetched"), f"dataset {data.name}"):
             source = find_or_fetch(data, data_dir)
         folder = store_folder(source)
         with locked(folder, f"dataset {data.name}"):
@@ -75,11 +72,11 @@ def state(data: Data, data_dir: str | Path) -> str:
 
 def store_folder(source: Source) -> Path:
     """The folder in the cache for the pixels of a source."""
-    return cache_folder() / "datasets" / f"{_folder_name(source.data.name)}-{source.key}"
+    return _folder(source.data, source.key)
 
 
-def _folder_name(name: str) -> str:
-    return name.replace(":", "-").replace("/", "-")
+def _folder(data: Data, suffix: str) -> Path:
+    return cache_folder() / "datasets" / f"{data.name.replace(':', '-').replace('/', '-')}-{suffix}"
 
 
 def open_store(source: Source) -> DecodedDataset | None:
@@ -140,23 +137,16 @@ def _check_subset(subset: int, where: str, train: np.ndarray, test: np.ndarray |
             raise RecipeError(f"{where}: {split} labels do not hold 0 to {subset - 1}, as data.subset says")
 
 
-@dataclass(frozen=True)
-class Survey:
-    """The result of reading a whole dataset."""
-
-    dataset: DecodedDataset  # without its pixels
-    problems: list[tuple[str, str]]  # (name, reason) of each image that cannot be read
-    left_out: tuple[str, ...]  # files that are not images by their names
-
-
-def survey(source: Source, keep: Callable[[str, np.ndarray], object] = lambda split, pixels: None) -> Survey:
+def survey(
+    source: Source, keep: Callable[[str, np.ndarray], object] = lambda split, pixels: None
+) -> tuple[DecodedDataset, list[tuple[str, str]], tuple[str, ...]]:
     """Read and decode every image of a source, and call `keep` with (split, pixels) for each, in order.
 
-    Raises RecipeError if the source cannot be read, or a split is empty. Damaged images are problems in the result.
+    Returns (the dataset without pixels, (name, reason) of each image that cannot be read, files that are not images by
+    their names). Raises RecipeError if the source cannot be read, or a split is empty.
     """
     digest = hashlib.sha256()
-    splits: dict[str, Images] = {}
-    problems = []
+    splits, problems = {}, []
     with damaged(source):
         contents = source.contents()
         for split, items in (("train", contents.train), ("test", contents.test)):
@@ -177,12 +167,12 @@ def survey(source: Source, keep: Callable[[str, np.ndarray], object] = lambda sp
                     names.append(item.name)
             if not labels and not problems:
                 raise RecipeError(f"dataset {source.data.name!r} ({source}): split {split!r} holds no images")
-            images = Images(NO_PIXELS, np.array(sizes, np.int32), np.array(labels, np.int64), np.array(names, str))
-            digest.update(images.sizes.tobytes() + images.labels.tobytes())
-            splits[split] = images
+            arrays = np.array(sizes, np.int32), np.array(labels, np.int64), np.array(names, str)
+            digest.update(arrays[0].tobytes() + arrays[1].tobytes())
+            splits[split] = Images(np.empty(0, np.uint8), *arrays)
     names = contents.classes or None
     dataset = DecodedDataset(source.data.name, splits["train"], splits.get("test"), names, digest.hexdigest())
-    return Survey(dataset, problems, contents.left_out)
+    return dataset, problems, contents.left_out
 
 
 def _decoded(items: Iterable[Item], short_side: int | None) -> Iterator[tuple[Item, np.ndarray | Unreadable]]:
@@ -207,16 +197,15 @@ def _write(source: Source, folder: Path) -> None:
     temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     temporary.mkdir(parents=True)
     try:
-        with ExitStack() as stack:
-            files = {s: stack.enter_context(open(temporary / f"{s}.pixels", "wb")) for s in ("train", "test")}
-            found = survey(source, lambda split, pixels: files[split].write(pixels.tobytes()))
-        if count := len(found.problems):
-            named = "; ".join(f"{name} ({reason})" for name, reason in found.problems[:NAMED_IMAGES])
+        with open(temporary / "train.pixels", "wb") as train, open(temporary / "test.pixels", "wb") as test:
+            files = {"train": train, "test": test}
+            dataset, problems, _ = survey(source, lambda split, pixels: files[split].write(pixels.tobytes()))
+        if count := len(problems):
+            named = "; ".join(f"{name} ({reason})" for name, reason in problems[:NAMED_IMAGES])
             more = count - NAMED_IMAGES
             rest = f" and {more} more, all of which `python -m bench data check` lists" if more > 0 else ""
             problem = f"{count} image{'s' if count > 1 else ''} cannot be read: {named}{rest}"
             raise RecipeError(f"dataset {source.data.name!r} ({source}): {problem}")
-        dataset = found.dataset
         for split, images in dataset.splits.items():
             np.savez(temporary / f"{split}.npz", sizes=images.sizes, labels=images.labels, names=images.names)
         described = {"fingerprint": dataset.fingerprint, "classes": dataset.names, "splits": list(dataset.splits)}

@@ -26,10 +26,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench import models
 from bench.config.schema import Recipe
-from bench.data.loaders import make_train_loader
+from bench.data.loaders import Batch, TrainLoader
 from bench.data.store import open_dataset
 from bench.data.subsets import DecodedDataset, Images
-from bench.data.train_loader import Batch
 from bench.guidance import Outputs
 from bench.models.drop_path import sample_drop_path_masks
 from bench.runs import environment
@@ -102,7 +101,7 @@ class Variant:
         self.step.task.train()
         self._guided = teacher is not None
         self._micro = recipe.train.micro_batch or recipe.train.batch_size
-        loader = make_train_loader(recipe, dataset, device)
+        loader = TrainLoader(recipe, dataset, device)
         masks = sample_drop_path_masks(student.drop_path_rates, loader.positions, recipe.seed, 0)
         self._drop_path = masks.to(device)
         self._batches = itertools.chain.from_iterable(map(loader.epoch, itertools.count()))

@@ -45,9 +45,8 @@ import torch
 from accelerate import Accelerator
 from bench import models
 from bench.config.registry import Registry
-from bench.data.eval_loader import EvalLoader
+from bench.data.loaders import EvalLoader, Shard
 from bench.data.store import open_dataset
-from bench.data.train_loader import Shard
 from bench.train.evaluate import accuracy
 
 torch.set_num_threads(1)

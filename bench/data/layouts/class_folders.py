@@ -28,8 +28,7 @@ def read(files: Files, data: Data) -> Contents:
     splits = {path[0].lower(): path[0] for path in paths.values() if len(path) > 2}
     test = next((splits[name] for name in TEST_FOLDERS if name in splits), None) if "train" in splits else None
     if test is None:
-        train_images = {name: path[0] for name, path in paths.items() if len(path) > 1}
-        test_images = {}
+        train_images, test_images = {name: path[0] for name, path in paths.items() if len(path) > 1}, {}
     else:
         train_images, test_images = (
             {name: path[1] for name, path in paths.items() if path[0] == split and len(path) > 2}

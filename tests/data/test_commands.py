@@ -89,13 +89,6 @@ def test_check_finds_pixels_that_were_decoded_from_other_images(tmp_path, data):
     assert done.returncode == 1 and f"remove {described.parent}" in done.stderr
 
 
-def test_check_compares_flowers_with_the_order_of_their_authors(tmp_path, data):
-    write("flowers102", tmp_path, classes=2, train=2, test=1)
-    settings = ["--set", "data.train_images=4", "--set", "data.test_images=2", "--set", "data.classes=2"]
-    done = data("check", "flowers102", "--data-dir", tmp_path, *settings, check=True)
-    assert "images per class are those of imagelabels.mat" in done.stdout
-
-
 def test_check_names_the_files_that_are_left_out(tmp_path, data):
     top = write("folder", tmp_path, classes=2, train=2, test=1)
     for name in ("photo.heic", "notes.txt"):
