@@ -60,11 +60,7 @@ class Trackers:
         }
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)  # if it does not exist, wandb uses another
-            # as {"train.lr": 0.0005}; values that are neither text nor numbers are JSON texts
-            content = recipe.to_dict()
-            keys = {key: given.value for key, given in flatten(content, recipe.id, tuple(content)).items()}
-            settings = {k: v if type(v) in (str, int, float) else json.dumps(v) for k, v in keys.items()}
-            accelerator.init_trackers(PROJECT, settings, options)
+            accelerator.init_trackers(PROJECT, flat_settings(recipe), options)
         except Exception as error:  # many kinds: each tracker is another library
             asked = ", ".join(map(str, accelerator.log_with))
             raise RecipeError(f"--tracker {asked}: cannot be started: {first_line(error)}") from error
@@ -89,3 +85,10 @@ class Trackers:
             except Exception as error:  # as above
                 LOG.warning(f"{tracker.name} could not be closed: {first_line(error)}")
         self._accelerator.trackers = []
+
+
+def flat_settings(recipe: Recipe) -> dict[str, str | int | float]:
+    """A recipe as {"train.lr": 0.0005}; values that are neither text nor numbers are JSON texts."""
+    content = recipe.to_dict()
+    keys = {key: given.value for key, given in flatten(content, recipe.id, tuple(content)).items()}
+    return {key: v if type(v) in (str, int, float) else json.dumps(v) for key, v in keys.items()}

@@ -164,13 +164,14 @@ def test_a_known_dataset_may_be_here_as_parquet_files(tmp_path):
     assert dataset.train.labels.tolist() == [0, 1, 1] and dataset.names == tuple(CIFAR100_CLASSES)
 
 
-def test_a_repository_of_the_hub_is_read_by_its_splits(tmp_path, monkeypatch):
+def test_a_repository_of_the_hub_is_read_by_its_splits(tmp_path, tmp_path_factory, monkeypatch):
     # `datasets` takes a folder for a repository: the same code as online, without the network
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    repository = tmp_path_factory.mktemp("pets")  # `datasets` takes files below a folder called test_… for a test split
     write = functools.partial(write_parquet, classes={"animal": ANIMALS})
-    write(tmp_path / "train.parquet", {"picture": images(2), "animal": [0, 1]})
-    write(tmp_path / "validation.parquet", {"picture": images(2), "animal": [2, 0]})
-    data = dataclasses.replace(registry.dataset("hub:owner/pets"), hub=str(tmp_path))
+    write(repository / "train.parquet", {"picture": images(2), "animal": [0, 1]})
+    write(repository / "validation.parquet", {"picture": images(2), "animal": [2, 0]})
+    data = dataclasses.replace(registry.dataset("hub:owner/pets"), hub=str(repository))
     contents = read_hub(data)
     assert contents.classes == tuple(ANIMALS)
     assert [[item.label for item in split] for split in (contents.train, contents.test)] == [[0, 1], [2, 0]]
