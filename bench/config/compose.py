@@ -68,7 +68,7 @@ def build_recipe(
 
     Args:
         keys: of the recipe itself.
-        teacher: of guided students.
+        teacher: of students that a teacher guides.
         teacher_keys: the keys under `teacher.`, without that prefix.
         written_as: a key as the user wrote it, for errors.
     """
@@ -78,7 +78,7 @@ def build_recipe(
     model, dataset = split_id(recipe_id, role)[:2]
     sections["model"] = dataclasses.replace(sections["model"], name=model)
     sections["data"] = dataclasses.replace(sections["data"], name=dataset)
-    if teacher is not None:
+    if "guidance.method" in keys:
         methods = str(everything["guidance.method"].value).split("+")
         sections["guidance"] = Guidance(
             "+".join(methods),
@@ -94,6 +94,12 @@ def build_recipe(
 
     check_recipe(recipe, fail)
     return recipe
+
+
+def without_teacher(method: str) -> bool:
+    """Whether none of the methods in the value of `guidance.method` needs a teacher. False for unknown ones."""
+    names = method.split("+")
+    return set(names) <= set(method_names()) and not any(params_class(name).needs for name in names)
 
 
 def read_section(cls: type, prefix: str, keys: Keys, written_as: Callable[[str], str] = lambda path: path) -> Any:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 # Part of every hash. Raise it when the default of a hashed key changes, or when a key gets another meaning.
 SCHEMA = 3
 
+PUBLISHED_EPOCHS = 300  # of a run in the papers whose methods have constants in epochs
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -32,9 +33,19 @@ class RecipeError(ValueError):
         super().__init__(f"{line[: MAX_ERROR_CHARS - 403]} … {line[-400:]}" if too_long else line)
 
 
-def key(default: Any, *, low: float | None = None, high: float | None = None, hashed: bool = True) -> Any:
-    """A recipe key: its default, its closed range, and whether it changes the mathematics and so the hash."""
-    return field(default=default, metadata={"low": low, "high": high, "hashed": hashed})
+def key(
+    default: Any, *, low: float | None = None, high: float | None = None, hashed: bool = True, scaled: bool = False
+) -> Any:
+    """A recipe key: its default, its closed range, and whether it changes the mathematics and so the hash.
+
+    scaled: it counts epochs of the published runs, which have PUBLISHED_EPOCHS; see `scaled_epochs`.
+    """
+    return field(default=default, metadata={"low": low, "high": high, "hashed": hashed, "scaled": scaled})
+
+
+def scaled_epochs(published: int, epochs: int) -> int:
+    """A number of epochs of a published run, for a run of `epochs`: the same share of it, rounded, at least 1."""
+    return max(1, round(published * epochs / PUBLISHED_EPOCHS))
 
 
 @dataclass(frozen=True)
@@ -137,15 +148,23 @@ class Train:
 class MethodParams:
     """Base of the parameters of a guidance method: the class `Params` in its file, bench/guidance/METHOD.py.
 
-    needs: the teacher's outputs that the method uses, "maps" and "logits".
+    needs: the teacher's outputs that the method uses, "maps" and "logits"; empty: it has no teacher.
+    student_layers: the student's maps that it uses: "chosen", those of `model.feature_layers`; "all", the output of every
+        block; None: "chosen" if it needs the teacher's maps, else none.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
+    student_layers: ClassVar[Literal["chosen", "all"] | None] = None
 
     @property
     def needs_whole_batch(self) -> bool:
-        """Whether the loss compares samples of one batch, so that a batch may not be split."""
+        """Whether the loss compares samples of one batch, so that a batch may not be split into micro-batches."""
         return False
+
+    @property
+    def student_maps(self) -> str | None:
+        """The student's maps that the method uses: "chosen", "all" or None."""
+        return self.student_layers or ("chosen" if "maps" in self.needs else None)
 
     def problems(self, student_layers: int, teacher_layers: int) -> list[tuple[str, str]]:
         """What does not fit together, as (key, problem).
@@ -158,10 +177,15 @@ class MethodParams:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The epochs in which guidance is active, counted from 0."""
+    """The epochs in which guidance is active, counted from 0, and whether it ends by itself."""
 
     from_epoch: int = key(0, low=0)
     until_epoch: int | None = key(None, low=1)  # exclusive; None: to the end
+    # ALG, bench/guidance/schedule.py: guidance ends once its loss falls too slowly. The rest has effect with it only.
+    adaptive: Literal["none", "paper", "researcher"] = "none"
+    window: int = key(50, low=1, scaled=True)
+    threshold: float = -0.02  # change of the loss per epoch
+    first_test: int = key(20, low=1, scaled=True)  # the first epoch that may be the last; researcher
 
 
 @dataclass(frozen=True)
@@ -179,7 +203,7 @@ class TeacherPass:
 
 @dataclass(frozen=True)
 class Guidance:
-    """How a teacher guides the student (arXiv 2207.10026).
+    """How the student is guided, by a teacher (arXiv 2207.10026) or by a task of its own.
 
     method: a file in bench/guidance, or several joined by "+", whose losses are added.
     params: the parameters of each of these methods, in this order.
@@ -192,13 +216,30 @@ class Guidance:
 
     @property
     def needs(self) -> frozenset[str]:
-        """The teacher's outputs that the methods use, of "maps" and "logits"."""
+        """The teacher's outputs that the methods use, of "maps" and "logits"; empty: there is no teacher."""
         return frozenset().union(*(params.needs for params in self.params))
 
     @property
+    def student_maps(self) -> frozenset[str]:
+        """The student's maps that the methods use, of "chosen" and "all"."""
+        return frozenset(params.student_maps for params in self.params) - {None}
+
+    @property
     def needs_whole_batch(self) -> bool:
-        """Whether the loss compares samples of one batch, so that a batch may not be split."""
+        """Whether the loss compares samples of one batch, so that a batch may not be split into micro-batches."""
         return any(params.needs_whole_batch for params in self.params)
+
+    def scaled_epochs(self, epochs: int) -> dict[str, int]:
+        """The keys that count epochs of the published runs, as {key: number for a run of `epochs`}."""
+        sections = [("guidance.params.", params) for params in self.params]
+        if self.schedule.adaptive != "none":
+            sections.append(("guidance.schedule.", self.schedule))
+        return {
+            prefix + f.name: scaled_epochs(getattr(section, f.name), epochs)
+            for prefix, section in sections
+            for f in fields(section)
+            if f.metadata.get("scaled")
+        }
 
 
 @dataclass(frozen=True)
@@ -212,7 +253,7 @@ class Recipe:
     augment: Augment
     train: Train
     guidance: Guidance | None = None  # None for baselines and teachers
-    teacher: Recipe | None = None  # of the CNN that guides the student
+    teacher: Recipe | None = None  # of the CNN that guides the student; None too for guidance without a teacher
     seed: int = key(0, low=0, high=2**63 - 1)
     select: Literal["last", "best"] = "last"  # of a teacher: the epoch whose weights are used; "best" looks at the test set
 
@@ -226,7 +267,7 @@ class Recipe:
         content: dict[str, Any] = {"schema": SCHEMA}
         for section in ("model", "data", "augment", "train"):
             content[section] = _non_default(getattr(self, section))
-        if not self.uses_feature_loss:
+        if self.guidance is None or "chosen" not in self.guidance.student_maps:
             content["model"].pop("feature_layers", None)  # baselines and teachers are trained without them
         if self.select != "last":
             content["select"] = self.select
@@ -234,9 +275,10 @@ class Recipe:
             params = {name: value for params in self.guidance.params for name, value in _non_default(params).items()}
             schedule = _non_default(self.guidance.schedule)
             content["guidance"] = {"method": self.guidance.method, "params": params, "schedule": schedule}
+        if self.teacher is not None:
             # All student seeds share one teacher, so the teacher's seed changes the mathematics.
             teacher = {"hash": self.teacher.hash, "seed": self.teacher.seed, **_non_default(self.guidance.teacher)}
-            if self.uses_feature_loss:
+            if "maps" in self.guidance.needs:
                 teacher["feature_layers"] = list(self.teacher.model.feature_layers)
             content["teacher"] = teacher
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -249,8 +291,8 @@ class Recipe:
 
     @property
     def uses_feature_loss(self) -> bool:
-        """Whether the student learns from the teacher's feature maps, so that its own are needed."""
-        return self.guidance is not None and "maps" in self.guidance.needs
+        """Whether a guidance method uses the student's feature maps."""
+        return self.guidance is not None and bool(self.guidance.student_maps)
 
     def to_dict(self) -> dict[str, Any]:
         """The composed recipe as plain types, hash included, as `show` prints it and records store it."""
@@ -263,6 +305,7 @@ class Recipe:
             params = {name: value for params in self.guidance.params for name, value in _to_plain(params).items()}
             schedule = _to_plain(self.guidance.schedule)
             out["guidance"] = {"method": self.guidance.method, "params": params, "schedule": schedule}
+        if self.teacher is not None:
             out["teacher"] = {**_to_plain(self.guidance.teacher), **self.teacher.to_dict()}
         return out
 

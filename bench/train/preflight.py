@@ -31,17 +31,15 @@ def check_recipe(recipe: Recipe, processes: int | None) -> None:
     choose_precision(recipe.train, choose_device(recipe.train))
     if recipe.train.batch_size % world:
         raise RecipeError(f"train.batch_size: {recipe.train.batch_size} cannot be divided among {world} processes")
-    if world > 1 and recipe.guidance is not None and recipe.guidance.needs_whole_batch:
-        raise RecipeError(
-            f"guidance.method: {recipe.guidance.method} with these parameters compares the samples of one process, and"
-            f" {world} were started"
-        )
     if recipe.model.role == "teacher" and world > 1:
         raise RecipeError(f"{recipe.id}: a teacher is trained by one process, not {world}")
     for part in (recipe, recipe.teacher):
         if part is not None:
             classes = part.data.classes or 2
-            network = models.create(part.model, classes, part.seed, feature_layers=recipe.uses_feature_loss)
+            if part is recipe:
+                network = models.create_student(part, classes)
+            else:
+                network = models.create(part.model, classes, part.seed, feature_layers="maps" in recipe.guidance.needs)
             _check_single_sample(network, part, world)
             _check_micro_batch(network, part, world)
             if part.data.pipeline == "pil":
