@@ -100,6 +100,4 @@ def check_terms(guidance: Guidance, methods: nn.ModuleDict, student: Outputs, te
             problem = "returned a term without a gradient"
         if problem is not None:
             where = place_of(type(method).forward, plugin)
-            raise RecipeError(
-                f"{where}: forward {problem}, allowed is a finite scalar that depends on the student"
-            )
+            raise RecipeError(f"{where}: forward {problem}, allowed is a finite scalar that depends on the student")
