@@ -47,7 +47,7 @@ def load(path: str | os.PathLike[str], recipes_dir: str | os.PathLike[str] | Seq
 
     Args:
         path: the folder of a run below results/local/runs, or one that `python -m bench export` wrote.
-        recipes_dir: a folder, or several, with the file that builds the network, if it is not of the suite. The file is run.
+        recipes_dir: a folder, or several, with the file that builds the network, if that is a user's own. The file is run.
 
     Raises:
         RecipeError: the folder has no finished run, the run diverged, files are damaged, the weights are of another run, or
