@@ -140,7 +140,7 @@ def _model_params(
     prefix, own, shipped = "model.params.", known.files.get(("models", builder)), builder_names()
     values = _under(prefix, keys)
     if builder in shipped:
-        cls = ModelParams
+        cls = params_class(builder, "models")
     elif own is not None:
         cls = plugin_params(read_plugin("models", builder, own))
     elif known.is_record and re.fullmatch(NAME, builder):

@@ -1,8 +1,8 @@
-"""The parameters of guidance methods and of the user's own builders, read without importing torch.
+"""The parameters of guidance methods and of builders of networks, read without importing torch.
 
-A method is one file, bench/guidance/METHOD.py, or a plug-in. Its class `Params` says which parameters it has. The file
-imports torch, and composing a recipe must not, since listing and planning have to answer at once. So the class is read from
-the source.
+A method is one file, bench/guidance/METHOD.py, a builder bench/models/BUILDER.py, or either is a user's own file. Its class
+`Params` says which parameters it has. The file imports torch, and composing a recipe must not, since listing and planning
+have to answer at once. So the class is read from the source.
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ def builder_names() -> list[str]:
 
 
 @functools.cache
-def params_class(method: str) -> type[MethodParams]:
-    """The class `Params` of a guidance method, one of `method_names()`."""
-    path = PACKAGE / "guidance" / f"{method}.py"
-    source = path.read_text(encoding="utf-8")
-    params = _run_class(_class_in(source), str(path), {})
-    params.__reduce__ = lambda self: (_make_params, (method, vars(self)))  # pickle finds no class by this name
+def params_class(name: str, kind: str = "guidance") -> type[Params]:
+    """The class `Params` of a method of the suite, or with the kind "models" of a builder, which need not have one."""
+    path = PACKAGE / kind / f"{name}.py"
+    if (node := _class_in(path.read_text(encoding="utf-8"))) is None:
+        return BASES[kind]
+    params = _run_class(node, str(path), {})
+    params.__reduce__ = lambda self: (_make_params, (name, kind, vars(self)))  # pickle finds no class by this name
     return params
 
 
@@ -66,7 +67,7 @@ def plugin_params(plugin: Plugin) -> type[Params]:
         if problem := _problem(params, base):
             raise RecipeError(f"{plugin.path} line {node.lineno}: class Params {problem}")
     params.own, params.plugin = True, plugin
-    params.__reduce__ = lambda self: (_make_params, (plugin, vars(self)))
+    params.__reduce__ = lambda self: (_make_plugin_params, (plugin, vars(self)))
     return params
 
 
@@ -114,5 +115,9 @@ def _problem(params: type, base: type[Params]) -> str | None:
     return None
 
 
-def _make_params(of: str | Plugin, values: dict[str, object]) -> Params:
-    return (params_class(of) if isinstance(of, str) else plugin_params(of))(**values)
+def _make_params(name: str, kind: str, values: dict[str, object]) -> Params:
+    return params_class(name, kind)(**values)
+
+
+def _make_plugin_params(plugin: Plugin, values: dict[str, object]) -> Params:
+    return plugin_params(plugin)(**values)

@@ -23,8 +23,8 @@ PACKAGE = Path(__file__).parents[1]
 def numerics_versions(recipe: Recipe) -> dict[str, object]:
     """{component: version} of all components that a run of a recipe uses, those of its teacher included.
 
-    A version is a whole number or, for a file without a line `NUMERICS = …` and for a user's own, the text "sha256:" and the
-    digest of its source.
+    A version is a whole number or, for a user's own file and for one without a line `NUMERICS = …`, the text "sha256:" and
+    the digest of its source.
     """
     own = {f"{plugin.kind}.{plugin.name}": plugin.digest for plugin in recipe.plugins}
     return {name: own.get(name) or _version(component_file(name)) for name in components(recipe)}

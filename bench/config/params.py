@@ -42,7 +42,7 @@ class Params:
 
 @dataclass(frozen=True)
 class ModelParams(Params):
-    """Base of the parameters of a user's own builder of networks. The suite's own builders have none."""
+    """Base of the parameters of a builder of networks that are not keys of `Model`."""
 
 
 NO_PARAMS = ModelParams()

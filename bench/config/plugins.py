@@ -58,7 +58,8 @@ def read_plugin(kind: str, name: str, path: Path) -> Plugin:
         source = path.read_text(encoding="utf-8")
         compile(source, str(path), "exec", dont_inherit=True)
     except SyntaxError as error:
-        raise RecipeError(f"{path} line {error.lineno}: not valid Python: {error.msg}") from None
+        line = f" line {error.lineno}" if error.lineno else ""
+        raise RecipeError(f"{path}{line}: not valid Python: {error.msg}") from None
     except (OSError, ValueError, RecursionError, MemoryError) as error:
         raise RecipeError(f"{path}: cannot be read: {first_line(error)}") from None
     body = ast.parse(source).body

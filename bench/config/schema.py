@@ -55,7 +55,7 @@ class Model:
     mlp_ratio: float | None = key(None, low=0.1, high=64)  # hidden width of the MLPs, in widths
     drop_path_rate: float = key(0.0, low=0, high=0.99)
     feature_layers: tuple[str, ...] = ()  # modules whose outputs are the feature maps, first to last; (): chosen
-    params: ModelParams = NO_PARAMS  # of a user's own builder
+    params: ModelParams = NO_PARAMS  # that the builder declares
 
 
 @dataclass(frozen=True)

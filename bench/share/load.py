@@ -7,6 +7,7 @@ and can only name what the suite has, or a user's own files in folders that the 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from bench.data.loaders import ImageTransform
 from bench.runs.record import Record, read_record
 from bench.storage import first_line
 
+LOG = logging.getLogger(__name__)
 MAX_CLASSES = 100_000
 
 
@@ -82,7 +84,11 @@ def read_run(folder: Path, recipes_dirs: Sequence[str | os.PathLike[str]] = ()) 
             f"{folder}: the record's hash {record.hash[:8]} is not that of its recipe, {recipe.hash[:8]}: it was"
             " changed, or is of another version of the suite"
         )
-    return record, recipe_from_dict(record.recipe, str(path), Registry(*recipes_dirs).plugins)
+    recipe = recipe_from_dict(record.recipe, str(path), Registry(*recipes_dirs).plugins)
+    for plugin in recipe.plugins:
+        if record.numerics.get(f"{plugin.kind}.{plugin.name}") != plugin.digest:
+            LOG.warning(f"{folder}: {plugin.path} has changed since this run")
+    return record, recipe
 
 
 def trained_network(folder: Path, recipe: Recipe, classes: int, checksum: str | None = None) -> nn.Module:
