@@ -5,18 +5,16 @@ from __future__ import annotations
 import re
 import typing
 from collections.abc import Callable
-from pathlib import Path
 
-from bench.config.methods import modules_defining
 from bench.config.names import NAME
 from bench.config.parse import nearest, short_repr
+from bench.config.plugins import PACKAGE, explained, modules_defining
 from bench.config.schema import Data, Guidance, Model, Recipe, Schedule, TeacherPass
 
 MAX_WEIGHTS = 5e8  # of a network; ViT-L has 3e8
 MAX_TOKENS = 4096  # 64 x 64
 DEFAULT_FEATURE_LAYERS = 3  # as many are chosen if the recipe names none
 
-PACKAGE = Path(__file__).parents[1]
 # Raises RecipeError for a key path and a problem, naming the file that has the key.
 Fail = Callable[[str, str], typing.NoReturn]
 
@@ -24,8 +22,6 @@ Fail = Callable[[str, str], typing.NoReturn]
 def check_recipe(recipe: Recipe, fail: Fail) -> None:
     """Refuse a recipe whose keys do not fit together."""
     model, data, augment, train = recipe.model, recipe.data, recipe.augment, recipe.train
-    if model.builder not in (builders := modules_defining("build", PACKAGE / "models")):
-        fail("model.builder", f"got {model.builder!r}, allowed: {', '.join(builders)}{nearest(model.builder, builders)}")
     if model.timm is not None and not re.fullmatch(r"[A-Za-z0-9_]+", model.timm):
         fail("model.timm", f"got {model.timm!r}, allowed is the name of an architecture; no weights are loaded")
     _check_size(model, fail)
@@ -88,7 +84,9 @@ def _check_guidance(recipe: Recipe, fail: Fail) -> None:
     student_layers = len(recipe.model.feature_layers) or DEFAULT_FEATURE_LAYERS
     teacher_layers = len(recipe.teacher.model.feature_layers) if recipe.teacher is not None else 0
     for params in guidance.params:
-        for name, problem in params.problems(student_layers, teacher_layers):
+        with explained(params.plugin):
+            problems = [(str(name), problem) for name, problem in params.problems(student_layers, teacher_layers)]
+        for name, problem in problems:
             fail(name if name.startswith("model.") else f"guidance.params.{name}", problem)
     if recipe.teacher is not None:
         _check_teacher_pass(recipe, guidance, fail)

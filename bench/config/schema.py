@@ -7,13 +7,14 @@ import functools
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from bench.config.params import NO_PARAMS, MethodParams, ModelParams, Params, Plugin, key, scaled_epochs
 
 # Part of every hash. Raise it when the default of a hashed key changes, or when a key gets another meaning.
 SCHEMA = 3
 
-PUBLISHED_EPOCHS = 300  # of a run in the papers whose methods have constants in epochs
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -33,21 +34,6 @@ class RecipeError(ValueError):
         super().__init__(f"{line[: MAX_ERROR_CHARS - 403]} … {line[-400:]}" if too_long else line)
 
 
-def key(
-    default: Any, *, low: float | None = None, high: float | None = None, hashed: bool = True, scaled: bool = False
-) -> Any:
-    """A recipe key: its default, its closed range, and whether it changes the mathematics and so the hash.
-
-    scaled: it counts epochs of the published runs, which have PUBLISHED_EPOCHS; see `scaled_epochs`.
-    """
-    return field(default=default, metadata={"low": low, "high": high, "hashed": hashed, "scaled": scaled})
-
-
-def scaled_epochs(published: int, epochs: int) -> int:
-    """A number of epochs of a published run, for a run of `epochs`: the same share of it, rounded, at least 1."""
-    return max(1, round(published * epochs / PUBLISHED_EPOCHS))
-
-
 @dataclass(frozen=True)
 class Model:
     """A network: a student (vision transformer) or a teacher (CNN)."""
@@ -64,6 +50,7 @@ class Model:
     mlp_ratio: float | None = key(None, low=0.1, high=64)  # hidden width of the MLPs, in widths
     drop_path_rate: float = key(0.0, low=0, high=0.99)
     feature_layers: tuple[str, ...] = ()  # modules whose outputs are the feature maps, first to last; (): chosen
+    params: ModelParams = NO_PARAMS  # that the builder declares
 
 
 @dataclass(frozen=True)
@@ -145,37 +132,6 @@ class Train:
 
 
 @dataclass(frozen=True)
-class MethodParams:
-    """Base of the parameters of a guidance method: the class `Params` in its file, bench/guidance/METHOD.py.
-
-    needs: the teacher's outputs that the method uses, "maps" and "logits"; empty: it has no teacher.
-    student_layers: the student's maps that it uses: "chosen", those of `model.feature_layers`; "all", the output of every
-        block; None: "chosen" if it needs the teacher's maps, else none.
-    """
-
-    needs: ClassVar[frozenset[str]] = frozenset()
-    student_layers: ClassVar[Literal["chosen", "all"] | None] = None
-
-    @property
-    def needs_whole_batch(self) -> bool:
-        """Whether the loss compares samples of one batch, so that a batch may not be split into micro-batches."""
-        return False
-
-    @property
-    def student_maps(self) -> str | None:
-        """The student's maps that the method uses: "chosen", "all" or None."""
-        return self.student_layers or ("chosen" if "maps" in self.needs else None)
-
-    def problems(self, student_layers: int, teacher_layers: int) -> list[tuple[str, str]]:
-        """What does not fit together, as (key, problem).
-
-        Args:
-            student_layers, teacher_layers: numbers of feature layers.
-        """
-        return []
-
-
-@dataclass(frozen=True)
 class Schedule:
     """The epochs in which guidance is active, counted from 0, and whether it ends by itself."""
 
@@ -205,7 +161,7 @@ class TeacherPass:
 class Guidance:
     """How the student is guided, by a teacher (arXiv 2207.10026) or by a task of its own.
 
-    method: a file in bench/guidance, or several joined by "+", whose losses are added.
+    method: a file in bench/guidance or a plug-in, or several joined by "+", whose losses are added.
     params: the parameters of each of these methods, in this order.
     """
 
@@ -283,6 +239,13 @@ class Recipe:
             content["teacher"] = teacher
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def plugins(self) -> list[Plugin]:
+        """The user's own files that a run executes, for its teacher too. They are not hashed, and written nowhere."""
+        used = [self.model.params, *(self.guidance.params if self.guidance is not None else ())]
+        own = [params.plugin for params in used if params.plugin is not None]
+        return list(dict.fromkeys(own + (self.teacher.plugins if self.teacher is not None else [])))
+
     def with_seed(self, seed: int) -> Recipe:
         """The same recipe with another seed. Much faster than composing, since the hash is kept."""
         other = dataclasses.replace(self, seed=seed)
@@ -305,6 +268,9 @@ class Recipe:
             params = {name: value for params in self.guidance.params for name, value in _to_plain(params).items()}
             schedule = _to_plain(self.guidance.schedule)
             out["guidance"] = {"method": self.guidance.method, "params": params, "schedule": schedule}
+            if any(params.own for params in self.guidance.params):  # elsewhere the file that says so is not there
+                out["guidance"]["needs"] = sorted(self.guidance.needs)
+                out["guidance"]["student_maps"] = sorted(self.guidance.student_maps)
         if self.teacher is not None:
             out["teacher"] = {**_to_plain(self.guidance.teacher), **self.teacher.to_dict()}
         return out
@@ -330,13 +296,20 @@ LAYER_SECTIONS = {
 
 
 def _to_plain(section: Any) -> dict[str, Any]:
-    """A section as plain types: tuples become lists."""
-    values = {f.name: getattr(section, f.name) for f in fields(section)}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    """A section as plain types: tuples become lists, parameters become a mapping."""
+    return {f.name: _plain(getattr(section, f.name)) for f in fields(section)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Params):
+        return _to_plain(value)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _non_default(section: Any) -> dict[str, Any]:
-    """The hashed fields of a section that differ from their default, as plain types."""
+    """The hashed fields of a section that differ from their default, as plain types; all of a user's own parameters."""
     plain = _to_plain(section)
+    if isinstance(section, Params) and section.own:
+        return plain
     hashed = (f for f in fields(section) if f.metadata.get("hashed", True))
-    return {f.name: plain[f.name] for f in hashed if getattr(section, f.name) != f.default}
+    return {f.name: plain[f.name] for f in hashed if plain[f.name] != _plain(f.default)}

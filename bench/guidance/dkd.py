@@ -24,6 +24,7 @@ from bench.config.schema import MethodParams, key, scaled_epochs
 from bench.guidance import Method, Outputs, Samples, Shape
 
 LOWERED = 1000.0  # by which the target's logit is lowered, so that it has no probability
+NUMERICS = 1  # raised when results change: bench/config/numerics.py
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from bench.config.schema import MethodParams, key, scaled_epochs
 from bench.guidance import Method, Outputs, Samples, Shape
 
 HIDDEN = 512
+NUMERICS = 1  # raised when results change: bench/config/numerics.py
 
 
 @dataclass(frozen=True)

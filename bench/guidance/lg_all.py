@@ -26,6 +26,7 @@ from bench.guidance.locality import Params as LocalityParams
 from bench.guidance.resize import Resize
 
 WIDTH = 192
+NUMERICS = 1  # raised when results change: bench/config/numerics.py
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ from bench.config.schema import MethodParams, key
 from bench.guidance import Method, Outputs, Samples, Shape
 from bench.guidance.resize import Resize
 
+NUMERICS = 1  # raised when results change: bench/config/numerics.py
+
 
 @dataclass(frozen=True)
 class Params(MethodParams):

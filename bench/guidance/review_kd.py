@@ -28,6 +28,7 @@ from bench.guidance.global_batch import BatchNorm
 from bench.guidance.resize import Resize
 
 MAX_WIDTH = 512
+NUMERICS = 1  # raised when results change: bench/config/numerics.py
 
 
 @dataclass(frozen=True)

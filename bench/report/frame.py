@@ -21,7 +21,18 @@ _MAY_BE_MISSING = {  # columns of `runs_frame` whose type would depend on the ru
     **dict.fromkeys(("teacher_key", "teacher_id", "teacher_select", "commit"), "str"),
     "dirty": "boolean",
 }
-_NO_COLUMNS = ["recipe", "feature_maps", "teacher", "hardware", "code", "image_size", "weights", "guidance_stop"]
+# fields of a record
+_NO_COLUMNS = [
+    "recipe",
+    "feature_maps",
+    "teacher",
+    "hardware",
+    "code",
+    "numerics",
+    "image_size",
+    "weights",
+    "guidance_stop",
+]
 
 
 def runs_frame(runs: Sequence[PublishedRun]) -> pd.DataFrame:

@@ -1,13 +1,15 @@
 """Loads a trained network from the folder of its run, or from an export of it.
 
 Weights are safetensors and all else is JSON, so no file in such a folder can run code. The recipe is checked like any other
-and can only name what the suite has.
+and can only name what the suite has, or a user's own files in folders that the user names.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,11 +19,13 @@ from torch import nn
 from bench import models
 from bench.config.compose import recipe_from_dict
 from bench.config.parse import short_repr
+from bench.config.registry import Registry
 from bench.config.schema import Recipe, RecipeError
 from bench.data.loaders import ImageTransform
 from bench.runs.record import Record, read_record
 from bench.storage import first_line
 
+LOG = logging.getLogger(__name__)
 MAX_CLASSES = 100_000
 
 
@@ -40,18 +44,19 @@ class Loaded(NamedTuple):
     classes: int
 
 
-def load(path: str | os.PathLike[str]) -> Loaded:
+def load(path: str | os.PathLike[str], recipes_dir: str | os.PathLike[str] | Sequence[str] = ()) -> Loaded:
     """The trained network of a run: `bench.load`.
 
     Args:
         path: the folder of a run below results/local/runs, or one that `python -m bench export` wrote.
+        recipes_dir: a folder, or several, with the file that builds the network, if that is a user's own. The file is run.
 
     Raises:
         RecipeError: the folder has no finished run, the run diverged, files are damaged, the weights are of another run, or
             the record is of another version of the suite.
     """
     folder = Path(path)
-    record, recipe = read_run(folder)
+    record, recipe = read_run(folder, [recipes_dir] if isinstance(recipes_dir, (str, os.PathLike)) else recipes_dir)
     classes = record.dataset.classes
     if not 2 <= classes <= MAX_CLASSES:
         raise RecipeError(f"{folder / 'record.json'}: not a record: dataset.classes is {short_repr(classes)}")
@@ -60,8 +65,12 @@ def load(path: str | os.PathLike[str]) -> Loaded:
     return Loaded(network.eval(), transform, record, classes)
 
 
-def read_run(folder: Path) -> tuple[Record, Recipe]:
-    """The record of a finished run that did not diverge, and its recipe. Raises RecipeError if there is none."""
+def read_run(folder: Path, recipes_dirs: Sequence[str | os.PathLike[str]] = ()) -> tuple[Record, Recipe]:
+    """The record of a finished run that did not diverge, and its recipe. Raises RecipeError if there is none.
+
+    Args:
+        recipes_dirs: folders with the user's own files. A record cannot name any.
+    """
     path = folder / "record.json"
     try:
         record = read_record(path)
@@ -75,6 +84,10 @@ def read_run(folder: Path) -> tuple[Record, Recipe]:
             f"{folder}: the record's hash {record.hash[:8]} is not that of its recipe, {recipe.hash[:8]}: it was"
             " changed, or is of another version of the suite"
         )
+    recipe = recipe_from_dict(record.recipe, str(path), Registry(*recipes_dirs).plugins)
+    for plugin in recipe.plugins:
+        if record.numerics.get(f"{plugin.kind}.{plugin.name}") != plugin.digest:
+            LOG.warning(f"{folder}: {plugin.path} has changed since this run")
     return record, recipe
 
 
