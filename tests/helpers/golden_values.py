@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench import guidance, models
 from bench.config.methods import method_names, params_class
@@ -147,7 +147,7 @@ def _digest(*arrays: np.ndarray) -> str:
 def _defaults(*sections: type) -> dict[str, object]:
     """The defaults of hashed keys, as JSON has them. A hash leaves out what is at its default."""
     fields = [f for section in sections for f in dataclasses.fields(section) if f.metadata.get("hashed", True)]
-    return json.loads(json.dumps({f.name: f.default for f in fields}))
+    return json.loads(json.dumps({f.name: f.default for f in fields if not dataclasses.is_dataclass(f.default)}))
 
 
 # ---- what all runs share
@@ -219,9 +219,11 @@ def _of_methods() -> Iterator[tuple[str, Golden]]:
             term = module(ours, theirs, Samples(torch.arange(4), draws.get(method)))
             term.backward()
         gradients = [tensor.grad for tensor in (ours.logits, *ours.maps) if tensor.grad is not None]
-        scales = [module.scale(epoch, 60) for epoch in range(0, 60, 3)]
-        values = [term.item(), module.weight, module.ce_weight, *scales, *(x for grad in gradients for x in _summary(grad))]
+        values = [term.item(), module.weight, module.ce_weight, *(x for grad in gradients for x in _summary(grad))]
         yield f"guidance.{method}: loss of {recipe_name}", Golden([f"guidance.{method}"], values)
+        scales = [float(module.scale(epoch, 60)) for epoch in range(0, 60, 3)]
+        if set(scales) != {1.0}:
+            yield f"guidance.{method}: scales of {recipe_name}", Golden([f"guidance.{method}"], scales)
 
 
 def _random(*shape: int, seed: int) -> Tensor:
