@@ -23,6 +23,7 @@ from tests.helpers.networks import STUDENTS
 from tests.helpers.process import Started, start_distributed
 
 REGISTRY = Registry()
+SIMILARITY = "locality,guidance.params.transform=similarity,guidance.params.weight=1000"  # its term is small
 VARIANTS = [
     *method_names(),
     "locality,guidance.params.transform=similarity",
