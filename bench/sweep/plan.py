@@ -78,9 +78,9 @@ def make_plan(
                 if not (parts and stale):
                     job.state = State.STALE if parts else State.DIVERGED if record.diverged else State.FINISHED
                     accuracy = "" if record.diverged else f"{record.last_accuracy:.2f} %"
-                    job.note = ", ".join(filter(None, (accuracy, *parts)))
+                    job.note = ", ".join(filter(None, (accuracy, "; ".join(parts))))
                     continue
-                job.replaces, job.note = record, f"{State.STALE} ({', '.join(parts)})"
+                job.replaces, job.note = record, f"{State.STALE} ({'; '.join(parts)})"
             else:
                 _read_status(job)
             begun.append(job)
