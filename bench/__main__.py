@@ -25,7 +25,12 @@ VERBS = {  # verb: (its module, help)
     "export": ("bench.share.export", "write the network of a run into a folder to share, with a model card"),
     "plan": ("bench.sweep.commands", "the runs of a suite with their states, and the time that is left"),
     "sweep": ("bench.sweep.commands", "train the runs of a suite that are not finished, then draw its report"),
-    "report": ("bench.report.commands", "draw tables, figures and the page from the records"),
+    "report": (
+        "bench.report.commands",
+        "draw tables, figures and the page of this machine's runs, or check the committed ones",
+    ),
+    "publish": ("bench.report.publish", "take this machine's runs of suites over into the committed results"),
+    "merge": ("bench.report.publish", "take records of others over into the committed results"),
 }
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from bench.config.registry import Registry
 from bench.config.schema import Recipe
 from bench.config.suite import Suite
+from bench.report.definition import suite_recipes
 from bench.report.frame import BASELINE, curves_frame, runs_frame
 from bench.report.published import published_frame
 from bench.report.records import PublishedRun
@@ -21,7 +22,7 @@ from bench.report.stats import cells_frame, pairs_frame
 class SuiteReport:
     """A suite with its runs and what follows from them.
 
-    recipes: the composed recipe of every id of the suite, seed 0; within a cell the baseline is first.
+    recipes: see `definition.suite_recipes`; within a cell the baseline is first.
     runs, curves: see bench/report/frame.py. pairs, cells: see bench/report/stats.py.
     published: see `published.published_frame`.
     settings: {key: value as text} that the suite sets over its protocol.
@@ -49,7 +50,7 @@ class SuiteReport:
 def build_suite_report(registry: Registry, suite: Suite, published_runs: Sequence[PublishedRun]) -> SuiteReport:
     """The report of a suite from its runs, of which there must be at least one."""
     suite = dataclasses.replace(suite, guidance=tuple(sorted(suite.guidance, key=lambda name: name != BASELINE)))
-    recipes = {recipe_id: registry.compose(recipe_id, suite=suite) for recipe_id in suite.ids}
+    recipes = suite_recipes(registry, suite, published_runs)
     runs, curves = runs_frame(published_runs), curves_frame(published_runs)
     pairs, published = pairs_frame(runs, curves), published_frame(registry, recipes)
     cells = cells_frame(suite, recipes, runs, pairs, published)

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -13,10 +15,11 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from bench.config.parse import field_types, inner_type, short_repr
-from bench.config.schema import RecipeError
+from bench.config.schema import Recipe, RecipeError
 from bench.storage import is_number, read_json
 
 RECORD_SCHEMA = 2
+RunKey = tuple[str, str, int]  # recipe id, hash, seed
 HISTORY_COLUMNS = ("epoch", "lr", "train_loss", "guidance_loss", "test_accuracy", "images_per_second")
 
 
@@ -128,13 +131,45 @@ class Record:
         return {"schema": RECORD_SCHEMA, **dataclasses.asdict(self)}
 
 
+def run_key(run: Record | Recipe) -> RunKey:
+    """What identifies the run of a record or recipe: two runs with one key should have one result."""
+    return run.id, run.hash, run.seed
+
+
+def accuracy_text(record: Record) -> str:
+    """The accuracy of the last epoch as people read it, or "diverged"."""
+    return "diverged" if record.diverged else f"{record.last_accuracy:.2f} %"
+
+
 def read_record(path: Path) -> Record:
-    """The record in a JSON file. Raises OSError, or RecipeError if it is damaged or of another version."""
+    """The record in a JSON file. Raises OSError, or RecipeError if it is damaged, changed or of another version.
+
+    Where history.csv lies beside it, as in the folder of a run, its accuracies must be those of the history.
+    """
     try:
         content = read_json(path)
     except ValueError as error:
         raise RecipeError(f"{path}: cannot be read ({type(error).__name__}): move it away to run again") from None
-    return record_from_dict(content, str(path))
+    record, history = record_from_dict(content, str(path)), path.with_name("history.csv")
+    if not record.diverged and history.exists():
+        accuracies = [row["test_accuracy"] for row in read_history(history)]
+        if (record.last_accuracy, record.best_accuracy) != (accuracies[-1], max(accuracies)):
+            raise RecipeError(
+                f"{path}: changed: its last or best accuracy is not that of history.csv: move it away to run again"
+            )
+    return record
+
+
+def read_history(path: Path) -> list[HistoryRow]:
+    """The rows of a history.csv; an empty cell is None. Raises RecipeError if it is not a history."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = [{k: None if row[k] == "" else float(row[k]) for k in HISTORY_COLUMNS} for row in csv.DictReader(file)]
+        if not rows or not all(math.isfinite(value) for row in rows for value in row.values() if value is not None):
+            raise ValueError
+        return [{**row, "epoch": int(row["epoch"]), "test_accuracy": float(row["test_accuracy"])} for row in rows]
+    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+        raise RecipeError(f"{path}: not the history of a run ({type(error).__name__})") from None
 
 
 def record_from_dict(content: object, where: str) -> Record:

@@ -18,10 +18,12 @@ from bench.config.parse import short_repr
 from bench.config.registry import Registry
 from bench.config.schema import Recipe, RecipeError
 from bench.config.suite import Suite
+from bench.report.records import published_records
 from bench.runs.folder import LOCAL, old_runs_warning
 from bench.sweep.display import Display
 from bench.sweep.local import LocalExecutor, make_slots
 from bench.sweep.plan import Plan, as_dict, as_text, make_plan, summary
+from bench.sweep.published import comparison
 from bench.sweep.scheduler import Executor, Scheduler, drive
 from bench.sweep.slurm import SlurmExecutor
 from bench.sweep.slurm_request import SlurmRequest, add_slurm_options, refuse_slurm_options
@@ -54,6 +56,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     share = "runs that share a GPU (1); without a GPU, runs at a time (one per core)"
     parser.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N - 1 instead of the suite's own")
     parser.add_argument("--filter", action="append", default=[], metavar="TEXT", help="only ids with this text or glob")
+    parser.add_argument("--skip-published", action="store_true", help="leave out runs whose results are committed")
     parser.add_argument("--gpus-per-run", type=int, default=1, metavar="N", help=gpus)
     parser.add_argument("--runs-per-gpu", type=int, metavar="K", help=share)
     add_folders(parser)
@@ -97,7 +100,8 @@ def _plan(recipes: Sequence[Recipe], seeds: Sequence[int], arguments: argparse.N
         seeds = range(arguments.seeds)
     if warning := old_runs_warning(arguments.results_dir):
         LOG.warning(warning)
-    return make_plan(recipes, seeds, arguments.results_dir, arguments.data_dir or "data")
+    published = published_records(arguments.results_dir) if arguments.skip_published else None
+    return make_plan(recipes, seeds, arguments.results_dir, arguments.data_dir or "data", published)
 
 
 def run_sweep(arguments: argparse.Namespace) -> int:
@@ -141,10 +145,13 @@ def run_sweep(arguments: argparse.Namespace) -> int:
     if any(job.is_finished or job.key in scheduler.done for job in plan.runs):
         # It imports pandas and matplotlib, which takes seconds that `plan` and the start of a sweep do not have.
         report = importlib.import_module("bench.report.commands")
-        reports = report.write_report(registry, [suite], arguments.results_dir)
+        results, together = Path(arguments.results_dir), arguments.skip_published
+        reports, _ = report.write_local(registry, results, [suite.name], with_published=together)
         if jobs:
             report.print_report(reports)
-        print(f"tables, figures and page: {Path(arguments.results_dir, 'index.html')}")
+        if lines := comparison(plan, published_records(results)):
+            print("\n".join([*lines, ""]))
+        print(f"tables, figures and page: {results / LOCAL / 'index.html'}")
     for job in jobs:
         if job.key in scheduler.failed:
             LOG.error(f"{job.name}: {scheduler.failed[job.key]}")

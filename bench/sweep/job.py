@@ -24,6 +24,7 @@ class State(StrEnum):
 
     FINISHED = "finished"
     DIVERGED = "diverged"  # finished too, without accuracies
+    PUBLISHED = "published"  # left out, since its result is committed
     RUNNING = "running"
     QUEUED = "queued"  # in a cluster's queue
     RESUMABLE = "resumable"
@@ -136,7 +137,7 @@ class Job:
     @property
     def is_finished(self) -> bool:
         """Whether nothing is left to do. A run that diverged has a record and is not run again."""
-        return self.state in (State.FINISHED, State.DIVERGED)
+        return self.state in (State.FINISHED, State.DIVERGED, State.PUBLISHED)
 
     @property
     def progress(self) -> str:

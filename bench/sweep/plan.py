@@ -5,20 +5,21 @@ Needs no torch, no GPU and, unless runs are finished, no data.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from bench.cli import duration
-from bench.config.schema import Data, Recipe
+from bench.config.schema import Recipe
 from bench.data.store import current_fingerprint
 from bench.locks import is_held
 from bench.runs.folder import RunFolder
-from bench.runs.record import check_same_images
+from bench.runs.record import Record, RunKey, accuracy_text, check_same_images, run_key
 from bench.sweep.job import Estimates, Job, State, job_key
 from bench.sweep.squeue import read_queue_states
 from bench.train.teacher_cache import cached_teacher_record
@@ -37,13 +38,20 @@ class Plan:
         return [job for job in (*self.teachers, *self.runs) if not job.is_finished]
 
 
-def make_plan(recipes: Sequence[Recipe], seeds: Sequence[int], results: str | Path, data_dir: str | Path = "data") -> Plan:
+def make_plan(
+    recipes: Sequence[Recipe],
+    seeds: Sequence[int],
+    results: str | Path,
+    data_dir: str | Path = "data",
+    published: Mapping[RunKey, Record] | None = None,
+) -> Plan:
     """The plan of recipes x seeds.
 
     Args:
         recipes: of any seed.
         results: the results folder; only runs in it count as finished.
         data_dir: the folder of local datasets, with which records are compared.
+        published: committed records; what is not finished here and has one of the same images is left out.
 
     Raises:
         RecipeError: a record is damaged, or of other images than its dataset has now.
@@ -52,7 +60,7 @@ def make_plan(recipes: Sequence[Recipe], seeds: Sequence[int], results: str | Pa
     runs: list[Job] = []
     begun: list[Job] = []
     teachers: dict[str, Job] = {}
-    fingerprints: dict[Data, str | None] = {}
+    fingerprint = functools.cache(lambda data: current_fingerprint(data, data_dir))
     folder_names: dict[Path, set[str]] = {}
     for seed, base in product(seeds, recipes):
         recipe = base.with_seed(seed)
@@ -61,15 +69,18 @@ def make_plan(recipes: Sequence[Recipe], seeds: Sequence[int], results: str | Pa
         parent = job.folder.path.parent
         if parent not in folder_names:  # one listing for all seeds: thousands of runs that have not begun cost nothing
             folder_names[parent] = set(os.listdir(parent)) if os.path.isdir(parent) else set()
-        if job.folder.path.name in folder_names[parent]:
-            if (record := job.folder.record(recipe)) is not None:
-                if recipe.data not in fingerprints:
-                    fingerprints[recipe.data] = current_fingerprint(recipe.data, data_dir)
-                check_same_images(record, fingerprints[recipe.data])
-                estimates.add(record)
-                job.state = State.DIVERGED if record.diverged else State.FINISHED
-                job.note = "" if record.diverged else f"{record.last_accuracy:.2f} %"
-                continue
+        has_begun = job.folder.path.name in folder_names[parent]
+        if has_begun and (record := job.folder.record(recipe)) is not None:
+            check_same_images(record, fingerprint(recipe.data))
+            estimates.add(record)
+            job.state = State.DIVERGED if record.diverged else State.FINISHED
+            job.note = "" if record.diverged else accuracy_text(record)
+            continue
+        record = published.get(run_key(recipe)) if published else None
+        if record is not None and fingerprint(recipe.data) in (None, record.dataset.fingerprint):
+            job.state, job.note = State.PUBLISHED, accuracy_text(record)
+            continue
+        if has_begun:
             _read_status(job)
             begun.append(job)
         if recipe.teacher is not None:

@@ -14,6 +14,8 @@ from bench.runs.folder import RunFolder
 from bench.runs.record import Record, read_record
 from bench.storage import replacing, sha256, write_json
 
+WEIGHTS = "model.safetensors"
+
 
 def _folder_name(recipe: Recipe) -> str:
     return f"{recipe.model.name}-{path_part(recipe.data.name)}"
@@ -39,7 +41,7 @@ class TeacherCache:
     @property
     def weights(self) -> Path:
         """The teacher's weights, a safetensors file."""
-        return self.folder / "model.safetensors"
+        return self.folder / WEIGHTS
 
     def exists(self) -> bool:
         """Whether the teacher is trained and complete: the record is written last and has the checksum of the weights."""
@@ -60,13 +62,13 @@ class TeacherCache:
 
 
 def cached_teacher_record(recipe: Recipe) -> Record | None:
-    """The record of a cached teacher of this recipe and seed, for any copy of the dataset; None if there is none.
+    """The record of a cached teacher of this recipe and seed, for any copy of the dataset; None if it has no weights here.
 
     Whether it is the one that a run will use depends on the decoded dataset, which planning does not open.
     """
     for path in (cache_folder() / "teachers").glob(f"{_folder_name(recipe)}-*/record.json"):
         with suppress(OSError, RecipeError):
             record = read_record(path)
-            if (record.hash, record.seed) == (recipe.hash, recipe.seed):
+            if (record.hash, record.seed) == (recipe.hash, recipe.seed) and path.with_name(WEIGHTS).is_file():
                 return record
     return None

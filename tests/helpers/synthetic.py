@@ -24,6 +24,7 @@ from bench.config.schema import Recipe
 from bench.config.suite import Suite
 from bench.report.frame import BASELINE
 from bench.report.records import History, PublishedRun, write_runs
+from bench.runs.folder import RunFolder
 from bench.runs.record import (
     HISTORY_COLUMNS,
     Code,
@@ -152,6 +153,16 @@ def make_run(
         "images_per_second": [record.images_per_second] * record.epochs,
     }
     return PublishedRun(suite, record, history)
+
+
+def finish(results: Path, run: PublishedRun, recipe: Recipe | None = None) -> RunFolder:
+    """Leave a run as a finished one of this machine below a results folder. recipe: if it is not one of suite quick."""
+    registry = Registry()
+    recipe = recipe or registry.compose(run.record.id, suite=registry.suite("quick"))
+    folder = RunFolder(results, recipe.with_seed(run.record.seed))
+    folder.write_history(history_rows(run))
+    folder.write_record(run.record)
+    return folder
 
 
 def make_teacher(recipe: Recipe, **changes: object) -> TeacherSummary:

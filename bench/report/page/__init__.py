@@ -25,6 +25,7 @@ from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
 from bench.cli import duration
+from bench.config.registry import Registry
 from bench.config.schema import Recipe
 from bench.report import tables
 from bench.report.figures.base import DARK, LIGHT, method_style
@@ -64,9 +65,15 @@ def render_page(suites: Sequence[SuiteReport]) -> str:
     )
 
 
+@functools.cache
+def _recipes_dir(suite: str) -> list[str]:
+    """The option for a suite that this package does not have: its reader knows the folder."""
+    return [] if suite in Registry().names("suites") else ["--recipes-dir", "DIR"]
+
+
 def _command(suite: str, recipe_id: str, seed: int, settings: Sequence[object] = ()) -> str:
     """The command of a run; settings: its --set options."""
-    words = ["accelerate", "launch", "bench/run.py", "--recipe", recipe_id, "--suite", suite]
+    words = ["accelerate", "launch", "bench/run.py", "--recipe", recipe_id, "--suite", suite, *_recipes_dir(suite)]
     return shlex.join([*words, *(word for text in settings for word in ("--set", str(text))), "--seed", str(seed)])
 
 
@@ -95,6 +102,7 @@ def _suite(report: SuiteReport) -> dict[str, Any]:
     low, high, names = np.nanmin(bounds), np.nanmax(bounds), ["student", "dataset"]
     return {
         "report": report,
+        "run_all": shlex.join(["./run_all.sh", suite.name, *_recipes_dir(suite.name)]),
         "cells": cells,
         "tables": {
             "Last epoch": _grouped(tables.accuracy_table(report), names),
