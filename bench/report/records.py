@@ -20,7 +20,7 @@ from bench.config.schema import Recipe, RecipeError
 from bench.config.suite import Suite
 from bench.report.definition import is_known, stored_suites, suite_recipes
 from bench.runs.folder import LOCAL, RunFolder, runs_dir
-from bench.runs.record import HISTORY_COLUMNS, Record, RunKey, record_from_dict, run_key
+from bench.runs.record import HISTORY_COLUMNS, Record, RunKey, record_from_dict, run_key, stale_parts
 from bench.storage import from_json, write_text
 
 RECORDS, REPRODUCTIONS = "records.jsonl", "reproductions.jsonl"
@@ -83,8 +83,11 @@ def published_records(results: str | Path) -> dict[RunKey, Record]:
 
 
 def is_stale(record: Record) -> bool:
-    """Whether a record was made by code that computes something else than this code."""
-    return False  # INTEGRATOR: numerics_versions(recipe of the record) != record.numerics
+    """Whether a record was made by code that computes something else than this code, as far as its recipe can be read."""
+    try:
+        return bool(stale_parts(record, _seedless_recipe(record)))
+    except RecipeError:
+        return False
 
 
 def local_runs(registry: Registry, suite: Suite, results: str | Path) -> list[PublishedRun]:
@@ -162,8 +165,8 @@ def _contradiction(run: PublishedRun) -> str | None:
         return f"{run.name}: its seed is not that of its recipe"
     if record.recipe.get("id") != record.id:
         return f"{run.name}: its id is not that of its recipe"
-    try:  # the seed is not part of the hash, and all that the recipes of one method differ in
-        hash_now = _hash_of(json.dumps({**record.recipe, "seed": 0}))
+    try:
+        hash_now = _seedless_recipe(record).hash
     except RecipeError as error:
         return f"{run.name}: its recipe cannot be read ({error})"
     if hash_now != record.hash:
@@ -173,10 +176,15 @@ def _contradiction(run: PublishedRun) -> str | None:
     return None
 
 
+def _seedless_recipe(record: Record) -> Recipe:
+    """The recipe of a record with seed 0. The seed is not hashed, and all that the recipes of one method differ in."""
+    return _read_recipe(json.dumps({**record.recipe, "seed": 0}))
+
+
 @functools.lru_cache(maxsize=4096)
-def _hash_of(recipe: str) -> str:
-    """The hash of a recipe in JSON. Raises RecipeError."""
-    return recipe_from_dict(json.loads(recipe), "recipe").hash
+def _read_recipe(recipe: str) -> Recipe:
+    """A recipe in JSON. Raises RecipeError."""
+    return recipe_from_dict(json.loads(recipe), "recipe")
 
 
 def _parse(line: str, suite: str, where: str) -> PublishedRun:

@@ -46,7 +46,7 @@ def unite(runs: Iterable[PublishedRun]) -> United:
                 f" this recipe ({fingerprint[:8]})"
             )
         first = counting.setdefault(run.key, run)
-        if first is run or not _same_code(first.record, run.record):
+        if first is run or first.record.numerics != run.record.numerics:
             continue
         if environment(first.record) != environment(run.record):
             first = others.setdefault((run.key, environment(run.record)), run)
@@ -73,10 +73,6 @@ def reproduction_notes(runs: Sequence[PublishedRun], reproductions: Iterable[Pub
             text = f"{run.record.id} seed {run.record.seed}: {accuracy_text(run.record)} against {accuracy_text(first)}"
             texts.setdefault(_other_machine(run.record, first), []).append(text)
     return [f"Reproduced on {where}: {'; '.join(own)}." for where, own in texts.items()]
-
-
-def _same_code(one: Record, other: Record) -> bool:
-    return True  # INTEGRATOR: one.numerics == other.numerics
 
 
 def _numbers(run: PublishedRun) -> object:

@@ -19,7 +19,7 @@ from bench.config.schema import Recipe
 from bench.data.store import current_fingerprint
 from bench.locks import is_held
 from bench.runs.folder import RunFolder
-from bench.runs.record import Record, RunKey, accuracy_text, check_same_images, run_key
+from bench.runs.record import Record, RunKey, accuracy_text, check_same_images, run_key, stale_parts
 from bench.sweep.job import Estimates, Job, State, job_key
 from bench.sweep.squeue import read_queue_states
 from bench.train.teacher_cache import cached_teacher_record
@@ -43,6 +43,7 @@ def make_plan(
     seeds: Sequence[int],
     results: str | Path,
     data_dir: str | Path = "data",
+    stale: bool = False,
     published: Mapping[RunKey, Record] | None = None,
 ) -> Plan:
     """The plan of recipes x seeds.
@@ -51,6 +52,7 @@ def make_plan(
         recipes: of any seed.
         results: the results folder; only runs in it count as finished.
         data_dir: the folder of local datasets, with which records are compared.
+        stale: whether runs that are recorded with other code are to be run again.
         published: committed records; what is not finished here and has one of the same images is left out.
 
     Raises:
@@ -70,18 +72,23 @@ def make_plan(
         if parent not in folder_names:  # one listing for all seeds: thousands of runs that have not begun cost nothing
             folder_names[parent] = set(os.listdir(parent)) if os.path.isdir(parent) else set()
         has_begun = job.folder.path.name in folder_names[parent]
-        if has_begun and (record := job.folder.record(recipe)) is not None:
+        record = job.folder.record(recipe) if has_begun else None
+        if record is not None:
             check_same_images(record, fingerprint(recipe.data))
             estimates.add(record)
-            job.state = State.DIVERGED if record.diverged else State.FINISHED
-            job.note = "" if record.diverged else accuracy_text(record)
-            continue
-        record = published.get(run_key(recipe)) if published else None
-        if record is not None and fingerprint(recipe.data) in (None, record.dataset.fingerprint):
-            job.state, job.note = State.PUBLISHED, accuracy_text(record)
+            parts = stale_parts(record, recipe)
+            if not (parts and stale):
+                job.state = State.STALE if parts else State.DIVERGED if record.diverged else State.FINISHED
+                job.note = ", ".join(filter(None, ("" if record.diverged else accuracy_text(record), *parts)))
+                continue
+            job.replaces, job.note = record, f"{State.STALE} ({', '.join(parts)})"
+        committed = published.get(run_key(recipe)) if published else None
+        if committed is not None and fingerprint(recipe.data) in (None, committed.dataset.fingerprint):
+            job.state, job.note = State.PUBLISHED, accuracy_text(committed)
             continue
         if has_begun:
-            _read_status(job)
+            if record is None:
+                _read_status(job)
             begun.append(job)
         if recipe.teacher is not None:
             key = job_key(recipe.teacher)
@@ -165,6 +172,8 @@ def summary(plan: Plan, slots: int) -> list[str]:
         lines.append(
             f"{_plural(len(plan.teachers), 'teacher')}: {trained} trained, {len(plan.teachers) - trained} to train"
         )
+    if counts[State.STALE]:
+        lines.append(f"{State.STALE}: {_plural(counts[State.STALE], 'run')}; --stale runs them again")
     if not jobs:
         return lines
     epochs = [job.target.train.epochs - job.epoch for job in jobs]
