@@ -94,7 +94,7 @@ def print_report(reports: Sequence[SuiteReport]) -> None:
     for report in reports:
         table = tables.accuracy_table(report)
         text = tabulate(table, headers="keys", showindex=False, disable_numparse=True)
-        print("\n".join([f"suite {report.suite.name}", "", text, tables.accuracy_note(table), *report.remarks, ""]))
+        print("\n".join([f"suite {report.suite.name}", "", text, tables.accuracy_note(report), *report.remarks, ""]))
 
 
 def check_report(registry: Registry, suites: Sequence[Suite], results: str | Path) -> list[str]:
@@ -155,7 +155,7 @@ def _texts(reports: Mapping[str, SuiteReport], results: Path, names: Sequence[st
 def _json(report: SuiteReport) -> str:
     """`table.json`: cells and the gains of every seed, for other programs."""
     content = {"suite": report.suite.name, "protocol": report.suite.protocol}
-    content |= {"settings": report.settings, "remarks": report.remarks}
+    content |= {"reference": report.suite.reference, "settings": report.settings, "remarks": report.remarks}
     for name, frame in (("cells", report.cells), ("pairs", report.pairs)):
         content[name] = json.loads(frame.to_json(orient="records", double_precision=DIGITS))
     return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
