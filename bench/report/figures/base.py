@@ -161,9 +161,9 @@ def clean(name: str, max_chars: int = 24) -> str:
     return name if len(name) <= max_chars else f"{name[:half]}…{name[half + 1 - max_chars :]}"
 
 
-def row_label(model: str, variant: str) -> str:
-    """A student's name, with the varied values in a second line if there are any."""
-    return clean(model) + (f"\n{clean(variant, 32)}" if variant else "")
+def row_label(name: str, variant: str) -> str:
+    """A name, with the varied values in a second line if there are any."""
+    return clean(name) + (f"\n{clean(variant, 32)}" if variant else "")
 
 
 def signed(value: float, digits: int) -> str:

@@ -22,12 +22,16 @@ def draw_gains(plot: base.Plot, width: float, title: str | None) -> Figure:
     gains = cells[cells["method"] != plot.reference]
     by_method = len(plot.methods) > 2
     row_name = "method" if by_method else "label"
-    row_lines = ROW_LINES + (not by_method and cells["variant"].any())
+    two_lines = cells["variant"].any()
+    row_lines = ROW_LINES + (two_lines and not by_method)
+    panel_lines = gains[row_name].nunique() * row_lines
+    if by_method:  # the student's name is written upwards beside its methods
+        panel_lines = max(panel_lines, 0.5 * gains["model"].map(base.clean).str.len().max()) + two_lines
     datasets = list(gains["dataset"].unique())
     columns = min(len(datasets), MAX_COLUMNS)
     groups = [own for _, own in gains.groupby("label", sort=False)] if by_method else [gains]
     lines = [(own, datasets[i : i + columns]) for own in groups for i in range(0, len(datasets), columns)]
-    height = (len(lines) * (gains[row_name].nunique() * row_lines + 1.6) + 3) * base.line_inches()
+    height = (len(lines) * (panel_lines + 1.6) + 3) * base.line_inches()
     note = f"Gain in {plot.measure} of the last epoch over {plot.over} with the same seed. {plot.seeds()}"
     note += "; lines: 95 % confidence intervals; rings: no clear difference, or too few seeds."
     figure = base.new_figure(width, height, title, note)
@@ -38,11 +42,12 @@ def draw_gains(plot: base.Plot, width: float, title: str | None) -> Figure:
         texts = [base.clean(name) for name in names] if by_method else names
         for axes, dataset in zip(line, shown, strict=False):
             _draw_panel(axes, own[own["dataset"] == dataset].set_index(row_name, drop=False).reindex(names), plot)
-            axes.set_title(base.clean(dataset))
+            variant = own["variant"].iloc[0] if by_method else ""
+            axes.set_title(base.row_label(dataset, variant))
             axes.set_yticks(range(len(names)), texts, va="center" if row_lines > ROW_LINES else "center_baseline")
             axes.tick_params(axis="y", labelleft=axes is line[0], length=0, labelcolor=rcParams["text.color"])
         if by_method:
-            line[0].set_ylabel(own["label"].iloc[0], weight="bold", color=rcParams["text.color"])
+            line[0].set_ylabel(base.clean(own["model"].iloc[0]), weight="bold", color=rcParams["text.color"])
         for axes in line[len(shown) :]:
             axes.set_visible(False)
     for axes in grid[-1]:
@@ -82,7 +87,11 @@ def draw_cost(plot: base.Plot, width: float, title: str | None) -> Figure:
     panels = list(cells.groupby(["dataset", "device_unit"], sort=False))
     note = f"{plot.measure.capitalize()} of the last epoch. {plot.seeds()}; bars: ± 1 standard deviation."
     note += " Not included: training the teachers that all runs share."
-    height = len(panels) * (width * COST_HEIGHT * (2 if len(plot.methods) > 2 else 1) + 3 * base.line_inches())
+    panel_height = width * COST_HEIGHT * (2 if len(plot.methods) > 2 else 1)
+    if cells["variant"].any():  # labels have two lines
+        labels_in_panel = max(len(own[["model", "variant"]].drop_duplicates()) for _, own in panels)
+        panel_height = max(panel_height, 2.4 * labels_in_panel * base.line_inches())
+    height = len(panels) * (panel_height + 3 * base.line_inches())
     figure = base.new_figure(width, height, title, note, plot.legend(linestyle=""))
     grid, labels = figure.subplots(len(panels), squeeze=False)[:, 0], []
     for axes, ((dataset, unit), panel) in zip(grid, panels, strict=True):
