@@ -173,7 +173,7 @@ class Registry:
         Raises:
             RecipeError: anything unknown, of a wrong type or impossible, in one sentence.
         """
-        model, dataset, guidance = self._split(recipe_id)
+        model, dataset, guidance = self.split(recipe_id)
         if not 0 <= seed < 2**63:
             raise RecipeError(f"--seed {seed}: must be a whole number from 0 to 2**63 - 1")
         protocol = suite.protocol if suite else protocol
@@ -219,8 +219,8 @@ class Registry:
         shared, _ = split_teacher(self._layer("datasets", dataset), self._layer("protocols", protocol))
         return {**self._layer("models", model), **{p: given for p, given in shared.items() if not p.startswith("train.")}}
 
-    def _split(self, recipe_id: str) -> tuple[str, str, str | None]:
-        """(model, dataset, guidance or None)."""
+    def split(self, recipe_id: str) -> tuple[str, str, str | None]:
+        """(model, dataset, guidance) of a recipe id; guidance is None for a teacher. Raises RecipeError if it is none."""
         model, _, rest = recipe_id.partition("/")
         if not re.fullmatch(MODEL, model) or not re.fullmatch(rf"{DATASET}(/{NAME})?", rest):
             raise RecipeError(

@@ -62,6 +62,19 @@ class Suite:
     file: str | None = None
     assignments: tuple[str, ...] = ()
 
+    @classmethod
+    def of_ids(cls, name: str, ids: Sequence[tuple[str, ...]], base: Suite, reference: str = BASELINE) -> Suite:
+        """A suite of explicit recipes, with the protocol, settings and seeds of another.
+
+        Args:
+            ids: each as its parts: (model, dataset, guidance), or (model, dataset) of a teacher.
+        """
+        models, datasets = (tuple(dict.fromkeys(parts[i] for parts in ids)) for i in (0, 1))
+        guidance = tuple(dict.fromkeys(parts[2] for parts in ids if len(parts) == 3))
+        recipes = tuple(dict.fromkeys("/".join(parts) for parts in ids))
+        own = {"name": name, "models": models, "datasets": datasets, "guidance": guidance, "recipes": recipes}
+        return dataclasses.replace(base, **own, reference=reference)
+
     @property
     def ids(self) -> list[str]:
         """The recipe ids; those of one student and dataset are neighbours."""

@@ -138,11 +138,7 @@ def _texts(reports: Mapping[str, SuiteReport], results: Path, names: Sequence[st
     """
     out = {}
     for name in names:
-        report = reports[name]
-        out[results / name / "table.md"] = documents.markdown(report)
-        out[results / name / "table.tex"] = documents.latex(report)
-        out[results / name / "table.csv"] = report.cells.round(DIGITS).to_csv(index=False, lineterminator="\n")
-        out[results / name / "table.json"] = _json(report)
+        out |= {results / name / file: text for file, text in suite_texts(reports[name]).items()}
     everything = list(reports.values())
     out[results / "index.html"] = render_page(everything)
     readme, beside = results / "README.md", results.absolute().parent / "README.md"
@@ -150,6 +146,16 @@ def _texts(reports: Mapping[str, SuiteReport], results: Path, names: Sequence[st
     if (text := _read(beside)) is not None:
         out[beside] = documents.fill_readme(text, everything, f"{results.absolute().name}/")
     return out
+
+
+def suite_texts(report: SuiteReport) -> dict[str, str]:
+    """{name: content} of a suite's tables."""
+    return {
+        "table.md": documents.markdown(report),
+        "table.tex": documents.latex(report),
+        "table.csv": report.cells.round(DIGITS).to_csv(index=False, lineterminator="\n"),
+        "table.json": _json(report),
+    }
 
 
 def _json(report: SuiteReport) -> str:

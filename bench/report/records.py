@@ -69,8 +69,7 @@ def gather_runs(registry: Registry, suite: Suite, results: str | Path) -> list[P
         All runs of the suite, as `current_runs` gives them. A run of this machine replaces the published one of its seed.
     """
     before = read_runs(results, suite.name)
-    local = [run for name in suite.ids for run in _local_runs(registry.compose(name, suite=suite), suite.name, results)]
-    runs = current_runs(registry, suite, [*before, *local])
+    runs = current_runs(registry, suite, [*before, *local_runs(registry, suite, results)])
     if problems := mismatches(registry, suite, runs):
         raise RecipeError(f"{problems[0]}: move it away, or run it again with --force")
     if runs != before:
@@ -83,7 +82,9 @@ def current_runs(registry: Registry, suite: Suite, runs: Iterable[PublishedRun])
 
     Of several runs of a recipe and seed, the last one counts. Any seed counts.
     """
-    order = {recipe: place for place, recipe in enumerate(_hashes(registry, suite).items())}
+    order: dict[tuple[str, str], int] = {}
+    for _, recipe in registry.suite_recipes(suite):
+        order.setdefault((recipe.id, recipe.hash), len(order))
     found = {}
     for run in runs:
         if (recipe := (run.record.id, run.record.hash)) in order:
@@ -93,17 +94,19 @@ def current_runs(registry: Registry, suite: Suite, runs: Iterable[PublishedRun])
 
 def mismatches(registry: Registry, suite: Suite, runs: Iterable[PublishedRun]) -> list[str]:
     """A sentence for every run that is not of the suite as its recipes are now, is there twice, or contradicts itself."""
-    hashes = _hashes(registry, suite)
+    hashes: dict[str, list[str]] = {}
+    for _, recipe in registry.suite_recipes(suite):
+        hashes.setdefault(recipe.id, []).append(recipe.hash)
     out, seen = [], set()
     for run in runs:
-        if run.name in seen:
-            out.append(f"{run.name}: is there twice")
-        seen.add(run.name)
         recipe_id, run_hash = run.record.id, run.record.hash
+        if (run.name, run_hash) in seen:
+            out.append(f"{run.name}: is there twice")
+        seen.add((run.name, run_hash))
         if recipe_id not in hashes:
             out.append(f"{run.name}: not in suite {suite.name}")
-        elif run_hash != hashes[recipe_id]:
-            out.append(f"{run.name}: its hash {run_hash[:8]} is not its recipe's, {hashes[recipe_id][:8]}")
+        elif run_hash not in hashes[recipe_id]:
+            out.append(f"{run.name}: its hash {run_hash[:8]} is not its recipe's, {hashes[recipe_id][0][:8]}")
         elif problem := _contradiction(run):
             out.append(problem)
     return out
@@ -125,18 +128,19 @@ def _contradiction(run: PublishedRun) -> str | None:
     return None
 
 
-def _hashes(registry: Registry, suite: Suite) -> dict[str, str]:
-    """{recipe id: hash} of a suite as its recipes are now."""
-    return {recipe_id: registry.compose(recipe_id, suite=suite).hash for recipe_id in suite.ids}
-
-
 @functools.lru_cache(maxsize=4096)
 def _hash_of(recipe: str) -> str:
     """The hash of a recipe in JSON. Raises RecipeError."""
     return recipe_from_dict(json.loads(recipe), "recipe").hash
 
 
-def _local_runs(recipe: Recipe, suite: str, results: str | Path) -> Iterator[PublishedRun]:
+def local_runs(registry: Registry, suite: Suite, results: str | Path) -> list[PublishedRun]:
+    """The finished runs of this machine of a suite's recipes, in the order of its entries; any seed counts."""
+    recipes = {(recipe.id, recipe.hash): recipe for _, recipe in registry.suite_recipes(suite)}
+    return [run for recipe in recipes.values() for run in _runs_of(recipe, suite.name, results)]
+
+
+def _runs_of(recipe: Recipe, suite: str, results: str | Path) -> Iterator[PublishedRun]:
     """The finished runs of a recipe on this machine."""
     for path in RunFolder(results, recipe).path.parent.glob(f"{recipe.hash[:8]}-seed*"):
         digits = path.name.partition("-seed")[2]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from bench.cli import count
 from bench.config.names import split_id
 from bench.config.registry import Registry
 from bench.config.schema import Recipe
@@ -79,11 +80,6 @@ def build_suite_report(registry: Registry, suite: Suite, published_runs: Sequenc
     notes = [*_deviations(suite, recipes, distinct), *_comparison_notes(distinct), *_pairing_notes(suite, cells)]
     protocol = _protocol_note(suite, recipes, settings)
     return SuiteReport(suite, recipes, runs, curves, pairs, cells, published, settings, protocol, notes)
-
-
-def count(number: int, noun: str) -> str:
-    """A number with its noun: 1 epoch, 2 epochs."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _protocol_note(suite: Suite, recipes: Sequence[tuple[SuiteEntry, Recipe]], settings: Mapping[str, str]) -> str:

@@ -24,14 +24,14 @@ import yaml
 from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
-from bench.cli import duration
+from bench.cli import count, duration
 from bench.config.schema import Recipe
 from bench.config.suite import BASELINE
 from bench.report import tables
 from bench.report.figures.base import DARK, LIGHT, method_style
 from bench.report.frame import CELL, RUN
 from bench.report.published import MARKS
-from bench.report.suite_report import SuiteReport, count
+from bench.report.suite_report import SuiteReport
 
 PARTS = Path(__file__).parent
 # In this order they are one script, so that each may use what those before it define.
