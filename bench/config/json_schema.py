@@ -20,7 +20,10 @@ def recipe_files_schema() -> dict[str, Any]:
     settings = {**sections, "guidance": _guidance(), "teacher": _closed({**sections, **of_teacher})}
     names = {"type": "array", "items": {"type": "string"}, "minItems": 1, "uniqueItems": True}
     seeds = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "uniqueItems": True}
+    values = {"type": "array", "minItems": 1, "uniqueItems": True}
     suite = {"protocol": {"type": "string"}, "models": names, "datasets": names, "seeds": seeds, "set": _closed(settings)}
+    suite["vary"] = {"type": "object", "propertyNames": {"enum": _paths(settings)}, "additionalProperties": values}
+    suite["reference"] = {"type": "string"}
     # `guidance` is a list of names in a suite and a section elsewhere
     either = {**settings, **suite, "guidance": {"anyOf": [names, settings["guidance"]]}}
     return {
@@ -29,6 +32,15 @@ def recipe_files_schema() -> dict[str, Any]:
         "$defs": {name: _closed(_properties(cls)) for name, cls in SECTIONS.items()},
         **_closed(either),
     }
+
+
+def _paths(sections: dict[str, Any], prefix: str = "") -> list[str]:
+    """The keys in sections as whole paths, "train.epochs" for example."""
+    out = []
+    for name, content in sections.items():
+        inner = _properties(SECTIONS[name]) if "$ref" in content else content.get("properties")
+        out += [prefix + name] if inner is None else _paths(inner, f"{prefix}{name}.")
+    return out
 
 
 def _guidance() -> dict[str, Any]:

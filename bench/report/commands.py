@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from bench.cli import DONE, PROBLEMS, add_folders
+from bench.cli import DONE, PROBLEMS, add_folders, count
 from bench.config.registry import Registry
 from bench.config.schema import RecipeError
 from bench.report import tables
@@ -19,7 +19,7 @@ from bench.report.definition import find_suite, stored_suites, write_definition
 from bench.report.output import draw, write_if_changed, write_suite
 from bench.report.page import render_page
 from bench.report.records import PublishedRun, count_other_runs, current_runs, local_runs, write_runs
-from bench.report.suite_report import SuiteReport, count
+from bench.report.suite_report import SuiteReport
 from bench.report.unite import unite
 from bench.runs.folder import LOCAL, runs_dir
 
@@ -127,7 +127,7 @@ def write_local(
         write_suite(reports[name], local / name, title=title, width=width)
     if reports:
         write_if_changed(local / "index.html", render_page(list(reports.values())))
-    return [reports[name] for name in chosen], count_other_runs(results, found)
+    return [reports[name] for name in chosen], count_other_runs(registry, results, found)
 
 
 def _draw_local(
@@ -154,4 +154,4 @@ def print_report(reports: Sequence[SuiteReport]) -> None:
     for report in reports:
         table = tables.accuracy_table(report)
         text = tabulate(table, headers="keys", showindex=False, disable_numparse=True)
-        print("\n".join([f"suite {report.suite.name}", "", text, tables.accuracy_note(table), *report.remarks, ""]))
+        print("\n".join([f"suite {report.suite.name}", "", text, tables.accuracy_note(report), *report.remarks, ""]))

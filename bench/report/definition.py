@@ -18,7 +18,7 @@ from bench.config.names import NAME
 from bench.config.parse import read_file
 from bench.config.registry import Registry
 from bench.config.schema import Recipe, RecipeError
-from bench.config.suite import Suite, read_suite
+from bench.config.suite import GUIDED_ONLY, Suite, SuiteEntry, read_suite
 from bench.runs.folder import LOCAL
 from bench.runs.record import Record
 from bench.storage import write_text
@@ -80,26 +80,44 @@ def write_definition(content: Content, folder: Path) -> None:
         write_text(folder / FILE, _HEAD + yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True))
 
 
-def suite_recipes(registry: Registry, suite: Suite, runs: Iterable[HasRecord] = ()) -> dict[str, Recipe]:
-    """{id: recipe} of a suite, seed 0, in its order.
+def suite_recipes(registry: Registry, suite: Suite, runs: Iterable[HasRecord] = ()) -> list[tuple[SuiteEntry, Recipe]]:
+    """The entries of a suite with their recipes, seed 0.
 
     Where the registry does not have the suite, or a part of it, the recipes are those of its runs. Of an unknown suite, an
-    id is left out if it has no run and the registry does not have all its parts.
+    entry is left out if it has no run and the registry does not have all its parts.
 
     Raises:
         RecipeError: a recipe of a known suite cannot be composed, and has no run.
     """
-    known, out = is_known(registry, suite.name), {}
-    records = {run.record.id: run.record for run in reversed(list(runs))}
-    for recipe_id in suite.ids:
-        record = records.get(recipe_id)
-        try:
-            if known or record is None:
-                out[recipe_id] = registry.compose(recipe_id, suite=suite)
-        except RecipeError:
-            if known and record is None:
-                raise
-        if recipe_id not in out and record is not None:
+    try:
+        if suite.file is None or is_known(registry, suite.file):
+            return registry.suite_recipes(suite)
+    except RecipeError:
+        if not (runs := list(runs)):
+            raise
+    records = [run.record for run in runs]
+    return [(entry, recipe) for entry in suite.entries if (recipe := _recipe(registry, suite, entry, records)) is not None]
+
+
+def _recipe(registry: Registry, suite: Suite, entry: SuiteEntry, records: Iterable[Record]) -> Recipe | None:
+    """The recipe of an entry from the first record that is of it, else from the registry; None if neither has it."""
+    for record in records:
+        if record.id == entry.id and _is_of(record.recipe, entry):
             with suppress(RecipeError):  # `mismatches` says that it cannot be read
-                out[recipe_id] = recipe_from_dict(record.recipe, f"record {recipe_id}").with_seed(0)
-    return out
+                return recipe_from_dict(record.recipe, f"record {record.id}").with_seed(0)
+    with suppress(RecipeError):
+        return registry.suite_recipe(suite, entry)
+    return None
+
+
+def _is_of(recipe: Content, entry: SuiteEntry) -> bool:
+    """Whether the recipe of a record has the varied values of an entry; a baseline has no keys of the teacher."""
+    for path, given in entry.overrides:
+        if path.startswith(GUIDED_ONLY) and "guidance" not in recipe:
+            continue
+        value: object = recipe
+        for name in path.split("."):
+            value = value.get(name) if isinstance(value, Mapping) else None
+        if value != given.value:
+            return False
+    return True

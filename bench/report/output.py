@@ -11,7 +11,7 @@ from bench.config.registry import Registry
 from bench.config.suite import Suite
 from bench.report import documents
 from bench.report.figures import write_figures
-from bench.report.records import current_runs, is_stale
+from bench.report.records import current_runs
 from bench.report.suite_report import SuiteReport, build_suite_report
 from bench.report.unite import United, reproduction_notes
 from bench.storage import write_text
@@ -20,12 +20,11 @@ DIGITS = 6  # of numbers in files: libraries differ in the last bits, and files 
 
 
 def draw(registry: Registry, suite: Suite, united: United, notes: Sequence[str] = ()) -> SuiteReport:
-    """The report of a suite's runs. Its notes name reproductions and runs of other code, after the given ones."""
+    """The report of a suite's runs. Its notes name the reproductions, after the given ones."""
     runs = current_runs(registry, suite, united.runs)
     report = build_suite_report(registry, suite, runs)
-    stale = [f"{run.record.id} seed {run.record.seed}" for run in runs if is_stale(run.record)]
-    notes = [*report.notes, *notes, *([f"Recorded with other code: {', '.join(stale)}."] if stale else [])]
-    return dataclasses.replace(report, notes=[*notes, *reproduction_notes(runs, united.reproductions)])
+    notes = [*report.notes, *notes, *reproduction_notes(runs, united.reproductions)]
+    return dataclasses.replace(report, notes=notes)
 
 
 def table_files(report: SuiteReport) -> dict[str, str]:
@@ -62,7 +61,7 @@ def read_text(path: Path) -> str | None:
 def _json(report: SuiteReport) -> str:
     """`table.json`: cells and the gains of every seed, for other programs."""
     content = {"suite": report.suite.name, "protocol": report.suite.protocol}
-    content |= {"settings": report.settings, "remarks": report.remarks}
+    content |= {"reference": report.suite.reference, "settings": report.settings, "remarks": report.remarks}
     for name, frame in (("cells", report.cells), ("pairs", report.pairs)):
         content[name] = json.loads(frame.to_json(orient="records", double_precision=DIGITS))
     return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"

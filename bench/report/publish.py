@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.cli import DONE, add_folders
+from bench.cli import DONE, add_folders, count
 from bench.config.command import command
 from bench.config.compose import recipe_from_dict
 from bench.config.registry import Registry
@@ -26,7 +26,6 @@ from bench.report.records import (
     read_file_of_runs,
     write_runs,
 )
-from bench.report.suite_report import count
 from bench.report.unite import United, environment, unite
 from bench.runs.folder import LOCAL, runs_dir
 
@@ -168,9 +167,9 @@ def _missing_runs(registry: Registry, suite: Suite, runs: Sequence[PublishedRun]
     """The runs that a suite lacks, a line per recipe."""
     there = {run.key for run in runs}
     missing = {}
-    for recipe in suite_recipes(registry, suite, runs).values():
+    for entry, recipe in suite_recipes(registry, suite, runs):
         if seeds := [seed for seed in suite.seeds if (recipe.id, recipe.hash, seed) not in there]:
-            missing[recipe.id] = seeds
+            missing[" ".join([entry.id, *entry.settings])] = seeds
     if not missing:
         return []
     total = sum(map(len, missing.values()))

@@ -19,7 +19,7 @@ from bench.config.registry import Registry
 from bench.config.schema import Recipe, RecipeError
 from bench.config.suite import Suite
 from bench.report.definition import is_known, stored_suites, suite_recipes
-from bench.runs.folder import LOCAL, RunFolder, runs_dir
+from bench.runs.folder import LOCAL, RunFolder, runs_dir, runs_in_no_suite
 from bench.runs.record import HISTORY_COLUMNS, Record, RunKey, record_from_dict, run_key, stale_parts
 from bench.storage import from_json, write_text
 
@@ -98,9 +98,9 @@ def local_runs(registry: Registry, suite: Suite, results: str | Path) -> list[Pu
     Raises:
         RecipeError: a run is damaged or was changed.
     """
-    if is_known(registry, suite.name):
-        recipes = suite_recipes(registry, suite).values()
-        runs = [run for recipe in recipes for run in _runs_of(recipe, suite.name, results)]
+    if suite.file is None or is_known(registry, suite.file):
+        recipes = {(recipe.id, recipe.hash): recipe for _, recipe in suite_recipes(registry, suite)}
+        runs = [run for recipe in recipes.values() for run in _runs_of(recipe, suite.name, results)]
     else:
         runs = read_runs(Path(results, LOCAL), suite.name)
     for run in runs:
@@ -121,21 +121,17 @@ def _runs_of(recipe: Recipe, suite: str, results: str | Path) -> Iterator[Publis
                 yield PublishedRun(suite, record, {name: [row[name] for row in rows] for name in HISTORY_COLUMNS})
 
 
-def count_other_runs(results: str | Path, runs: Iterable[PublishedRun]) -> int:
-    """The number of finished students of this machine that are not among these runs."""
-    known = {(run.record.hash[:8], run.record.seed, path_part(run.record.id)) for run in runs}
-    count = 0
-    for path in runs_dir(results).glob("*/*/*/*/record.json"):  # a teacher's is less deep
-        short_hash, _, seed = path.parent.name.partition("-seed")
-        id_part = "+".join(path.parent.parent.relative_to(runs_dir(results)).parts)
-        count += seed.isdecimal() and (short_hash, int(seed), id_part) not in known
-    return count
+def count_other_runs(registry: Registry, results: str | Path, runs: Iterable[PublishedRun]) -> int:
+    """The number of finished students of this machine that no suite of the registry has, and that are not among `runs`."""
+    known = {(path_part(run.record.id), f"{run.record.hash[:8]}-seed{run.record.seed}") for run in runs}
+    others = [folder.relative_to(runs_dir(results)) for folder in runs_in_no_suite(registry, results)]
+    return sum(("+".join(folder.parts[:-1]), folder.name) not in known for folder in others)
 
 
 def current_runs(registry: Registry, suite: Suite, runs: Sequence[PublishedRun]) -> list[PublishedRun]:
     """The runs with the hashes that the suite's recipes have now, in the order of its recipes and of the seeds."""
     order = {}
-    for recipe in suite_recipes(registry, suite, runs).values():
+    for _, recipe in suite_recipes(registry, suite, runs):
         order.setdefault((recipe.id, recipe.hash), len(order))
     current = [run for run in runs if run.key[:2] in order]
     return sorted(current, key=lambda run: (order[run.key[:2]], run.record.seed))
@@ -144,7 +140,7 @@ def current_runs(registry: Registry, suite: Suite, runs: Sequence[PublishedRun])
 def mismatches(registry: Registry, suite: Suite, runs: Sequence[PublishedRun]) -> list[str]:
     """A sentence for every run that is not of the suite as its recipes are now, or contradicts itself."""
     hashes: dict[str, list[str]] = {}
-    for recipe in suite_recipes(registry, suite, runs).values():
+    for _, recipe in suite_recipes(registry, suite, runs):
         hashes.setdefault(recipe.id, []).append(recipe.hash)
     out = []
     for run in runs:

@@ -8,13 +8,12 @@ from __future__ import annotations
 import functools
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
-from bench.cli import duration
+from bench.cli import count, duration
 from bench.config.schema import Recipe
 from bench.data.store import current_fingerprint
 from bench.locks import is_held
@@ -23,6 +22,8 @@ from bench.runs.record import Record, RunKey, accuracy_text, check_same_images, 
 from bench.sweep.job import Estimates, Job, State, job_key
 from bench.sweep.squeue import read_queue_states
 from bench.train.teacher_cache import cached_teacher_record
+
+OF_TEACHER = ("teacher.", "data.", "augment.")  # begin the varied keys that a teacher's recipe may have
 
 
 @dataclass(frozen=True)
@@ -38,18 +39,25 @@ class Plan:
         return [job for job in (*self.teachers, *self.runs) if not job.is_finished]
 
 
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run of a plan: its recipe with its seed, and what `Job` says about options and settings."""
+
+    recipe: Recipe
+    options: Sequence[str] = ()
+    settings: Sequence[str] = ()
+
+
 def make_plan(
-    recipes: Sequence[Recipe],
-    seeds: Sequence[int],
+    planned: Iterable[PlannedRun],
     results: str | Path,
     data_dir: str | Path = "data",
     stale: bool = False,
     published: Mapping[RunKey, Record] | None = None,
 ) -> Plan:
-    """The plan of recipes x seeds.
+    """The plan of runs. Of several runs with the same recipe and seed, the first counts.
 
     Args:
-        recipes: of any seed.
         results: the results folder; only runs in it count as finished.
         data_dir: the folder of local datasets, with which records are compared.
         stale: whether runs that are recorded with other code are to be run again.
@@ -64,9 +72,13 @@ def make_plan(
     teachers: dict[str, Job] = {}
     fingerprint = functools.cache(lambda data: current_fingerprint(data, data_dir))
     folder_names: dict[Path, set[str]] = {}
-    for seed, base in product(seeds, recipes):
-        recipe = base.with_seed(seed)
-        job = Job(recipe, False, RunFolder(results, recipe), estimates)
+    seen = set()
+    for one in planned:
+        recipe = one.recipe
+        if (key := job_key(recipe)) in seen:
+            continue
+        seen.add(key)
+        job = Job(recipe, False, RunFolder(results, recipe), estimates, one.options, one.settings)
         runs.append(job)
         parent = job.folder.path.parent
         if parent not in folder_names:  # one listing for all seeds: thousands of runs that have not begun cost nothing
@@ -93,7 +105,8 @@ def make_plan(
         if recipe.teacher is not None:
             key = job_key(recipe.teacher)
             if key not in teachers:
-                teachers[key] = Job(recipe, True, RunFolder(results, recipe.teacher), estimates)
+                own = [text for text in one.settings if text.startswith(OF_TEACHER)]
+                teachers[key] = Job(recipe, True, RunFolder(results, recipe.teacher), estimates, one.options, own)
                 if (record := cached_teacher_record(recipe.teacher)) is not None:
                     teachers[key].state = State.FINISHED
                     teachers[key].note = f"in the cache, {record.last_accuracy:.2f} %"
@@ -166,49 +179,45 @@ def summary(plan: Plan, slots: int) -> list[str]:
         slots: number of runs at the same time.
     """
     jobs, counts = plan.jobs, Counter(job.state for job in plan.runs)
-    lines = [f"{_plural(len(plan.runs), 'run')}: " + ", ".join(f"{counts[s]} {s}" for s in State if counts[s])]
+    lines = [f"{count(len(plan.runs), 'run')}: " + ", ".join(f"{counts[s]} {s}" for s in State if counts[s])]
     if plan.teachers:
         trained = sum(job.is_finished for job in plan.teachers)
-        lines.append(
-            f"{_plural(len(plan.teachers), 'teacher')}: {trained} trained, {len(plan.teachers) - trained} to train"
-        )
+        lines.append(f"{count(len(plan.teachers), 'teacher')}: {trained} trained, {len(plan.teachers) - trained} to train")
     if counts[State.STALE]:
-        lines.append(f"{State.STALE}: {_plural(counts[State.STALE], 'run')}; --stale runs them again")
+        lines.append(f"{State.STALE}: {count(counts[State.STALE], 'run')}; --stale runs them again")
     if not jobs:
         return lines
     epochs = [job.target.train.epochs - job.epoch for job in jobs]
     images = [images_per_epoch(job.target) for job in jobs]
-    lines.append(f"left to train: {sum(epochs):,} epochs")
+    lines.append(f"left to train: {count(sum(epochs), 'epoch')}")
     if None not in images:
         total = sum(count * per_epoch for count, per_epoch in zip(epochs, images, strict=True))
         lines[-1] += f", about {total:,} training images"
     if (least := least_seconds(jobs, slots)) is not None:
         spent = " and ".join(f"{value:.3g} {unit}" for unit, value in processor_hours(jobs).items())
-        lines.append(f"expected: {spent}, at least {duration(least)} with {_plural(slots, 'run')} at a time")
+        lines.append(f"expected: {spent}, at least {duration(least)} with {count(slots, 'run')} at a time")
     if any(job.expected is not None and not job.expected.exact for job in jobs):
         lines.append("~: measured on the same model and dataset with other guidance or settings")
     if unknown := [job.recipe for job in jobs if job.expected is None]:
         lines += [
-            f"time: unknown for {len(unknown)} of {len(jobs)} jobs, since no similar run is finished here. It is the number"
-            " of training images divided by images/s, which this measures:",
+            f"time: unknown for {len(unknown)} of {count(len(jobs), 'job')}: no similar run is finished here. To estimate it,"
+            " divide the training images by the images/s of",
             f"  python -m bench speed --recipe {unknown[0].id} --protocol {unknown[0].protocol}",
         ]
     return lines
 
 
-def _plural(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"
-
-
 def as_text(plan: Plan, slots: int) -> str:
     """The plan for people: one line per teacher and run, then the `summary`."""
-    rows = [("state", "recipe", "seed", "time left", "")]
+    rows = [("state", "recipe", "setting", "seed", "time left", "")]
     for job in (*plan.teachers, *plan.runs):
         time = ""
         if not job.is_finished:
             time = "unknown" if job.expected is None else ("" if job.expected.exact else "~") + duration(job.seconds_left)
         seed = f"{'teacher ' if job.is_teacher else ''}{job.target.seed}"
-        rows.append((job.state, job.target.id, seed, time, job.note))
+        rows.append((job.state, job.target.id, " ".join(job.settings), seed, time, job.note))
+    if not any(job.settings for job in plan.runs):
+        rows = [(*row[:2], *row[3:]) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     # tabulate takes a second for thousands of rows
     table = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in rows]
@@ -223,6 +232,7 @@ def as_dict(plan: Plan) -> dict[str, Any]:
             "id": job.target.id,
             "seed": job.target.seed,
             "hash": job.target.hash,
+            "settings": list(job.settings),
             "state": job.state,
             "note": job.note,
             "seconds_left": job.seconds_left,

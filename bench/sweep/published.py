@@ -10,7 +10,7 @@ from bench.runs.record import Record, RunKey, accuracy_text, run_key
 from bench.sweep.plan import Plan
 
 
-def comparison(plan: Plan, published: Mapping[RunKey, Record]) -> list[str]:
+def beside_published(plan: Plan, published: Mapping[RunKey, Record]) -> list[str]:
     """A table of the runs of a plan that are finished here and committed; empty if there are none.
 
     published: the committed records. A line below the table says whether hardware, threads or libraries differ.

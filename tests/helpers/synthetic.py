@@ -22,8 +22,7 @@ from bench.config.names import split_id
 from bench.config.numerics import numerics_versions
 from bench.config.registry import Registry
 from bench.config.schema import Recipe
-from bench.config.suite import Suite
-from bench.report.frame import BASELINE
+from bench.config.suite import BASELINE, Suite
 from bench.report.records import History, PublishedRun, write_runs
 from bench.runs.folder import RunFolder
 from bench.runs.record import (
@@ -46,22 +45,22 @@ def runs_of_suite(registry: Registry, suite: Suite, count: int, seed: int = 0) -
     In a suite of more than eight recipes, the last cell has no runs, nor has the last method of the cell before it; the
     baseline of the cell before those diverged with every seed.
     """
-    ids = suite.ids
+    recipes = {(recipe.id, recipe.hash): (one.variant, recipe) for one, recipe in reversed(registry.suite_recipes(suite))}
+    entries = list(recipes.values())[::-1]  # of several variants with the same recipe the first
     diverged_id = None
-    if len(ids) > 8:
+    if len(entries) > 8 and not suite.vary:
         methods = len(suite.guidance)
-        diverged_id = "/".join([*split_id(ids[-3 * methods])[:2], BASELINE])
-        ids = ids[: -methods - 1]
+        diverged_id = "/".join([*split_id(entries[-3 * methods][1].id)[:2], BASELINE])
+        entries = entries[: -methods - 1]
     levels: dict[tuple[str, ...], _Level] = {}
     out = []
-    for number, recipe_id in enumerate(ids):
-        cell = split_id(recipe_id)[:2]
+    for number, (variant, recipe) in enumerate(entries):
+        cell = (*split_id(recipe.id)[:2], variant)
         if cell not in levels:
             levels[cell] = _Level(len(levels), np.random.default_rng([seed, len(levels)]))
-        recipe = registry.compose(recipe_id, suite=suite)
-        for run in range(count // len(ids) + (number < count % len(ids))):
+        for run in range(count // len(entries) + (number < count % len(entries))):
             rng = np.random.default_rng([seed, number, run])
-            diverged = recipe_id == diverged_id or rng.random() < DIVERGING
+            diverged = recipe.id == diverged_id or rng.random() < DIVERGING
             out.append(_random_run(suite.name, recipe.with_seed(run), levels[cell], diverged, rng))
     return out
 

@@ -97,7 +97,7 @@ def test_no_factor_unless_all_seeds_reach_the_baseline():
 
 
 def test_wall_time_is_not_compared_across_machines():
-    other = Hardware("Other GPU", "Synthetic CPU", 8)
+    other = Hardware("Synthetic GPU", "Other CPU", 8)
     row = cells(run("baseline", 0, [40.0, 50.0]), run("guided", 0, [50.0, 60.0], hardware=other))["guided"]
     assert row["speedup_epochs_mean"] == 2.0 and math.isnan(row["speedup_seconds_mean"])
 
