@@ -84,6 +84,8 @@ def selected_suites(arguments: argparse.Namespace, registry: Registry) -> list[S
     names = list(dict.fromkeys(word for word in arguments.what if "/" not in word))
     if not arguments.what:
         raise RecipeError(f"{arguments.verb}: name suites ({', '.join(registry.names('suites'))}) or recipe ids")
+    if (setting := next((word for word in arguments.what if "=" in word), None)) is not None:
+        raise RecipeError(f"{setting}: write --set before each setting: --set {setting}")
     if arguments.protocol is not None and not ids:
         raise RecipeError(f"--protocol {arguments.protocol}: goes with recipe ids; a suite has its own")
     suites = [_with_settings(registry, registry.suite(name), arguments.set) for name in names]

@@ -83,7 +83,7 @@ class Suite:
 
     @property
     def entries(self) -> list[SuiteEntry]:
-        """Every recipe id with every variant; those of one cell (student, dataset, variant) are neighbours."""
+        """Every recipe id with every variant. Those of a cell (student, dataset, variant) follow, the reference first."""
         names = [name for name, _ in self.vary]
         variants = [tuple(zip(names, values, strict=True)) for values in itertools.product(*(v for _, v in self.vary))]
         cells: dict[tuple[str, ...], list[str]] = {}
@@ -93,7 +93,7 @@ class Suite:
             SuiteEntry(recipe_id, tuple(f"{path}={set_text(given.value)}" for path, given in variant), variant)
             for ids in cells.values()
             for variant in variants
-            for recipe_id in ids
+            for recipe_id in sorted(ids, key=lambda one: split_id(one)[2:] != (self.reference,))
         ]
 
     def with_settings(self, assignments: Sequence[str]) -> Suite:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import pandas as pd
 
 from bench.cli import count
-from bench.config.names import split_id
 from bench.config.registry import Registry
 from bench.config.schema import Recipe
 from bench.config.suite import BASELINE, Suite, SuiteEntry
@@ -63,11 +62,8 @@ class SuiteReport:
 
 def build_suite_report(registry: Registry, suite: Suite, published_runs: Sequence[PublishedRun]) -> SuiteReport:
     """The report of a suite from its runs, of which there must be at least one."""
-    suite = dataclasses.replace(
-        suite,
-        guidance=tuple(sorted(suite.guidance, key=lambda name: name != suite.reference)),
-        recipes=tuple(sorted(suite.recipes, key=lambda name: split_id(name)[2] != suite.reference)),
-    )
+    guidance = tuple(sorted(suite.guidance, key=lambda name: name != suite.reference))
+    suite = dataclasses.replace(suite, guidance=guidance)
     recipes = suite_recipes(registry, suite, published_runs)
     by_recipe: dict[tuple[str, str], list[PublishedRun]] = {}
     for run in published_runs:

@@ -75,10 +75,9 @@ def _add_sweep_options(parser: argparse.ArgumentParser) -> None:
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
     """Which runs, where they are, and how they share the machine."""
     gpus = "one process on each (1; on a cluster 0 for none)"
+    seeds = f"seeds 0 to N - 1 (those of the suite; for ids {len(ADHOC_SEEDS)})"
     share = "runs that share a GPU (1); without a GPU, runs at a time (one per core)"
-    parser.add_argument(
-        "--seeds", type=int, metavar="N", help=f"seeds 0 to N - 1 instead of the suite's own; of ids {len(ADHOC_SEEDS)}"
-    )
+    parser.add_argument("--seeds", type=int, metavar="N", help=seeds)
     parser.add_argument("--filter", action="append", default=[], metavar="TEXT", help="only ids with this text or glob")
     parser.add_argument("--skip-published", action="store_true", help="leave out runs whose results are committed")
     parser.add_argument("--stale", action="store_true", help="also what is recorded with other code; the old is renamed")
@@ -158,7 +157,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
 
 
 def run_sweep(arguments: argparse.Namespace) -> int:
-    """Run what is not finished of suites or recipes, then draw the report. Returns DONE, FAILED if jobs failed, or STOPPED."""
+    """Run what is not finished of suites or recipes, then draw the report. Returns DONE, FAILED or STOPPED."""
     registry = Registry(*arguments.recipes_dir)
     return _run(registry, selected_suites(arguments, registry), arguments)
 
@@ -196,8 +195,8 @@ def _run(registry: Registry, suites: Sequence[Suite], arguments: argparse.Namesp
             executor = LocalExecutor(slots, options)
         stopped = _run_jobs(scheduler, executor, Display(plan, scheduler, at_once), arguments.detach)
         if stopped and not scheduler.finished:
-            count = f"{len(scheduler.done)} of {len(jobs)}"
-            print(f"stopped, {count} jobs done; the same command resumes", file=sys.stderr)
+            done = f"{len(scheduler.done)} of {count(len(jobs), 'job')}"
+            print(f"stopped, {done} done; the same command resumes", file=sys.stderr)
             return STOPPED
     if any(job.is_finished or job.key in scheduler.done for job in plan.runs):
         _report(registry, suites, plan, arguments, bool(jobs) or arguments.verb == "compare")

@@ -200,8 +200,8 @@ def summary(plan: Plan, slots: int) -> list[str]:
         lines.append("~: measured on the same model and dataset with other guidance or settings")
     if unknown := [job.recipe for job in jobs if job.expected is None]:
         lines += [
-            f"time: unknown for {len(unknown)} of {count(len(jobs), 'job')}: no similar run is finished here. To estimate it,"
-            " divide the training images by the images/s of",
+            f"time: unknown for {len(unknown)} of {count(len(jobs), 'job')}, since no similar run is finished here. It is"
+            " about the training images divided by the images/s of",
             f"  python -m bench speed --recipe {unknown[0].id} --protocol {unknown[0].protocol}",
         ]
     return lines

@@ -251,10 +251,10 @@ def test_a_varied_value_of_a_wrong_type_names_its_file(tmp_path):
         own.suite_recipes(own.suite("mine"))
 
 
-def test_a_suite_of_explicit_ids_has_them_by_cell():
+def test_a_suite_of_explicit_ids_has_them_by_cell_with_the_reference_first():
     ids = ("deit_micro/digits/kd", "deit_tiny/digits/kd", "deit_micro/digits/baseline")
     suite = dataclasses.replace(registry.suite("quick"), recipes=ids, file=None)
-    assert [entry.id for entry in suite.entries] == [ids[0], ids[2], ids[1]]
+    assert [entry.id for entry in suite.entries] == [ids[2], ids[0], ids[1]]
     assert suite.run_options(suite.entries[0], guided=True) == ["--protocol", "quick"]
 
 

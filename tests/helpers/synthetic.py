@@ -20,7 +20,7 @@ import numpy as np
 
 from bench.config.names import split_id
 from bench.config.numerics import numerics_versions
-from bench.config.registry import Registry
+from bench.config.registry import Registry, shipped_recipes
 from bench.config.schema import Recipe
 from bench.config.suite import BASELINE, Suite
 from bench.report.records import History, PublishedRun, write_runs
@@ -77,6 +77,15 @@ def three_seeds(**changes: object) -> list[PublishedRun]:
     baseline = [quick_run("baseline", seed, [last + 1, last]) for seed, last in enumerate((80.0, 82.0, 84.0))]
     guided = [quick_run("guided", seed, [last + 1, last], **changes) for seed, last in enumerate((90.0, 94.0, 92.0))]
     return baseline + guided
+
+
+def varied_suite(folder: Path, text: str = "vary: {data.train_limit: [100, 1000]}") -> tuple[Registry, Suite]:
+    """A suite like `quick` with further lines, `vary: …` for example, and the registry that has its file."""
+    (folder / "suites").mkdir()
+    lines = (shipped_recipes() / "suites" / "quick.yaml").read_text(encoding="utf-8")
+    (folder / "suites" / "varied.yaml").write_text(f"{lines}{text}\n")
+    registry = Registry(folder)
+    return registry, registry.suite("varied")
 
 
 def registry_with_methods(folder: Path, names: Sequence[str]) -> Registry:

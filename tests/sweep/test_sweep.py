@@ -73,7 +73,7 @@ def test_kills_and_slots_change_no_number(recipes, tmp_path):
     process.kill()
     process.wait()
     assert "died: ended by SIGKILL (see " in (tmp_path / "log").read_text()
-    plan = ["-m", "bench", "plan", "--suite", "short", *words[5:], "--json"]
+    plan = ["-m", "bench", "plan", "short", *words[5:], "--json"]
     runs = json.loads(command(*plan, check=True).stdout)["runs"]
     assert next(run["state"] for run in runs if run["id"] in str(folder)) in ("running", "finished")
     command(*words[1:], check=True)
