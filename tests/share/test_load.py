@@ -19,6 +19,7 @@ from bench.runs.record import read_record
 from bench.share.export import export
 from bench.storage import read_json, write_json
 from tests.helpers import generated
+from tests.helpers.process import ROOT
 
 
 def test_a_run_and_its_export_give_the_recorded_predictions(finished, tmp_path):
@@ -77,13 +78,11 @@ def test_records_of_no_trained_network_are_refused(copy, changes, match):
         bench.load(copy)
 
 
-@pytest.mark.parametrize("content", [None, b"", b"\x80\x04."])
+@pytest.mark.parametrize("content", [b"", b"\x80\x04."])
 def test_weights_that_are_not_safetensors_are_refused(copy, content):
     record = read_json(copy / "record.json")
     write_json(copy / "record.json", {**record, "weights": None})
-    (copy / "model.safetensors").unlink()
-    if content is not None:
-        (copy / "model.safetensors").write_bytes(content)
+    (copy / "model.safetensors").write_bytes(content)
     with pytest.raises(RecipeError, match="cannot be read"):
         bench.load(copy)
 
@@ -99,3 +98,21 @@ def test_places_without_a_finished_run_are_refused(finished, tmp_path):
 def test_importing_bench_imports_no_torch():
     code = "import sys, bench, bench.__main__; assert 'torch' not in sys.modules and not hasattr(bench, 'unload')"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_without_weights_the_command_that_trains_them_is_named(copy, tmp_path):
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(RecipeError, match=r"not here; this command trains it: python bench/run\.py "):
+        bench.load(copy)
+    with pytest.raises(RecipeError, match=r"--recipe deit_micro/digits/baseline --protocol quick .* --force"):
+        export(copy, tmp_path / "out")
+    for committed in (ROOT / "results" / "quick", ROOT / "results" / "quick" / "records.jsonl"):
+        with pytest.raises(RecipeError, match="have no weights: `python -m bench sweep quick` trains"):
+            bench.load(committed)
+
+
+def test_a_changed_accuracy_is_noticed_beside_the_history(copy, tmp_path):
+    record = read_json(copy / "record.json")
+    write_json(copy / "record.json", {**record, "last_accuracy": 99.0})
+    with pytest.raises(RecipeError, match="is not that of history.csv"):
+        export(copy, tmp_path / "out")
