@@ -116,10 +116,15 @@ class Registry:
 
         Keys of teacher and guidance change nothing in a baseline, so several entries may have a recipe of the same hash.
         """
-        return [
-            (one, self.compose(one.id, suite=dataclasses.replace(suite, overrides=(*suite.overrides, *one.overrides))))
-            for one in suite.entries
-        ]
+        out = []
+        for entry in suite.entries:
+            if self.split(entry.id)[2] is None:  # a teacher on its own, of which settings without `teacher.` are
+                own = [text for text in suite.assignments if not text.startswith(GUIDED_ONLY)]
+                out.append((entry, self.compose(entry.id, suite.protocol, own)))
+            else:
+                varied = dataclasses.replace(suite, overrides=(*suite.overrides, *entry.overrides))
+                out.append((entry, self.compose(entry.id, suite=varied)))
+        return out
 
     def dataset(self, name: str, assignments: Sequence[str] = ()) -> Data:
         """A dataset by the second part of a recipe id, with `data.key=value` texts laid over it.
