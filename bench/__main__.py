@@ -26,7 +26,12 @@ VERBS = {  # verb: (its module, help)
     "plan": ("bench.sweep.commands", "the runs of suites or recipes with their states, and the time that is left"),
     "sweep": ("bench.sweep.commands", "train the runs of suites or recipes that are not finished, then draw their report"),
     "compare": ("bench.sweep.commands", "train what is missing of recipes, and show how they compare"),
-    "report": ("bench.report.commands", "draw tables, figures and the page from the records"),
+    "report": (
+        "bench.report.commands",
+        "draw tables, figures and the page of this machine's runs, or check the committed ones",
+    ),
+    "publish": ("bench.report.publish", "take this machine's runs of suites over into the committed results"),
+    "merge": ("bench.report.publish", "take records of others over into the committed results"),
 }
 
 

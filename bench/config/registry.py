@@ -116,15 +116,15 @@ class Registry:
 
         Keys of teacher and guidance change nothing in a baseline, so several entries may have a recipe of the same hash.
         """
-        out = []
-        for entry in suite.entries:
-            if self.split(entry.id)[2] is None:  # a teacher on its own, of which settings without `teacher.` are
-                own = [text for text in suite.assignments if not text.startswith(GUIDED_ONLY)]
-                out.append((entry, self.compose(entry.id, suite.protocol, own)))
-            else:
-                varied = dataclasses.replace(suite, overrides=(*suite.overrides, *entry.overrides))
-                out.append((entry, self.compose(entry.id, suite=varied)))
-        return out
+        return [(entry, self.suite_recipe(suite, entry)) for entry in suite.entries]
+
+    def suite_recipe(self, suite: Suite, entry: SuiteEntry) -> Recipe:
+        """The recipe of an entry of a suite, seed 0."""
+        if self.split(entry.id)[2] is None:  # a teacher on its own, to which the keys without `teacher.` belong
+            own = [text for text in suite.assignments if not text.startswith(GUIDED_ONLY)]
+            return self.compose(entry.id, suite.protocol, own)
+        varied = dataclasses.replace(suite, overrides=(*suite.overrides, *entry.overrides))
+        return self.compose(entry.id, suite=varied)
 
     def dataset(self, name: str, assignments: Sequence[str] = ()) -> Data:
         """A dataset by the second part of a recipe id, with `data.key=value` texts laid over it.
@@ -156,6 +156,11 @@ class Registry:
                 self._layer(kind, part, f"{where}: ")
         self._path("protocols", suite.protocol, f"{where}: ")
         return suite
+
+    def suite_content(self, name: str) -> Mapping[str, typing.Any]:
+        """The content of a suite's file. Raises RecipeError for an unknown name or a file without keys."""
+        path = self._path("suites", name)
+        return read_file(path, self._named(path))
 
     def compose(
         self,

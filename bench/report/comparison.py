@@ -6,13 +6,12 @@ from pathlib import Path
 
 from bench.config.registry import Registry
 from bench.config.suite import Suite
-from bench.report.commands import suite_texts
-from bench.report.figures import write_figures
+from bench.report.output import draw, write_if_changed, write_suite
 from bench.report.page import render_page
 from bench.report.records import local_runs
-from bench.report.suite_report import SuiteReport, build_suite_report
+from bench.report.suite_report import SuiteReport
+from bench.report.unite import unite
 from bench.runs.folder import LOCAL
-from bench.storage import write_text
 
 
 def write_comparison(registry: Registry, suite: Suite, results: str | Path) -> tuple[SuiteReport, Path] | None:
@@ -24,8 +23,7 @@ def write_comparison(registry: Registry, suite: Suite, results: str | Path) -> t
     runs = local_runs(registry, suite, results)
     if not runs:
         return None
-    report, folder = build_suite_report(registry, suite, runs), Path(results, LOCAL, suite.name)
-    for name, text in {**suite_texts(report), "index.html": render_page([report])}.items():
-        write_text(folder / name, text)
-    write_figures(report, folder)
+    report, folder = draw(registry, suite, unite(runs)), Path(results, LOCAL, suite.name)
+    write_suite(report, folder)
+    write_if_changed(folder / "index.html", render_page([report]))
     return report, folder / "index.html"

@@ -14,12 +14,12 @@ from bench.report.figures import figure_name
 from bench.report.suite_report import SuiteReport
 
 # A README's marked parts: of every suite, or of one. The rest of the file is left as it is.
-#     <!-- tables: python -m bench report -->  or  <!-- table of quick: python -m bench report -->
+#     <!-- tables: python -m bench publish -->  or  <!-- table of quick: python -m bench publish -->
 #     <!-- end of tables -->
-_MARKED = re.compile(r"(<!-- tables?(?: of (\S+))?: python -m bench report -->).*?(<!-- end of tables -->)", re.DOTALL)
+_MARKED = re.compile(r"(<!-- tables?(?: of (\S+))?: python -m bench publish -->).*?(<!-- end of tables -->)", re.DOTALL)
 NEW_README = """# Results
 
-<!-- tables: python -m bench report -->
+<!-- tables: python -m bench publish -->
 <!-- end of tables -->
 """
 BEST_NOTE = (
@@ -58,8 +58,7 @@ def markdown(report: SuiteReport) -> str:
     }
     parts = [
         f"# Suite `{name}`",
-        f"Written by `python -m bench report --suite {name}` from `records.jsonl`, as [CSV](table.csv), [LaTeX](table.tex)"
-        " and [JSON](table.json).",
+        "Computed from `records.jsonl`, also as [CSV](table.csv), [LaTeX](table.tex) and [JSON](table.json).",
         "## Last epoch",
         *headline(report),
     ]
@@ -103,7 +102,7 @@ def fill_readme(text: str, reports: Sequence[SuiteReport], folder: str = "") -> 
 def latex(report: SuiteReport) -> str:
     r"""`table.tex`: the headline, one table per dataset, to `\input` with the packages booktabs and longtable."""
     name = report.suite.name
-    parts = [f"% python -m bench report --suite {name}; needs \\usepackage{{booktabs,longtable}}"]
+    parts = [f"% suite {name}; needs \\usepackage{{booktabs,longtable}}"]
     for dataset, table in _accuracy_tables(report):
         sentences = [f"Last epoch on {dataset}, suite {name}.", tables.accuracy_note(report), *report.remarks]
         long, names = len(table) > PAGE_ROWS, len(table.columns.intersection(list(tables.NAMES.values())))

@@ -24,7 +24,8 @@ _MAY_BE_MISSING = {  # columns of `runs_frame` whose type would depend on the ru
     **dict.fromkeys(("teacher_key", "teacher_id", "teacher_select", "commit"), "str"),
     "dirty": "boolean",
 }
-_NO_COLUMNS = ["recipe", "feature_maps", "teacher", "hardware", "code", "image_size", "weights"]  # fields of a record
+# fields of a record
+_NO_COLUMNS = ["recipe", "feature_maps", "teacher", "hardware", "code", "image_size", "weights"]
 
 
 def runs_frame(runs: Sequence[PublishedRun], variants: Sequence[str] = ()) -> pd.DataFrame:
@@ -75,7 +76,6 @@ def _run_row(run: PublishedRun, variant: str) -> dict[str, object]:
     devices = record.world_size * (record.hardware.threads if on_cpu else 1)
     of_teacher = ("key", "id", "accuracy", "seconds", "seed", "epochs", "select")
     return {
-        "numerics": {},
         **vars(record),
         **vars(record.hardware),
         **vars(record.code),

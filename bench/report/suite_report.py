@@ -12,10 +12,12 @@ from bench.cli import count
 from bench.config.registry import Registry
 from bench.config.schema import Recipe
 from bench.config.suite import BASELINE, Suite, SuiteEntry
+from bench.report.definition import suite_recipes
 from bench.report.frame import CELL, curves_frame, runs_frame
 from bench.report.published import published_frame
 from bench.report.records import PublishedRun
 from bench.report.stats import cells_frame, pairs_frame
+from bench.runs.record import stale_parts
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def build_suite_report(registry: Registry, suite: Suite, published_runs: Sequenc
     """The report of a suite from its runs, of which there must be at least one."""
     guidance = tuple(sorted(suite.guidance, key=lambda name: name != suite.reference))
     suite = dataclasses.replace(suite, guidance=guidance)
-    recipes = registry.suite_recipes(suite)
+    recipes = suite_recipes(registry, suite, published_runs)
     by_recipe: dict[tuple[str, str], list[PublishedRun]] = {}
     for run in published_runs:
         by_recipe.setdefault((run.record.id, run.record.hash), []).append(run)
@@ -74,6 +76,7 @@ def build_suite_report(registry: Registry, suite: Suite, published_runs: Sequenc
     settings = {key: str(given.value) for key, given in suite.overrides}
     distinct = runs.drop_duplicates(["id", "hash", "seed"])
     notes = [*_deviations(suite, recipes, distinct), *_comparison_notes(distinct), *_pairing_notes(suite, cells)]
+    notes += _stale_note(recipes, published_runs)
     protocol = _protocol_note(suite, recipes, settings)
     return SuiteReport(suite, recipes, runs, curves, pairs, cells, published, settings, protocol, notes)
 
@@ -135,6 +138,17 @@ def _comparison_notes(runs: pd.DataFrame) -> list[str]:
     if dirty := int(runs["dirty"].fillna(False).sum()):
         out.append(f"{dirty} of {count(len(runs), 'run')} used code that was not committed.")
     return out
+
+
+def _stale_note(recipes: Sequence[tuple[SuiteEntry, Recipe]], runs: Sequence[PublishedRun]) -> list[str]:
+    """A sentence about runs that are recorded with other code, if there are such."""
+    known = {(recipe.id, recipe.hash): recipe for _, recipe in recipes}
+    changed = [parts for run in runs if (parts := stale_parts(run.record, known[run.key[:2]]))]
+    if not changed:
+        return []
+    names = ", ".join(dict.fromkeys(part for parts in changed for part in parts))
+    verb = "is" if len(changed) == 1 else "are"
+    return [f"{len(changed)} of {count(len(runs), 'run')} {verb} recorded with other code ({names}): --stale runs anew."]
 
 
 def _pairing_notes(suite: Suite, cells: pd.DataFrame) -> list[str]:

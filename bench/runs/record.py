@@ -5,18 +5,22 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypedDict
 
+from bench.config.numerics import numerics_versions
 from bench.config.parse import field_types, inner_type, short_repr
-from bench.config.schema import RecipeError
+from bench.config.schema import Recipe, RecipeError
 from bench.storage import is_number, read_json
 
-RECORD_SCHEMA = 2
+RECORD_SCHEMA = 3
+RunKey = tuple[str, str, int]  # recipe id, hash, seed
 HISTORY_COLUMNS = ("epoch", "lr", "train_loss", "guidance_loss", "test_accuracy", "images_per_second")
 
 
@@ -118,6 +122,7 @@ class Record:
     images_per_second: float
     peak_memory_mib: float
     code: Code
+    numerics: dict[str, object]  # versions of the components that were used, from `numerics_versions`
     libraries: dict[str, object]
     recipe: dict[str, Any]  # as `Recipe.to_dict` writes it
     settings: list[object]  # the `--set` options of the command
@@ -128,13 +133,45 @@ class Record:
         return {"schema": RECORD_SCHEMA, **dataclasses.asdict(self)}
 
 
+def run_key(run: Record | Recipe) -> RunKey:
+    """What identifies the run of a record or recipe: two runs with one key should have one result."""
+    return run.id, run.hash, run.seed
+
+
+def accuracy_text(record: Record) -> str:
+    """The accuracy of the last epoch as people read it, or "diverged"."""
+    return "diverged" if record.diverged else f"{record.last_accuracy:.2f} %"
+
+
 def read_record(path: Path) -> Record:
-    """The record in a JSON file. Raises OSError, or RecipeError if it is damaged or of another version."""
+    """The record in a JSON file. Raises OSError, or RecipeError if it is damaged, changed or of another version.
+
+    Where history.csv lies beside it, as in the folder of a run, its accuracies must be those of the history.
+    """
     try:
         content = read_json(path)
     except ValueError as error:
         raise RecipeError(f"{path}: cannot be read ({type(error).__name__}): move it away to run again") from None
-    return record_from_dict(content, str(path))
+    record, history = record_from_dict(content, str(path)), path.with_name("history.csv")
+    if not record.diverged and history.exists():
+        accuracies = [row["test_accuracy"] for row in read_history(history)]
+        if (record.last_accuracy, record.best_accuracy) != (accuracies[-1], max(accuracies)):
+            raise RecipeError(
+                f"{path}: changed: its last or best accuracy is not that of history.csv: move it away to run again"
+            )
+    return record
+
+
+def read_history(path: Path) -> list[HistoryRow]:
+    """The rows of a history.csv; an empty cell is None. Raises RecipeError if it is not a history."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = [{k: None if row[k] == "" else float(row[k]) for k in HISTORY_COLUMNS} for row in csv.DictReader(file)]
+        if not rows or not all(math.isfinite(value) for row in rows for value in row.values() if value is not None):
+            raise ValueError
+        return [{**row, "epoch": int(row["epoch"]), "test_accuracy": float(row["test_accuracy"])} for row in rows]
+    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+        raise RecipeError(f"{path}: not the history of a run ({type(error).__name__})") from None
 
 
 def record_from_dict(content: object, where: str) -> Record:
@@ -148,9 +185,11 @@ def record_from_dict(content: object, where: str) -> Record:
     """
     schema = content.get("schema") if isinstance(content, dict) else None
     if type(schema) is int and schema != RECORD_SCHEMA:
-        age = "an earlier" if schema < RECORD_SCHEMA else "a later"
+        age, advice = "a later", "update the suite"
+        if schema < RECORD_SCHEMA:
+            age, advice = "an earlier", "move it away and run again; committed records are then published anew"
         raise RecipeError(
-            f"{where}: written by {age} version of the suite (schema {schema}, this one reads {RECORD_SCHEMA})"
+            f"{where}: written by {age} version of the suite (schema {schema}, this one reads {RECORD_SCHEMA}): {advice}"
         )
     record = _read(Record, content, where)
     for name, limit in (("last_accuracy", 100), ("best_accuracy", 100), ("best_epoch", record.epochs)):
@@ -202,3 +241,18 @@ def check_same_images(record: Record, fingerprint: str | None) -> None:
             f"{record.id} seed {record.seed} is recorded for other images (fingerprint {then[:8]}, now {fingerprint[:8]}):"
             " bench/run.py --force keeps the old run under another name and runs again"
         )
+
+
+def stale_parts(record: Record, recipe: Recipe) -> list[str]:
+    """The components whose numerics version has changed since a record was made, as "guidance.kd 1, now 2".
+
+    Args:
+        recipe: the record's, as it is composed now.
+    """
+    then, now = record.numerics, numerics_versions(recipe)
+    names = [name for name in {**now, **then} if then.get(name) != now.get(name)]
+    return [f"{name} {_short(then.get(name))}, now {_short(now.get(name))}" for name in names]
+
+
+def _short(version: object) -> str:
+    return "none" if version is None else str(version)[:15]  # of a digest the beginning

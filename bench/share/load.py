@@ -15,6 +15,7 @@ import safetensors.torch
 from torch import nn
 
 from bench import models
+from bench.config.command import command
 from bench.config.compose import recipe_from_dict
 from bench.config.parse import short_repr
 from bench.config.schema import Recipe, RecipeError
@@ -66,6 +67,12 @@ def read_run(folder: Path) -> tuple[Record, Recipe]:
     try:
         record = read_record(path)
     except OSError as error:
+        if (jsonl := folder if folder.suffix == ".jsonl" else folder / "records.jsonl").is_file():
+            suite = jsonl.absolute().parent.name
+            raise RecipeError(
+                f"{folder}: committed results have no weights: `python -m bench sweep {suite}` trains the runs, into"
+                " results/local/runs"
+            ) from None
         raise RecipeError(f"{folder}: no finished run: record.json cannot be read ({type(error).__name__})") from error
     if record.diverged:
         raise RecipeError(f"{folder}: this run diverged in epoch {record.epochs}, so it has no trained network")
@@ -90,6 +97,9 @@ def trained_network(folder: Path, recipe: Recipe, classes: int, checksum: str | 
     path = folder / "model.safetensors"
     try:
         content = path.read_bytes()
+    except FileNotFoundError:
+        trains = command(recipe) or f"python bench/run.py --recipe {recipe.id} --seed {recipe.seed} --recipes-dir DIR"
+        raise RecipeError(f"{path}: not here; this command trains it: {trains} --force") from None
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read ({error.strerror})") from error
     if checksum is not None and hashlib.sha256(content).hexdigest() != checksum:

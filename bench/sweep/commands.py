@@ -28,10 +28,12 @@ from bench.config.parse import short_repr
 from bench.config.registry import Registry
 from bench.config.schema import RecipeError
 from bench.config.suite import Suite
+from bench.report.records import published_records
 from bench.runs.folder import LOCAL, old_runs_warning, runs_in_no_suite
 from bench.sweep.display import Display
 from bench.sweep.local import LocalExecutor, make_slots
 from bench.sweep.plan import Plan, PlannedRun, as_dict, as_text, make_plan, summary
+from bench.sweep.published import beside_published
 from bench.sweep.scheduler import Executor, Scheduler, drive
 from bench.sweep.slurm import SlurmExecutor
 from bench.sweep.slurm_request import SlurmRequest, add_slurm_options, refuse_slurm_options
@@ -77,6 +79,8 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     share = "runs that share a GPU (1); without a GPU, runs at a time (one per core)"
     parser.add_argument("--seeds", type=int, metavar="N", help=seeds)
     parser.add_argument("--filter", action="append", default=[], metavar="TEXT", help="only ids with this text or glob")
+    parser.add_argument("--skip-published", action="store_true", help="leave out runs whose results are committed")
+    parser.add_argument("--stale", action="store_true", help="also what is recorded with other code; the old is renamed")
     parser.add_argument("--gpus-per-run", type=int, default=1, metavar="N", help=gpus)
     parser.add_argument("--runs-per-gpu", type=int, metavar="K", help=share)
     add_folders(parser)
@@ -120,7 +124,8 @@ def _plan(registry: Registry, suites: Sequence[Suite], arguments: argparse.Names
     if warning := old_runs_warning(arguments.results_dir):
         LOG.warning(warning)
     by_seed = [run for _, run in sorted(planned, key=lambda pair: pair[0])]
-    return make_plan(by_seed, arguments.results_dir, arguments.data_dir or "data")
+    published = published_records(arguments.results_dir) if arguments.skip_published else None
+    return make_plan(by_seed, arguments.results_dir, arguments.data_dir or "data", arguments.stale, published)
 
 
 def _named(suites: Sequence[Suite]) -> str:
@@ -194,7 +199,7 @@ def _run(registry: Registry, suites: Sequence[Suite], arguments: argparse.Namesp
             print(f"stopped, {done} done; the same command resumes", file=sys.stderr)
             return STOPPED
     if any(job.is_finished or job.key in scheduler.done for job in plan.runs):
-        _report(registry, suites, arguments, bool(jobs) or arguments.verb == "compare")
+        _report(registry, suites, plan, arguments, bool(jobs) or arguments.verb == "compare")
     for job in jobs:
         if job.key in scheduler.failed:
             LOG.error(f"{job.name}: {scheduler.failed[job.key]}")
@@ -208,22 +213,22 @@ def _run(registry: Registry, suites: Sequence[Suite], arguments: argparse.Namesp
     return DONE
 
 
-def _report(registry: Registry, suites: Sequence[Suite], arguments: argparse.Namespace, prints: bool) -> None:
-    """Draw the reports of suites with finished runs, and print their headlines if wanted."""
+def _report(registry: Registry, suites: Sequence[Suite], plan: Plan, arguments: argparse.Namespace, prints: bool) -> None:
+    """Draw the reports of suites with finished runs, print headlines if wanted, and compare with committed results."""
     # They import pandas and matplotlib, which takes seconds that `plan` and the start of a sweep do not have.
     report, comparison = map(importlib.import_module, ("bench.report.commands", "bench.report.comparison"))
-    results, pages = arguments.results_dir, []
-    own = [suite for suite in suites if suite.name != suite.file and suite.guidance]
-    reports = []
-    if filed := [suite for suite in suites if suite.name == suite.file]:
-        reports += report.write_report(registry, filed, results)
-        pages.append(Path(results, "index.html"))
-    for suite in own:
+    results, pages, reports = Path(arguments.results_dir), [], []
+    if filed := [suite.name for suite in suites if suite.name == suite.file]:
+        reports, _ = report.write_local(registry, results, filed, with_published=arguments.skip_published)
+        pages.append(results / LOCAL / "index.html")
+    for suite in (suite for suite in suites if suite.name != suite.file and suite.guidance):
         if (drawn := comparison.write_comparison(registry, suite, results)) is not None:
             reports.append(drawn[0])
             pages.append(drawn[1])
     if prints:
         report.print_report(reports)
+    if lines := beside_published(plan, published_records(results)):
+        print("\n".join([*lines, ""]))
     for page in pages:
         print(f"tables, figures and page: {page}")
 
@@ -232,6 +237,7 @@ def _shared_options(arguments: argparse.Namespace) -> list[str]:
     """The words that the command lines of all jobs share."""
     options = ["--results-dir", arguments.results_dir]
     options += ["--data-dir", arguments.data_dir] if arguments.data_dir else []
+    options += ["--stale"] if arguments.stale else []
     options += [word for folder in arguments.recipes_dir for word in ("--recipes-dir", folder)]
     return options + [word for name in arguments.tracker for word in ("--tracker", name)]
 

@@ -16,7 +16,7 @@ from bench.config.names import split_id
 from bench.config.schema import Recipe, RecipeError
 from bench.locks import is_held
 from bench.runs.folder import RunFolder
-from bench.runs.record import Record
+from bench.runs.record import Record, stale_parts
 
 
 class State(StrEnum):
@@ -24,6 +24,8 @@ class State(StrEnum):
 
     FINISHED = "finished"
     DIVERGED = "diverged"  # finished too, without accuracies
+    PUBLISHED = "published"  # left out, since its result is committed
+    STALE = "recorded with other code"  # finished too, unless `--stale` is given
     RUNNING = "running"
     QUEUED = "queued"  # in a cluster's queue
     RESUMABLE = "resumable"
@@ -105,6 +107,7 @@ class Job:
         settings: the varied values in a suite that varies keys, to tell runs of one id apart.
         estimates: shared by all jobs of a plan.
         needs: the `key` of the teacher's job, or None if the run need not wait.
+        replaces: with `--stale` the record of other code, which is not the result of this job.
         note: an accuracy, an epoch or an error, to print beside the state.
         epoch: number of finished epochs.
         cluster_id: id of its job in a cluster's queue; empty if it is in none.
@@ -117,6 +120,7 @@ class Job:
     options: Sequence[str] = ()
     settings: Sequence[str] = ()
     needs: str | None = None
+    replaces: Record | None = None
     state: State = State.TO_RUN
     note: str = ""
     epoch: int = 0
@@ -140,7 +144,7 @@ class Job:
     @property
     def is_finished(self) -> bool:
         """Whether nothing is left to do. A run that diverged has a record and is not run again."""
-        return self.state in (State.FINISHED, State.DIVERGED)
+        return self.state in (State.FINISHED, State.DIVERGED, State.PUBLISHED, State.STALE)
 
     @property
     def progress(self) -> str:
@@ -193,6 +197,8 @@ def read_result(job: Job, code: int | None, log: Path | None = None, log_start: 
         record = job.folder.record(job.target)
     except RecipeError as error:
         return JobResult(job, Outcome.REFUSED, str(error))
+    if record == job.replaces or (job.is_teacher and record is not None and stale_parts(record, job.target)):
+        record = None
     # a run that diverged is finished, and the table shows it; a teacher that diverged is of no use
     diverged_teacher = job.is_teacher and record is not None and record.diverged
     if (record is not None and not diverged_teacher) or (job.is_teacher and code == DONE):

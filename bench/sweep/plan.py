@@ -5,19 +5,20 @@ Needs no torch, no GPU and, unless runs are finished, no data.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.cli import count, duration
-from bench.config.schema import Data, Recipe
+from bench.config.schema import Recipe
 from bench.data.store import current_fingerprint
 from bench.locks import is_held
 from bench.runs.folder import RunFolder
-from bench.runs.record import check_same_images
+from bench.runs.record import Record, RunKey, accuracy_text, check_same_images, run_key, stale_parts
 from bench.sweep.job import Estimates, Job, State, job_key
 from bench.sweep.squeue import read_queue_states
 from bench.train.teacher_cache import cached_teacher_record
@@ -47,12 +48,20 @@ class PlannedRun:
     settings: Sequence[str] = ()
 
 
-def make_plan(planned: Iterable[PlannedRun], results: str | Path, data_dir: str | Path = "data") -> Plan:
+def make_plan(
+    planned: Iterable[PlannedRun],
+    results: str | Path,
+    data_dir: str | Path = "data",
+    stale: bool = False,
+    published: Mapping[RunKey, Record] | None = None,
+) -> Plan:
     """The plan of runs. Of several runs with the same recipe and seed, the first counts.
 
     Args:
         results: the results folder; only runs in it count as finished.
         data_dir: the folder of local datasets, with which records are compared.
+        stale: whether runs that are recorded with other code are to be run again.
+        published: committed records; what is not finished here and has one of the same images is left out.
 
     Raises:
         RecipeError: a record is damaged, or of other images than its dataset has now.
@@ -61,7 +70,7 @@ def make_plan(planned: Iterable[PlannedRun], results: str | Path, data_dir: str 
     runs: list[Job] = []
     begun: list[Job] = []
     teachers: dict[str, Job] = {}
-    fingerprints: dict[Data, str | None] = {}
+    fingerprint = functools.cache(lambda data: current_fingerprint(data, data_dir))
     folder_names: dict[Path, set[str]] = {}
     seen = set()
     for one in planned:
@@ -74,16 +83,24 @@ def make_plan(planned: Iterable[PlannedRun], results: str | Path, data_dir: str 
         parent = job.folder.path.parent
         if parent not in folder_names:  # one listing for all seeds: thousands of runs that have not begun cost nothing
             folder_names[parent] = set(os.listdir(parent)) if os.path.isdir(parent) else set()
-        if job.folder.path.name in folder_names[parent]:
-            if (record := job.folder.record(recipe)) is not None:
-                if recipe.data not in fingerprints:
-                    fingerprints[recipe.data] = current_fingerprint(recipe.data, data_dir)
-                check_same_images(record, fingerprints[recipe.data])
-                estimates.add(record)
-                job.state = State.DIVERGED if record.diverged else State.FINISHED
-                job.note = "" if record.diverged else f"{record.last_accuracy:.2f} %"
+        has_begun = job.folder.path.name in folder_names[parent]
+        record = job.folder.record(recipe) if has_begun else None
+        if record is not None:
+            check_same_images(record, fingerprint(recipe.data))
+            estimates.add(record)
+            parts = stale_parts(record, recipe)
+            if not (parts and stale):
+                job.state = State.STALE if parts else State.DIVERGED if record.diverged else State.FINISHED
+                job.note = ", ".join(filter(None, ("" if record.diverged else accuracy_text(record), *parts)))
                 continue
-            _read_status(job)
+            job.replaces, job.note = record, f"{State.STALE} ({', '.join(parts)})"
+        committed = published.get(run_key(recipe)) if published else None
+        if committed is not None and fingerprint(recipe.data) in (None, committed.dataset.fingerprint):
+            job.state, job.note = State.PUBLISHED, accuracy_text(committed)
+            continue
+        if has_begun:
+            if record is None:
+                _read_status(job)
             begun.append(job)
         if recipe.teacher is not None:
             key = job_key(recipe.teacher)
@@ -166,6 +183,8 @@ def summary(plan: Plan, slots: int) -> list[str]:
     if plan.teachers:
         trained = sum(job.is_finished for job in plan.teachers)
         lines.append(f"{count(len(plan.teachers), 'teacher')}: {trained} trained, {len(plan.teachers) - trained} to train")
+    if counts[State.STALE]:
+        lines.append(f"{State.STALE}: {count(counts[State.STALE], 'run')}; --stale runs them again")
     if not jobs:
         return lines
     epochs = [job.target.train.epochs - job.epoch for job in jobs]

@@ -19,10 +19,12 @@ from pathlib import Path
 import numpy as np
 
 from bench.config.names import split_id
+from bench.config.numerics import numerics_versions
 from bench.config.registry import Registry, shipped_recipes
 from bench.config.schema import Recipe
 from bench.config.suite import BASELINE, Suite
 from bench.report.records import History, PublishedRun, write_runs
+from bench.runs.folder import RunFolder
 from bench.runs.record import (
     HISTORY_COLUMNS,
     Code,
@@ -142,6 +144,7 @@ def make_run(
             "images_per_second": 1000.0,
             "peak_memory_mib": 4096,
             "code": Code("0.0.0", _digest("synthetic")[:40], False),
+            "numerics": numerics_versions(recipe),
             "libraries": {"python": "3.11.0", "torch": "0.0.0", "torchvision": "0.0.0", "timm": "0.0.0"},
             "recipe": recipe.to_dict(),
             "settings": [],
@@ -160,6 +163,16 @@ def make_run(
         "images_per_second": [record.images_per_second] * record.epochs,
     }
     return PublishedRun(suite, record, history)
+
+
+def finish(results: Path, run: PublishedRun, recipe: Recipe | None = None) -> RunFolder:
+    """Leave a run as a finished one of this machine below a results folder. recipe: if it is not one of suite quick."""
+    registry = Registry()
+    recipe = recipe or registry.compose(run.record.id, suite=registry.suite("quick"))
+    folder = RunFolder(results, recipe.with_seed(run.record.seed))
+    folder.write_history(history_rows(run))
+    folder.write_record(run.record)
+    return folder
 
 
 def make_teacher(recipe: Recipe, **changes: object) -> TeacherSummary:

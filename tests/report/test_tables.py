@@ -124,12 +124,12 @@ def test_the_teacher_is_described_by_the_weights_that_guide():
 
 def test_only_marked_parts_of_a_readme_change():
     built, end = report(three_seeds()), "<!-- end of tables -->"
-    text = f"mine\n<!-- tables: python -m bench report -->\nold\n{end}\nmine too\n"
+    text = f"mine\n<!-- tables: python -m bench publish -->\nold\n{end}\nmine too\n"
     filled = documents.fill_readme(text, [built])
     assert filled.startswith("mine\n") and filled.endswith("\nmine too\n") and "old" not in filled
     assert "92.00 ± 2.00" in filled and "## `quick`" in filled and documents.fill_readme(filled, [built]) == filled
-    other = f"<!-- table of other: python -m bench report -->{end}"
-    one = documents.fill_readme(f"<!-- table of quick: python -m bench report -->{end}{other}", [built], "results/")
+    other = f"<!-- table of other: python -m bench publish -->{end}"
+    one = documents.fill_readme(f"<!-- table of quick: python -m bench publish -->{end}{other}", [built], "results/")
     assert one.endswith(other) and "](results/quick/table.md)" in one and "## `quick`" not in one
     assert documents.fill_readme("no markers", [built]) == "no markers"
 

@@ -25,8 +25,9 @@ from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
 from bench.cli import count, duration
-from bench.config.schema import Recipe
-from bench.config.suite import BASELINE
+from bench.config.registry import Registry
+from bench.config.schema import Recipe, RecipeError
+from bench.config.suite import BASELINE, Suite
 from bench.report import tables
 from bench.report.figures.base import DARK, LIGHT, method_style
 from bench.report.frame import CELL, RUN
@@ -75,6 +76,7 @@ def _suite(report: SuiteReport) -> dict[str, Any]:
     suite, styles, cells = report.suite, _styles(report), _grouped(report.cells, CELL)
     recipes = {(entry.id, entry.variant): (entry, recipe) for entry, recipe in report.recipes}
     runs = _grouped(report.runs.assign(texts=_rows(tables.runs_table(report)), curve=_curves(report)), ["id", "variant"])
+    folder = _recipes_dir(suite)
     for run in itertools.chain.from_iterable(runs.values()):
         run["facts"] = {name: run[name] for name in _ENVIRONMENT if run[name] is not None}
         run["environment"] = json.dumps(run["facts"], sort_keys=True)
@@ -85,7 +87,7 @@ def _suite(report: SuiteReport) -> dict[str, Any]:
             row["runs"] = runs.get((row["id"], row["variant"]), [])
             row["listed"] = row["method"] != suite.reference or len(rows) == 1  # in the table of results
             row["reference"] = rows[0] if rows[0]["method"] == suite.reference else None
-            options = suite.run_options(entry, guided=recipe.guidance is not None)
+            options = [*suite.run_options(entry, guided=recipe.guidance is not None), *folder]
             for run in row["runs"]:
                 further = [word for text in run["settings"] or () if text not in options for word in ("--set", text)]
                 run["command"] = _command(run["id"], run["seed"], [*options, *further])
@@ -112,7 +114,7 @@ def _suite(report: SuiteReport) -> dict[str, Any]:
         "published": _grouped(report.published, ["model", "dataset"]),
         "teachers": {cell: tables.teacher_sentences(own) for cell, own in report.runs.groupby(CELL)},
         "variants": list(dict.fromkeys(filter(None, (variant for _, _, variant in cells)))),
-        "command": _suite_command(report),
+        "command": _suite_command(suite, folder),
         "styles": styles,
         "figures": {_key(cell): [_figure(row, styles[row["method"]]) for row in rows] for cell, rows in cells.items()},
         "cell_keys": {cell: _key(cell) for cell in cells},
@@ -128,10 +130,19 @@ def _key(cell: tuple[str, ...]) -> str:
     return "/".join(filter(None, cell))
 
 
-def _suite_command(report: SuiteReport) -> str:
-    """The command that runs a suite."""
-    suite = report.suite
-    settings = [word for text in suite.assignments for word in ("--set", text)]
+def _recipes_dir(suite: Suite) -> list[str]:
+    """The option for a suite that needs recipes which this package does not have; its reader knows the folder."""
+    shipped = Registry()
+    try:
+        is_shipped = suite.file in shipped.names("suites") if suite.file is not None else bool(shipped.suite_recipes(suite))
+    except RecipeError:
+        is_shipped = False
+    return [] if is_shipped else ["--recipes-dir", "DIR"]
+
+
+def _suite_command(suite: Suite, folder: Sequence[str]) -> str:
+    """The command that runs a suite; folder: see `_recipes_dir`."""
+    settings = [*(word for text in suite.assignments for word in ("--set", text)), *folder]
     if suite.file is not None:
         return shlex.join(["./run_all.sh", suite.file, *settings])
     reference = ["--reference", suite.reference] if suite.reference != BASELINE else []
