@@ -120,6 +120,9 @@ class Registry:
 
     def suite_recipe(self, suite: Suite, entry: SuiteEntry) -> Recipe:
         """The recipe of an entry of a suite, seed 0."""
+        if self.split(entry.id)[2] is None:  # a teacher on its own, to which the keys without `teacher.` belong
+            own = [text for text in suite.assignments if not text.startswith(GUIDED_ONLY)]
+            return self.compose(entry.id, suite.protocol, own)
         varied = dataclasses.replace(suite, overrides=(*suite.overrides, *entry.overrides))
         return self.compose(entry.id, suite=varied)
 

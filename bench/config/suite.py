@@ -83,7 +83,7 @@ class Suite:
 
     @property
     def entries(self) -> list[SuiteEntry]:
-        """Every recipe id with every variant. Those of a cell (student, dataset, variant) follow, the reference first."""
+        """Every recipe id with every variant: cell by cell (student, dataset, variant), in each the reference first."""
         names = [name for name, _ in self.vary]
         variants = [tuple(zip(names, values, strict=True)) for values in itertools.product(*(v for _, v in self.vary))]
         cells: dict[tuple[str, ...], list[str]] = {}

@@ -199,7 +199,7 @@ def test_varied_values_are_named_in_every_figure(tmp_path):
     names = [name for name in plots if name.startswith("curves/")]
     assert len(names) == 4 and all(name.startswith("curves/deit_micro-digits-data_train_limit_1") for name in names)
     assert plots[names[0]].title == "deit_micro on digits, data.train_limit=100, train.lr=0.001"
-    label = "deit_micro\ndata.train_limi…, train.lr=0.01"
+    label = "deit_micro\ndata.train_limit=100\ntrain.lr=0.01"
     for name in ("overview", "suite", "cost"):
         figure = drawn(name, own)
         assert label in texts(figure), name

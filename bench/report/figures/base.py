@@ -68,6 +68,11 @@ class Plot:
         """What gains are over, in words."""
         return "the baseline" if self.reference == BASELINE else clean(self.reference)
 
+    @property
+    def setting_lines(self) -> int:
+        """The number of lines that `row_label` adds for varied values."""
+        return max(row_label("", variant).count("\n") for variant in self.cells["variant"])
+
     def style(self, method: str) -> dict[str, Any]:
         """The look of a method, see `method_style`."""
         return method_style(self.methods, method, self.reference)
@@ -162,8 +167,9 @@ def clean(name: str, max_chars: int = 24) -> str:
 
 
 def row_label(name: str, variant: str) -> str:
-    """A name, with the varied values in a second line if there are any."""
-    return clean(name) + (f"\n{clean(variant, 32)}" if variant else "")
+    """A name, and each varied key with its value in a line of its own."""
+    settings = re.split(r", (?=[\w.]+=)", variant) if variant else []
+    return "\n".join([clean(name), *(clean(text, 36) for text in settings)])
 
 
 def signed(value: float, digits: int) -> str:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from bench.report.figures import base
 
-ROW_LINES = 1.5  # height of a row of gains, in lines of text; names of two lines take one more
+ROW_LINES = 1.5  # height of a row of gains with a name of one line, in lines of text
 MAX_COLUMNS = 2  # of panels, which leaves room for the gains as numbers
 COST_HEIGHT = 0.36  # of a panel, of the figure's width
 
@@ -18,18 +18,16 @@ COST_HEIGHT = 0.36  # of a panel, of the figure's width
 def draw_gains(plot: base.Plot, width: float, title: str | None) -> Figure:
     """Draw a panel per dataset with a row per student and variant; with several methods, a panel per cell with a row per
     method, the best on average first. Lines are the confidence intervals of the tables."""
-    cells = plot.cells.assign(label=list(map(base.row_label, plot.cells["model"], plot.cells["variant"])))
-    gains = cells[cells["method"] != plot.reference]
+    gains = plot.cells[plot.cells["method"] != plot.reference]
     by_method = len(plot.methods) > 2
-    row_name = "method" if by_method else "label"
-    two_lines = cells["variant"].any()
-    row_lines = ROW_LINES + (two_lines and not by_method)
-    panel_lines = gains[row_name].nunique() * row_lines
+    row_names = ["method"] if by_method else ["model", "variant"]
+    row_lines = ROW_LINES + plot.setting_lines * (not by_method)
+    panel_lines = len(gains[row_names].drop_duplicates()) * row_lines
     if by_method:  # the student's name is written upwards beside its methods
-        panel_lines = max(panel_lines, 0.5 * gains["model"].map(base.clean).str.len().max()) + two_lines
+        panel_lines = max(panel_lines, 0.5 * gains["model"].map(base.clean).str.len().max()) + plot.setting_lines
     datasets = list(gains["dataset"].unique())
     columns = min(len(datasets), MAX_COLUMNS)
-    groups = [own for _, own in gains.groupby("label", sort=False)] if by_method else [gains]
+    groups = [own for _, own in gains.groupby(["model", "variant"], sort=False)] if by_method else [gains]
     lines = [(own, datasets[i : i + columns]) for own in groups for i in range(0, len(datasets), columns)]
     height = (len(lines) * (panel_lines + 1.6) + 3) * base.line_inches()
     note = f"Gain in {plot.measure} of the last epoch over {plot.over} with the same seed. {plot.seeds()}"
@@ -37,11 +35,11 @@ def draw_gains(plot: base.Plot, width: float, title: str | None) -> Figure:
     figure = base.new_figure(width, height, title, note)
     grid = figure.subplots(len(lines), columns, sharex=True, squeeze=False)
     for line, (own, shown) in zip(grid, lines, strict=True):
-        order = own.groupby(row_name, sort=False)["gain_mean"].mean()
+        order = own.groupby(row_names, sort=False)["gain_mean"].mean()
         names = (order.sort_values(ascending=False) if by_method else order).index
-        texts = [base.clean(name) for name in names] if by_method else names
+        texts = [base.clean(name) if by_method else base.row_label(*name) for name in names]
         for axes, dataset in zip(line, shown, strict=False):
-            _draw_panel(axes, own[own["dataset"] == dataset].set_index(row_name, drop=False).reindex(names), plot)
+            _draw_panel(axes, own[own["dataset"] == dataset].set_index(row_names, drop=False).reindex(names), plot)
             variant = own["variant"].iloc[0] if by_method else ""
             axes.set_title(base.row_label(dataset, variant))
             axes.set_yticks(range(len(names)), texts, va="center" if row_lines > ROW_LINES else "center_baseline")
@@ -88,9 +86,9 @@ def draw_cost(plot: base.Plot, width: float, title: str | None) -> Figure:
     note = f"{plot.measure.capitalize()} of the last epoch. {plot.seeds()}; bars: ± 1 standard deviation."
     note += " Not included: training the teachers that all runs share."
     panel_height = width * COST_HEIGHT * (2 if len(plot.methods) > 2 else 1)
-    if cells["variant"].any():  # labels have two lines
+    if plot.setting_lines:
         labels_in_panel = max(len(own[["model", "variant"]].drop_duplicates()) for _, own in panels)
-        panel_height = max(panel_height, 2.4 * labels_in_panel * base.line_inches())
+        panel_height = max(panel_height, 1.2 * (1 + plot.setting_lines) * labels_in_panel * base.line_inches())
     height = len(panels) * (panel_height + 3 * base.line_inches())
     figure = base.new_figure(width, height, title, note, plot.legend(linestyle=""))
     grid, labels = figure.subplots(len(panels), squeeze=False)[:, 0], []

@@ -46,7 +46,8 @@ def draw_suite(plot: base.Plot, width: float, title: str | None) -> Figure:
     two = len(plot.methods) == 2
     note = f"{plot.measure.capitalize()} (%) per epoch. {plot.seeds()}."
     note += " Numbers: gain of the last epoch, in points." if two else ""
-    height = len(rows) * PANEL_INCHES + 3 * base.line_inches()
+    panel_height = max(PANEL_INCHES, 1.2 * (1 + plot.setting_lines) * base.line_inches())
+    height = len(rows) * panel_height + 3 * base.line_inches()
     figure = base.new_figure(width, height, title, note, plot.legend(marker=""))
     grid = figure.subplots(len(rows), len(datasets), sharex="col", sharey=True, squeeze=False)
     for line, row in zip(grid, rows.itertuples(index=False), strict=True):

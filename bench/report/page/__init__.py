@@ -77,10 +77,7 @@ def _suite(report: SuiteReport) -> dict[str, Any]:
     recipes = {(entry.id, entry.variant): (entry, recipe) for entry, recipe in report.recipes}
     runs = _grouped(report.runs.assign(texts=_rows(tables.runs_table(report)), curve=_curves(report)), ["id", "variant"])
     folder = _recipes_dir(suite)
-    where = [*(["--suite", suite.file] if suite.file is not None else ["--protocol", suite.protocol]), *folder]
     for run in itertools.chain.from_iterable(runs.values()):
-        options = [*where, *(word for text in run["settings"] or () for word in ("--set", text))]
-        run["command"] = _command(run["id"], run["seed"], options)
         run["facts"] = {name: run[name] for name in _ENVIRONMENT if run[name] is not None}
         run["environment"] = json.dumps(run["facts"], sort_keys=True)
     for cell, rows in cells.items():
@@ -91,6 +88,9 @@ def _suite(report: SuiteReport) -> dict[str, Any]:
             row["listed"] = row["method"] != suite.reference or len(rows) == 1  # in the table of results
             row["reference"] = rows[0] if rows[0]["method"] == suite.reference else None
             options = [*suite.run_options(entry, guided=recipe.guidance is not None), *folder]
+            for run in row["runs"]:
+                further = [word for text in run["settings"] or () if text not in options for word in ("--set", text)]
+                run["command"] = _command(run["id"], run["seed"], [*options, *further])
             row["command"] = row["runs"][0]["command"] if row["runs"] else _command(row["id"], suite.seeds[0], options)
             row["recipe"] = _yaml_of(recipe)
     others = report.cells[report.cells["method"] != suite.reference]
