@@ -105,18 +105,8 @@ class RunFolder:
         write_json(self.path / "record.json", record.to_dict())
 
     def history(self) -> list[HistoryRow]:
-        """The rows of history.csv; an empty cell is None. Raises RecipeError if it is not a history."""
-        path = self.path / "history.csv"
-        try:
-            with open(path, newline="", encoding="utf-8") as file:
-                rows = [
-                    {k: None if row[k] == "" else float(row[k]) for k in HISTORY_COLUMNS} for row in csv.DictReader(file)
-                ]
-            if not rows or not all(math.isfinite(value) for row in rows for value in row.values() if value is not None):
-                raise ValueError
-            return [{**row, "epoch": int(row["epoch"]), "test_accuracy": float(row["test_accuracy"])} for row in rows]
-        except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
-            raise RecipeError(f"{path}: not the history of a run ({type(error).__name__})") from None
+        """The rows of history.csv, as `read_history`."""
+        return read_history(self.path / "history.csv")
 
     def write_history(self, rows: Sequence[HistoryRow]) -> None:
         """Write history.csv, one row per epoch. Epochs count from 1; a column without a value stays empty."""
@@ -168,3 +158,15 @@ class RunFolder:
         """Rename the folder of a finished run to the next free number, so that it is never overwritten."""
         names = (f"{self.path.name}.old{number}" for number in itertools.count(1))
         os.rename(self.path, next(path for path in map(self.path.with_name, names) if not path.exists()))
+
+
+def read_history(path: Path) -> list[HistoryRow]:
+    """The rows of a history.csv; an empty cell is None. Raises RecipeError if it is not a history."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = [{k: None if row[k] == "" else float(row[k]) for k in HISTORY_COLUMNS} for row in csv.DictReader(file)]
+        if not rows or not all(math.isfinite(value) for row in rows for value in row.values() if value is not None):
+            raise ValueError
+        return [{**row, "epoch": int(row["epoch"]), "test_accuracy": float(row["test_accuracy"])} for row in rows]
+    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+        raise RecipeError(f"{path}: not the history of a run ({type(error).__name__})") from None

@@ -59,8 +59,10 @@ def test_the_transform_is_that_of_the_run_also_for_images_of_different_sizes(tmp
         ({"recipe": {"model": {"nonsense": 1}}}, r"model\.nonsense"),
         ({"recipe.model": {"builder": "os"}}, r"model\.builder"),
         ({"dataset.classes": None}, r"dataset\.classes is None"),
-        ({"dataset.classes": 1}, r"dataset\.classes is 1"),
-        ({"dataset.classes": 11}, "its weights are not those of deit_micro"),
+        ({"dataset.classes": 1, "dataset.class_names": None}, r"dataset\.classes is 1"),
+        ({"dataset.classes": 11, "dataset.class_names": None}, "its weights are not those of deit_micro"),
+        ({"dataset.class_names": ["0", "1"]}, r"dataset\.class_names has 2 names for 10 classes"),
+        ({"dataset.class_names": list(range(10))}, r"dataset\.class_names is \["),
         ({"weights": "0" * 64}, "damaged, or the weights of another run"),
     ],
 )
