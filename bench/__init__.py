@@ -34,6 +34,10 @@ _MODULES = {  # imported on first use, since they import torch or pandas
 }
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})
+
+
 def __getattr__(name: str) -> object:
     if name in _MODULES:
         return getattr(importlib.import_module(_MODULES[name]), name)

@@ -14,7 +14,8 @@ def attention_maps(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
     Of a plain vision transformer, query and key 0 are the class token, and the others are the patches, row by row: row 0
     without its first value is where the class token looks. The modules are those with timm's dropout of the attention,
-    `attn_drop`, which is called with the softmax of the products of queries and keys.
+    `attn_drop`, which is called with the softmax of the products of queries and keys. PVT and CvT have none; PVTv2 has
+    fewer keys than queries; in Swin the first axis is windows.
 
     Args:
         network: in evaluation mode, on the device of the images.
