@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -60,7 +62,9 @@ def test_every_run_has_one_row_and_says_where_it_is_from(results):
     ]
     recipe = registry.compose("deit_micro/digits/guided", suite=registry.suite("quick"))
     assert frame["folder"][2] == str(RunFolder(results, recipe).path) and pd.isna(frame["folder"][0])
-    assert {"machine", "teacher_accuracy", "commit", "seconds", "device_hours"} <= set(frame.columns)
+    section = Path("docs/results.md").read_text().split("## In Python")[1].split("\n## ")[0]
+    documented = set(re.findall(r"`(\w+)`", section))
+    assert set(frame.columns) | set(bench.curves(results_dir=results).columns) <= documented
 
 
 def test_curves_have_one_row_per_epoch_with_the_whole_history(results):
