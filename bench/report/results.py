@@ -16,8 +16,8 @@ from bench.config.registry import Registry
 from bench.config.schema import RecipeError
 from bench.report.frame import RUN, runs_frame
 from bench.report.records import PublishedRun, read_runs
-from bench.runs.folder import read_history, runs_dir
-from bench.runs.record import HISTORY_COLUMNS, read_record
+from bench.runs.folder import runs_dir
+from bench.runs.record import HISTORY_COLUMNS, read_history, read_record
 
 Folder = str | PathLike[str]
 Origin = Literal["local", "published"]

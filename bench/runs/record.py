@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -137,6 +139,18 @@ def read_record(path: Path) -> Record:
     except ValueError as error:
         raise RecipeError(f"{path}: cannot be read ({type(error).__name__}): move it away to run again") from None
     return record_from_dict(content, str(path))
+
+
+def read_history(path: Path) -> list[HistoryRow]:
+    """The rows of a history.csv; an empty cell is None. Raises RecipeError if it is not a history."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = [{k: None if row[k] == "" else float(row[k]) for k in HISTORY_COLUMNS} for row in csv.DictReader(file)]
+        if not rows or not all(math.isfinite(value) for row in rows for value in row.values() if value is not None):
+            raise ValueError
+        return [{**row, "epoch": int(row["epoch"]), "test_accuracy": float(row["test_accuracy"])} for row in rows]
+    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+        raise RecipeError(f"{path}: not the history of a run ({type(error).__name__})") from None
 
 
 def record_from_dict(content: object, where: str) -> Record:
