@@ -15,7 +15,7 @@ from bench.cli import DONE, add_recipes_dir
 from bench.config.parse import short_repr
 from bench.config.schema import Recipe, RecipeError
 from bench.share.card import model_card
-from bench.share.load import Loaded, load, read_run
+from bench.share.load import Folders, Loaded, load, read_run
 from bench.storage import read_json, replacing, write_json, write_text
 
 
