@@ -23,9 +23,15 @@ VERBS = {  # verb: (its module, help)
     "speed": ("bench.train.speed", "images/s of a recipe on this machine, and the time per part of a step"),
     "verify": ("bench.share.verify", "evaluate the weights of a run again and compare with its record"),
     "export": ("bench.share.export", "write the network of a run into a folder to share, with a model card"),
-    "plan": ("bench.sweep.commands", "the runs of a suite with their states, and the time that is left"),
-    "sweep": ("bench.sweep.commands", "train the runs of a suite that are not finished, then draw its report"),
-    "report": ("bench.report.commands", "draw tables, figures and the page from the records"),
+    "plan": ("bench.sweep.commands", "the runs of suites or recipes with their states, and the time that is left"),
+    "sweep": ("bench.sweep.commands", "train the runs of suites or recipes that are not finished, then draw their report"),
+    "compare": ("bench.sweep.commands", "train what is missing of recipes, and show how they compare"),
+    "report": (
+        "bench.report.commands",
+        "draw tables, figures and the page of this machine's runs, or check the committed ones",
+    ),
+    "publish": ("bench.report.publish", "take this machine's runs of suites over into the committed results"),
+    "merge": ("bench.report.publish", "take records of others over into the committed results"),
 }
 
 
@@ -35,7 +41,7 @@ def main(words: list[str] | None = None) -> int:
     # a verb comes first, so that its module can add its options
     verb = words[0] if words and words[0] in VERBS else None
     module = importlib.import_module(VERBS[verb][0]) if verb else None
-    arguments = _parser(verb, module).parse_args(words)
+    arguments = _parse(verb, module, words)
     set_up_logging()
     try:
         return getattr(module, f"run_{verb}")(arguments)
@@ -52,16 +58,26 @@ def main(words: list[str] | None = None) -> int:
         return BAD_INPUT
 
 
-def _parser(verb: str | None, module: ModuleType | None) -> argparse.ArgumentParser:
-    out = argparse.ArgumentParser(
-        prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    verbs = out.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name, (_, text) in VERBS.items():
-        options = verbs.add_parser(name, help=text, description=text)
-        if name == verb:
-            getattr(module, f"add_{name}_options")(options)
-    return out
+def _parse(verb: str | None, module: ModuleType | None, words: list[str]) -> argparse.Namespace:
+    """The options of a verb. Wrong ones end the program with the usage of that verb."""
+    if verb is None:
+        out = argparse.ArgumentParser(
+            prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        verbs = out.add_subparsers(dest="verb", required=True, metavar="VERB")
+        for name, (_, text) in VERBS.items():
+            verbs.add_parser(name, help=text)
+        return out.parse_args(words)
+    out = argparse.ArgumentParser(prog=f"python -m bench {verb}", description=VERBS[verb][1])
+    out.set_defaults(verb=verb)
+    getattr(module, f"add_{verb}_options")(out)
+    arguments, others = out.parse_known_args(words[1:])
+    # argparse takes the words before the first option only
+    if others and (any(word.startswith("-") for word in others) or not hasattr(arguments, "what")):
+        out.error(f"unrecognized arguments: {' '.join(others)}")
+    if others:
+        arguments.what += others
+    return arguments
 
 
 if __name__ == "__main__":

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import fnmatch
+import hashlib
 import logging
 import os
 import sys
 import time
+from collections.abc import Sequence
 
+from bench.config.names import path_part
 from bench.config.registry import Registry
 from bench.config.schema import Recipe, RecipeError
+from bench.config.suite import Suite
 from bench.storage import unwritable
 
 # Exit codes. 1 means that a check found problems.
 DONE, PROBLEMS, BAD_INPUT, FAILED, STOPPED = 0, 1, 2, 3, 75
 
 
+ADHOC_SEEDS = (0, 1, 2)  # of recipes that are in no suite: the least for a confidence interval
+SET_HELP = "as train.epochs=2; may repeat"
 TIMESTAMPS = "LOCALITY_BENCH_TIMESTAMPS"  # set by a sweep, whose runs write log files
 
 
@@ -54,7 +62,68 @@ def add_recipes_dir(to: argparse.ArgumentParser) -> None:
 def add_settings(to: argparse.ArgumentParser) -> None:
     """The options for protocol and single keys."""
     to.add_argument("--protocol", default="paper", metavar="NAME", help="how to train (paper)")
-    to.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as train.epochs=2; may repeat")
+    to.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=SET_HELP)
+
+
+def add_selection(to: argparse.ArgumentParser, metavar: str = "SUITE or ID") -> None:
+    """Words that name suites or recipes, and the options for them. See `selected_suites`."""
+    to.add_argument("what", nargs="*", metavar=metavar)
+    to.add_argument("--protocol", metavar="NAME", help="how recipes of ids are trained (paper); a suite has its own")
+    to.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=f"{SET_HELP}, over a suite's settings")
+
+
+def selected_suites(arguments: argparse.Namespace, registry: Registry) -> list[Suite]:
+    """The suites that the words of `add_selection` name; recipe ids are suites of their own, students apart from teachers.
+
+    A suite whose recipes `--set` changes has a name of its own, since its results are others.
+
+    Raises:
+        RecipeError: a word names nothing, or an option does not go with it.
+    """
+    ids = list(dict.fromkeys(word for word in arguments.what if "/" in word))
+    names = list(dict.fromkeys(word for word in arguments.what if "/" not in word))
+    if not arguments.what:
+        raise RecipeError(f"{arguments.verb}: name suites ({', '.join(registry.names('suites'))}) or recipe ids")
+    if (setting := next((word for word in arguments.what if "=" in word), None)) is not None:
+        raise RecipeError(f"{setting}: write --set before each setting: --set {setting}")
+    if arguments.protocol is not None and not ids:
+        raise RecipeError(f"--protocol {arguments.protocol}: goes with recipe ids; a suite has its own")
+    suites = [_with_settings(registry, registry.suite(name), arguments.set) for name in names]
+    base = Suite("", arguments.protocol or "paper", (), (), (), ADHOC_SEEDS).with_settings(arguments.set)
+    parts = [tuple(filter(None, registry.split(one))) for one in ids]
+    return suites + [suite_of_ids(own, base) for size in (3, 2) if (own := [one for one in parts if len(one) == size])]
+
+
+def suite_of_ids(parts: Sequence[tuple[str, ...]], base: Suite, reference: str | None = None) -> Suite:
+    """A suite of recipe ids, given as their parts, with the protocol, settings and seeds of another. Its name is short.
+
+    Args:
+        reference: the method over which gains are; None: that of `base`.
+    """
+    suite = Suite.of_ids("", parts, base, reference or base.reference)
+    names = [
+        path_part(kind[0]) if len(kind) == 1 else f"{len(kind)}-{word}s"
+        for kind, word in ((suite.models, "student"), (suite.datasets, "dataset"))
+    ]
+    content = (suite.ids, suite.protocol, suite.reference, suite.file, suite.assignments)
+    return dataclasses.replace(suite, name=f"compare-{'-'.join(names)}-{_digest(content)}")
+
+
+def _with_settings(registry: Registry, suite: Suite, assignments: Sequence[str]) -> Suite:
+    changed = suite.with_settings(assignments)
+    hashes = ([recipe.hash for _, recipe in registry.suite_recipes(one)] for one in (suite, changed))
+    if not assignments or len(set(map(tuple, hashes))) == 1:
+        return changed
+    return dataclasses.replace(changed, name=f"{suite.name}-{_digest(changed.assignments)}")
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:6]
+
+
+def matches(text: str, filters: Sequence[str]) -> bool:
+    """Whether a text contains one of these texts or matches one of these globs; with no filters every text does."""
+    return not filters or any(fnmatch.fnmatchcase(text, f"*{one}*") for one in filters)
 
 
 def add_recipe_options(to: argparse.ArgumentParser) -> None:
@@ -95,3 +164,8 @@ def duration(seconds: float) -> str:
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun: 1 epoch, 2,000 epochs."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

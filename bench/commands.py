@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from bench.cli import DONE, add_recipe_options, add_recipes_dir, compose
+from bench.cli import DONE, add_recipe_options, add_recipes_dir, compose, matches
 from bench.config.json_schema import recipe_files_schema
 from bench.config.registry import Registry
 from bench.storage import write_text
@@ -17,6 +17,7 @@ from bench.storage import write_text
 
 def add_list_options(parser: argparse.ArgumentParser) -> None:
     """The options of `list`."""
+    parser.add_argument("what", nargs="*", metavar="TEXT", help="only ids with one of these texts, or that match a glob")
     parser.add_argument("--suite", metavar="NAME", help="only those of a suite")
     parser.add_argument("--teachers", action="store_true", help="the teachers that the suites need instead")
     parser.add_argument("--json", action="store_true")
@@ -24,13 +25,14 @@ def add_list_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_list(arguments: argparse.Namespace) -> int:
-    """Print every id, or those of a suite."""
+    """Print every id, or those of a suite, of which words select some."""
     registry = Registry(*arguments.recipes_dir)
     if arguments.teachers:
         suites = [arguments.suite] if arguments.suite is not None else registry.names("suites")
         ids = list(dict.fromkeys(teacher for name in suites for teacher in registry.teachers(registry.suite(name))))
     else:
         ids = registry.suite(arguments.suite).ids if arguments.suite is not None else registry.ids()
+    ids = [one for one in ids if matches(one, arguments.what)]
     print(json.dumps(ids, indent=2) if arguments.json else "\n".join(ids))
     return DONE
 

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from bench.__main__ import VERBS
 from bench.config.registry import Registry
 from tests.helpers.commands import assert_sentence, call
 from tests.helpers.hostile import HOSTILE
@@ -44,6 +45,7 @@ def test_a_hostile_text_in_any_place_of_a_command_line(text, files, capsys):
         ("run.py", recipe, "--protocol=quick", f"--set=data.places=['{text}']", *not_trained),
         ("run.py", recipe, f"--recipes-dir={text}", *not_trained),
         ("bench", "list", f"--suite={text}"),
+        ("bench", "compare", "--dry-run", *results, "--", text),
         ("bench", "report", f"--suite={text}", *results),
         ("bench", "sweep", "--dry-run", *results, "--", text),
         ("bench", "plan", *results, "--", text),
@@ -80,12 +82,22 @@ def test_list_and_show_print_ids_and_recipes(capsys):
     assert call(capsys, "bench", "list")[1].split() == registry.ids()
     quick = call(capsys, "bench", "list", "--suite", "quick", "--json")[1]
     assert json.loads(quick) == ["deit_micro/digits/baseline", "deit_micro/digits/guided"]
+    some = call(capsys, "bench", "list", "micro/digits/guided", "--suite", "quick", "pit*")[1]
+    assert some.split() == ["deit_micro/digits/guided"]
+    globs = call(capsys, "bench", "list", "pit_tiny/cifar10/k*", "cvt_13/chaoyang/baseline")[1]
+    assert globs.split() == ["cvt_13/chaoyang/baseline", "pit_tiny/cifar10/kd"]
     paper = call(capsys, "bench", "list", "--suite", "paper", "--teachers")[1]
     assert paper.split() == registry.teachers(registry.suite("paper"))
     shown = json.loads(call(capsys, "bench", "show", "deit_tiny/cifar100/guided", "--json")[1])
     assert shown == registry.compose("deit_tiny/cifar100/guided").to_dict()
     counted = call(capsys, "bench", "show", "deit_tiny/cifar100/baseline", "--json", "--parameters")[1]
     assert json.loads(counted)["parameters"] == 5_543_716
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_wrong_options_print_the_usage_of_their_verb(verb, capsys):
+    code, _, errors = call(capsys, "bench", verb, "--no-such-option", "x")
+    assert code == 2 and errors.startswith(f"usage: python -m bench {verb} ")
 
 
 def test_real_command_lines_refuse_bad_input(tmp_path):

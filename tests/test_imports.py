@@ -21,7 +21,7 @@ ALLOWED = {
     "data": ("cli",),  # of its verb
     "train": ("cli", "data", "models", "guidance", "runs"),
     "share": ("cli", "data", "models", "guidance", "runs", "train"),
-    "sweep": ("cli", "data", "runs", "train"),
+    "sweep": ("cli", "data", "runs", "train", "report"),
     "report": ("cli", "runs"),
 }
 LARGE = ("torch", "pandas", "matplotlib", "jinja2", "datasets")

@@ -73,7 +73,10 @@ def _check_guidance(recipe: Recipe, fail: Fail) -> None:
     """Refuse guidance that does not fit the student, the teacher or the data."""
     guidance, schedule = recipe.guidance, recipe.guidance.schedule
     if schedule.from_epoch >= recipe.train.epochs:
-        fail("guidance.schedule.from_epoch", f"got {schedule.from_epoch}, but there are {recipe.train.epochs} epochs")
+        fail(
+            "guidance.schedule.from_epoch",
+            f"got {schedule.from_epoch}, allowed is less than train.epochs, {recipe.train.epochs}",
+        )
     if schedule.until_epoch is not None and schedule.until_epoch <= schedule.from_epoch:
         problem = f"got {schedule.until_epoch}, allowed is more than from_epoch, {schedule.from_epoch}"
         fail("guidance.schedule.until_epoch", problem)

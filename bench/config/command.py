@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
 
-import yaml
-
-from bench.config.parse import flatten
+from bench.config.parse import flatten, set_text
 from bench.config.registry import Registry
 from bench.config.schema import TEACHER_DATA_KEYS, Data, Recipe, RecipeError
 
@@ -65,15 +60,4 @@ def _texts(recipe: Recipe) -> dict[str, str]:
     """The keys of a recipe that `--set` may have, as {"train.lr": "train.lr=0.1"}."""
     content = recipe.to_dict()
     keys = flatten(content, recipe.id, tuple(content))
-    return {key: f"{key}={_text(given.value)}" for key, given in keys.items() if key not in _NOT_SETTABLE}
-
-
-def _text(value: Any) -> str:
-    """A value as `--set` reads it: a word if YAML reads it as that text, else in quotes."""
-    if isinstance(value, list):
-        return f"[{', '.join(map(_text, value))}]"
-    if not isinstance(value, str):
-        return json.dumps(value)
-    if re.fullmatch(r"[A-Za-z][\w./+-]*", value, re.ASCII) and yaml.safe_load(value) == value:
-        return value
-    return yaml.safe_dump(value, default_style='"', width=float("inf")).rstrip("\n")
+    return {key: f"{key}={set_text(given.value)}" for key, given in keys.items() if key not in _NOT_SETTABLE}

@@ -26,20 +26,33 @@ def recipe_files_schema(plugins: PluginFiles = NO_PLUGINS) -> dict[str, Any]:
     methods = {name: params_class(name) for name in method_names()}
     methods |= {name: cls for (kind, name), cls in own.items() if kind == "guidance"}
     of_builders = _merged([cls for (kind, _), cls in own.items() if kind == "models"])
+    defs = {name: _closed(_properties(cls, params=of_builders)) for name, cls in SECTIONS.items()}
     sections = {name: {"$ref": f"#/$defs/{name}"} for name in SECTIONS}
     of_teacher = {**_properties(TeacherPass), **_properties(Recipe, ("seed", "select"))}
     settings = {**sections, "guidance": _guidance(methods), "teacher": _closed({**sections, **of_teacher})}
     names = {"type": "array", "items": {"type": "string"}, "minItems": 1, "uniqueItems": True}
     seeds = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "uniqueItems": True}
+    values = {"type": "array", "minItems": 1, "uniqueItems": True}
     suite = {"protocol": {"type": "string"}, "models": names, "datasets": names, "seeds": seeds, "set": _closed(settings)}
+    suite["vary"] = {"type": "object", "propertyNames": {"enum": _paths(settings, defs)}, "additionalProperties": values}
+    suite["reference"] = {"type": "string"}
     # `guidance` is a list of names in a suite and a section elsewhere
     either = {**settings, **suite, "guidance": {"anyOf": [names, settings["guidance"]]}}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Recipe file of the locality-guidance benchmark",
-        "$defs": {name: _closed(_properties(cls, params=of_builders)) for name, cls in SECTIONS.items()},
+        "$defs": defs,
         **_closed(either),
     }
+
+
+def _paths(sections: dict[str, Any], defs: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The keys in sections as whole paths, "train.epochs" for example. defs: what their references mean."""
+    out = []
+    for name, content in sections.items():
+        inner = (defs[name] if "$ref" in content else content).get("properties")
+        out += [prefix + name] if inner is None else _paths(inner, defs, f"{prefix}{name}.")
+    return out
 
 
 def _guidance(methods: Mapping[str, type[Params]]) -> dict[str, Any]:

@@ -210,6 +210,17 @@ def parse_set(assignments: Sequence[str]) -> dict[str, SourcedValue]:
     return out
 
 
+def set_text(value: Any) -> str:
+    """A value as `--set` reads it: a word if YAML reads it as that text, else in quotes."""
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(set_text, value))}]"
+    if not isinstance(value, str):
+        return json.dumps(value)
+    if re.fullmatch(r"[A-Za-z][\w./+-]*", value, re.ASCII) and yaml.safe_load(value) == value:
+        return value
+    return yaml.safe_dump(value, default_style='"', width=float("inf")).rstrip("\n")
+
+
 def flatten(content: Any, where: str, allowed: Sequence[str], prefix: str = "") -> dict[str, SourcedValue]:
     """A nested mapping as {"train.epochs": value}. Unknown sections are refused.
 

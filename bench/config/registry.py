@@ -33,7 +33,7 @@ from bench.config.parse import (
 )
 from bench.config.plugins import find_plugins
 from bench.config.schema import LAYER_SECTIONS, TEACHER_PASS_KEYS, Data, Recipe, RecipeError
-from bench.config.suite import Suite, read_suite
+from bench.config.suite import GUIDED_ONLY, Suite, SuiteEntry, check_override, read_suite
 
 
 def shipped_recipes() -> Path:
@@ -114,8 +114,23 @@ class Registry:
 
     def teachers(self, suite: Suite) -> list[str]:
         """The ids of the teachers that a suite's recipes need."""
-        recipes = (self.compose(recipe_id, suite=suite) for recipe_id in suite.ids)
+        recipes = (recipe for _, recipe in self.suite_recipes(suite))
         return list(dict.fromkeys(recipe.teacher.id for recipe in recipes if recipe.teacher is not None))
+
+    def suite_recipes(self, suite: Suite) -> list[tuple[SuiteEntry, Recipe]]:
+        """The entries of a suite with their recipes, seed 0.
+
+        Keys of teacher and guidance change nothing in a baseline, so several entries may have a recipe of the same hash.
+        """
+        return [(entry, self.suite_recipe(suite, entry)) for entry in suite.entries]
+
+    def suite_recipe(self, suite: Suite, entry: SuiteEntry) -> Recipe:
+        """The recipe of an entry of a suite, seed 0."""
+        if self.split(entry.id)[2] is None:  # a teacher on its own, to which the keys without `teacher.` belong
+            own = [text for text in suite.assignments if not text.startswith(GUIDED_ONLY)]
+            return self.compose(entry.id, suite.protocol, own)
+        varied = dataclasses.replace(suite, overrides=(*suite.overrides, *entry.overrides))
+        return self.compose(entry.id, suite=varied)
 
     def dataset(self, name: str, assignments: Sequence[str] = ()) -> Data:
         """A dataset by the second part of a recipe id, with `data.key=value` texts laid over it.
@@ -148,6 +163,11 @@ class Registry:
         self._path("protocols", suite.protocol, f"{where}: ")
         return suite
 
+    def suite_content(self, name: str) -> Mapping[str, typing.Any]:
+        """The content of a suite's file. Raises RecipeError for an unknown name or a file without keys."""
+        path = self._path("suites", name)
+        return read_file(path, self._named(path))
+
     def compose(
         self,
         recipe_id: str,
@@ -169,21 +189,14 @@ class Registry:
         Raises:
             RecipeError: anything unknown, of a wrong type or impossible, in one sentence.
         """
-        model, dataset, guidance = self._split(recipe_id)
+        model, dataset, guidance = self.split(recipe_id)
         if not 0 <= seed < 2**63:
             raise RecipeError(f"--seed {seed}: must be a whole number from 0 to 2**63 - 1")
         protocol = suite.protocol if suite else protocol
         overrides = parse_set(assignments)
         for path, given in overrides.items():
-            check_known(path, given)
-            if path in ("model.name", "model.role", "data.name"):
-                fail_at(given, path, "comes from the recipe id and cannot be set")
-            if path == "seed":
-                fail_at(given, path, "is given by --seed")
-            if path == "select" and guidance is not None:
-                fail_at(
-                    given, path, f"is a key of teachers; a student keeps its last epoch, and its teacher is teacher.{path}"
-                )
+            if path != "select" or guidance is not None:
+                check_override(path, given)
         files = [
             self._layer("datasets", dataset, f"recipe {recipe_id!r}: "),
             self._layer("guidance", guidance, f"recipe {recipe_id!r}: ") if guidance else {},
@@ -200,7 +213,7 @@ class Registry:
             raise RecipeError(f"recipes/guidance/{guidance}.yaml: guidance.method: missing; a baseline has none")
         if own["guidance.method"].value == "none":
             for path, given in overrides.items():
-                if path.startswith(("teacher.", "guidance.")):
+                if path.startswith(GUIDED_ONLY):
                     fail_at(given, path, f"{recipe_id} has no guidance, so this would change nothing")
             own = {path: given for path, given in own.items() if not path.startswith("guidance.")}
             return build_recipe(recipe_id, protocol, own, seed, self._known)
@@ -228,8 +241,8 @@ class Registry:
         shared, _ = split_teacher(self._layer("datasets", dataset), self._layer("protocols", protocol))
         return {**self._layer("models", model), **{p: given for p, given in shared.items() if not p.startswith("train.")}}
 
-    def _split(self, recipe_id: str) -> tuple[str, str, str | None]:
-        """(model, dataset, guidance or None)."""
+    def split(self, recipe_id: str) -> tuple[str, str, str | None]:
+        """(model, dataset, guidance) of a recipe id; guidance is None for a teacher. Raises RecipeError if it is none."""
         model, _, rest = recipe_id.partition("/")
         if not re.fullmatch(MODEL, model) or not re.fullmatch(rf"{DATASET}(/{NAME})?", rest):
             raise RecipeError(

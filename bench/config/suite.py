@@ -2,22 +2,51 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.config.parse import SourcedValue, check_known, flatten, nearest, short_repr
-from bench.config.schema import LAYER_SECTIONS, RecipeError
+from bench.config.names import split_id
+from bench.config.parse import SourcedValue, check_known, fail_at, flatten, nearest, parse_set, set_text, short_repr
+from bench.config.schema import LAYER_SECTIONS, SECTIONS, RecipeError
 
-KEYS = ("protocol", "models", "datasets", "guidance", "seeds", "set")
+BASELINE = "baseline"
+KEYS = ("protocol", "models", "datasets", "guidance", "seeds", "set", "vary", "reference")
+GUIDED_ONLY = ("teacher.", "guidance.")  # begin the keys that a recipe without guidance does not have
+
+Overrides = tuple[tuple[str, SourcedValue], ...]  # (key, value) pairs
+
+
+@dataclass(frozen=True)
+class SuiteEntry:
+    """A recipe of a suite: its id, and the varied keys with one of their values.
+
+    settings: the varied keys as `--set` texts, "data.train_limit=500" for example.
+    overrides: the same as keys and values.
+    """
+
+    id: str
+    settings: tuple[str, ...] = ()
+    overrides: Overrides = dataclasses.field(default=(), compare=False)
+
+    @property
+    def variant(self) -> str:
+        """The varied values in one text; empty in a suite that varies nothing."""
+        return ", ".join(self.settings)
 
 
 @dataclass(frozen=True)
 class Suite:
     """A set of recipes to compare: students x datasets x guidance methods, with seeds, under one protocol.
 
-    overrides: (key, value) pairs that override the protocol.
+    overrides: keys that override the protocol.
+    vary: (key, its values) pairs; each combination of values is a variant, with cells of its own.
+    reference: the method over which gains are computed.
+    recipes: explicit recipe ids, instead of students x datasets x guidance methods.
+    file: the name of the suite's file; None for a suite that has none.
+    assignments: the `--set` texts of a command, which are in `overrides` too.
     """
 
     name: str
@@ -26,12 +55,77 @@ class Suite:
     datasets: tuple[str, ...]
     guidance: tuple[str, ...]
     seeds: tuple[int, ...]
-    overrides: tuple[tuple[str, SourcedValue], ...] = ()
+    overrides: Overrides = ()
+    vary: tuple[tuple[str, tuple[SourcedValue, ...]], ...] = ()
+    reference: str = BASELINE
+    recipes: tuple[str, ...] = ()
+    file: str | None = None
+    assignments: tuple[str, ...] = ()
+
+    @classmethod
+    def of_ids(cls, name: str, ids: Sequence[tuple[str, ...]], base: Suite, reference: str = BASELINE) -> Suite:
+        """A suite of explicit recipes, with the protocol, settings and seeds of another.
+
+        Args:
+            ids: each as its parts: (model, dataset, guidance), or (model, dataset) of a teacher.
+        """
+        models, datasets = (tuple(dict.fromkeys(parts[i] for parts in ids)) for i in (0, 1))
+        guidance = tuple(dict.fromkeys(parts[2] for parts in ids if len(parts) == 3))
+        recipes = tuple(dict.fromkeys("/".join(parts) for parts in ids))
+        own = {"name": name, "models": models, "datasets": datasets, "guidance": guidance, "recipes": recipes}
+        return dataclasses.replace(base, **own, reference=reference)
 
     @property
     def ids(self) -> list[str]:
         """The recipe ids; those of one student and dataset are neighbours."""
-        return ["/".join(parts) for parts in itertools.product(self.models, self.datasets, self.guidance)]
+        product = ("/".join(parts) for parts in itertools.product(self.models, self.datasets, self.guidance))
+        return list(self.recipes or product)
+
+    @property
+    def entries(self) -> list[SuiteEntry]:
+        """Every recipe id with every variant: cell by cell (student, dataset, variant), in each the reference first."""
+        names = [name for name, _ in self.vary]
+        variants = [tuple(zip(names, values, strict=True)) for values in itertools.product(*(v for _, v in self.vary))]
+        cells: dict[tuple[str, ...], list[str]] = {}
+        for recipe_id in self.ids:
+            cells.setdefault(split_id(recipe_id)[:2], []).append(recipe_id)
+        return [
+            SuiteEntry(recipe_id, tuple(f"{path}={set_text(given.value)}" for path, given in variant), variant)
+            for ids in cells.values()
+            for variant in variants
+            for recipe_id in sorted(ids, key=lambda one: split_id(one)[2:] != (self.reference,))
+        ]
+
+    def with_settings(self, assignments: Sequence[str]) -> Suite:
+        """The suite with `--set` texts over its settings. Raises RecipeError for a key that no suite may set."""
+        given = parse_set(assignments)
+        for path, value in given.items():
+            check_override(path, value)
+            if path in dict(self.vary):
+                fail_at(value, path, f"suite {self.name} varies this key, so it cannot be set")
+        overrides = tuple({**dict(self.overrides), **given}.items())
+        return dataclasses.replace(self, overrides=overrides, assignments=(*self.assignments, *assignments))
+
+    def run_options(self, entry: SuiteEntry, *, guided: bool) -> list[str]:
+        """The options with which bench/run.py composes the recipe of an entry from its id.
+
+        Args:
+            guided: whether the recipe has guidance; a run of another refuses keys of teacher and guidance.
+        """
+        settings = [text for text in (*self.assignments, *entry.settings) if guided or not text.startswith(GUIDED_ONLY)]
+        where = ["--protocol", self.protocol] if self.file is None else ["--suite", self.file]
+        return where + [word for text in settings for word in ("--set", text)]
+
+
+def check_override(path: str, given: SourcedValue) -> None:
+    """Raise RecipeError for a key that neither a suite nor `--set` may set for students."""
+    check_known(path, given)
+    if path in ("model.name", "model.role", "data.name"):
+        fail_at(given, path, "comes from the recipe id and cannot be set")
+    if path == "seed":
+        fail_at(given, path, "is given by --seed, or by the seeds of a suite")
+    if path == "select":
+        fail_at(given, path, "is a key of teachers; a student keeps its last epoch, and its teacher is teacher.select")
 
 
 def read_suite(name: str, content: Mapping[str, Any], where: str) -> Suite:
@@ -54,14 +148,49 @@ def read_suite(name: str, content: Mapping[str, Any], where: str) -> Suite:
         if not isinstance(value, list) or not value or any(type(v) is not kind for v in value):
             allowed = "whole numbers" if kind is int else "names"
             raise RecipeError(f"{where}: {entry}: got {short_repr(value)}, allowed is a list of {allowed}")
-        if len(set(value)) < len(value):
-            raise RecipeError(f"{where}: {entry}: got {short_repr(value)}, in which one occurs twice")
-        lists[entry] = tuple(value)
+        lists[entry] = tuple(_without_repeats(value, f"{where}: {entry}"))
     if not all(0 <= seed < 2**63 for seed in lists["seeds"]):
         raise RecipeError(f"{where}: seeds: got {short_repr(content['seeds'])}, allowed are numbers from 0 to 2**63 - 1")
     if not isinstance(protocol := content.get("protocol"), str):
         raise RecipeError(f"{where}: protocol: got {short_repr(protocol)}, allowed is a name")
+    if (reference := content.get("reference", BASELINE)) not in lists["guidance"] and "reference" in content:
+        allowed = ", ".join(lists["guidance"])
+        raise RecipeError(
+            f"{where}: reference: got {short_repr(reference)}, allowed is one of the suite's guidance: {allowed}"
+        )
     overrides = flatten(content.get("set", {}), where, LAYER_SECTIONS["suites"])
     for path, given in overrides.items():
-        check_known(path, given)
-    return Suite(name, protocol, **lists, overrides=tuple(overrides.items()))
+        check_override(path, given)
+    vary = _read_vary(content.get("vary", {}), where, overrides)
+    return Suite(name, protocol, **lists, overrides=tuple(overrides.items()), vary=vary, reference=reference, file=name)
+
+
+def _read_vary(content: object, where: str, overrides: Mapping[str, SourcedValue]) -> tuple:
+    """The varied keys with their values, as `Suite.vary` has them."""
+    if not isinstance(content, Mapping):
+        raise RecipeError(f"{where}: vary must hold keys, got {short_repr(content)}")
+    out = []
+    for path, values in content.items():
+        if isinstance(values, Mapping) or not isinstance(path, str):
+            raise RecipeError(
+                f"{where}: vary: {short_repr(path)} is not a key: write it whole, as data.train_limit: [500, 1000]"
+            )
+        place = f"{where}: vary: {path}"
+        if not isinstance(values, list) or not values:
+            raise RecipeError(f"{place}: got {short_repr(values)}, allowed is a list of values")
+        given = [SourcedValue(value, f"{where}: vary") for value in _without_repeats(values, place)]
+        check_override(path, given[0])
+        if path in overrides:
+            raise RecipeError(f"{place}: is in set too: remove it there")
+        section, _, key = path.removeprefix("teacher.").rpartition(".")
+        if section in SECTIONS and not SECTIONS[section].__dataclass_fields__[key].metadata.get("hashed", True):
+            raise RecipeError(f"{place}: changes no result, so all its values would be one run")
+        out.append((path, tuple(given)))
+    return tuple(out)
+
+
+def _without_repeats(values: list[Any], place: str) -> list[Any]:
+    """The values of a list. Raises RecipeError if one occurs twice."""
+    if any(value in values[:i] for i, value in enumerate(values)):
+        raise RecipeError(f"{place}: got {short_repr(values)}, in which one occurs twice")
+    return values

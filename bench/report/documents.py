@@ -14,12 +14,12 @@ from bench.report.figures import figure_name
 from bench.report.suite_report import SuiteReport
 
 # A README's marked parts: of every suite, or of one. The rest of the file is left as it is.
-#     <!-- tables: python -m bench report -->  or  <!-- table of quick: python -m bench report -->
+#     <!-- tables: python -m bench publish -->  or  <!-- table of quick: python -m bench publish -->
 #     <!-- end of tables -->
-_MARKED = re.compile(r"(<!-- tables?(?: of (\S+))?: python -m bench report -->).*?(<!-- end of tables -->)", re.DOTALL)
+_MARKED = re.compile(r"(<!-- tables?(?: of (\S+))?: python -m bench publish -->).*?(<!-- end of tables -->)", re.DOTALL)
 NEW_README = """# Results
 
-<!-- tables: python -m bench report -->
+<!-- tables: python -m bench publish -->
 <!-- end of tables -->
 """
 BEST_NOTE = (
@@ -27,8 +27,8 @@ BEST_NOTE = (
     " it alone, and only if the recipe's hash is that of the published recipe. † second-hand; ‡ an independent rerun."
 )
 CONVERGENCE_NOTE = (
-    "Epochs to baseline's final: the first epoch with the final test accuracy of the baseline with the same seed; for the"
-    " baseline, with its own. Speed-up: the baseline's epochs (or seconds, on the same hardware) until then over the"
+    "Epochs to {name}'s final: the first epoch with the final test accuracy of {reference} with the same seed; for"
+    " {reference}, with its own. Speed-up: the epochs of {reference} (or seconds, on the same hardware) until then over the"
     " method's, mean over seeds, if all seeds reach it; without and with the teacher's own training, which all seeds share."
 )
 COST_NOTE = (
@@ -49,16 +49,16 @@ def markdown(report: SuiteReport) -> str:
     name, cells = report.suite.name, report.cells.dropna(subset="published_value")
     sources = cells[["published_work", "published_source"]].drop_duplicates().itertuples(index=False)
     published = [f"{work}: {source}." for work, source in sources]
+    convergence = CONVERGENCE_NOTE.format(name=report.suite.reference, reference=report.reference)
     sections = {
         "Best epoch and published numbers": (tables.best_table(report), [BEST_NOTE, *published]),
-        "Convergence": (tables.convergence_table(report), [CONVERGENCE_NOTE]),
+        "Convergence": (tables.convergence_table(report), [convergence]),
         "Costs": (tables.cost_table(report), [COST_NOTE, *tables.teacher_sentences(report.runs)]),
         "Runs": (tables.runs_table(report), []),
     }
     parts = [
         f"# Suite `{name}`",
-        f"Written by `python -m bench report --suite {name}` from `records.jsonl`, as [CSV](table.csv), [LaTeX](table.tex)"
-        " and [JSON](table.json).",
+        "Computed from `records.jsonl`, also as [CSV](table.csv), [LaTeX](table.tex) and [JSON](table.json).",
         "## Last epoch",
         *headline(report),
     ]
@@ -76,7 +76,7 @@ def headline(report: SuiteReport) -> Iterator[str]:
     for dataset, table in _accuracy_tables(report):
         yield f"Dataset {_code(dataset)}"
         yield _markdown_table(table)
-    yield tables.accuracy_note(tables.accuracy_table(report))
+    yield tables.accuracy_note(report)
     yield "\n".join(f"- {_text(sentence)}" for sentence in report.remarks)
 
 
@@ -102,17 +102,17 @@ def fill_readme(text: str, reports: Sequence[SuiteReport], folder: str = "") -> 
 def latex(report: SuiteReport) -> str:
     r"""`table.tex`: the headline, one table per dataset, to `\input` with the packages booktabs and longtable."""
     name = report.suite.name
-    parts = [f"% python -m bench report --suite {name}; needs \\usepackage{{booktabs,longtable}}"]
+    parts = [f"% suite {name}; needs \\usepackage{{booktabs,longtable}}"]
     for dataset, table in _accuracy_tables(report):
-        sentences = [f"Last epoch on {dataset}, suite {name}.", tables.accuracy_note(table), *report.remarks]
-        long = len(table) > PAGE_ROWS
+        sentences = [f"Last epoch on {dataset}, suite {name}.", tables.accuracy_note(report), *report.remarks]
+        long, names = len(table) > PAGE_ROWS, len(table.columns.intersection(list(tables.NAMES.values())))
         text = (
             table.map(_latex)
             .rename(columns=_latex)
             .style.hide(axis="index")
             .to_latex(
                 hrules=True,
-                column_format="ll" + "r" * (len(table.columns) - 2),
+                column_format="l" * names + "r" * (len(table.columns) - names),
                 caption=_latex(" ".join(sentences)),
                 label=f"tab:{name}-{re.sub(r'[^A-Za-z0-9]+', '-', dataset)}",
                 environment="longtable" if long else "table*",
@@ -124,17 +124,21 @@ def latex(report: SuiteReport) -> str:
 
 
 def _accuracy_tables(report: SuiteReport) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Each dataset and its accuracies, with the student's name in the first of its rows only."""
+    """Each dataset and its accuracies, with the student's name and the varied values in the first of their rows only."""
     for dataset, table in tables.accuracy_table(report).groupby("dataset", sort=False):
-        repeated = table["student"] == table["student"].shift()
-        yield str(dataset), table.drop(columns="dataset").assign(student=table["student"].mask(repeated, ""))
+        table = table.drop(columns="dataset")
+        names, repeated = table.columns[: table.columns.get_loc("method")], True
+        for name in names:  # a value counts as repeated where those before it are
+            repeated &= table[name] == table[name].shift()
+            table[name] = table[name].mask(repeated, "")
+        yield str(dataset), table
 
 
 def _summary(report: SuiteReport, folder: str) -> Iterator[str]:
     """The headline, a figure and links to the files of a suite, in Markdown."""
     yield from headline(report)
     suite, name, shows = report.suite, "overview", f"gains of the methods of suite {report.suite.name}"
-    if len(suite.models) == len(suite.datasets) == 1:
+    if len(suite.models) == len(suite.datasets) == 1 and not suite.vary:
         name = f"curves/{figure_name(suite.models[0], suite.datasets[0])}"
         shows = f"{suite.models[0]} on {suite.datasets[0]}: test accuracy per epoch"
     path = urllib.parse.quote(f"{folder}{suite.name}/{name}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
@@ -10,8 +10,11 @@ from bench.config.names import split_id
 from bench.report.records import PublishedRun
 from bench.runs.record import Record
 
-BASELINE = "baseline"
-CELL = ["model", "dataset"]  # the columns that name a cell: a student on a dataset
+CELL = [
+    "model",
+    "dataset",
+    "variant",
+]  # the columns that name a cell: a student on a dataset, with the suite's varied values
 METHOD = [*CELL, "method"]  # those that name a recipe of a suite
 RUN = [*METHOD, "seed"]  # those that name a run
 
@@ -23,39 +26,35 @@ _MAY_BE_MISSING = {  # columns of `runs_frame` whose type would depend on the ru
 }
 # fields of a record
 _NO_COLUMNS = [
-    "recipe",
-    "feature_maps",
-    "teacher",
-    "hardware",
-    "code",
-    "numerics",
-    "image_size",
-    "weights",
-    "guidance_stop",
+    *("recipe", "feature_maps", "teacher", "hardware", "code", "image_size", "weights", "class_names", "guidance_stop")
 ]
 
 
-def runs_frame(runs: Sequence[PublishedRun]) -> pd.DataFrame:
-    """One row per run, in the order of `runs`, which may not be empty.
+def runs_frame(runs: Sequence[PublishedRun], variants: Sequence[str] = ()) -> pd.DataFrame:
+    """One row per run, in the order of `runs`, which may not be empty. variants: one per run, in a suite that varies keys.
 
     The columns are the fields of `Record`, its hardware, code and dataset (see bench/runs/record.py) but _NO_COLUMNS, and:
 
     suite, model, dataset, method: the names in the id; method is "baseline" without guidance.
+    variant: the varied keys with their values, "" in a suite that varies nothing.
+    numerics: {component: version} of the code that it was computed with.
     precision: the one that was used.
     machine: the hardware and precision in words. device_hours: of the run, in device_unit, "GPU-hours" or "core-hours".
     guidance_stop_epoch: the last epoch with guidance, missing unless an adaptive schedule ended it.
     teacher_*: fields of `TeacherSummary`, missing without a teacher. teacher_accuracy: of the weights that guide, in %.
     """
-    return pd.DataFrame([_run_row(run) for run in runs]).drop(columns=_NO_COLUMNS).astype(_MAY_BE_MISSING)
+    rows = [_run_row(run, variant) for run, variant in _with_variants(runs, variants)]
+    return pd.DataFrame(rows).drop(columns=_NO_COLUMNS).astype(_MAY_BE_MISSING)
 
 
-def curves_frame(runs: Sequence[PublishedRun]) -> pd.DataFrame:
+def curves_frame(runs: Sequence[PublishedRun], variants: Sequence[str] = ()) -> pd.DataFrame:
     """One row per run and epoch, in the order of `runs`: RUN, diverged (of the run), epoch (from 1), test_accuracy (%)."""
     columns = [*RUN, "diverged", "epoch", "test_accuracy"]
-    rows = [
-        (*split_id(run.record.id), run.record.seed, run.record.diverged, run.history["epoch"], run.history["test_accuracy"])
-        for run in runs
-    ]
+    rows = []
+    for run, variant in _with_variants(runs, variants):
+        (model, dataset, method), record = split_id(run.record.id), run.record
+        name = (model, dataset, variant, method, record.seed)
+        rows.append((*name, record.diverged, run.history["epoch"], run.history["test_accuracy"]))
     curves = pd.DataFrame(rows, columns=columns).explode(columns[-2:], ignore_index=True)
     return curves.astype({"epoch": "int64", "test_accuracy": "float64"})
 
@@ -69,7 +68,11 @@ def machine(record: Record) -> str:
     return f"{record.world_size} x {name}, {record.precision.used}"
 
 
-def _run_row(run: PublishedRun) -> dict[str, object]:
+def _with_variants(runs: Sequence[PublishedRun], variants: Sequence[str]) -> Iterable[tuple[PublishedRun, str]]:
+    return zip(runs, variants or [""] * len(runs), strict=True)
+
+
+def _run_row(run: PublishedRun, variant: str) -> dict[str, object]:
     record = run.record
     model, dataset, method = split_id(record.id)
     on_cpu = record.hardware.device == "cpu"
@@ -85,6 +88,7 @@ def _run_row(run: PublishedRun) -> dict[str, object]:
         "suite": run.suite,
         "model": model,
         "dataset": dataset,
+        "variant": variant,
         "method": method,
         "precision": record.precision.used,
         "machine": machine(record),

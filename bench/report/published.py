@@ -8,7 +8,7 @@ read (`source`). `top1` is the accuracy of the best test epoch in %, `gain` is o
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -32,21 +32,21 @@ def numbers() -> pd.DataFrame:
     return rows.iloc[order.argsort(kind="stable")].reset_index(drop=True)
 
 
-def published_frame(registry: Registry, recipes: Mapping[str, Recipe]) -> pd.DataFrame:
+def published_frame(registry: Registry, recipes: Iterable[Recipe]) -> pd.DataFrame:
     """The published numbers of the students and datasets of these recipes, of any method, in the order of `numbers`.
 
-    comparable_to: the id of the recipe that reproduces the number, or missing. A recipe reproduces none unless its hash is
+    comparable_to, hash: of the recipe that reproduces the number, or missing. A recipe reproduces none unless its hash is
     that of the same id under the protocol `paper`: any difference in what is hashed (teacher, resolution, epochs, pixels …)
     makes it another experiment.
     """
-    comparable = []
-    for recipe_id, recipe in recipes.items():
-        model, dataset, method = split_id(recipe_id)
+    comparable, cells = [], set()
+    for recipe in recipes:
+        model, dataset, method = split_id(recipe.id)
+        cells.add((model, dataset))
         if method in _METHODS and _is_published(registry, recipe):
             size, epochs = str(recipe.model.image_size), str(recipe.train.epochs)
-            comparable += [(model, dataset, name, size, epochs, recipe_id) for name in _METHODS[method]]
-    columns = pd.DataFrame(comparable, columns=[*_COMPARED, "comparable_to"], dtype="str")
-    cells = {split_id(recipe_id)[:2] for recipe_id in recipes}
+            comparable += [(model, dataset, name, size, epochs, recipe.id, recipe.hash) for name in _METHODS[method]]
+    columns = pd.DataFrame(comparable, columns=[*_COMPARED, "comparable_to", "hash"], dtype="str").drop_duplicates()
     found = [cell in cells for cell in zip(numbers()["model"], numbers()["dataset"], strict=True)]
     return numbers()[found].merge(columns, on=_COMPARED, how="left")
 

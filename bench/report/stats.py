@@ -1,8 +1,9 @@
-"""Means over seeds, gains that are paired over seeds, and how soon a method reaches the baseline's accuracy."""
+"""Means over seeds, gains that are paired over seeds, and how soon a method reaches the reference's accuracy."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,13 +11,14 @@ from scipy.special import stdtrit
 
 from bench.config.names import split_id
 from bench.config.schema import Recipe
-from bench.config.suite import Suite
-from bench.report.frame import BASELINE, CELL, METHOD, RUN
+from bench.config.suite import BASELINE, Suite, SuiteEntry
+from bench.report.frame import CELL, METHOD, RUN
 
 CONFIDENCE = 0.95
 # With two pairs, the t distribution has one degree of freedom and its interval is 9 standard deviations wide to each side:
 # it would say nothing, or by luck too much.
 MIN_SEEDS = 3
+CONDITIONS = ["device", "precision", "threads", "numerics"]  # must be equal in a pair, as `_difference` says
 MACHINE = ["device", "processor", "threads", "world_size"]  # must be equal where wall times are compared
 REACH = ["epochs_to_reach", "speedup_epochs", "speedup_seconds", "speedup_seconds_with_teacher"]
 
@@ -37,34 +39,62 @@ def verdict(low: float, high: float) -> str:
     return "better" if low > 0 else "worse" if high < 0 else "unclear"
 
 
-def pairs_frame(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
-    """One row per finished run whose seed the baseline of its cell finished too, the baseline's own runs included.
+def with_reference(runs: pd.DataFrame, reference: str) -> pd.DataFrame:
+    """The finished runs whose seed the reference of their cell finished too, the reference's own included.
 
-    Both runs of a pair start from the same weights and see the same images in the same order.
-
-    model, dataset, method, seed: of the run.
-    gain, best_gain: test accuracy of the last and of the best epoch minus the baseline's, in points.
-    epochs_to_reach: the first epoch, from 1, with at least the baseline's final accuracy; missing if there is none.
-    speedup_epochs: the baseline's own epochs_to_reach over the run's, so the baseline against itself has exactly 1.
-    speedup_seconds: the same in wall time; missing if the runs had different hardware.
-    speedup_seconds_with_teacher: with the whole training of the teacher added to the run's time.
+    target: final accuracy of the reference's run, in %.
+    differs: what makes a comparison of the two unfair, "other number of threads" for example; "" for a pair.
     """
     finished, key = runs[~runs["diverged"]], [*CELL, "seed"]
-    targets = finished.loc[finished["method"] == BASELINE, [*key, "last_accuracy"]]
-    paired = finished.merge(targets.rename(columns={"last_accuracy": "target"}), on=key)
+    own = ["last_accuracy", *CONDITIONS]
+    targets = finished.loc[finished["method"] == reference, [*key, *own]]
+    out = finished.merge(targets.rename(columns={"last_accuracy": "target"} | {n: f"{n}_of" for n in CONDITIONS}), on=key)
+    two = (out[[f"{name}{end}" for name in CONDITIONS]].to_dict("records") for end in ("", "_of"))
+    out["differs"] = pd.Series([_difference(*rows) for rows in zip(*two, strict=True)], out.index, dtype="str")
+    return out.drop(columns=[f"{name}_of" for name in CONDITIONS])
+
+
+def _difference(run: Mapping[str, Any], base: Mapping[str, Any]) -> str:
+    """What differs between a run and its reference's (with `_of` in the names) although it must not."""
+    device, precision, threads, numerics = (base[f"{name}_of"] for name in CONDITIONS)
+    out = ["device"] if run["device"] != device else []
+    if run["device"] == device == "cpu" and run["threads"] != threads:
+        out.append("number of threads")  # sums have another order
+    if run["precision"] != precision:
+        out.append("precision")
+    shared = run["numerics"].keys() & numerics.keys()
+    out += [f"version of {name}" for name in sorted(shared) if run["numerics"][name] != numerics[name]]
+    return f"other {', '.join(out)}" if out else ""
+
+
+def pairs_frame(runs: pd.DataFrame, curves: pd.DataFrame, reference: str = BASELINE) -> pd.DataFrame:
+    """One row per finished run that has a pair: a run of the reference in its cell with the same seed, computed alike.
+
+    Both runs of a pair start from the same weights and see the same images in the same order. The reference's own runs are
+    included.
+
+    model, dataset, variant, method, seed: of the run.
+    gain, best_gain: test accuracy of the last and of the best epoch minus the reference's, in points.
+    epochs_to_reach: the first epoch, from 1, with at least the reference's final accuracy; missing if there is none.
+    speedup_epochs: the reference's own epochs_to_reach over the run's, so the reference against itself has exactly 1.
+    speedup_seconds: the same in wall time; missing if the runs had different hardware.
+    speedup_seconds_with_teacher: with the whole training of the run's teacher added, and to the reference's of its own.
+    """
+    paired, key = with_reference(runs, reference), [*CELL, "seed"]
+    paired = paired[paired["differs"] == ""].reset_index(drop=True)
     paired["epochs_to_reach"] = _first_epochs(curves, paired[[*RUN, "target"]])
     paired["seconds_to_reach"] = paired["seconds"] / paired["epochs"] * paired["epochs_to_reach"]
-    # The baselines, one row for each row of `paired`.
-    base = paired[key].merge(paired[paired["method"] == BASELINE], on=key)
+    # The reference's runs, one row for each row of `paired`.
+    base = paired[key].merge(paired[paired["method"] == reference], on=key)
     seconds = base["seconds_to_reach"].where((paired[MACHINE] == base[MACHINE]).all(axis=1))
-    with_teacher = paired["seconds_to_reach"] + paired["teacher_seconds"].fillna(0)
+    with_teacher, base_with_teacher = (own["seconds_to_reach"] + own["teacher_seconds"].fillna(0) for own in (paired, base))
     return paired[RUN].assign(
         gain=paired["last_accuracy"] - base["last_accuracy"],
         best_gain=paired["best_accuracy"] - base["best_accuracy"],
         epochs_to_reach=paired["epochs_to_reach"],
         speedup_epochs=base["epochs_to_reach"] / paired["epochs_to_reach"],
         speedup_seconds=(seconds / paired["seconds_to_reach"]).replace(np.inf, np.nan),
-        speedup_seconds_with_teacher=(seconds / with_teacher).replace(np.inf, np.nan),
+        speedup_seconds_with_teacher=(base_with_teacher.where(seconds.notna()) / with_teacher).replace(np.inf, np.nan),
     )
 
 
@@ -77,27 +107,28 @@ def _first_epochs(curves: pd.DataFrame, targets: pd.DataFrame) -> pd.Series:
 
 def cells_frame(
     suite: Suite,
-    recipes: Mapping[str, Recipe],
+    recipes: Sequence[tuple[SuiteEntry, Recipe]],
     runs: pd.DataFrame,
     pairs: pd.DataFrame,
     published: pd.DataFrame,
 ) -> pd.DataFrame:
-    """One row per student, dataset and method of the suite, in the order of `recipes`.
+    """One row per entry of the suite: student, dataset, variant and method, in the order of `recipes`.
 
     Means and sample standard deviations, *_mean and *_std, are over seeds that finished; one seed has no std. A value that
     does not exist is missing (NaN).
 
-    suite, id, model, dataset, method, hash: of the recipe.
+    suite, id, model, dataset, variant, method, hash: of the recipe; variant: the varied values, or "".
     status: "complete": every seed of the suite has a run; "incomplete": some have; "not run"; "diverged": all runs did;
-        "no pair": it has runs, but none with a seed that the baseline has too, so there is no gain.
+        "no pair": it has runs, but none with a seed that the reference has too, so there is no gain.
     seeds, diverged_seeds: numbers of runs that finished, and that diverged.
-    gain_seeds: number of pairs. reached_seeds: of those, in how many the run reaches the baseline's final accuracy.
+    gain_seeds: number of pairs. reached_seeds: of those, in how many the run reaches the reference's final accuracy.
+    unpaired: the seeds that both have but that are no pairs, and why: "2 seeds not paired: other number of threads"; or "".
     last_*, best_*: test accuracy in % of the last and the best epoch.
     seconds_*: wall time per run. images_per_second_*: of training. peak_memory_mib_*.
     device_hours: of all finished runs together, in device_unit, "GPU-hours" or "core-hours".
     parameters, flops_per_image: of the student. machines: the hardware in words.
-    gain_*, best_gain_*: over the baseline, see `pairs_frame`, as all that follows; missing for the baseline.
-    epochs_to_reach_*, speedup_*: missing unless all seeds reach the baseline's final accuracy; for the baseline,
+    gain_*, best_gain_*: over the reference, see `pairs_frame`, as all that follows; missing for the reference.
+    epochs_to_reach_*, speedup_*: missing unless all seeds reach the reference's final accuracy; for the reference,
         epochs_to_reach_* says when it first has its own. speedup_seconds_with_teacher_* adds the teacher's training to
         every run, though all seeds share one teacher.
     gain_low, gain_high: confidence interval of the mean gain; missing below MIN_SEEDS seeds.
@@ -114,11 +145,12 @@ def cells_frame(
         "reached_seeds": pairs.groupby(METHOD)["epochs_to_reach"].count(),
     }
     out = pd.DataFrame(
-        [(suite.name, recipe_id, *split_id(recipe_id), recipe.hash) for recipe_id, recipe in recipes.items()],
-        columns=["suite", "id", *METHOD, "hash"],
-    ).join(pd.DataFrame(counts), on=METHOD)
+        [(suite.name, one.id, *split_id(one.id), one.variant, recipe.hash) for one, recipe in recipes],
+        columns=["suite", "id", "model", "dataset", "method", "variant", "hash"],
+    )[["suite", "id", *METHOD, "hash"]].join(pd.DataFrame(counts), on=METHOD)
     out[list(counts)] = out[list(counts)].fillna(0).astype("int64")
-    no_pair = (out["gain_seeds"] == 0) & (BASELINE in suite.guidance)
+    has_reference = (out["method"] == suite.reference).groupby([out[name] for name in CELL]).transform("any")
+    no_pair = (out["gain_seeds"] == 0) & has_reference
     status = np.select(
         [out["runs"] == 0, out["seeds"] == 0, no_pair, out["suite_seeds"] < len(suite.seeds)],
         ["not run", "diverged", "no pair", "incomplete"],
@@ -126,17 +158,27 @@ def cells_frame(
     )
     out.insert(out.columns.get_loc("runs"), "status", status)
     out["diverged_seeds"] = out["runs"] - out["seeds"]
+    out["unpaired"] = _unpaired(out, with_reference(runs, suite.reference))
     out = out.drop(columns=["runs", "suite_seeds"]).join(_run_stats(finished), on=METHOD)
     gains = out[METHOD].join(_pair_stats(pairs), on=METHOD).drop(columns=METHOD)
     of_itself = [name for name in gains if not name.startswith("epochs_to_reach")]
-    gains.loc[out["method"] == BASELINE, of_itself] = np.nan
+    gains.loc[out["method"] == suite.reference, of_itself] = np.nan
     on_other_images = finished.loc[finished["evaluated_on"] != "test", "id"]
     first = published[~published["comparable_to"].isin(on_other_images)].dropna(subset="comparable_to")
-    first = first.drop_duplicates("comparable_to").set_index("comparable_to").rename(columns={"top1": "value"})
+    first = first.drop_duplicates("comparable_to").set_index(["comparable_to", "hash"]).rename(columns={"top1": "value"})
     first = first[["value", "gain", "provenance", "work", "source"]].add_prefix("published_")
-    out = out.join(gains).join(first, on="id")
+    out = out.join(gains).join(first, on=["id", "hash"])
     out["published_difference"] = out["best_mean"] - out["published_value"]
     return out
+
+
+def _unpaired(cells: pd.DataFrame, seeds: pd.DataFrame) -> list[str]:
+    """The column `unpaired` of a cells frame, from `with_reference`."""
+    sizes = seeds[seeds["differs"] != ""].groupby([*METHOD, "differs"]).size()
+    words: dict[tuple[str, ...], list[str]] = {}
+    for (*name, why), size in sizes.items():
+        words.setdefault(tuple(name), []).append(f"{size} seed{'' if size == 1 else 's'} not paired: {why}")
+    return ["; ".join(words.get(name, ())) for name in cells[METHOD].itertuples(index=False, name=None)]
 
 
 def _seed_stats(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
@@ -158,7 +200,7 @@ def _run_stats(finished: pd.DataFrame) -> pd.DataFrame:
 
 
 def _pair_stats(pairs: pd.DataFrame) -> pd.DataFrame:
-    """The columns of `cells_frame` that compare a method with the baseline, the baseline with itself too."""
+    """The columns of `cells_frame` that compare a method with the reference, the reference with itself too."""
     groups = pairs.groupby(METHOD)
     stats = _seed_stats(pairs, ["gain", "best_gain", *REACH])
     for name in REACH:  # a mean over the seeds that reach it would flatter a method that some seeds do not

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from bench.cli import count
 from bench.config.registry import Registry
 from bench.config.schema import Recipe
-from bench.config.suite import Suite
-from bench.report.frame import BASELINE, curves_frame, runs_frame
+from bench.config.suite import BASELINE, Suite, SuiteEntry
+from bench.report.definition import suite_recipes
+from bench.report.frame import CELL, curves_frame, runs_frame
 from bench.report.published import published_frame
 from bench.report.records import PublishedRun
 from bench.report.stats import cells_frame, pairs_frame
@@ -22,8 +24,9 @@ from bench.runs.record import stale_parts
 class SuiteReport:
     """A suite with its runs and what follows from them.
 
-    recipes: the composed recipe of every id of the suite, seed 0; within a cell the baseline is first.
-    runs, curves: see bench/report/frame.py. pairs, cells: see bench/report/stats.py.
+    recipes: the entries of the suite with their recipes, seed 0; within a cell the reference is first.
+    runs, curves: see bench/report/frame.py; a run is there once for each entry that it belongs to.
+    pairs, cells: see bench/report/stats.py.
     published: see `published.published_frame`.
     settings: {key: value as text} that the suite sets over its protocol.
     protocol_note: a sentence with the protocol's name, its main settings unless it is `paper`, and `settings`.
@@ -31,7 +34,7 @@ class SuiteReport:
     """
 
     suite: Suite
-    recipes: dict[str, Recipe]
+    recipes: list[tuple[SuiteEntry, Recipe]]
     runs: pd.DataFrame
     curves: pd.DataFrame
     pairs: pd.DataFrame
@@ -42,6 +45,16 @@ class SuiteReport:
     notes: list[str]
 
     @property
+    def reference(self) -> str:
+        """What gains are over, in words."""
+        return "the baseline" if self.suite.reference == BASELINE else self.suite.reference
+
+    @property
+    def distinct_runs(self) -> pd.DataFrame:
+        """The runs, each once."""
+        return self.runs.drop_duplicates(["id", "hash", "seed"])
+
+    @property
     def remarks(self) -> list[str]:
         """What differs from the protocol and between runs: the protocol note and the other notes."""
         return [self.protocol_note, *self.notes]
@@ -49,40 +62,44 @@ class SuiteReport:
 
 def build_suite_report(registry: Registry, suite: Suite, published_runs: Sequence[PublishedRun]) -> SuiteReport:
     """The report of a suite from its runs, of which there must be at least one."""
-    suite = dataclasses.replace(suite, guidance=tuple(sorted(suite.guidance, key=lambda name: name != BASELINE)))
-    recipes = {recipe_id: registry.compose(recipe_id, suite=suite) for recipe_id in suite.ids}
-    runs, curves = runs_frame(published_runs), curves_frame(published_runs)
-    pairs, published = pairs_frame(runs, curves), published_frame(registry, recipes)
+    guidance = tuple(sorted(suite.guidance, key=lambda name: name != suite.reference))
+    suite = dataclasses.replace(suite, guidance=guidance)
+    recipes = suite_recipes(registry, suite, published_runs)
+    by_recipe: dict[tuple[str, str], list[PublishedRun]] = {}
+    for run in published_runs:
+        by_recipe.setdefault((run.record.id, run.record.hash), []).append(run)
+    placed = [(run, one.variant) for one, recipe in recipes for run in by_recipe.get((one.id, recipe.hash), ())]
+    members, variants = [run for run, _ in placed], [variant for _, variant in placed]
+    runs, curves = runs_frame(members, variants), curves_frame(members, variants)
+    pairs, published = pairs_frame(runs, curves, suite.reference), published_frame(registry, (one for _, one in recipes))
     cells = cells_frame(suite, recipes, runs, pairs, published)
     settings = {key: str(given.value) for key, given in suite.overrides}
-    notes = [*_deviations(suite, recipes, runs), *_comparison_notes(runs), *_stale_note(recipes.values(), published_runs)]
+    distinct = runs.drop_duplicates(["id", "hash", "seed"])
+    notes = [*_deviations(suite, recipes, distinct), *_comparison_notes(distinct), *_pairing_notes(suite, cells)]
+    notes += _stale_note((recipe for _, recipe in recipes), published_runs)
     protocol = _protocol_note(suite, recipes, settings)
     return SuiteReport(suite, recipes, runs, curves, pairs, cells, published, settings, protocol, notes)
 
 
-def count(number: int, noun: str) -> str:
-    """A number with its noun: 1 epoch, 2 epochs."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _protocol_note(suite: Suite, recipes: Mapping[str, Recipe], settings: Mapping[str, str]) -> str:
+def _protocol_note(suite: Suite, recipes: Sequence[tuple[SuiteEntry, Recipe]], settings: Mapping[str, str]) -> str:
     own = f" Settings of this suite: {', '.join(f'{key}={value}' for key, value in settings.items())}." if settings else ""
+    own += f" Varied: {', '.join(key for key, _ in suite.vary)}." if suite.vary else ""
     if suite.protocol == "paper":
         return f"Protocol: paper (arXiv 2207.10026).{own}"
 
     def listed(values: Iterable[int]) -> str:
         return " or ".join(map(str, sorted(set(values))))
 
-    train = [recipe.train for recipe in recipes.values()]
+    train = [recipe.train for _, recipe in recipes]
     epochs = listed(part.epochs for part in train)
     return (
         f"Protocol: {suite.protocol}, not the published one: {epochs} {'epoch' if epochs == '1' else 'epochs'}, batch size"
         f" {listed(part.batch_size for part in train)}, image size"
-        f" {listed(recipe.model.image_size for recipe in recipes.values())} px.{own}"
+        f" {listed(recipe.model.image_size for _, recipe in recipes)} px.{own}"
     )
 
 
-def _deviations(suite: Suite, recipes: Mapping[str, Recipe], runs: pd.DataFrame) -> list[str]:
+def _deviations(suite: Suite, recipes: Sequence[tuple[SuiteEntry, Recipe]], runs: pd.DataFrame) -> list[str]:
     """How the runs differ from the released code; empty for another protocol, which is another experiment.
 
     docs/protocol.md has the whole list, with reasons.
@@ -97,7 +114,7 @@ def _deviations(suite: Suite, recipes: Mapping[str, Recipe], runs: pd.DataFrame)
         out.append(f"Trained in {', '.join(used)} (evaluated in fp32); published: fp32.")
     if (runs["teacher_select"] == "last").any():
         out.append("The teacher has the weights of its last epoch; published: of its best test epoch.")
-    if any(recipes[name].data.pipeline == "batched" for name in set(runs["id"]) if name in recipes):
+    if any(recipe.data.pipeline == "batched" for one, recipe in recipes if (runs["id"] == one.id).any()):
         out.append("Images are augmented on the device, by the published distributions; published: by timm with Pillow.")
     if (runs["world_size"] > 1).any():
         out.append("Batch norm (the teacher's, CvT's) uses the batch of all processes; published: of each GPU.")
@@ -132,3 +149,19 @@ def _stale_note(recipes: Iterable[Recipe], runs: Sequence[PublishedRun]) -> list
     names = "; ".join(dict.fromkeys(part for parts in changed for part in parts))
     verb = "is" if len(changed) == 1 else "are"
     return [f"{len(changed)} of {count(len(runs), 'run')} {verb} recorded with other code ({names}): --stale runs anew."]
+
+
+def _pairing_notes(suite: Suite, cells: pd.DataFrame) -> list[str]:
+    """Where there is no gain although there are runs: no reference in a cell, or runs that were computed otherwise."""
+    out = []
+    alone = [cell for cell, own in cells.groupby(CELL, sort=False) if suite.reference not in set(own["method"])]
+    if alone:
+        names = ", ".join(f"{model} on {dataset}" for model, dataset in dict.fromkeys(cell[:2] for cell in alone))
+        out.append(f"Without {suite.reference} there is nothing to compare with, so there are no gains: {names}.")
+    if unpaired := [text for text in cells["unpaired"] if text]:
+        reasons = {part.partition(": other ")[2] for text in unpaired for part in text.split("; ")}
+        out.append(
+            f"Runs that differ from those of {suite.reference} in {', '.join(sorted(reasons))} are not paired: no gain is"
+            " computed from them."
+        )
+    return out

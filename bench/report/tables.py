@@ -7,35 +7,37 @@ from typing import Any
 
 import pandas as pd
 
-from bench.cli import duration
-from bench.report.frame import BASELINE, RUN
+from bench.cli import count, duration
+from bench.report.frame import RUN
 from bench.report.published import MARKS
 from bench.report.stats import CONFIDENCE, MIN_SEEDS
-from bench.report.suite_report import SuiteReport, count
+from bench.report.suite_report import SuiteReport
 
 Row = Mapping[str, Any]  # of a cells or runs frame, by column
-NAMES = {"model": "student", "dataset": "dataset", "method": "method"}
+NAMES = {"model": "student", "dataset": "dataset", "variant": "setting", "method": "method"}
 
 
 def accuracy_table(report: SuiteReport) -> pd.DataFrame:
-    """The headline: last epochs, with gains over the baseline."""
+    """The headline: last epochs, with gains over the reference."""
     columns = {
         "last epoch": lambda row: _mean_std(row, "last") or row["status"],
         "gain": lambda row: "no pair" if row["status"] == "no pair" else _mean_std(row, "gain", "+.2f"),
         f"{CONFIDENCE:.0%} interval": _interval,
         "verdict": _value("verdict"),
         "seeds": _seeds,
+        "not paired": _value("unpaired"),
     }
     return _table(report.cells, columns)
 
 
-def accuracy_note(table: pd.DataFrame) -> str:
-    """What the columns of an accuracy table mean."""
+def accuracy_note(report: SuiteReport) -> str:
+    """What the columns of the accuracy table mean."""
     note = "Test accuracy in %, mean ± standard deviation over seeds."
-    if "gain" not in table:
+    if report.cells["gain_mean"].isna().all():
         return note
+    interval = f"{CONFIDENCE:.0%} confidence interval"
     return (
-        f"{note} Gain: over the baseline, in points, paired over seeds, with its {CONFIDENCE:.0%} confidence interval."
+        f"{note} Gain: over {report.reference}, in points, paired over seeds, with its {interval}."
         " Better, worse: the interval excludes zero; unclear: it includes zero; too few seeds: fewer than"
         f" {MIN_SEEDS}. Each comparison by itself, not corrected for the number of comparisons."
     )
@@ -56,9 +58,9 @@ def best_table(report: SuiteReport) -> pd.DataFrame:
 
 
 def convergence_table(report: SuiteReport) -> pd.DataFrame:
-    """How soon each method reaches the baseline's final accuracy."""
+    """How soon each method reaches the reference's final accuracy."""
     columns = {
-        "epochs to baseline's final": _epochs_to_reach,
+        f"epochs to {report.suite.reference}'s final": _epochs_to_reach,
         "speed-up, epochs": lambda row: _times(row, "speedup_epochs"),
         "speed-up, time": lambda row: _times(row, "speedup_seconds"),
         "with the teacher's training": lambda row: _times(row, "speedup_seconds_with_teacher"),
@@ -82,7 +84,7 @@ def cost_table(report: SuiteReport) -> pd.DataFrame:
 
 def runs_table(report: SuiteReport) -> pd.DataFrame:
     """Every run, seed by seed, so that none is hidden by a mean."""
-    pairs = report.pairs.assign(gain=report.pairs["gain"].where(report.pairs["method"] != BASELINE))
+    pairs = report.pairs.assign(gain=report.pairs["gain"].where(report.pairs["method"] != report.suite.reference))
     columns = {
         "seed": _value("seed"),
         "hash": lambda row: row["hash"][:8],
@@ -90,7 +92,7 @@ def runs_table(report: SuiteReport) -> pd.DataFrame:
         "gain": _value("gain", "+.2f"),
         "best": _value("best_accuracy", ".2f"),
         "best epoch": lambda row: "" if row["diverged"] else f"{row['best_epoch']} of {row['epochs']}",
-        "epochs to baseline's final": lambda row: (
+        f"epochs to {report.suite.reference}'s final": lambda row: (
             _number(row["epochs_to_reach"], ".0f") or ("not reached" if pd.notna(row["gain"]) else "")
         ),
         "time": lambda row: duration(row["seconds"]),
@@ -118,6 +120,8 @@ def _table(frame: pd.DataFrame, columns: Mapping[str, Callable[[Row], str]]) -> 
     """The names of each row of a frame and the texts made from it, without columns that are empty in all rows."""
     rows = frame.to_dict("records")
     out = pd.DataFrame({word: [row[name] for row in rows] for name, word in NAMES.items()}, dtype="str")
+    if not out[NAMES["variant"]].any():
+        out = out.drop(columns=NAMES["variant"])
     for title, text in columns.items():
         if any(values := [text(row) for row in rows]):
             out[title] = values

@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 import bench
 from bench import models
@@ -17,7 +15,7 @@ from bench.cli import DONE, add_recipes_dir
 from bench.config.parse import short_repr
 from bench.config.schema import Recipe, RecipeError
 from bench.share.card import model_card
-from bench.share.load import load, read_run
+from bench.share.load import Folders, Loaded, load, read_run
 from bench.storage import read_json, replacing, write_json, write_text
 
 
@@ -34,13 +32,13 @@ def run_export(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def export(run: Path, to: Path, recipes_dirs: Sequence[str] = ()) -> list[str]:
+def export(run: Path, to: Path, recipes_dir: Folders = ()) -> list[str]:
     """Write model.safetensors, config.json, record.json and README.md, a model card, into a folder.
 
     Args:
         run: the folder of a finished run, or an export of one.
         to: a new or empty folder, or one with an earlier export of the same run, whose files are replaced.
-        recipes_dirs: folders with the file that builds the network, if it is not of the suite. It is not copied.
+        recipes_dir: a folder, or several, with the file that builds the network, if that is a user's own. It is not copied.
 
     Returns:
         What was written, in sentences.
@@ -48,12 +46,12 @@ def export(run: Path, to: Path, recipes_dirs: Sequence[str] = ()) -> list[str]:
     Raises:
         RecipeError: `run` has no trained network, or `to` has other files.
     """
-    loaded = load(run, recipes_dirs)
-    record, recipe = read_run(run, recipes_dirs)
+    loaded = load(run, recipes_dir)
+    record, recipe = read_run(run, recipes_dir)
     is_replaced = _check_target(to, recipe)
     timm_call = models.timm_call(recipe.model, loaded.classes)
     # config.json says of which run the folder is, so it comes first: an interrupted export can be repeated
-    write_json(to / "config.json", config(recipe, loaded.classes, loaded.model, timm_call))
+    write_json(to / "config.json", config(recipe, loaded, timm_call))
     for name in ("record.json", "model.safetensors"):
         with replacing(to / name) as temporary:
             shutil.copyfile(run / name, temporary)
@@ -64,15 +62,18 @@ def export(run: Path, to: Path, recipes_dirs: Sequence[str] = ()) -> list[str]:
     ]
 
 
-def config(recipe: Recipe, classes: int, network: nn.Module, timm_call: Mapping[str, Any] | None) -> dict[str, Any]:
+def config(recipe: Recipe, loaded: Loaded, timm_call: Mapping[str, Any] | None) -> dict[str, Any]:
     """The content of config.json.
 
     For a network that timm alone makes, it is what timm reads from folders and from the hub:
-    `timm.create_model("local-dir:DIR", pretrained=True)`.
+    `timm.create_model("local-dir:DIR", pretrained=True)`. `label_names` are the classes for timm, and for transformers,
+    which makes its `id2label` of them.
     """
+    classes, names = loaded.classes, loaded.class_names
     content = {
         "architecture": recipe.model.timm if timm_call else recipe.model.builder,
         "num_classes": classes,
+        **({"label_names": list(names)} if names else {}),
         "locality_bench": {"version": bench.__version__, **_identity(recipe)},
     }
     if timm_call is None:
@@ -80,7 +81,7 @@ def config(recipe: Recipe, classes: int, network: nn.Module, timm_call: Mapping[
         return {**content, "model": keys}
     return {
         **content,
-        "num_features": network.num_features,
+        "num_features": loaded.model.num_features,
         "model_args": {name: value for name, value in timm_call.items() if name not in ("model_name", "num_classes")},
         "pretrained_cfg": {
             "num_classes": classes,

@@ -17,6 +17,7 @@ import safetensors.torch
 from torch import nn
 
 from bench import models
+from bench.config.command import command
 from bench.config.compose import recipe_from_dict
 from bench.config.parse import short_repr
 from bench.config.registry import Registry
@@ -26,6 +27,7 @@ from bench.runs.record import Record, read_record
 from bench.storage import first_line
 
 LOG = logging.getLogger(__name__)
+Folders = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 MAX_CLASSES = 100_000
 
 
@@ -36,16 +38,18 @@ class Loaded(NamedTuple):
     transform: a PIL image to [3, size, size] float32, as the run evaluated its images.
     record: of the run.
     classes: number of outputs of the model.
+    class_names: of the outputs, in order; None if the dataset does not name them.
     """
 
     model: nn.Module
     transform: ImageTransform
     record: Record
     classes: int
+    class_names: tuple[str, ...] | None
 
 
-def load(path: str | os.PathLike[str], recipes_dir: str | os.PathLike[str] | Sequence[str] = ()) -> Loaded:
-    """The trained network of a run: `bench.load`.
+def load(path: str | os.PathLike[str], recipes_dir: Folders = ()) -> Loaded:
+    """The trained network of a run: `bench.load`. The file of its guidance method is not needed.
 
     Args:
         path: the folder of a run below results/local/runs, or one that `python -m bench export` wrote.
@@ -56,35 +60,45 @@ def load(path: str | os.PathLike[str], recipes_dir: str | os.PathLike[str] | Seq
             the record is of another version of the suite.
     """
     folder = Path(path)
-    record, recipe = read_run(folder, [recipes_dir] if isinstance(recipes_dir, (str, os.PathLike)) else recipes_dir)
+    record, recipe = read_run(folder, recipes_dir)
     classes = record.dataset.classes
-    if not 2 <= classes <= MAX_CLASSES:
-        raise RecipeError(f"{folder / 'record.json'}: not a record: dataset.classes is {short_repr(classes)}")
     network = trained_network(folder, recipe, classes, record.weights)
     transform = ImageTransform(recipe, one_size=record.dataset.image_size is not None)
-    return Loaded(network.eval(), transform, record, classes)
+    return Loaded(network.eval(), transform, record, classes, record.dataset.class_names)
 
 
-def read_run(folder: Path, recipes_dirs: Sequence[str | os.PathLike[str]] = ()) -> tuple[Record, Recipe]:
-    """The record of a finished run that did not diverge, and its recipe. Raises RecipeError if there is none.
+def read_run(folder: Path, recipes_dir: Folders = ()) -> tuple[Record, Recipe]:
+    """The record of a finished run that did not diverge, and its recipe.
 
     Args:
-        recipes_dirs: folders with the user's own files. A record cannot name any.
+        recipes_dir: a folder with the user's own files, or several. A record cannot name any.
+
+    Raises:
+        RecipeError: there is none, or it is damaged.
     """
     path = folder / "record.json"
     try:
         record = read_record(path)
     except OSError as error:
+        if (jsonl := folder if folder.suffix == ".jsonl" else folder / "records.jsonl").is_file():
+            suite = jsonl.absolute().parent.name
+            raise RecipeError(
+                f"{folder}: committed results have no weights: `python -m bench sweep {suite}` trains the runs, into"
+                " results/local/runs"
+            ) from None
         raise RecipeError(f"{folder}: no finished run: record.json cannot be read ({type(error).__name__})") from error
     if record.diverged:
         raise RecipeError(f"{folder}: this run diverged in epoch {record.epochs}, so it has no trained network")
+    if not 2 <= record.dataset.classes <= MAX_CLASSES:
+        raise RecipeError(f"{path}: not a record: dataset.classes is {short_repr(record.dataset.classes)}")
     recipe = recipe_from_dict(record.recipe, str(path))
     if recipe.hash != record.hash:
         raise RecipeError(
             f"{folder}: the record's hash {record.hash[:8]} is not that of its recipe, {recipe.hash[:8]}: it was"
             " changed, or is of another version of the suite"
         )
-    recipe = recipe_from_dict(record.recipe, str(path), Registry(*recipes_dirs).plugins)
+    folders = [recipes_dir] if isinstance(recipes_dir, (str, os.PathLike)) else recipes_dir
+    recipe = recipe_from_dict(record.recipe, str(path), Registry(*folders).plugins)
     for plugin in recipe.plugins:
         if record.numerics.get(f"{plugin.kind}.{plugin.name}") != plugin.digest:
             LOG.warning(f"{folder}: {plugin.path} has changed since this run")
@@ -103,6 +117,9 @@ def trained_network(folder: Path, recipe: Recipe, classes: int, checksum: str | 
     path = folder / "model.safetensors"
     try:
         content = path.read_bytes()
+    except FileNotFoundError:
+        trains = command(recipe) or f"python bench/run.py --recipe {recipe.id} --seed {recipe.seed} --recipes-dir DIR"
+        raise RecipeError(f"{path}: not here; this command trains it: {trains} --force") from None
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read ({error.strerror})") from error
     if checksum is not None and hashlib.sha256(content).hexdigest() != checksum:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from bench.config.schema import RecipeError
 from bench.data.loaders import EvalLoader
 from bench.data.store import open_dataset
 from bench.runs import environment
-from bench.share.load import read_run, trained_network
+from bench.share.load import Folders, read_run, trained_network
 from bench.train.evaluate import predict
 from bench.train.launch import choose_device, hardware
 
@@ -41,7 +40,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
     return PROBLEMS
 
 
-def verify(run: Path, data_dir: str | Path, recipes_dirs: Sequence[str] = ()) -> tuple[list[str], bool]:
+def verify(run: Path, data_dir: str | Path, recipes_dir: Folders = ()) -> tuple[list[str], bool]:
     """Evaluate the weights of a run again and compare with its record.
 
     On the same kind of device and with the same libraries, every prediction must equal the recorded one. Otherwise the
@@ -53,7 +52,7 @@ def verify(run: Path, data_dir: str | Path, recipes_dirs: Sequence[str] = ()) ->
     Raises:
         RecipeError: the folder has no finished run, or the dataset is missing or has other images.
     """
-    record, recipe = read_run(run, recipes_dirs)
+    record, recipe = read_run(run, recipes_dir)
     dataset = open_dataset(recipe.data, data_dir)
     if dataset.fingerprint != record.dataset.fingerprint:
         raise RecipeError(

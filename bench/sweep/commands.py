@@ -1,10 +1,9 @@
-"""The verbs `plan` and `sweep`: what is left to do of a suite, and doing it."""
+"""The verbs `plan`, `sweep` and `compare`: what is left to do of suites or recipes, and doing it."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import fnmatch
 import importlib
 import json
 import logging
@@ -13,15 +12,28 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.cli import DONE, FAILED, STOPPED, add_folders, add_settings
+from bench.cli import (
+    ADHOC_SEEDS,
+    DONE,
+    FAILED,
+    STOPPED,
+    add_folders,
+    add_selection,
+    count,
+    matches,
+    selected_suites,
+    suite_of_ids,
+)
 from bench.config.parse import short_repr
 from bench.config.registry import Registry
-from bench.config.schema import Recipe, RecipeError
+from bench.config.schema import RecipeError
 from bench.config.suite import Suite
-from bench.runs.folder import LOCAL, old_runs_warning
+from bench.report.records import published_records
+from bench.runs.folder import LOCAL, old_runs_warning, runs_in_no_suite
 from bench.sweep.display import Display
 from bench.sweep.local import LocalExecutor, make_slots
-from bench.sweep.plan import Plan, as_dict, as_text, make_plan, summary
+from bench.sweep.plan import Plan, PlannedRun, as_dict, as_text, make_plan, summary
+from bench.sweep.published import beside_published
 from bench.sweep.scheduler import Executor, Scheduler, drive
 from bench.sweep.slurm import SlurmExecutor
 from bench.sweep.slurm_request import SlurmRequest, add_slurm_options, refuse_slurm_options
@@ -31,16 +43,28 @@ LOG = logging.getLogger(__name__)
 
 def add_plan_options(parser: argparse.ArgumentParser) -> None:
     """The options of `plan`."""
-    parser.add_argument("ids", nargs="*", metavar="ID", help="recipes, instead of a suite")
-    parser.add_argument("--suite", metavar="NAME")
-    add_settings(parser)
+    add_selection(parser)
+    parser.add_argument("--suite", help=argparse.SUPPRESS)  # of earlier versions
     parser.add_argument("--json", action="store_true")
     _add_run_options(parser)
 
 
 def add_sweep_options(parser: argparse.ArgumentParser) -> None:
     """The options of `sweep`."""
-    parser.add_argument("suite", metavar="SUITE")
+    add_selection(parser)
+    _add_sweep_options(parser)
+
+
+def add_compare_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `compare`."""
+    add_selection(parser, metavar="ID")
+    parser.add_argument("--suite", metavar="NAME", help="the protocol, settings and seeds of this suite")
+    parser.add_argument("--reference", metavar="NAME", help="the method over which gains are (baseline)")
+    _add_sweep_options(parser)
+
+
+def _add_sweep_options(parser: argparse.ArgumentParser) -> None:
+    """How runs are run."""
     parser.add_argument("--dry-run", action="store_true", help="print the plan and the commands, and run nothing")
     parser.add_argument("--retries", type=int, default=1, metavar="N", help="of a run that died, from its checkpoint (1)")
     parser.add_argument("--tracker", action="append", default=[], metavar="NAME", help="passed to the runs; may repeat")
@@ -51,9 +75,11 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
     """Which runs, where they are, and how they share the machine."""
     gpus = "one process on each (1; on a cluster 0 for none)"
+    seeds = f"seeds 0 to N - 1 (those of the suite; for ids {len(ADHOC_SEEDS)})"
     share = "runs that share a GPU (1); without a GPU, runs at a time (one per core)"
-    parser.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N - 1 instead of the suite's own")
+    parser.add_argument("--seeds", type=int, metavar="N", help=seeds)
     parser.add_argument("--filter", action="append", default=[], metavar="TEXT", help="only ids with this text or glob")
+    parser.add_argument("--skip-published", action="store_true", help="leave out runs whose results are committed")
     parser.add_argument("--stale", action="store_true", help="also what is recorded with other code; the old is renamed")
     parser.add_argument("--gpus-per-run", type=int, default=1, metavar="N", help=gpus)
     parser.add_argument("--runs-per-gpu", type=int, metavar="K", help=share)
@@ -61,56 +87,89 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_plan(arguments: argparse.Namespace) -> int:
-    """Print every run of a suite, or of single recipes, with its state, and what is left to do."""
+    """Print every run of suites or recipes with its state, and what is left to do."""
     registry = Registry(*arguments.recipes_dir)
-    if bool(arguments.ids) == (arguments.suite is not None):
-        raise RecipeError("plan: needs recipe ids, or a suite with --suite")
-    if arguments.suite is not None and (arguments.set or arguments.protocol != "paper"):
-        raise RecipeError("plan: --protocol and --set go with recipe ids; a suite has its own")
+    if arguments.suite is not None:
+        raise RecipeError(f"plan: --suite is no option any more: write python -m bench plan {arguments.suite}")
+    suites = selected_suites(arguments, registry)
     with contextlib.redirect_stdout(sys.stderr):  # a dataset that is decoded now says so, and JSON must stay JSON
-        if arguments.suite is None:
-            recipes = [registry.compose(one, arguments.protocol, arguments.set) for one in dict.fromkeys(arguments.ids)]
-            plan = _plan(recipes, [0], arguments)
-        else:
-            plan = _plan_suite(registry, registry.suite(arguments.suite), arguments)
+        plan = _plan(registry, suites, arguments)
     if arguments.json:
         print(json.dumps(as_dict(plan), indent=2))
-    else:
-        print(as_text(plan, len(make_slots(arguments.gpus_per_run, arguments.runs_per_gpu))))
+        return DONE
+    print(as_text(plan, len(make_slots(arguments.gpus_per_run, arguments.runs_per_gpu))))
+    if others := len(runs_in_no_suite(registry, arguments.results_dir)):
+        verb = "is" if others == 1 else "are"
+        print(f"{count(others, 'finished run')} here {verb} in no suite: python -m bench compare ID… compares recipes")
     return DONE
 
 
-def _plan_suite(registry: Registry, suite: Suite, arguments: argparse.Namespace) -> Plan:
-    """The plan of the recipes of a suite that `--filter` selects."""
-    filters = arguments.filter
-    ids = [one for one in suite.ids if not filters or any(fnmatch.fnmatchcase(one, f"*{text}*") for text in filters)]
-    if not ids:
-        given = ", ".join(map(short_repr, filters))
-        raise RecipeError(f"--filter {given}: no recipe of suite {suite.name} matches; they are {', '.join(suite.ids)}")
-    return _plan([registry.compose(one, suite=suite) for one in ids], suite.seeds, arguments)
-
-
-def _plan(recipes: Sequence[Recipe], seeds: Sequence[int], arguments: argparse.Namespace) -> Plan:
-    """The plan of recipes, with these seeds unless `--seeds` is given."""
-    if arguments.seeds is not None:
-        if arguments.seeds < 1:
-            raise RecipeError(f"--seeds {arguments.seeds}: must be 1 or more")
-        seeds = range(arguments.seeds)
+def _plan(registry: Registry, suites: Sequence[Suite], arguments: argparse.Namespace) -> Plan:
+    """The plan of the recipes of suites that `--filter` selects, with the seeds of each unless `--seeds` is given."""
+    if arguments.seeds is not None and arguments.seeds < 1:
+        raise RecipeError(f"--seeds {arguments.seeds}: must be 1 or more")
+    planned = []
+    for suite in suites:
+        for entry, recipe in registry.suite_recipes(suite):
+            if not matches(entry.id, arguments.filter):
+                continue
+            guided = recipe.guidance is not None
+            options = suite.run_options(entry, guided=guided)
+            settings = [text for text in entry.settings if text in options]  # without those of the teacher for a baseline
+            for place, seed in enumerate(suite.seeds if arguments.seeds is None else range(arguments.seeds)):
+                planned.append((place, PlannedRun(recipe.with_seed(seed), options, settings)))
+    if not planned:
+        given, ids = ", ".join(map(short_repr, arguments.filter)), ", ".join(one for suite in suites for one in suite.ids)
+        raise RecipeError(f"--filter {given}: no recipe of {_named(suites)} matches; they are {ids}")
     if warning := old_runs_warning(arguments.results_dir):
         LOG.warning(warning)
-    return make_plan(recipes, seeds, arguments.results_dir, arguments.data_dir or "data", arguments.stale)
+    by_seed = [run for _, run in sorted(planned, key=lambda pair: pair[0])]
+    published = published_records(arguments.results_dir) if arguments.skip_published else None
+    return make_plan(by_seed, arguments.results_dir, arguments.data_dir or "data", arguments.stale, published)
+
+
+def _named(suites: Sequence[Suite]) -> str:
+    """Suites in words: "suite quick", "suites a, b", or "these recipes" for recipe ids alone."""
+    names = [suite.name for suite in suites if not suite.recipes]
+    return f"suite{'s' if len(names) > 1 else ''} {', '.join(names)}" if names else "these recipes"
+
+
+def run_compare(arguments: argparse.Namespace) -> int:
+    """Run what is missing of recipes, then compare them. Returns what `run_sweep` returns."""
+    registry = Registry(*arguments.recipes_dir)
+    parts = [registry.split(one) for one in dict.fromkeys(arguments.what)]
+    if not parts:
+        raise RecipeError("compare: name recipe ids; `python -m bench list` prints them all")
+    for model, dataset, guidance in parts:
+        if guidance is None:
+            raise RecipeError(f"compare: {model}/{dataset} is a teacher: only students are compared")
+    if arguments.suite is not None and arguments.protocol is not None:
+        raise RecipeError(f"--protocol {arguments.protocol}: suite {arguments.suite} has its own")
+    if arguments.suite is not None:
+        base = registry.suite(arguments.suite)
+    else:
+        base = Suite("", arguments.protocol or "paper", (), (), (), ADHOC_SEEDS)
+    suite = suite_of_ids(parts, base.with_settings(arguments.set), arguments.reference)
+    if arguments.reference is not None and arguments.reference not in suite.guidance:
+        allowed = ", ".join(suite.guidance)
+        raise RecipeError(f"--reference {arguments.reference}: none of these recipes has this method; they have {allowed}")
+    return _run(registry, [suite], arguments)
 
 
 def run_sweep(arguments: argparse.Namespace) -> int:
-    """Run what is not finished of a suite, then draw its report. Returns DONE, FAILED if jobs failed, or STOPPED."""
+    """Run what is not finished of suites or recipes, then draw the report. Returns DONE, FAILED or STOPPED."""
     registry = Registry(*arguments.recipes_dir)
-    suite = registry.suite(arguments.suite)
+    return _run(registry, selected_suites(arguments, registry), arguments)
+
+
+def _run(registry: Registry, suites: Sequence[Suite], arguments: argparse.Namespace) -> int:
+    """Run what is not finished of suites, then draw the report. Returns an exit code."""
     if arguments.retries < 0:
         raise RecipeError(f"--retries {arguments.retries}: must be 0 or more")
     on_cluster = arguments.executor == "slurm"
     request = SlurmRequest.from_options(arguments) if on_cluster else refuse_slurm_options(arguments)
     slots = [] if on_cluster else make_slots(arguments.gpus_per_run, arguments.runs_per_gpu)
-    plan = _plan_suite(registry, suite, arguments)
+    plan, title = _plan(registry, suites, arguments), _named(suites)
     jobs = plan.jobs
     at_once = len(slots) or min(arguments.array_parallelism or len(jobs), len(jobs))
     options = _shared_options(arguments)
@@ -127,41 +186,56 @@ def run_sweep(arguments: argparse.Namespace) -> int:
             f"{queued.name}: is job {queued.cluster_id} in the cluster's queue: --executor slurm follows it,"
             f" scancel {queued.cluster_id} ends it"
         )
-    print(f"suite {suite.name},", "\n".join(summary(plan, at_once)), flush=True)
+    print(f"{title},", "\n".join(summary(plan, at_once)), flush=True)
     scheduler = Scheduler(jobs, arguments.retries, on_cluster)
     if jobs:
         if on_cluster:
-            executor = SlurmExecutor(request, options, Path(arguments.results_dir, LOCAL, "slurm"), suite.name)
+            executor = SlurmExecutor(request, options, Path(arguments.results_dir, LOCAL, "slurm"), suites[0].name)
         else:
             executor = LocalExecutor(slots, options)
         stopped = _run_jobs(scheduler, executor, Display(plan, scheduler, at_once), arguments.detach)
         if stopped and not scheduler.finished:
-            count = f"{len(scheduler.done)} of {len(jobs)}"
-            print(f"stopped, {count} jobs done; the same command resumes", file=sys.stderr)
+            done = f"{len(scheduler.done)} of {count(len(jobs), 'job')}"
+            print(f"stopped, {done} done; the same command resumes", file=sys.stderr)
             return STOPPED
     if any(job.is_finished or job.key in scheduler.done for job in plan.runs):
-        # It imports pandas and matplotlib, which takes seconds that `plan` and the start of a sweep do not have.
-        report = importlib.import_module("bench.report.commands")
-        reports = report.write_report(registry, [suite], arguments.results_dir)
-        if jobs:
-            report.print_report(reports)
-        print(f"tables, figures and page: {Path(arguments.results_dir, 'index.html')}")
+        _report(registry, suites, plan, arguments, bool(jobs) or arguments.verb == "compare")
     for job in jobs:
         if job.key in scheduler.failed:
             LOG.error(f"{job.name}: {scheduler.failed[job.key]}")
     if scheduler.failed:
-        LOG.error(f"suite {suite.name}: {len(scheduler.failed)} of {len(jobs)} jobs failed")
+        LOG.error(f"{title}: {len(scheduler.failed)} of {count(len(jobs), 'job')} failed")
         return FAILED
     if scheduler.finished:
-        LOG.info(f"suite {suite.name}: all {len(plan.runs)} runs are finished")
+        LOG.info(f"{title}: all {count(len(plan.runs), 'run')} are finished")
     else:
-        LOG.info(f"suite {suite.name}: the same command without --detach follows the jobs")
+        LOG.info(f"{title}: the same command without --detach follows the jobs")
     return DONE
+
+
+def _report(registry: Registry, suites: Sequence[Suite], plan: Plan, arguments: argparse.Namespace, prints: bool) -> None:
+    """Draw the reports of suites with finished runs, print headlines if wanted, and compare with committed results."""
+    # They import pandas and matplotlib, which takes seconds that `plan` and the start of a sweep do not have.
+    report, comparison = map(importlib.import_module, ("bench.report.commands", "bench.report.comparison"))
+    results, pages, reports = Path(arguments.results_dir), [], []
+    if filed := [suite.name for suite in suites if suite.name == suite.file]:
+        reports, _ = report.write_local(registry, results, filed, with_published=arguments.skip_published)
+        pages.append(results / LOCAL / "index.html")
+    for suite in (suite for suite in suites if suite.name != suite.file and suite.guidance):
+        if (drawn := comparison.write_comparison(registry, suite, results)) is not None:
+            reports.append(drawn[0])
+            pages.append(drawn[1])
+    if prints:
+        report.print_report(reports)
+    if lines := beside_published(plan, published_records(results)):
+        print("\n".join([*lines, ""]))
+    for page in pages:
+        print(f"tables, figures and page: {page}")
 
 
 def _shared_options(arguments: argparse.Namespace) -> list[str]:
     """The words that the command lines of all jobs share."""
-    options = ["--suite", arguments.suite, "--results-dir", arguments.results_dir]
+    options = ["--results-dir", arguments.results_dir]
     options += ["--data-dir", arguments.data_dir] if arguments.data_dir else []
     options += ["--stale"] if arguments.stale else []
     options += [word for folder in arguments.recipes_dir for word in ("--recipes-dir", folder)]

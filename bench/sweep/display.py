@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.cli import duration
+from bench.runs.record import accuracy_text
 from bench.storage import is_number
 from bench.sweep.job import JobResult, Outcome, State
 from bench.sweep.plan import Plan, least_seconds
@@ -51,7 +52,7 @@ class Display:
             return
         record, accuracy = job.folder.record(job.target), "in the cache"
         if record is not None:
-            accuracy = "diverged" if record.diverged else f"{record.last_accuracy:.2f} %"
+            accuracy = accuracy_text(record)
             job.estimates.add(record)
         self._print(f"{counter} {job.name}: {accuracy}  ({duration(spent)})")
 

@@ -24,6 +24,7 @@ class State(StrEnum):
 
     FINISHED = "finished"
     DIVERGED = "diverged"  # finished too, without accuracies
+    PUBLISHED = "published"  # left out, since its result is committed
     STALE = "recorded with other code"  # finished too, unless `--stale` is given
     RUNNING = "running"
     QUEUED = "queued"  # in a cluster's queue
@@ -102,6 +103,8 @@ class Job:
 
     Attributes:
         recipe: of the run; for a teacher, of one run that needs it.
+        options: with which bench/run.py composes the recipe.
+        settings: the varied values in a suite that varies keys, to tell runs of one id apart.
         estimates: shared by all jobs of a plan.
         needs: the `key` of the teacher's job, or None if the run need not wait.
         replaces: with `--stale` the record of other code, which is not the result of this job.
@@ -114,6 +117,8 @@ class Job:
     is_teacher: bool
     folder: RunFolder
     estimates: Estimates
+    options: Sequence[str] = ()
+    settings: Sequence[str] = ()
     needs: str | None = None
     replaces: Record | None = None
     state: State = State.TO_RUN
@@ -134,12 +139,12 @@ class Job:
     @property
     def name(self) -> str:
         """The name that is printed."""
-        return f"{self.target.id} seed {self.target.seed}"
+        return " ".join([self.target.id, *self.settings, "seed", str(self.target.seed)])
 
     @property
     def is_finished(self) -> bool:
         """Whether nothing is left to do. A run that diverged has a record and is not run again."""
-        return self.state in (State.FINISHED, State.DIVERGED, State.STALE)
+        return self.state in (State.FINISHED, State.DIVERGED, State.PUBLISHED, State.STALE)
 
     @property
     def progress(self) -> str:
@@ -167,7 +172,7 @@ class Job:
             launch: Python, or a launcher that starts it.
             options: words that all jobs of the sweep share.
         """
-        own = ["--recipe", self.recipe.id, "--seed", str(self.recipe.seed)]
+        own = ["--recipe", self.recipe.id, "--seed", str(self.recipe.seed), *self.options]
         return [*launch, str(script), *own, *options, *(["--teacher-only"] if self.is_teacher else [])]
 
 

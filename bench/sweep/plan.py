@@ -5,23 +5,25 @@ Needs no torch, no GPU and, unless runs are finished, no data.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
-from bench.cli import duration
-from bench.config.schema import Data, Recipe
+from bench.cli import count, duration
+from bench.config.schema import Recipe
 from bench.data.store import current_fingerprint
 from bench.locks import is_held
 from bench.runs.folder import RunFolder
-from bench.runs.record import check_same_images, stale_parts
+from bench.runs.record import Record, RunKey, accuracy_text, check_same_images, run_key, stale_parts
 from bench.sweep.job import Estimates, Job, State, job_key
 from bench.sweep.squeue import read_queue_states
 from bench.train.teacher_cache import cached_teacher_record
+
+OF_TEACHER = ("teacher.", "data.", "augment.")  # begin the varied keys that a teacher's recipe may have
 
 
 @dataclass(frozen=True)
@@ -37,20 +39,29 @@ class Plan:
         return [job for job in (*self.teachers, *self.runs) if not job.is_finished]
 
 
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run of a plan: its recipe with its seed, and what `Job` says about options and settings."""
+
+    recipe: Recipe
+    options: Sequence[str] = ()
+    settings: Sequence[str] = ()
+
+
 def make_plan(
-    recipes: Sequence[Recipe],
-    seeds: Sequence[int],
+    planned: Iterable[PlannedRun],
     results: str | Path,
     data_dir: str | Path = "data",
     stale: bool = False,
+    published: Mapping[RunKey, Record] | None = None,
 ) -> Plan:
-    """The plan of recipes x seeds.
+    """The plan of runs. Of several runs with the same recipe and seed, the first counts.
 
     Args:
-        recipes: of any seed.
         results: the results folder; only runs in it count as finished.
         data_dir: the folder of local datasets, with which records are compared.
         stale: whether runs that are recorded with other code are to be run again.
+        published: committed records; what is not finished here and has one of the same images is left out.
 
     Raises:
         RecipeError: a record is damaged, or of other images than its dataset has now.
@@ -59,35 +70,43 @@ def make_plan(
     runs: list[Job] = []
     begun: list[Job] = []
     teachers: dict[str, Job] = {}
-    fingerprints: dict[Data, str | None] = {}
+    fingerprint = functools.cache(lambda data: current_fingerprint(data, data_dir))
     folder_names: dict[Path, set[str]] = {}
-    for seed, base in product(seeds, recipes):
-        recipe = base.with_seed(seed)
-        job = Job(recipe, False, RunFolder(results, recipe), estimates)
+    seen = set()
+    for one in planned:
+        recipe = one.recipe
+        if (key := job_key(recipe)) in seen:
+            continue
+        seen.add(key)
+        job = Job(recipe, False, RunFolder(results, recipe), estimates, one.options, one.settings)
         runs.append(job)
         parent = job.folder.path.parent
         if parent not in folder_names:  # one listing for all seeds: thousands of runs that have not begun cost nothing
             folder_names[parent] = set(os.listdir(parent)) if os.path.isdir(parent) else set()
-        if job.folder.path.name in folder_names[parent]:
-            if (record := job.folder.record(recipe)) is not None:
-                if recipe.data not in fingerprints:
-                    fingerprints[recipe.data] = current_fingerprint(recipe.data, data_dir)
-                check_same_images(record, fingerprints[recipe.data])
-                estimates.add(record)
-                parts = stale_parts(record, recipe)
-                if not (parts and stale):
-                    job.state = State.STALE if parts else State.DIVERGED if record.diverged else State.FINISHED
-                    accuracy = "" if record.diverged else f"{record.last_accuracy:.2f} %"
-                    job.note = ", ".join(filter(None, (accuracy, "; ".join(parts))))
-                    continue
-                job.replaces, job.note = record, f"{State.STALE} ({'; '.join(parts)})"
-            else:
+        has_begun = job.folder.path.name in folder_names[parent]
+        record = job.folder.record(recipe) if has_begun else None
+        if record is not None:
+            check_same_images(record, fingerprint(recipe.data))
+            estimates.add(record)
+            parts = stale_parts(record, recipe)
+            if not (parts and stale):
+                job.state = State.STALE if parts else State.DIVERGED if record.diverged else State.FINISHED
+                job.note = ", ".join(filter(None, ("" if record.diverged else accuracy_text(record), "; ".join(parts))))
+                continue
+            job.replaces, job.note = record, f"{State.STALE} ({'; '.join(parts)})"
+        committed = published.get(run_key(recipe)) if published else None
+        if committed is not None and fingerprint(recipe.data) in (None, committed.dataset.fingerprint):
+            job.state, job.note = State.PUBLISHED, accuracy_text(committed)
+            continue
+        if has_begun:
+            if record is None:
                 _read_status(job)
             begun.append(job)
         if recipe.teacher is not None:
             key = job_key(recipe.teacher)
             if key not in teachers:
-                teachers[key] = Job(recipe, True, RunFolder(results, recipe.teacher), estimates)
+                own = [text for text in one.settings if text.startswith(OF_TEACHER)]
+                teachers[key] = Job(recipe, True, RunFolder(results, recipe.teacher), estimates, one.options, own)
                 if (record := cached_teacher_record(recipe.teacher)) is not None:
                     teachers[key].state = State.FINISHED
                     teachers[key].note = f"in the cache, {record.last_accuracy:.2f} %"
@@ -160,49 +179,45 @@ def summary(plan: Plan, slots: int) -> list[str]:
         slots: number of runs at the same time.
     """
     jobs, counts = plan.jobs, Counter(job.state for job in plan.runs)
-    lines = [f"{_plural(len(plan.runs), 'run')}: " + ", ".join(f"{counts[s]} {s}" for s in State if counts[s])]
+    lines = [f"{count(len(plan.runs), 'run')}: " + ", ".join(f"{counts[s]} {s}" for s in State if counts[s])]
     if plan.teachers:
         trained = sum(job.is_finished for job in plan.teachers)
-        lines.append(
-            f"{_plural(len(plan.teachers), 'teacher')}: {trained} trained, {len(plan.teachers) - trained} to train"
-        )
+        lines.append(f"{count(len(plan.teachers), 'teacher')}: {trained} trained, {len(plan.teachers) - trained} to train")
     if counts[State.STALE]:
-        lines.append(f"{State.STALE}: {_plural(counts[State.STALE], 'run')}; --stale runs them again")
+        lines.append(f"{State.STALE}: {count(counts[State.STALE], 'run')}; --stale runs them again")
     if not jobs:
         return lines
     epochs = [job.target.train.epochs - job.epoch for job in jobs]
     images = [images_per_epoch(job.target) for job in jobs]
-    lines.append(f"left to train: {sum(epochs):,} epochs")
+    lines.append(f"left to train: {count(sum(epochs), 'epoch')}")
     if None not in images:
         total = sum(count * per_epoch for count, per_epoch in zip(epochs, images, strict=True))
         lines[-1] += f", about {total:,} training images"
     if (least := least_seconds(jobs, slots)) is not None:
         spent = " and ".join(f"{value:.3g} {unit}" for unit, value in processor_hours(jobs).items())
-        lines.append(f"expected: {spent}, at least {duration(least)} with {_plural(slots, 'run')} at a time")
+        lines.append(f"expected: {spent}, at least {duration(least)} with {count(slots, 'run')} at a time")
     if any(job.expected is not None and not job.expected.exact for job in jobs):
         lines.append("~: measured on the same model and dataset with other guidance or settings")
     if unknown := [job.recipe for job in jobs if job.expected is None]:
         lines += [
-            f"time: unknown for {len(unknown)} of {len(jobs)} jobs, since no similar run is finished here. It is the number"
-            " of training images divided by images/s, which this measures:",
+            f"time: unknown for {len(unknown)} of {count(len(jobs), 'job')}, since no similar run is finished here. It is"
+            " about the training images divided by the images/s of",
             f"  python -m bench speed --recipe {unknown[0].id} --protocol {unknown[0].protocol}",
         ]
     return lines
 
 
-def _plural(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"
-
-
 def as_text(plan: Plan, slots: int) -> str:
     """The plan for people: one line per teacher and run, then the `summary`."""
-    rows = [("state", "recipe", "seed", "time left", "")]
+    rows = [("state", "recipe", "setting", "seed", "time left", "")]
     for job in (*plan.teachers, *plan.runs):
         time = ""
         if not job.is_finished:
             time = "unknown" if job.expected is None else ("" if job.expected.exact else "~") + duration(job.seconds_left)
         seed = f"{'teacher ' if job.is_teacher else ''}{job.target.seed}"
-        rows.append((job.state, job.target.id, seed, time, job.note))
+        rows.append((job.state, job.target.id, " ".join(job.settings), seed, time, job.note))
+    if not any(job.settings for job in plan.runs):
+        rows = [(*row[:2], *row[3:]) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     # tabulate takes a second for thousands of rows
     table = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in rows]
@@ -217,6 +232,7 @@ def as_dict(plan: Plan) -> dict[str, Any]:
             "id": job.target.id,
             "seed": job.target.seed,
             "hash": job.target.hash,
+            "settings": list(job.settings),
             "state": job.state,
             "note": job.note,
             "seconds_left": job.seconds_left,

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from packaging.requirements import Requirement
 
-from bench.cli import DONE, PROBLEMS, add_folders, add_settings
+from bench.cli import DONE, PROBLEMS, add_folders, add_selection, count, selected_suites
 from bench.config.registry import Registry
 from bench.config.schema import Recipe, RecipeError, Train
 from bench.cores import available_cores
@@ -32,8 +32,7 @@ INSTALL = "pip install -c constraints.txt -e ."
 
 def add_doctor_options(parser: argparse.ArgumentParser) -> None:
     """The options of `doctor`."""
-    parser.add_argument("what", nargs="?", metavar="RECIPE or SUITE", help="exit code 1 if it cannot run here")
-    add_settings(parser)
+    add_selection(parser)
     add_folders(parser)
 
 
@@ -44,16 +43,12 @@ class Problem(str):
 def run_doctor(arguments: argparse.Namespace) -> int:
     """Print what there is, and problems with their remedies on stderr."""
     registry, data_dir = Registry(*arguments.recipes_dir), arguments.data_dir or "data"
-    what, recipes = arguments.what, []
-    if what is not None and "/" in what:
-        recipes = [registry.compose(what, arguments.protocol, arguments.set)]
-    elif what is not None:
-        suite = registry.suite(what)
-        recipes = [registry.compose(recipe_id, suite=suite) for recipe_id in suite.ids]
+    suites = selected_suites(arguments, registry) if arguments.what else []
+    recipes = [recipe for suite in suites for _, recipe in registry.suite_recipes(suite)]
     sentences = [*_libraries(), *_devices(), *_folders(data_dir, arguments.results_dir), *_contents(registry, data_dir)]
     sentences += dict.fromkeys(problem for recipe in recipes for problem in _problems(recipe, data_dir))
     if recipes:
-        sentences.append(f"{len(recipes)} recipe{'s' if len(recipes) > 1 else ''} examined: {_verdict(sentences)}")
+        sentences.append(f"{count(len(recipes), 'recipe')} examined: {_verdict(sentences)}")
     problems = [sentence for sentence in sentences if isinstance(sentence, Problem)]
     print("\n".join(sentence for sentence in sentences if not isinstance(sentence, Problem)))
     for problem in problems:

@@ -15,6 +15,8 @@ from bench.runs.folder import RunFolder
 from bench.runs.record import Record, read_record, stale_parts
 from bench.storage import replacing, sha256, write_json
 
+WEIGHTS = "model.safetensors"
+
 
 def _folder_name(recipe: Recipe) -> str:
     return f"{recipe.model.name}-{path_part(recipe.data.name)}"
@@ -41,7 +43,7 @@ class TeacherCache:
     @property
     def weights(self) -> Path:
         """The teacher's weights, a safetensors file."""
-        return self.folder / "model.safetensors"
+        return self.folder / WEIGHTS
 
     def exists(self) -> bool:
         """Whether the teacher is trained and complete: the record is written last and has the checksum of the weights."""
@@ -69,6 +71,7 @@ def cached_teacher_record(recipe: Recipe) -> Record | None:
     for path in (cache_folder() / "teachers").glob(f"{_folder_name(recipe)}-*/record.json"):
         with suppress(OSError, RecipeError):
             record = read_record(path)
-            if (record.hash, record.seed) == (recipe.hash, recipe.seed) and not stale_parts(record, recipe):
+            is_same = (record.hash, record.seed) == (recipe.hash, recipe.seed) and not stale_parts(record, recipe)
+            if is_same and path.with_name(WEIGHTS).is_file():
                 return record
     return None

@@ -46,6 +46,9 @@ def test_the_shipped_schema_is_the_one_of_this_code():
         ("guidance/guided.yaml", "guidance.params.transform", "liner"),
         ("suites/quick.yaml", "seed", [0]),
         ("suites/quick.yaml", "seeds", [0, 0]),
+        ("suites/quick.yaml", "vary", {"data.train_limt": [500]}),
+        ("suites/quick.yaml", "vary", {"data.train_limit": 500}),
+        ("suites/quick.yaml", "reference", ["baseline"]),
     ],
 )
 def test_a_misspelt_key_or_value_is_not_valid(name, path, value):
@@ -56,3 +59,13 @@ def test_a_misspelt_key_or_value_is_not_valid(name, path, value):
         inside = inside.setdefault(parent, {})
     inside[key] = value
     assert not CHECK.is_valid(changed)
+
+
+def test_varied_keys_are_whole_paths():
+    vary = {
+        "data.train_limit": [500, 1000],
+        "teacher.train.epochs": [1],
+        "guidance.params.weight": [1.0],
+        "teacher.seed": [0],
+    }
+    CHECK.validate({**content("suites/quick.yaml"), "vary": vary, "reference": "guided"})

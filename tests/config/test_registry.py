@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from bench import models
@@ -177,6 +179,17 @@ def test_a_link_or_folder_under_a_recipes_name_is_named(tmp_path):
         ("guidance", "[logit-soft]", "guidance logit-soft is now kd"),
         ("seed", "[0]", "'seed' is not a key; .* did you mean 'seeds'"),
         ("protocol", "slow", "unknown protocol 'slow'"),
+        ("set", "{model: {name: x}}", "model.name: comes from the recipe id"),
+        ("reference", "guided", "reference: got 'guided', allowed is one of the suite's guidance: baseline"),
+        ("vary", "[data.train_limit]", "vary must hold keys"),
+        ("vary", "{data: {train_limit: [1]}}", "vary: 'data' is not a key: write it whole, as data.train_limit"),
+        ("vary", "{data.train_limit: 500}", "vary: data.train_limit: got 500, allowed is a list of values"),
+        ("vary", "{data.train_limit: []}", "allowed is a list of values"),
+        ("vary", "{data.train_limit: [500, 500]}", "in which one occurs twice"),
+        ("vary", "{data.train_limt: [500]}", "vary: data.train_limt: is not a key; .* did you mean 'train_limit'"),
+        ("vary", "{seed: [0, 1]}", "seed: is given by --seed, or by the seeds of a suite"),
+        ("vary", "{select: [last, best]}", "is a key of teachers"),
+        ("vary", "{train.threads: [1, 2]}", "changes no result"),
     ],
 )
 def test_a_suite_that_cannot_be_run_is_refused(tmp_path, entry, value, words):
@@ -185,6 +198,64 @@ def test_a_suite_that_cannot_be_run_is_refused(tmp_path, entry, value, words):
     own = write_files(tmp_path, {"suites/mine.yaml": "".join(f"{k}: {v}\n" for k, v in lines.items())})
     with pytest.raises(RecipeError, match=f"suites/mine.yaml: .*{words}"):
         own.suite("mine")
+
+
+def suite_file(**lines):
+    """The text of a suite of baseline and guided on digits."""
+    base = {"protocol": "quick", "models": "[deit_micro]", "datasets": "[digits]", "guidance": "[baseline, guided]"}
+    return "".join(f"{key}: {value}\n" for key, value in {**base, "seeds": "[0]", **lines}.items())
+
+
+def test_varied_keys_multiply_the_cells(tmp_path):
+    vary = "{data.train_limit: [500, 1000], train.lr: [1.0e-3, 0.01]}"
+    text = suite_file(models="[deit_micro, deit_tiny]", vary=vary, set="{train: {epochs: 2}}")
+    own = write_files(tmp_path, {"suites/mine.yaml": text})
+    suite = own.suite("mine")
+    pairs = own.suite_recipes(suite)
+    assert [entry for entry, _ in pairs] == suite.entries and len(pairs) == 2 * 4 * 2
+    first = [(entry.id, entry.variant) for entry in suite.entries[:3]]
+    assert first == [
+        ("deit_micro/digits/baseline", "data.train_limit=500, train.lr=0.001"),
+        ("deit_micro/digits/guided", "data.train_limit=500, train.lr=0.001"),
+        ("deit_micro/digits/baseline", "data.train_limit=500, train.lr=0.01"),
+    ]
+    for entry, recipe in pairs:  # bench/run.py composes the same from the command line
+        words = suite.run_options(entry, guided=recipe.guidance is not None)
+        assert words[:2] == ["--suite", "mine"] and words[2::2] == ["--set"] * 2
+        assert own.compose(entry.id, assignments=words[3::2], suite=suite) == recipe
+        assert recipe.train.epochs == 2 and f"data.train_limit={recipe.data.train_limit}" in entry.settings
+
+
+def test_keys_of_teacher_and_guidance_are_left_aside_for_baselines(tmp_path):
+    text = suite_file(vary="{teacher.seed: [0, 1], guidance.params.weight: [1.0, 2.0]}")
+    own = write_files(tmp_path, {"suites/mine.yaml": text})
+    suite = own.suite("mine").with_settings(["teacher.train.epochs=1", "train.epochs=1"])
+    pairs = own.suite_recipes(suite)
+    baselines = [(entry, recipe) for entry, recipe in pairs if recipe.guidance is None]
+    assert len(pairs) == 8 and len({recipe.hash for _, recipe in pairs}) == 5
+    assert len(baselines) == 4 and len({recipe.hash for _, recipe in baselines}) == 1
+    words = ["--suite", "mine", "--set", "train.epochs=1"]
+    assert [suite.run_options(entry, guided=False) for entry, _ in baselines] == [words] * 4
+    assert {recipe.teacher.train.epochs for _, recipe in pairs if recipe.teacher} == {1}
+    with pytest.raises(RecipeError, match="has no guidance, so this would change nothing"):
+        own.compose("deit_micro/digits/baseline", "quick", ["teacher.seed=1"])
+    with pytest.raises(RecipeError, match=r"--set: teacher.seed: suite mine varies this key"):
+        suite.with_settings(["teacher.seed=2"])
+
+
+def test_a_varied_value_of_a_wrong_type_names_its_file(tmp_path):
+    own = write_files(tmp_path, {"suites/mine.yaml": suite_file(vary="{data.train_limit: [500, many]}")})
+    with pytest.raises(
+        RecipeError, match=r"suites/mine.yaml: vary: data.train_limit: got 'many', allowed is a whole number"
+    ):
+        own.suite_recipes(own.suite("mine"))
+
+
+def test_a_suite_of_explicit_ids_has_them_by_cell_with_the_reference_first():
+    ids = ("deit_micro/digits/kd", "deit_tiny/digits/kd", "deit_micro/digits/baseline")
+    suite = dataclasses.replace(registry.suite("quick"), recipes=ids, file=None)
+    assert [entry.id for entry in suite.entries] == [ids[2], ids[0], ids[1]]
+    assert suite.run_options(suite.entries[0], guided=True) == ["--protocol", "quick"]
 
 
 def test_a_guidance_file_must_name_its_method(tmp_path):

@@ -20,11 +20,11 @@ import numpy as np
 
 from bench.config.names import split_id
 from bench.config.numerics import numerics_versions
-from bench.config.registry import Registry
+from bench.config.registry import Registry, shipped_recipes
 from bench.config.schema import Recipe
-from bench.config.suite import Suite
-from bench.report.frame import BASELINE
+from bench.config.suite import BASELINE, Suite
 from bench.report.records import History, PublishedRun, write_runs
+from bench.runs.folder import RunFolder
 from bench.runs.record import (
     HISTORY_COLUMNS,
     Code,
@@ -45,22 +45,22 @@ def runs_of_suite(registry: Registry, suite: Suite, count: int, seed: int = 0) -
     In a suite of more than eight recipes, the last cell has no runs, nor has the last method of the cell before it; the
     baseline of the cell before those diverged with every seed.
     """
-    ids = suite.ids
+    recipes = {(recipe.id, recipe.hash): (one.variant, recipe) for one, recipe in reversed(registry.suite_recipes(suite))}
+    entries = list(recipes.values())[::-1]  # of several variants with the same recipe the first
     diverged_id = None
-    if len(ids) > 8:
+    if len(entries) > 8 and not suite.vary:
         methods = len(suite.guidance)
-        diverged_id = "/".join([*split_id(ids[-3 * methods])[:2], BASELINE])
-        ids = ids[: -methods - 1]
+        diverged_id = "/".join([*split_id(entries[-3 * methods][1].id)[:2], BASELINE])
+        entries = entries[: -methods - 1]
     levels: dict[tuple[str, ...], _Level] = {}
     out = []
-    for number, recipe_id in enumerate(ids):
-        cell = split_id(recipe_id)[:2]
+    for number, (variant, recipe) in enumerate(entries):
+        cell = (*split_id(recipe.id)[:2], variant)
         if cell not in levels:
             levels[cell] = _Level(len(levels), np.random.default_rng([seed, len(levels)]))
-        recipe = registry.compose(recipe_id, suite=suite)
-        for run in range(count // len(ids) + (number < count % len(ids))):
+        for run in range(count // len(entries) + (number < count % len(entries))):
             rng = np.random.default_rng([seed, number, run])
-            diverged = recipe_id == diverged_id or rng.random() < DIVERGING
+            diverged = recipe.id == diverged_id or rng.random() < DIVERGING
             out.append(_random_run(suite.name, recipe.with_seed(run), levels[cell], diverged, rng))
     return out
 
@@ -77,6 +77,15 @@ def three_seeds(**changes: object) -> list[PublishedRun]:
     baseline = [quick_run("baseline", seed, [last + 1, last]) for seed, last in enumerate((80.0, 82.0, 84.0))]
     guided = [quick_run("guided", seed, [last + 1, last], **changes) for seed, last in enumerate((90.0, 94.0, 92.0))]
     return baseline + guided
+
+
+def varied_suite(folder: Path, text: str = "vary: {data.train_limit: [100, 1000]}") -> tuple[Registry, Suite]:
+    """A suite like `quick` with further lines, `vary: …` for example, and the registry that has its file."""
+    (folder / "suites").mkdir()
+    lines = (shipped_recipes() / "suites" / "quick.yaml").read_text(encoding="utf-8")
+    (folder / "suites" / "varied.yaml").write_text(f"{lines}{text}\n")
+    registry = Registry(folder)
+    return registry, registry.suite("varied")
 
 
 def registry_with_methods(folder: Path, names: Sequence[str]) -> Registry:
@@ -154,6 +163,16 @@ def make_run(
         "images_per_second": [record.images_per_second] * record.epochs,
     }
     return PublishedRun(suite, record, history)
+
+
+def finish(results: Path, run: PublishedRun, recipe: Recipe | None = None) -> RunFolder:
+    """Leave a run as a finished one of this machine below a results folder. recipe: if it is not one of suite quick."""
+    registry = Registry()
+    recipe = recipe or registry.compose(run.record.id, suite=registry.suite("quick"))
+    folder = RunFolder(results, recipe.with_seed(run.record.seed))
+    folder.write_history(history_rows(run))
+    folder.write_record(run.record)
+    return folder
 
 
 def make_teacher(recipe: Recipe, **changes: object) -> TeacherSummary:

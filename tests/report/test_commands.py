@@ -1,45 +1,58 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 from bench.__main__ import main
 from bench.config.registry import Registry
 from bench.config.schema import RecipeError
-from bench.report import commands
-from bench.report.commands import check_report, write_report
-from bench.report.records import records_path, write_runs
-from tests.helpers.synthetic import three_seeds
+from bench.report import committed
+from bench.report.commands import write_local
+from bench.report.committed import check_committed, write_committed
+from bench.report.records import read_runs, records_path, write_runs
+from tests.helpers.synthetic import finish, make_run, quick_run, three_seeds
 
 ROOT = Path(__file__).parents[2]
 registry = Registry()
-suite = registry.suite("quick")
 TEXTS = ["quick/table.md", "quick/table.csv", "quick/table.tex", "quick/table.json", "index.html", "README.md"]
 
 
 @pytest.fixture
 def results(tmp_path):
+    """A folder with committed runs."""
     folder = tmp_path / "results"
     write_runs(three_seeds(), folder, "quick")
     return folder
 
 
+@pytest.fixture
+def local(tmp_path):
+    """A folder with the same runs as those of this machine."""
+    folder = tmp_path / "results"
+    for run in three_seeds():
+        finish(folder, run)
+    return folder
+
+
 def test_check_accepts_what_was_written_and_names_what_was_changed(results, capsys):
-    (results.parent / "README.md").write_text("<!-- table of quick: python -m bench report --><!-- end of tables -->")
-    write_report(registry, [suite], results)
-    assert check_report(registry, [suite], results) == []
+    (results.parent / "README.md").write_text("<!-- table of quick: python -m bench publish --><!-- end of tables -->")
+    write_committed(results, ["quick"])
+    assert check_committed(results, ["quick"]) == []
     assert "92.00 ± 2.00" in (results.parent / "README.md").read_text()
     for name in [*TEXTS, "../README.md"]:
         content = (results / name).read_bytes()
         (results / name).write_bytes(
             content.replace(b"<!-- end of", b"93.00 <!-- end of") if b"<!-- end of" in content else b""
         )
-        (problem,) = check_report(registry, [suite], results)
+        (problem,) = check_committed(results, ["quick"])
         assert Path(name).name in problem and "differs from what the records give" in problem
         (results / name).write_bytes(content)
     figure = next((results / "quick").rglob("*.png"))
@@ -48,49 +61,104 @@ def test_check_accepts_what_was_written_and_names_what_was_changed(results, caps
     assert figure.name in capsys.readouterr().err
 
 
+def test_check_compares_the_definition_with_the_suites_file(results):
+    write_committed(results, ["quick"])
+    path = results / "quick" / "suite.yaml"
+    definition = yaml.safe_load(path.read_text())
+    assert definition == yaml.safe_load((ROOT / "recipes" / "suites" / "quick.yaml").read_text())
+    path.write_text(yaml.safe_dump({**definition, "seeds": [0, 1]}))
+    assert "suite.yaml: differs from recipes/suites/quick.yaml" in check_committed(results, ["quick"])[0]
+    path.unlink()
+    assert "suite.yaml: missing: `python -m bench publish quick`" in check_committed(results, ["quick"])[0]
+
+
 def test_changed_records_make_every_file_differ(results):
-    write_report(registry, [suite], results)
+    write_committed(results, ["quick"])
     path = records_path(results, "quick")
-    text = (
-        path.read_text().replace('"last_accuracy": 90.0', '"last_accuracy": 91.0').replace("[91.0, 90.0]", "[91.0, 91.0]")
-    )
+    lines = path.read_text()
+    text = lines.replace('"last_accuracy": 90.0', '"last_accuracy": 91.0').replace("[91.0, 90.0]", "[91.0, 91.0]")
     path.write_text(text)
-    problems = "\n".join(check_report(registry, [suite], results))
+    problems = "\n".join(check_committed(results, ["quick"]))
     for name in [*TEXTS, ".png", ".svg"]:
         assert name in problems
     path.write_text(text.replace('"last_accuracy": 91.0', '"last_accuracy": 92.0'))
-    (problem,) = check_report(registry, [suite], results)
+    (problem,) = check_committed(results, ["quick"])
     assert "is not that of its history" in problem
+    path.write_text(lines + lines.splitlines()[0] + "\n")
+    assert "seed 0: is there twice" in check_committed(results, ["quick"])[0]
     path.unlink()
-    assert "missing or empty" in check_report(registry, [suite], results)[0]
+    assert "missing or empty" in check_committed(results, ["quick"])[0]
 
 
 def test_other_versions_of_libraries_are_named(results, capsys, monkeypatch, tmp_path):
-    write_report(registry, [suite], results)
+    write_committed(results, ["quick"])
     (tmp_path / "constraints.txt").write_text("Jinja2==0.1\npandas==0.2\n")
-    monkeypatch.setattr(commands, "CONSTRAINTS", tmp_path / "constraints.txt")
-    assert check_report(registry, [suite], results) == [] and capsys.readouterr().out == ""
+    monkeypatch.setattr(committed, "CONSTRAINTS", tmp_path / "constraints.txt")
+    assert check_committed(results, ["quick"]) == [] and capsys.readouterr().out == ""
     (results / "quick" / "table.md").write_text("formatted in another way")
-    assert check_report(registry, [suite], results) == []
+    assert check_committed(results, ["quick"]) == []
     words = capsys.readouterr().out
     assert "table.md: not compared" in words and "tested with 0.1" in words and "tested with 0.2" in words
 
 
-def test_the_files_for_programs_hold_the_same_numbers(results):
-    write_report(registry, [suite], results)
-    content = json.loads((results / "quick" / "table.json").read_text())
+def test_the_files_for_programs_hold_the_same_numbers(local):
+    write_local(registry, local)
+    folder = local / "local" / "quick"
+    content = json.loads((folder / "table.json").read_text())
     guided = content["cells"][1]
     assert (guided["last_mean"], guided["gain_mean"], guided["verdict"]) == (92.0, 10.0, "better")
     assert [pair["gain"] for pair in content["pairs"]] == [0.0, 0.0, 0.0, 10.0, 12.0, 8.0]
-    cells = pd.read_csv(results / "quick" / "table.csv")
+    cells = pd.read_csv(folder / "table.csv")
     assert cells["gain_mean"].tolist()[1:] == [10.0] and cells["method"].tolist() == ["baseline", "guided"]
 
 
-def test_the_command_prints_the_headline_and_needs_no_torch(results):
-    options = ["report", "--suite", "quick", "--results-dir", str(results)]
-    command = [sys.executable, "-X", "importtime", "-m", "bench", *options]
+def test_a_report_of_this_machine_writes_below_local_alone_and_needs_no_torch(local):
+    other = registry.compose("deit_micro/digits/guided", "quick", ["train.epochs=2"])
+    finish(local, make_run("", other, [50.0, 60.0]), other)
+    command = [sys.executable, "-X", "importtime", "-m", "bench", "report", "--results-dir", str(local)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and "92.00 ± 2.00" in done.stdout and " torch" not in done.stderr
+    assert "1 run of this machine belongs to no suite: `python -m bench compare ID…`" in done.stdout
+    assert [path.name for path in local.iterdir()] == ["local"]
+    assert (local / "local" / "index.html").is_file() and len(read_runs(local / "local", "quick")) == 6
+
+
+def test_runs_of_this_machine_are_united_with_published_ones(results):
+    finish(results, quick_run("guided", 3, (90.0, 98.0)))
+    finish(results, quick_run("guided", 0, (90.0, 98.0), libraries={"torch": "9"}))
+    (alone,), _ = write_local(registry, results)
+    (together,), _ = write_local(registry, results, with_published=True)
+    assert alone.cells["seeds"].tolist() == [0, 2] and together.cells["seeds"].tolist() == [3, 4]
+    assert together.cells["last_mean"].tolist()[1] == (98 + 94 + 92 + 98) / 4  # seed 0 counts once: this machine's
+    notes = " ".join(together.remarks)
+    assert "5 of 7 runs are published ones." in notes
+    assert "Reproduced on 1 x Synthetic GPU, bf16 with " in notes and "guided seed 0: 90.00 % against 98.00 %." in notes
+
+
+def test_a_suite_of_ones_own_is_drawn_later_without_its_folder(tmp_path):
+    own, results = tmp_path / "own", tmp_path / "results"
+    for kind, name, text in (
+        ("models", "deit_wee", (ROOT / "recipes/models/deit_micro.yaml").read_text().replace("depth: 4", "depth: 2")),
+        (
+            "suites",
+            "mine",
+            "protocol: quick\nmodels: [deit_wee]\ndatasets: [digits]\nguidance: [baseline]\nseeds: [0, 1]\n",
+        ),
+    ):
+        (own / kind).mkdir(parents=True)
+        (own / kind / f"{name}.yaml").write_text(text)
+    recipe = Registry(own).compose("deit_wee/digits/baseline", "quick")
+    finish(results, make_run("mine", recipe, [50.0, 60.0]), recipe)
+    words = ["--results-dir", str(results)]
+    assert main(["report", *words, "--recipes-dir", str(own)]) == 0
+    files = {path: path.read_bytes() for path in (results / "local").rglob("*") if path.suffix in (".md", ".html", ".csv")}
+    assert main(["publish", "mine", *words, "--recipes-dir", str(own)]) == 0
+    assert main(["report", "--check", *words]) == 0
+    shutil.rmtree(own)
+    assert main(["report", *words]) == 0 and main(["publish", *words]) == 0 and main(["report", "--check", *words]) == 0
+    assert files == {path: path.read_bytes() for path in files} and "60.00" in (results / "README.md").read_text()
+    page = re.sub("<.*?>", "", (results / "index.html").read_text())
+    assert "--suite mine --recipes-dir DIR" in page and "./run_all.sh mine --recipes-dir DIR" in page
 
 
 def test_options_that_cannot_be(results, capsys):
@@ -98,9 +166,10 @@ def test_options_that_cannot_be(results, capsys):
         (["--figure-width", "0"], "--figure-width: got 0"),
         (["--suite", "none"], "unknown suite"),
         (["--suite", "paper"], "no run below"),
-        (["--results-dir", str(results / "quick")], "no suite has records"),
+        ([], "no run below"),
+        (["--check", "--results-dir", str(results / "quick")], "no suite has committed records"),
     ):
         assert main(["report", "--results-dir", str(results), *options]) == 2
         assert words in capsys.readouterr().err
     with pytest.raises(RecipeError, match=r"run_all.sh quick"):
-        write_report(registry, [suite], results / "empty")
+        write_local(registry, results / "empty", ["quick"])

@@ -17,7 +17,7 @@ from bench.config.registry import Registry
 from bench.report.figures import DRAW, check_figures, figure_name, plots_of_suite, write_figures
 from bench.report.figures.base import DARK, LIGHT, figure_style, method_style
 from bench.report.suite_report import build_suite_report
-from tests.helpers.synthetic import make_run, registry_with_methods, runs_of_suite
+from tests.helpers.synthetic import make_run, registry_with_methods, runs_of_suite, varied_suite
 
 registry = Registry()
 quick = registry.suite("quick")
@@ -190,6 +190,31 @@ def test_names_are_only_text(tmp_path, name):
             assert not [element for element in root.iter() if element.tag.endswith("script")]
     assert not check_figures(hostile, tmp_path / "results")
     assert [path.name for path in tmp_path.iterdir()] == ["results"]
+
+
+def test_varied_values_are_named_in_every_figure(tmp_path):
+    recipes, suite = varied_suite(tmp_path, "vary: {data.train_limit: [100, 1000], train.lr: [0.001, 0.01]}")
+    own = build_suite_report(recipes, suite, runs_of_suite(recipes, suite, 24))
+    plots = plots_of_suite(own)
+    names = [name for name in plots if name.startswith("curves/")]
+    assert len(names) == 4 and all(name.startswith("curves/deit_micro-digits-data_train_limit_1") for name in names)
+    assert plots[names[0]].title == "deit_micro on digits, data.train_limit=100, train.lr=0.001"
+    label = "deit_micro\ndata.train_limit=100\ntrain.lr=0.01"
+    for name in ("overview", "suite", "cost"):
+        figure = drawn(name, own)
+        assert label in texts(figure), name
+        for axes in figure.axes:
+            boxes = [Text.get_window_extent(text) for text in (*axes.texts, *axes.get_yticklabels()) if text.get_text()]
+            assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2)), name
+
+
+def test_gains_over_another_reference_are_called_so():
+    own = build_suite_report(registry, dataclasses.replace(quick, reference="guided"), runs_of_suite(registry, quick, 6))
+    plots = plots_of_suite(own)
+    assert plots["overview"].title == "Gain of baseline over guided"
+    assert any("over guided with the same seed" in text.replace("\n", " ") for text in texts(drawn("overview", own)))
+    colours = [plots["cost"].style(name)["color"] for name in ("guided", "baseline")]
+    assert colours == ["C0", "C1"]
 
 
 def test_file_names_are_apart_and_short():

@@ -23,7 +23,7 @@ from bench.config.registry import Registry
 from bench.report import page
 from bench.report.suite_report import build_suite_report
 from bench.runs.record import Code, DatasetSummary, Hardware, Precision
-from tests.helpers.synthetic import make_run, make_teacher, registry_with_methods, runs_of_suite
+from tests.helpers.synthetic import make_run, make_teacher, registry_with_methods, runs_of_suite, varied_suite
 
 PHONE, DESKTOP = (390, 844), (1440, 900)
 START = "accelerate launch bench/run.py --recipe deit_micro/digits/"
@@ -261,6 +261,43 @@ def test_fifteen_methods_have_rows_and_their_curves_are_chosen(show, many):
     for box in all_of(driver, "dialog [name=method]:checked"):
         box.click()
     assert one(driver, "dialog .readout").text == "No method is selected."
+
+
+def test_varied_values_have_rows_filters_curves_and_addresses(show, tmp_path):
+    recipes, suite = varied_suite(tmp_path)
+    report = made_report(suite, 12, recipes)
+    driver = show(page.render_page([report]))
+    few, many = (f"deit_micro/digits/data.train_limit={limit}" for limit in (100, 1000))
+    assert rows_shown(driver) == [few, many]
+    assert [text.strip() for text in texts(driver, ".panel h3")] == [
+        f"deit_micro on digits, data.train_limit={n}" for n in (100, 1000)
+    ]
+    Select(one(driver, "[name=variant]")).select_by_visible_text("data.train_limit=1000")
+    assert rows_shown(driver) == [many]
+    one(driver, "button[type=reset]").click()
+    one(driver, "[name=search]").send_keys("train_limit=100 ")
+    one(driver, "tr[data-id]:not([hidden]) button").click()
+    dialog, gains = one(driver, "dialog[open]"), report.cells.set_index(["variant", "method"])["gain_mean"]
+    assert one(driver, "#cell-title").text == "deit_micro on digits, data.train_limit=100"
+    assert f"{abs(gains['data.train_limit=100', 'guided']):.2f} points" in dialog.text
+    assert colours_in(driver, "dialog canvas") > 20
+    commands = [text.strip() for text in texts(driver, "dialog .command code")]
+    assert commands[1] == f"{START}guided --suite varied --set data.train_limit=100 --seed 0"
+    title = one(driver, "#cell-title").text
+    show(page.render_page([report]), driver.execute_script("return location.hash"))
+    assert one(driver, "#cell-title").text == title
+
+
+def test_another_reference_and_runs_without_a_pair(show):
+    runs = runs_of_suite(registry, quick, 6)
+    other = dataclasses.replace(runs[-1].record, precision=Precision("fp32", "fp32"))
+    runs[-1] = dataclasses.replace(runs[-1], record=other)
+    report = build_suite_report(registry, dataclasses.replace(quick, reference="guided"), runs)
+    driver = show(page.render_page([report]), "#cell=deit_micro%2Fdigits%2Fbaseline")
+    assert "over guided, last epoch" in one(driver, ".tiles").text
+    assert "1 seed not paired: other precision" in one(driver, "tr[data-id]").text
+    assert "points below" in one(driver, "dialog[open]").text.replace("\n", " ")
+    assert "guided (2 seeds: too few seeds to say)" in one(driver, "dialog[open]").text.replace("\n", " ")
 
 
 def test_text_in_records_stays_text(show):

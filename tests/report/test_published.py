@@ -14,7 +14,7 @@ registry = Registry()
 
 
 def comparable(recipe_id, *settings):
-    recipes = {recipe_id: registry.compose(recipe_id, "paper", settings)}
+    recipes = [registry.compose(recipe_id, "paper", settings)]
     return published_frame(registry, recipes).dropna(subset="comparable_to").to_dict("records")
 
 

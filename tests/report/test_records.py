@@ -7,21 +7,11 @@ import pytest
 
 from bench.config.registry import Registry
 from bench.config.schema import RecipeError
-from bench.report.records import gather_runs, mismatches, read_runs, records_path, write_runs
-from bench.runs.folder import RunFolder
-from tests.helpers.synthetic import history_rows, quick_run, runs_of_suite
+from bench.report.records import count_other_runs, local_runs, mismatches, read_runs, records_path, write_runs
+from tests.helpers.synthetic import finish, make_run, quick_run, runs_of_suite
 
 registry = Registry()
 suite = registry.suite("quick")
-
-
-def finish(results, run):
-    """Leave a finished run of this machine below a results folder."""
-    recipe = registry.compose(run.record.id, suite=suite, seed=run.record.seed)
-    folder = RunFolder(results, recipe)
-    folder.write_history(history_rows(run))
-    folder.write_record(run.record)
-    return folder
 
 
 def test_runs_are_read_as_they_were_written(tmp_path):
@@ -33,19 +23,25 @@ def test_runs_are_read_as_they_were_written(tmp_path):
     assert read_runs(tmp_path, "quick") == []
 
 
-def test_local_runs_are_merged_into_the_published_ones(tmp_path):
-    published = [quick_run("baseline", 0), quick_run("baseline", 7), quick_run("guided", 0)]
-    stale = quick_run("guided", 1, hash="f" * 64)
-    write_runs([*published, stale], tmp_path, "quick")
-    better, further = quick_run("guided", 0, (80.0, 95.0)), quick_run("baseline", 3)
-    finish(tmp_path, better)
-    folder = finish(tmp_path, further).path
+def test_local_runs_are_those_of_the_suite_in_its_order(tmp_path):
+    guided, baseline = quick_run("guided", 0), quick_run("baseline", 3)
+    finish(tmp_path, guided)
+    folder = finish(tmp_path, baseline).path
     folder.rename(folder.with_name(f"{folder.name}.old1"))  # a run that --force has renamed
-    finish(tmp_path, further)
-    gathered = gather_runs(registry, suite, tmp_path)
-    assert gathered == [published[0], further, published[1], better] == read_runs(tmp_path, "quick")
+    finish(tmp_path, baseline)
+    other = registry.compose("deit_micro/digits/guided", "quick", ["train.epochs=2"])
+    finish(tmp_path, make_run("", other, [50.0, 60.0]), other)
+    finish(tmp_path, make_run("", other.teacher, [50.0, 60.0]), other.teacher)
+    runs = local_runs(registry, suite, tmp_path)
+    assert runs == [baseline, guided]
+    assert count_other_runs(registry, tmp_path, runs) == 1  # a teacher belongs to the runs that it guides
+
+
+def test_only_changed_records_are_written(tmp_path):
+    runs = [quick_run("baseline", 0), quick_run("guided", 0)]
+    write_runs(runs, tmp_path, "quick")
     written = records_path(tmp_path, "quick").stat().st_mtime_ns
-    assert gather_runs(registry, suite, tmp_path) == gathered
+    write_runs(runs, tmp_path, "quick")
     assert records_path(tmp_path, "quick").stat().st_mtime_ns == written
 
 
@@ -87,7 +83,8 @@ def test_a_damaged_line_is_refused_with_its_number(tmp_path, change, words):
     ("change", "words"),
     [
         ({"recipe": {}}, "its seed is not that of its recipe"),
-        ({"recipe": {"seed": 1}}, "its recipe cannot be read"),
+        ({"recipe": {"seed": 1}}, "its id is not that of its recipe"),
+        ({"recipe": {"seed": 1, "id": "deit_micro/digits/guided"}}, "its recipe cannot be read"),
         ({"epochs": 300}, "is not that of its recipe"),
         ({"last_accuracy": 99.0}, "not that of its history"),
         ({"best_accuracy": 99.0}, "not that of its history"),
@@ -101,13 +98,14 @@ def test_a_record_that_contradicts_itself_is_named(tmp_path, change, words):
     (problem,) = mismatches(registry, suite, [changed])
     assert problem.startswith("record deit_micro/digits/guided seed 1: ") and words in problem
     finish(tmp_path, changed)
-    with pytest.raises(RecipeError, match=words):
-        gather_runs(registry, suite, tmp_path)
+    with pytest.raises(RecipeError, match=words.replace("not that of its history", "not that of history.csv")):
+        local_runs(registry, suite, tmp_path)
 
 
 def test_records_of_other_recipes_do_not_pass_the_check():
-    assert "is not its recipe's" in mismatches(registry, suite, [quick_run("guided", 0, hash="0" * 64)])[0]
-    assert "is there twice" in mismatches(registry, suite, [quick_run("guided", 0)] * 2)[0]
+    assert "is not that of its recipe" in mismatches(registry, suite, [quick_run("guided", 0, hash="0" * 64)])[0]
+    longer = registry.compose("deit_micro/digits/guided", "quick", ["train.epochs=2"])
+    assert "is not its recipe's" in mismatches(registry, suite, [make_run("quick", longer, [50.0, 60.0])])[0]
     assert "not in suite quick" in mismatches(registry, suite, [quick_run("guided", 0, id="deit_tiny/digits/guided")])[0]
 
 
@@ -116,4 +114,4 @@ def test_a_damaged_local_run_is_named(tmp_path, name, content):
     folder = finish(tmp_path, quick_run("guided", 1))
     (folder.path / name).write_text(content)
     with pytest.raises(RecipeError, match=name):
-        gather_runs(registry, suite, tmp_path)
+        local_runs(registry, suite, tmp_path)

@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ttest_rel
 
+from bench.config.parse import SourcedValue
 from bench.config.registry import Registry
 from bench.report.frame import curves_frame, runs_frame
-from bench.report.stats import REACH, paired_interval, pairs_frame, verdict
+from bench.report.stats import REACH, paired_interval, pairs_frame, verdict, with_reference
 from bench.report.suite_report import build_suite_report
-from bench.runs.record import Hardware
-from tests.helpers.synthetic import make_teacher
+from bench.runs.record import Hardware, Precision
+from tests.helpers.synthetic import make_run, make_teacher
 from tests.helpers.synthetic import quick_run as run
 
 registry = Registry()
@@ -28,8 +29,8 @@ def cells(*runs, suite=suite):
     return {row["method"]: row for row in build_suite_report(registry, suite, runs).cells.to_dict("records")}
 
 
-def pairs(*runs):
-    return pairs_frame(runs_frame(runs), curves_frame(runs)).set_index(["method", "seed"])
+def pairs(*runs, reference="baseline"):
+    return pairs_frame(runs_frame(runs), curves_frame(runs), reference).set_index(["method", "seed"])
 
 
 def test_a_run_is_a_row_of_a_frame():
@@ -69,12 +70,14 @@ def test_a_verdict_needs_an_interval_without_zero(low, width):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(percent, min_size=1, max_size=20), st.floats(0.1, 1e5))
-def test_a_run_is_as_fast_as_itself(curve, seconds):
-    found = pairs(run("baseline", 0, curve, seconds=seconds), run("guided", 0, curve, seconds=seconds))
-    for method in ("baseline", "guided"):
+@given(st.lists(percent, min_size=1, max_size=20), st.floats(0.1, 1e5), st.sampled_from(["baseline", "guided", "kd"]))
+def test_a_run_is_as_fast_as_itself(curve, seconds, reference):
+    found = pairs(*(run(name, 0, curve, seconds=seconds) for name in ("baseline", "guided", "kd")), reference=reference)
+    for method in ("baseline", "guided", "kd"):
         row = found.loc[method, 0]
         assert (row["gain"], row["speedup_epochs"], row["speedup_seconds"]) == (0.0, 1.0, 1.0)
+        if (method == "baseline") == (reference == "baseline"):  # both with a teacher or both without
+            assert row["speedup_seconds_with_teacher"] == 1.0
         assert row["epochs_to_reach"] == 1 + next(i for i, value in enumerate(curve) if value >= curve[-1])
 
 
@@ -97,7 +100,7 @@ def test_no_factor_unless_all_seeds_reach_the_baseline():
 
 
 def test_wall_time_is_not_compared_across_machines():
-    other = Hardware("Other GPU", "Synthetic CPU", 8)
+    other = Hardware("Synthetic GPU", "Other CPU", 8)
     row = cells(run("baseline", 0, [40.0, 50.0]), run("guided", 0, [50.0, 60.0], hardware=other))["guided"]
     assert row["speedup_epochs_mean"] == 2.0 and math.isnan(row["speedup_seconds_mean"])
 
@@ -135,3 +138,60 @@ def test_every_method_has_a_status():
     assert cells(run("guided", 0, [50.0]), run("guided", 1, [50.0]))["guided"]["status"] == "no pair"
     alone = dataclasses.replace(suite, guidance=("guided",))
     assert cells(run("guided", 0, [50.0]), suite=alone)["guided"]["status"] == "incomplete"
+
+
+def test_gains_over_another_method_than_the_baseline():
+    over = dataclasses.replace(suite, guidance=("baseline", "kd", "guided"), reference="guided")
+    runs = [
+        run(name, seed, [last]) for name, last in (("baseline", 80.0), ("guided", 90.0), ("kd", 91.0)) for seed in (0, 1)
+    ]
+    found = cells(*runs, suite=over)
+    assert list(found) == ["guided", "baseline", "kd"]  # the reference first
+    assert (found["kd"]["gain_mean"], found["baseline"]["gain_mean"]) == (1.0, -10.0)
+    assert math.isnan(found["guided"]["gain_mean"]) and found["guided"]["epochs_to_reach_mean"] == 1.0
+
+
+CPU = Hardware("cpu", "Synthetic CPU", 1)
+
+
+@pytest.mark.parametrize(
+    ("baseline", "guided", "difference"),
+    [
+        ({"hardware": CPU}, {"hardware": dataclasses.replace(CPU, threads=2)}, "other number of threads"),
+        ({"hardware": CPU}, {}, "other device"),
+        ({}, {"hardware": Hardware("Other GPU", "Synthetic CPU", 8)}, "other device"),
+        ({}, {"precision": Precision("auto", "fp32")}, "other precision"),
+        ({}, {"hardware": Hardware("Synthetic GPU", "Synthetic CPU", 2)}, ""),  # threads of the host of a GPU
+        ({"hardware": CPU}, {"hardware": dataclasses.replace(CPU, processor="Other CPU")}, ""),
+        ({}, {"precision": Precision("bf16", "bf16")}, ""),  # what was used counts
+    ],
+)
+def test_runs_that_were_computed_otherwise_are_no_pairs(baseline, guided, difference):
+    runs = [run("baseline", seed, [50.0], **baseline) for seed in (0, 1)]
+    found = cells(*runs, run("guided", 0, [60.0], **guided), run("guided", 1, [60.0], **guided))["guided"]
+    assert found["unpaired"] == (difference and f"2 seeds not paired: {difference}")
+    assert (found["gain_seeds"], found["status"]) == ((0, "no pair") if difference else (2, "incomplete"))
+    assert math.isnan(found["gain_mean"]) == bool(difference) and found["last_mean"] == 60.0
+    one = cells(*runs, run("guided", 0, [60.0], **baseline), run("guided", 1, [99.0], **guided))["guided"]
+    assert (one["gain_mean"], one["gain_seeds"]) == ((10.0, 1) if difference else (29.5, 2))
+
+
+def test_runs_of_other_versions_of_shared_components_are_no_pairs():
+    frame = runs_frame([run("baseline", 0, [50.0]), run("guided", 0, [60.0])])
+    versions = {"train": 1, "data": 1}
+    for other, difference in (({"data": 2}, "other version of data"), ({"guidance.locality": 2}, "")):
+        found = with_reference(frame.assign(numerics=[versions, {**versions, **other}]), "baseline")
+        assert found["differs"].tolist() == ["", difference]
+
+
+def test_a_run_belongs_to_every_cell_whose_recipe_it_has():
+    seeds = tuple(SourcedValue(value, "test") for value in (0, 1))
+    varied = dataclasses.replace(suite, vary=(("teacher.seed", seeds),))
+    guided = [recipe for _, recipe in registry.suite_recipes(varied) if recipe.teacher]
+    runs = [run("baseline", 0, [50.0])]
+    runs += [make_run("quick", recipe, [accuracy]) for recipe, accuracy in zip(guided, (60.0, 70.0), strict=True)]
+    built = build_suite_report(registry, varied, runs)
+    gains = built.cells[built.cells["method"] == "guided"].set_index("variant")["gain_mean"]
+    assert gains.to_dict() == {"teacher.seed=0": 10.0, "teacher.seed=1": 20.0}
+    assert len(built.runs) == 4 and len(built.distinct_runs) == 3
+    assert built.cells["last_mean"].tolist() == [50.0, 60.0, 50.0, 70.0]

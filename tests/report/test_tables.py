@@ -10,7 +10,14 @@ from bench.config.suite import Suite
 from bench.report import documents, tables
 from bench.report.suite_report import build_suite_report
 from bench.runs.record import Hardware, Precision
-from tests.helpers.synthetic import make_run, quick_run, registry_with_methods, runs_of_suite, three_seeds
+from tests.helpers.synthetic import (
+    make_run,
+    quick_run,
+    registry_with_methods,
+    runs_of_suite,
+    three_seeds,
+    varied_suite,
+)
 
 registry = Registry()
 suite = registry.suite("quick")
@@ -132,11 +139,49 @@ def test_the_teacher_is_described_by_the_weights_that_guide():
 
 def test_only_marked_parts_of_a_readme_change():
     built, end = report(three_seeds()), "<!-- end of tables -->"
-    text = f"mine\n<!-- tables: python -m bench report -->\nold\n{end}\nmine too\n"
+    text = f"mine\n<!-- tables: python -m bench publish -->\nold\n{end}\nmine too\n"
     filled = documents.fill_readme(text, [built])
     assert filled.startswith("mine\n") and filled.endswith("\nmine too\n") and "old" not in filled
     assert "92.00 ± 2.00" in filled and "## `quick`" in filled and documents.fill_readme(filled, [built]) == filled
-    other = f"<!-- table of other: python -m bench report -->{end}"
-    one = documents.fill_readme(f"<!-- table of quick: python -m bench report -->{end}{other}", [built], "results/")
+    other = f"<!-- table of other: python -m bench publish -->{end}"
+    one = documents.fill_readme(f"<!-- table of quick: python -m bench publish -->{end}{other}", [built], "results/")
     assert one.endswith(other) and "](results/quick/table.md)" in one and "## `quick`" not in one
     assert documents.fill_readme("no markers", [built]) == "no markers"
+
+
+def test_varied_values_are_named_in_every_table(tmp_path):
+    recipes, varied = varied_suite(tmp_path)
+    built = build_suite_report(recipes, varied, runs_of_suite(recipes, varied, 12))
+    table = tables.accuracy_table(built)
+    assert table["setting"].tolist() == ["data.train_limit=100"] * 2 + ["data.train_limit=1000"] * 2
+    assert "setting" not in tables.accuracy_table(report(three_seeds()))
+    text, headline = documents.markdown(built), "\n".join(documents.headline(built))
+    assert text.count("`data.train_limit=1000`") == 1 + 3 * 2 + 6 and text.count("| setting ") == 5
+    assert headline.count("`data.train_limit=100`") == 1 and "Varied: data.train\\_limit." in headline
+    assert r"deit\_micro & data.train\_limit=100 & baseline & " in documents.latex(built)
+    assert r"\begin{tabular}{lllr" in documents.latex(built)
+
+
+def test_the_reference_is_named_wherever_gains_are():
+    over = dataclasses.replace(suite, reference="guided")
+    built = report(three_seeds(), over)
+    text = documents.markdown(built)
+    assert "Gain: over guided, in points" in text and "epochs to guided's final" in text and "over the baseline" not in text
+    assert tables.accuracy_table(built)["gain"].tolist() == ["", "-10.00 ± 2.00"]
+
+
+def test_runs_that_are_not_paired_are_pointed_out():
+    built = report(three_seeds(hardware=Hardware("cpu", "Synthetic CPU", 8)))
+    assert tables.accuracy_table(built)["not paired"].tolist() == ["", "3 seeds not paired: other device"]
+    (note,) = built.notes
+    assert note == "Runs that differ from those of baseline in device are not paired: no gain is computed from them."
+
+
+def test_a_cell_without_the_reference_has_accuracies_and_no_gain():
+    ids = ("deit_micro/digits/guided", "deit_tiny/digits/baseline")
+    own = dataclasses.replace(suite, models=("deit_micro", "deit_tiny"), recipes=ids)
+    built = report([quick_run("guided", 0, [90.0])], own)
+    assert built.notes == [
+        "Without baseline there is nothing to compare with, so there are no gains: deit_micro on digits."
+    ]
+    assert tables.accuracy_table(built)["last epoch"].tolist() == ["90.00", "not run"]

@@ -36,14 +36,15 @@ def finished(tmp_path_factory):
     own = ["--results-dir", results, "--recipes-dir", results / "recipes"]
     command("bench/run.py", "--recipe", "deit_micro/digits/baseline", "--suite", "tiny", *own, check=True)
     command("-m", "bench", "report", "--suite", "tiny", *own, check=True)
+    shutil.copytree(results / "local" / "tiny", results / "tiny")
     return results
 
 
 @pytest.fixture
 def results(finished, tmp_path, monkeypatch):
     """Makes copies of these results, and figures that take no time."""
-    monkeypatch.setattr("bench.report.commands.write_figures", lambda *_, **__: [])
-    monkeypatch.setattr("bench.report.commands.check_figures", lambda *_, **__: [])
+    monkeypatch.setattr("bench.report.output.write_figures", lambda *_, **__: [])
+    monkeypatch.setattr("bench.report.committed.check_figures", lambda *_, **__: [])
 
     def copy():
         shutil.rmtree(tmp_path / "results", ignore_errors=True)
@@ -84,7 +85,7 @@ CHECKS = settings(max_examples=40, deadline=None, suppress_health_check=[HealthC
 @given(data=st.data())
 def test_a_damaged_record_gives_a_sentence(data, results, capsys):
     results = results()
-    shutil.rmtree(results / "tiny")
+    shutil.rmtree(results / "local" / "tiny")
     (path,) = runs_dir(results).rglob("record.json")
     path.write_text(data.draw(damaged_json(path.read_text())), encoding="utf-8", errors="surrogatepass")
     for program, *words in (
@@ -109,9 +110,11 @@ def test_a_damaged_file_of_published_records_gives_a_sentence(data, results, cap
     path = records_path(results, "tiny")
     text = data.draw(damaged_json(path.read_text().rstrip("\n")))
     path.write_text(text + data.draw(st.sampled_from(["", "\n", "\n\n", "\nx"])), encoding="utf-8", errors="surrogatepass")
-    for words in ([], ["--check"]):
-        code, _, errors = call(capsys, "bench", "report", *words, *options(results))
-        assert code in ((0, 1, 2) if words else (0, 2)) and "Traceback" not in errors
+    (results / "other" / "tiny").mkdir(parents=True)
+    other = shutil.copy(path, results / "other" / "tiny")
+    for words in (["publish"], ["report", "--check"], ["merge", other]):
+        code, _, errors = call(capsys, "bench", *words, *options(results))
+        assert code in ((0, 1, 2) if "--check" in words else (0, 2)) and "Traceback" not in errors
         if code == 2:
             assert_sentence(errors, "record", str(results))
 
@@ -120,7 +123,7 @@ def test_a_damaged_file_of_published_records_gives_a_sentence(data, results, cap
 @given(data=st.data())
 def test_a_damaged_history_gives_a_sentence(data, results, capsys):
     results = results()
-    shutil.rmtree(results / "tiny")
+    shutil.rmtree(results / "local" / "tiny")
     (path,) = runs_dir(results).rglob("history.csv")
     whole = path.read_text()
     place, removed = data.draw(st.integers(0, len(whole))), data.draw(st.integers(0, 30))

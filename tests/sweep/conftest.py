@@ -16,7 +16,7 @@ from bench.locks import cache_folder
 from bench.runs.folder import RunFolder
 from bench.runs.record import Hardware, Record
 from bench.storage import write_json
-from bench.sweep.plan import Plan, make_plan
+from bench.sweep.plan import Plan, PlannedRun, make_plan
 from tests.helpers.synthetic import make_run
 
 
@@ -32,7 +32,8 @@ class Quick:
         return RunFolder(self.results, recipe)
 
     def plan(self, seeds: Sequence[int] = (0,), recipes: Sequence[Recipe] | None = None) -> Plan:
-        return make_plan([self.baseline, self.guided] if recipes is None else recipes, seeds, self.results)
+        recipes = [self.baseline, self.guided] if recipes is None else recipes
+        return make_plan([PlannedRun(one.with_seed(seed)) for seed in seeds for one in recipes], self.results)
 
     def invent(self, recipe: Recipe, *, diverged: bool = False, **changes: object) -> Record:
         """The record of a run of one thread that ends at 89.44 %; changes: fields that shall differ."""
@@ -49,6 +50,7 @@ class Quick:
             return
         folder = cache_folder() / "teachers" / f"{recipe.model.name}-{recipe.data.name}-0123456789abcdef"
         write_json(folder / "record.json", record.to_dict())
+        (folder / "model.safetensors").touch()
 
 
 @pytest.fixture

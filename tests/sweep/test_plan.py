@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from itertools import product
 from pathlib import Path
 
 from bench.config.numerics import numerics_versions
-from bench.config.registry import Registry
+from bench.config.registry import Registry, shipped_recipes
 from bench.locks import cache_folder, exclusive
-from bench.runs.record import Hardware
+from bench.runs.folder import runs_in_no_suite
+from bench.runs.record import Hardware, run_key
 from bench.sweep import commands
 from bench.sweep.job import Outcome, read_result
-from bench.sweep.plan import as_dict, as_text, images_per_epoch, least_seconds, make_plan, summary
-from tests.helpers.process import command, refused
+from bench.sweep.plan import PlannedRun, as_dict, as_text, images_per_epoch, least_seconds, make_plan, summary
+from bench.sweep.published import beside_published
+from tests.helpers.commands import call
+from tests.helpers.process import command
 from tests.helpers.synthetic import make_teacher
 
 
@@ -56,7 +60,7 @@ def test_a_run_of_other_code_is_finished_unless_stale_ones_are_asked_for(quick):
     assert states(plan) == [("finished", "89.44 %"), ("recorded with other code", "89.44 %, guidance.locality 0, now 1")]
     assert not plan.jobs and not plan.teachers
     assert summary(plan, 1)[-1] == "recorded with other code: 1 run; --stale runs them again"
-    again = make_plan([baseline, guided], [0], quick.results, stale=True)
+    again = make_plan([PlannedRun(baseline), PlannedRun(guided)], quick.results, stale=True)
     assert states(again)[1] == ("waiting for a teacher", "recorded with other code (guidance.locality 0, now 1)")
     assert [job.name for job in again.jobs] == ["resnet8/digits seed 0", "deit_micro/digits/guided seed 0"]
     # the old record is not the result of a process that died before it began
@@ -81,6 +85,49 @@ def test_a_teacher_is_planned_once_and_first(quick):
     assert len(plan.jobs) == 1 + 2 * 3
     other_teacher = Registry().compose("deit_micro/digits/guided", "quick", ["teacher.train.epochs=3"])
     assert len(quick.plan(recipes=[quick.baseline, quick.guided, other_teacher]).teachers) == 2
+
+
+def test_what_is_published_can_be_left_out_and_its_teacher_with_it(quick):
+    baseline, guided = quick.baseline, quick.guided
+    runs = [PlannedRun(one.with_seed(seed)) for seed in (0, 1) for one in (baseline, guided)]
+    published = {run_key(one): quick.invent(one) for one in (baseline, guided, guided.with_seed(1))}
+    quick.folder(guided).write_status("stopped", epoch=4, epochs=20)
+    plan = make_plan(runs, quick.results, published=published)
+    assert states(plan) == [("published", "89.44 %")] * 2 + [("to run", ""), ("published", "89.44 %")]
+    assert not plan.teachers and [job.name for job in plan.jobs] == ["deit_micro/digits/baseline seed 1"]
+    quick.finish(baseline)
+    assert states(make_plan(runs, quick.results, published=published))[0] == ("finished", "89.44 %")
+    other = dataclasses.replace(published[run_key(guided)].dataset, fingerprint="f" * 64)
+    published[run_key(guided)] = dataclasses.replace(published[run_key(guided)], dataset=other)
+    assert [job.name for job in make_plan(runs, quick.results, published=published).teachers] == ["resnet8/digits seed 0"]
+
+
+def test_a_cached_teacher_without_its_weights_is_trained_again(quick):
+    quick.finish(quick.guided.teacher)
+    for path in cache_folder().glob("teachers/*/model.safetensors"):
+        path.unlink()
+    assert [job.is_finished for job in quick.plan().teachers] == [False]
+
+
+def test_accuracies_are_shown_beside_the_published_ones(quick):
+    baseline, guided = quick.baseline, quick.guided
+    quick.finish(baseline)
+    quick.finish(guided, diverged=True)
+    published = {run_key(one): quick.invent(one, last_accuracy=90.0, best_accuracy=90.0) for one in (baseline, guided)}
+    head, titles, _, *rows = beside_published(quick.plan(), published)
+    assert head.startswith("last epochs beside the published ones") and titles.split()[-3:] == [
+        "here",
+        "published",
+        "difference",
+    ]
+    assert [row.split() for row in rows] == [
+        ["deit_micro/digits/baseline", "0", "89.44", "%", "90.00", "%", "-0.56"],
+        ["deit_micro/digits/guided", "0", "diverged", "90.00", "%"],
+    ]
+    threads = dataclasses.replace(published[run_key(guided)], hardware=Hardware("cpu", "Synthetic CPU", 2))
+    line = beside_published(quick.plan(), {**published, run_key(guided): threads})[-1]
+    assert "here cpu, Synthetic CPU, 1 thread, torch 0.0.0; published cpu, Synthetic CPU, 1 thread, " in line
+    assert "2 threads" in line and beside_published(quick.plan([5]), published) == []
 
 
 def test_estimates_come_from_the_same_recipe_else_from_a_similar_one(quick):
@@ -123,16 +170,17 @@ def test_ten_thousand_runs_are_planned_at_once(tmp_path):
     models = [name for name in registry.names("models") if registry.role(name) == "student"][:8]
     datasets = ["cifar10", "cifar100", "flowers102", "tiny_imagenet", "chaoyang"]
     ids = ["/".join(parts) for parts in product(models, datasets, registry.names("guidance")[:7])]
-    plan = make_plan([registry.compose(one) for one in ids], range(36), tmp_path)
+    recipes = [registry.compose(one) for one in ids]
+    plan = make_plan((PlannedRun(one.with_seed(seed)) for seed in range(36) for one in recipes), tmp_path)
     assert len(plan.runs) == 10_080 and len(plan.teachers) == 5
-    assert "time: unknown for 10085 of 10085 jobs" in as_text(plan, 8)
+    assert "time: unknown for 10085 of 10,085 jobs" in as_text(plan, 8)
     one = next(job for job in plan.runs if job.recipe.seed == 35 and job.recipe.guidance is not None)
     alone = registry.compose(one.recipe.id, seed=35)
     assert one.recipe == alone and one.recipe.hash == alone.hash
 
 
 def test_the_plan_of_the_paper_needs_no_torch_no_data_and_no_gpu(tmp_path):
-    words = ["-X", "importtime", "-m", "bench", "plan", "--suite", "paper", "--results-dir", tmp_path, "--json"]
+    words = ["-X", "importtime", "-m", "bench", "plan", "paper", "--results-dir", tmp_path, "--json"]
     done = command(*words, check=True, env={"LOCALITY_BENCH_CACHE": str(tmp_path / "cache")})
     content = json.loads(done.stdout)
     assert len(content["runs"]) == 192 and len(content["teachers"]) == 4 and content["left"] == {"unknown": 196}
@@ -144,18 +192,85 @@ def test_a_plan_in_json_is_json_also_if_a_dataset_must_be_decoded(quick, monkeyp
     plan, parser = quick.plan(), argparse.ArgumentParser()
     commands.add_plan_options(parser)
     monkeypatch.setattr(commands, "make_plan", lambda *_: print("decoding digits") or plan)
-    assert commands.run_plan(parser.parse_args(["--suite", "quick", "--json"])) == 0
+    assert commands.run_plan(parser.parse_args(["quick", "--json"])) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["runs"][0]["state"] == "to run" and "decoding digits" in err
 
 
-def test_a_plan_is_of_recipes_or_of_a_suite(tmp_path):
-    words = ["-m", "bench", "plan", "--results-dir", tmp_path]
-    done = command(*words, "deit_tiny/cifar10/baseline", "--set", "train.epochs=1", "--seeds", "2", check=True)
-    assert done.stdout.count("to run  deit_tiny/cifar10/baseline") == 2
-    refused(command(*words), "plan: needs recipe ids, or a suite")
-    refused(command(*words, "--suite", "quick", "--set", "train.epochs=1"), "a suite has its own")
-    refused(command(*words, "--suite", "quick", "--filter", "cifar"), "no recipe of suite quick matches")
-    refused(command(*words, "--suite", "quick", "--seeds", "0"), "--seeds 0: must be 1 or more")
+def test_a_plan_is_of_recipes_and_of_suites(tmp_path, capsys):
+    def plan(*words):
+        return call(capsys, "bench", "plan", "--results-dir", tmp_path, *words)
+
+    code, out, _ = plan(
+        "quick", "--set", "train.epochs=1", "deit_micro/digits/kd", "resnet14/digits", "--protocol", "quick"
+    )
+    assert code == 0 and "left to train: 27 epochs" in out  # 12 students, the teacher of 15 epochs
+    assert all(out.count(f"deit_micro/digits/{method}") >= 3 for method in ("baseline", "guided", "kd"))
+    assert out.count("resnet14/digits") == 3 and out.count("resnet8/digits") == 1
+    assert plan("deit_tiny/cifar10/baseline", "--seeds", "2")[1].count("to run  deit_tiny/cifar10/baseline") == 2
+    one = plan("deit_tiny/cifar10/baseline", "--seeds", "1", "--set", "train.epochs=1")[1]
+    assert "1 run: 1 to run\nleft to train: 1 epoch, about" in one and "unknown for 1 of 1 job, since" in one
+    for words, sentence in (
+        ([], "plan: name suites (cifar10, paper, quick) or recipe ids"),
+        (["--suite", "quick"], "write python -m bench plan quick"),
+        (["quick", "--protocol", "paper"], "a suite has its own"),
+        (["quick", "--filter", "cifar"], "no recipe of suite quick matches"),
+        (["quick", "--seeds", "0"], "--seeds 0: must be 1 or more"),
+        (
+            ["quick", "--set", "data.train_limit=9", "train.epochs=1"],
+            "write --set before each setting: --set train.epochs=1",
+        ),
+        (["quick", "--set", "model.name=x"], "comes from the recipe id"),
+    ):
+        code, _, errors = plan(*words)
+        assert code == 2 and sentence in errors, errors
     (tmp_path / "runs").mkdir()
-    assert "has runs of an earlier version" in command(*words, "--suite", "quick", check=True).stderr
+    assert "has runs of an earlier version" in plan("quick")[2]
+
+
+def test_keys_of_the_teacher_are_left_aside_for_baselines(quick, capsys):
+    words = ["quick", "--results-dir", quick.results, "--set", "teacher.train.epochs=1", "--set", "teacher.seed=5"]
+    code, out, _ = call(capsys, "bench", "plan", *words)
+    assert code == 0 and "left to train: 121 epochs" in out
+    quick.finish(quick.baseline)  # of the suite as it is: the settings change nothing in a baseline
+    runs = json.loads(call(capsys, "bench", "plan", *words, "--json")[1])["runs"]
+    assert [run["state"] for run in runs[:2]] == ["finished", "waiting for a teacher"]
+    dry = call(capsys, "bench", "sweep", *words, "--dry-run", "--filter", "*seed*", "--filter", "digits")[1]
+    lines = [line for line in dry.splitlines() if line.startswith("python bench/run.py")]
+    assert any("guided --seed 1 --suite quick --set teacher.train.epochs=1 --set teacher.seed=5 " in line for line in lines)
+    assert any("baseline --seed 1 --suite quick --results-dir" in line for line in lines)
+
+
+def test_varied_values_are_named_and_equal_recipes_are_one_run(tmp_path, capsys):
+    (tmp_path / "suites").mkdir()
+    text = (
+        shipped_recipes() / "suites" / "quick.yaml"
+    ).read_text() + "vary: {teacher.seed: [0, 1], train.lr: [0.001, 0.01]}\n"
+    (tmp_path / "suites" / "mine.yaml").write_text(text)
+    words = ["mine", "--recipes-dir", tmp_path, "--results-dir", tmp_path / "results"]
+    plan = json.loads(call(capsys, "bench", "plan", *words, "--json")[1])
+    settings = [(run["id"].rpartition("/")[2], *run["settings"]) for run in plan["runs"] if run["seed"] == 0]
+    assert settings == [
+        ("baseline", "train.lr=0.001"),
+        ("guided", "teacher.seed=0", "train.lr=0.001"),
+        ("baseline", "train.lr=0.01"),
+        ("guided", "teacher.seed=0", "train.lr=0.01"),
+        ("guided", "teacher.seed=1", "train.lr=0.001"),
+        ("guided", "teacher.seed=1", "train.lr=0.01"),
+    ]
+    assert [(one["seed"], one["settings"]) for one in plan["teachers"]] == [
+        (0, ["teacher.seed=0"]),
+        (1, ["teacher.seed=1"]),
+    ]
+    assert "deit_micro/digits/guided    teacher.seed=1 train.lr=0.01 " in call(capsys, "bench", "plan", *words)[1]
+
+
+def test_runs_in_no_suite_are_counted(quick, capsys):
+    registry = Registry()
+    other = registry.compose("deit_micro/digits/baseline", "quick", ["train.epochs=1"])
+    quick.finish(quick.baseline.with_seed(7))
+    assert runs_in_no_suite(registry, quick.results) == []
+    quick.finish(other)
+    assert runs_in_no_suite(registry, quick.results) == [quick.folder(other).path]
+    words = "1 finished run here is in no suite: python -m bench compare ID"
+    assert words in call(capsys, "bench", "plan", "quick", "--results-dir", quick.results)[1]

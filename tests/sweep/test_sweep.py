@@ -57,7 +57,7 @@ def test_kills_and_slots_change_no_number(recipes, tmp_path):
     # two slots, not disturbed
     first = command(*sweep_words(recipes, tmp_path / "a"), "--runs-per-gpu", "2", check=True)
     assert first.stdout.startswith("suite short, 2 runs: ") and "[3/3]" in first.stdout
-    assert (tmp_path / "a" / "short" / "records.jsonl").is_file()
+    assert (tmp_path / "a" / "local" / "short" / "table.md").is_file() and os.listdir(tmp_path / "a") == ["local"]
     again = command(*sweep_words(recipes, tmp_path / "a"), check=True)
     assert "suite short: all 2 runs are finished" in again.stdout and "[" not in again.stdout
 
@@ -73,7 +73,7 @@ def test_kills_and_slots_change_no_number(recipes, tmp_path):
     process.kill()
     process.wait()
     assert "died: ended by SIGKILL (see " in (tmp_path / "log").read_text()
-    plan = ["-m", "bench", "plan", "--suite", "short", *words[5:], "--json"]
+    plan = ["-m", "bench", "plan", "short", *words[5:], "--json"]
     runs = json.loads(command(*plan, check=True).stdout)["runs"]
     assert next(run["state"] for run in runs if run["id"] in str(folder)) in ("running", "finished")
     command(*words[1:], check=True)

@@ -143,4 +143,4 @@ def test_a_method_that_fails_in_training_ends_the_run_with_its_place(tmp_path, c
     assert code == 3 and errors.strip() == f"error: {own / METHOD} line 24: ZeroDivisionError: division by zero"
     (own / METHOD).write_text(SOURCES[METHOD].replace(TERM, f"{TERM} * (1 if len(student.logits) < 5 else float('inf'))"))
     code, _, errors = call(capsys, "run.py", *RUN, "--recipes-dir", own, "--results-dir", tmp_path / "results")
-    assert code == 3 and "diverged" in errors
+    assert code == 3 and "diverged" in errors and str(own / METHOD) in errors

@@ -39,7 +39,7 @@ set:
 def numbers(results: Path) -> dict[str, object]:
     """The results of a sweep of the suite `short` that interruptions must not change: everything but times."""
     found = {}
-    for record in map(json.loads, (results / "short" / "records.jsonl").read_text().splitlines()):
+    for record in map(json.loads, (results / "local" / "short" / "records.jsonl").read_text().splitlines()):
         history = {name: column for name, column in record["history"].items() if name != "images_per_second"}
         found[f"{record['id']} {record['seed']}"] = [record["hash"], record["weights"], record["last_accuracy"], history]
     return found

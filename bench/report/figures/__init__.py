@@ -1,9 +1,9 @@
 """The figures of a suite, in `results/<suite>/`, as SVG and PNG in light and dark, and as PDF for papers.
 
-    overview                   gains over the baseline with confidence intervals
+    overview                   gains over the reference with confidence intervals
     cost                       accuracy against the device time per run
-    suite                      all curves side by side, if there are several students or datasets
-    curves/<model>-<dataset>   test accuracy per epoch of a student on a dataset
+    suite                      all curves side by side, if there are several cells
+    curves/<model>-<dataset>   test accuracy per epoch of a cell; in a suite that varies keys, its values follow in the name
 
 Renderers differ between versions, so files are not compared by their bytes: each holds a digest of the data that it shows
 and of the code that draws it.
@@ -12,6 +12,7 @@ and of the code that draws it.
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 from matplotlib import rc_context
@@ -20,7 +21,7 @@ from bench.report.figures import base
 from bench.report.figures.base import figure_name
 from bench.report.figures.comparisons import draw_cost, draw_gains
 from bench.report.figures.curves import draw_curves, draw_suite
-from bench.report.frame import BASELINE, CELL
+from bench.report.frame import CELL
 from bench.report.suite_report import SuiteReport
 from bench.storage import replacing
 
@@ -33,17 +34,19 @@ def plots_of_suite(report: SuiteReport) -> dict[str, base.Plot]:
     if not cells["seeds"].any():
         return {}
     curves = report.curves[~report.curves["diverged"]].drop(columns="diverged")
-    methods = tuple(cells["method"].unique())
+    reference = report.suite.reference
+    methods = tuple(sorted(cells["method"].unique(), key=lambda name: name != reference))
     measure = "held-out accuracy" if (report.runs["evaluated_on"] == "holdout").any() else "test accuracy"
-    whole = base.Plot("Accuracy per epoch of all students and datasets", cells, curves, methods, measure)
-    plots = {"cost": base.Plot("Accuracy against training time", cells, curves.iloc[:0], methods, measure)}
+    whole = base.Plot("Accuracy per epoch of all students and datasets", cells, curves, methods, measure, reference)
+    plots = {"cost": replace(whole, title="Accuracy against training time", curves=curves.iloc[:0])}
     if cells["gain_mean"].notna().any():
-        title = f"Gain of {base.clean(methods[1])} over {BASELINE}" if len(methods) == 2 else "Gains over the baseline"
-        plots["overview"] = base.Plot(title, cells, curves.iloc[:0], methods, measure)
+        over = base.clean(reference)
+        title = f"Gain of {base.clean(methods[1])} over {over}" if len(methods) == 2 else f"Gains over {report.reference}"
+        plots["overview"] = replace(whole, title=title, curves=curves.iloc[:0])
     if len(cells[CELL].drop_duplicates()) > 1:
         plots["suite"] = whole
-    pairs = cells.loc[cells["seeds"] > 0, CELL].drop_duplicates()
-    return plots | {f"curves/{figure_name(*pair)}": whole.of(*pair) for pair in pairs.itertuples(index=False)}
+    shown = cells.loc[cells["seeds"] > 0, CELL].drop_duplicates()
+    return plots | {f"curves/{figure_name(*cell)}": whole.of(*cell) for cell in shown.itertuples(index=False)}
 
 
 def write_figures(report: SuiteReport, folder: Path, *, title: bool = True, width: float | None = None) -> list[Path]:

@@ -20,13 +20,13 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
 
 from bench.config.names import path_part
-from bench.report.frame import BASELINE
+from bench.config.suite import BASELINE
 
 FILES = {"light": (".svg", ".png", ".pdf"), "dark": (".dark.svg", ".dark.png")}
 DEFAULT_WIDTH_INCHES = 5.2
 MAX_NAME_CHARS = 120
 CELL_COLUMNS = [
-    *("model", "dataset", "method", "status", "seeds", "diverged_seeds", "last_mean", "last_std"),
+    *("model", "dataset", "variant", "method", "status", "seeds", "diverged_seeds", "last_mean", "last_std"),
     *("gain_mean", "gain_low", "gain_high", "verdict", "epochs_to_reach_mean", "speedup_epochs_mean"),
     *("device_hours", "device_unit"),
 ]
@@ -42,8 +42,9 @@ class Plot:
     """What a figure shows.
 
     cells, curves: its data: CELL_COLUMNS of cells, and the curves of finished runs.
-    methods: of the whole suite, the baseline first.
+    methods: of the whole suite, the reference first.
     measure: what accuracies are, "test accuracy" or "held-out accuracy".
+    reference: the method that gains are over.
     """
 
     title: str
@@ -51,11 +52,34 @@ class Plot:
     curves: pd.DataFrame
     methods: tuple[str, ...]
     measure: str
+    reference: str
 
-    def of(self, model: str, dataset: str) -> Plot:
-        """The part about a student on a dataset."""
-        cells, curves = (f[(f["model"] == model) & (f["dataset"] == dataset)] for f in (self.cells, self.curves))
-        return replace(self, title=f"{clean(model, 60)} on {clean(dataset, 60)}", cells=cells, curves=curves)
+    def of(self, model: str, dataset: str, variant: str) -> Plot:
+        """The part about a cell."""
+        cells, curves = (
+            f[(f["model"] == model) & (f["dataset"] == dataset) & (f["variant"] == variant)]
+            for f in (self.cells, self.curves)
+        )
+        title = f"{clean(model, 60)} on {clean(dataset, 60)}" + (f", {clean(variant, 60)}" if variant else "")
+        return replace(self, title=title, cells=cells, curves=curves)
+
+    @property
+    def over(self) -> str:
+        """What gains are over, in words."""
+        return "the baseline" if self.reference == BASELINE else clean(self.reference)
+
+    @property
+    def setting_lines(self) -> int:
+        """The number of lines that `row_label` adds for varied values."""
+        return max(row_label("", variant).count("\n") for variant in self.cells["variant"])
+
+    def style(self, method: str) -> dict[str, Any]:
+        """The look of a method, see `method_style`."""
+        return method_style(self.methods, method, self.reference)
+
+    def legend(self, **changes: Any) -> list[Line2D]:
+        """The entries of a legend of the methods; changes: parts of their style that differ."""
+        return [Line2D([], [], label=clean(name), **{**self.style(name), **changes}) for name in self.methods]
 
     def seeds(self) -> str:
         """The number of seeds that means are over, in words."""
@@ -68,7 +92,9 @@ class Plot:
         # Numbers are rounded so far that they are the same on all machines.
         data = [frame.to_csv(index=False, float_format="%.4f") for frame in (self.cells, self.curves)]
         code = [path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("*.*"))]
-        return hashlib.sha256(repr((self.title, self.methods, self.measure, data, code)).encode()).hexdigest()
+        return hashlib.sha256(
+            repr((self.title, self.methods, self.measure, self.reference, data, code)).encode()
+        ).hexdigest()
 
     def stamp(self, width: float, title: bool) -> str:
         """What a file of this figure holds; the layout is not part of the digest."""
@@ -84,16 +110,17 @@ def read_stamp(path: Path) -> str:
     return found[0].decode() if found else ""
 
 
-def figure_name(model: str, dataset: str) -> str:
-    """The name of the figure of a student on a dataset, without suffix: `<model>-<dataset>`.
+def figure_name(model: str, dataset: str, variant: str = "") -> str:
+    """The name of the figure of a cell, without suffix: `<model>-<dataset>`, and the varied values if there are any.
 
-    A hash follows if another pair could have that name, if it is long, or has characters that LaTeX may not take.
+    A hash follows if another cell could have that name, if it is long, or has characters that LaTeX may not take.
     """
-    plain = f"{path_part(model)}-{path_part(dataset)}"
+    plain = "-".join(filter(None, (path_part(model), path_part(dataset), variant)))
     name = re.sub(r"[^A-Za-z0-9_+-]", "_", plain)[:MAX_NAME_CHARS]
     if name == plain and name.count("-") == 1:
         return name
-    return f"{name}-{hashlib.sha256(repr((model, dataset)).encode()).hexdigest()[:8]}"
+    cell = (model, dataset, variant) if variant else (model, dataset)
+    return f"{name}-{hashlib.sha256(repr(cell).encode()).hexdigest()[:8]}"
 
 
 def figure_paths(folder: Path, name: str) -> list[Path]:
@@ -111,7 +138,7 @@ def _colours(theme: str) -> dict[str, str]:
     return {name: rc[key] for name, key in COLOURS.items()} | methods
 
 
-LIGHT, DARK = _colours("light"), _colours("dark")  # {name: #RRGGBB}; method-0 is the baseline
+LIGHT, DARK = _colours("light"), _colours("dark")  # {name: #RRGGBB}; method-0 is the reference
 METHOD_COLOURS = len(LIGHT) - len(COLOURS)
 
 
@@ -121,20 +148,15 @@ def figure_style(theme: str, width: float) -> dict[str, Any]:
     return {**_read_style("common"), **_read_style(theme), "font.size": size}
 
 
-def method_style(methods: Sequence[str], name: str) -> dict[str, Any]:
+def method_style(methods: Sequence[str], name: str, reference: str = BASELINE) -> dict[str, Any]:
     """Colour, dashes and marker by place among the methods of a suite; colours come again with other dashes.
 
     The colour is `C0`, `C1` …, matplotlib's name for method-0, method-1 …
     """
-    others = [method for method in methods if method != BASELINE]
-    turn, colour = (0, -1) if name == BASELINE else divmod(others.index(name), METHOD_COLOURS - 1)
+    others = [method for method in methods if method != reference]
+    turn, colour = (0, -1) if name == reference else divmod(others.index(name), METHOD_COLOURS - 1)
     dashes, marker = DASHES_AND_MARKERS[turn % len(DASHES_AND_MARKERS)]
     return {"color": f"C{colour + 1}", "linestyle": dashes, "marker": marker}
-
-
-def legend_marks(methods: Sequence[str], **changes: Any) -> list[Line2D]:
-    """The entries of a legend of methods; changes: parts of their style that differ."""
-    return [Line2D([], [], label=clean(name), **{**method_style(methods, name), **changes}) for name in methods]
 
 
 def clean(name: str, max_chars: int = 24) -> str:
@@ -142,6 +164,12 @@ def clean(name: str, max_chars: int = 24) -> str:
     name = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
     half = max_chars // 2
     return name if len(name) <= max_chars else f"{name[:half]}…{name[half + 1 - max_chars :]}"
+
+
+def row_label(name: str, variant: str) -> str:
+    """A name, and each varied key with its value in a line of its own."""
+    settings = re.split(r", (?=[\w.]+=)", variant) if variant else []
+    return "\n".join([clean(name), *(clean(text, 36) for text in settings)])
 
 
 def signed(value: float, digits: int) -> str:

@@ -1,4 +1,4 @@
-"""Test accuracy per epoch: of a student on a dataset, and of a whole suite as small multiples."""
+"""Test accuracy per epoch: of a cell, and of a whole suite as small multiples."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from bench.report.figures import base
-from bench.report.frame import BASELINE
 
 HEIGHT = 0.52  # of the width
 FEW_METHODS = 4  # whose bands and marks can be told apart
@@ -18,7 +17,7 @@ MARK_HEIGHT = 0.09  # of a mark's text, of the height of the axes
 
 
 def draw_curves(plot: base.Plot, width: float, title: str | None) -> Figure:
-    """Draw all methods on a student and dataset, named at their ends, and where they reach the baseline's accuracy."""
+    """Draw all methods of a cell, named at their ends, and where they reach the reference's accuracy."""
     cells = plot.cells[plot.cells["seeds"] > 0].set_index("method")
     few, last = len(cells) <= FEW_METHODS, plot.curves["epoch"].max()
     height = max(width * HEIGHT, (len(cells) * (2.5 if few else 1.2) + 3) * base.line_inches())
@@ -27,33 +26,34 @@ def draw_curves(plot: base.Plot, width: float, title: str | None) -> Figure:
     axes.set(xlabel="epoch", ylabel=f"{plot.measure} (%)", xlim=(min(1, last - 1), last))
     axes.grid(axis="y")
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    for method, cell in cells[::-1].iterrows():  # the baseline on top
+    for method, cell in cells[::-1].iterrows():  # the reference on top
         end = _draw_method(axes, plot, method, few, linewidth=1.8 if few else 1.2), cell["last_mean"]
         std = "" if pd.isna(cell["last_std"]) else f" ± {cell['last_std']:.2f}"
         name, accuracy = base.clean(method), cell["last_mean"]
         text = f"{name}\n{accuracy:.2f}{std} %" if few else f"{accuracy:.1f}  {name}"
-        line = {**base.method_style(plot.methods, method), "linewidth": 1}
+        line = {**plot.style(method), "linewidth": 1}
         del line["marker"]
         labels.append(base.label_right(axes, end, text, **line))
-    if BASELINE in cells.index and last > 1:
-        _mark_baseline_reached(axes, cells, plot, few)
+    if plot.reference in cells.index and last > 1:
+        _mark_reached(axes, cells, plot, few)
     base.spread_labels(figure, [labels])
     return figure
 
 
 def draw_suite(plot: base.Plot, width: float, title: str | None) -> Figure:
-    """Draw small multiples with one range of accuracies, a row per student and a column per dataset."""
-    models, datasets = plot.cells["model"].unique(), plot.cells["dataset"].unique()
+    """Draw small multiples with one range of accuracies, a row per student and variant and a column per dataset."""
+    rows, datasets = plot.cells[["model", "variant"]].drop_duplicates(), plot.cells["dataset"].unique()
     two = len(plot.methods) == 2
     note = f"{plot.measure.capitalize()} (%) per epoch. {plot.seeds()}."
     note += " Numbers: gain of the last epoch, in points." if two else ""
-    height = len(models) * PANEL_INCHES + 3 * base.line_inches()
-    figure = base.new_figure(width, height, title, note, base.legend_marks(plot.methods, marker=""))
-    grid = figure.subplots(len(models), len(datasets), sharex="col", sharey=True, squeeze=False)
-    for line, model in zip(grid, models, strict=True):
-        line[0].set_ylabel(base.clean(model), rotation=0, ha="right", va="center", color=rcParams["text.color"])
+    panel_height = max(PANEL_INCHES, 1.2 * (1 + plot.setting_lines) * base.line_inches())
+    height = len(rows) * panel_height + 3 * base.line_inches()
+    figure = base.new_figure(width, height, title, note, plot.legend(marker=""))
+    grid = figure.subplots(len(rows), len(datasets), sharex="col", sharey=True, squeeze=False)
+    for line, row in zip(grid, rows.itertuples(index=False), strict=True):
+        line[0].set_ylabel(base.row_label(*row), rotation=0, ha="right", va="center", color=rcParams["text.color"])
         for axes, dataset in zip(line, datasets, strict=True):
-            part = plot.of(model, dataset)
+            part = plot.of(row.model, dataset, row.variant)
             for method in part.cells.loc[part.cells["seeds"] > 0, "method"][::-1]:
                 _draw_method(axes, part, method, two, linewidth=1.3)
             axes.grid(axis="y")
@@ -73,7 +73,7 @@ def _draw_method(axes: Axes, plot: base.Plot, method: str, band: bool, linewidth
     """Draw the mean over seeds; with `band`, also ± 1 standard deviation. Returns the last epoch."""
     curves = plot.curves[plot.curves["method"] == method]
     accuracy = curves.pivot(index="epoch", columns="seed", values="test_accuracy").dropna()
-    mean, std, style = accuracy.mean(axis=1), accuracy.std(axis=1), base.method_style(plot.methods, method)
+    mean, std, style = accuracy.mean(axis=1), accuracy.std(axis=1), plot.style(method)
     if band and accuracy.shape[1] > 1:
         axes.fill_between(accuracy.index, mean - std, mean + std, color=style["color"], alpha=0.2, linewidth=0)
     style["marker"] = style["marker"] if len(accuracy) == 1 else ""
@@ -81,16 +81,16 @@ def _draw_method(axes: Axes, plot: base.Plot, method: str, band: bool, linewidth
     return curves["epoch"].max()
 
 
-def _mark_baseline_reached(axes: Axes, cells: pd.DataFrame, plot: base.Plot, texts: bool) -> None:
-    """Draw the accuracy that the baseline ends at, and rings where methods reach it with all seeds."""
-    level = cells.at[BASELINE, "last_mean"]
+def _mark_reached(axes: Axes, cells: pd.DataFrame, plot: base.Plot, texts: bool) -> None:
+    """Draw the accuracy that the reference ends at, and rings where methods reach it with all seeds."""
+    level = cells.at[plot.reference, "last_mean"]
     axes.axhline(level, color="C0", linewidth=0.8, linestyle=(0, (4, 3)))
-    reached = cells.drop(BASELINE).dropna(subset="epochs_to_reach_mean").sort_values("epochs_to_reach_mean")
+    reached = cells.drop(plot.reference).dropna(subset="epochs_to_reach_mean").sort_values("epochs_to_reach_mean")
     low, high = axes.get_ylim()
     low -= (high - low) * MARK_HEIGHT * len(reached) * texts
     axes.set_ylim(low, high)
     for row, (method, cell) in enumerate(reached.iterrows()):
-        colour, epoch = base.method_style(plot.methods, method)["color"], cell["epochs_to_reach_mean"]
+        colour, epoch = plot.style(method)["color"], cell["epochs_to_reach_mean"]
         axes.plot(epoch, level, "o", markersize=6, markerfacecolor=rcParams["axes.facecolor"], color=colour, zorder=4)
         if texts:
             axes.vlines(epoch, low, level, color=colour, linewidth=1.2)
@@ -104,8 +104,8 @@ def _mark_baseline_reached(axes: Axes, cells: pd.DataFrame, plot: base.Plot, tex
 
 def _note(plot: base.Plot, bands: bool) -> str:
     text = plot.seeds() + ("; band: ± 1 standard deviation" if bands and plot.cells["seeds"].max() > 1 else "")
-    if plot.cells["epochs_to_reach_mean"].count() > 1:  # the baseline's own is one
-        text += "; rings: where all seeds have reached the baseline's final accuracy"
+    if plot.cells["epochs_to_reach_mean"].count() > 1:  # the reference's own is one
+        text += f"; rings: where all seeds have reached the final accuracy of {plot.over}"
     lost = plot.cells[plot.cells["diverged_seeds"] > 0].itertuples()
     parts = [f"{row.diverged_seeds} of {row.seeds + row.diverged_seeds} of {base.clean(row.method)}" for row in lost]
     return f"{text}. Diverged runs, left out: {', '.join(parts)}." if parts else f"{text}."

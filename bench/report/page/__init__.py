@@ -24,13 +24,15 @@ import yaml
 from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
-from bench.cli import duration
-from bench.config.schema import Recipe
+from bench.cli import count, duration
+from bench.config.registry import Registry
+from bench.config.schema import Recipe, RecipeError
+from bench.config.suite import BASELINE, Suite
 from bench.report import tables
 from bench.report.figures.base import DARK, LIGHT, method_style
-from bench.report.frame import BASELINE, CELL, RUN
+from bench.report.frame import CELL, RUN
 from bench.report.published import MARKS
-from bench.report.suite_report import SuiteReport, count
+from bench.report.suite_report import SuiteReport
 
 PARTS = Path(__file__).parent
 # In this order they are one script, so that each may use what those before it define.
@@ -59,32 +61,39 @@ def render_page(suites: Sequence[SuiteReport]) -> str:
         suites=contexts,
         figures={context["report"].suite.name: context["figures"] for context in contexts},
         colours={name: f"light-dark({light}, {DARK[name]})" for name, light in LIGHT.items()},
-        baseline=BASELINE,
         marks=MARKS,
     )
 
 
-def _command(suite: str, recipe_id: str, seed: int, settings: Sequence[object] = ()) -> str:
-    """The command of a run; settings: its --set options."""
-    words = ["accelerate", "launch", "bench/run.py", "--recipe", recipe_id, "--suite", suite]
-    return shlex.join([*words, *(word for text in settings for word in ("--set", str(text))), "--seed", str(seed)])
+def _command(recipe_id: str, seed: int, options: Sequence[object]) -> str:
+    """The command of a run; options: those of its recipe."""
+    words = ["accelerate", "launch", "bench/run.py", "--recipe", recipe_id, *map(str, options), "--seed", str(seed)]
+    return shlex.join(words)
 
 
 def _suite(report: SuiteReport) -> dict[str, Any]:
-    """What template.html shows of a suite. rows: one per method of a cell, with its runs and the row of its baseline."""
+    """What template.html shows of a suite. rows: one per method of a cell, with its runs and the row of its reference."""
     suite, styles, cells = report.suite, _styles(report), _grouped(report.cells, CELL)
-    runs = _grouped(report.runs.assign(texts=_rows(tables.runs_table(report)), curve=_curves(report)), ["id"])
+    recipes = {(entry.id, entry.variant): (entry, recipe) for entry, recipe in report.recipes}
+    runs = _grouped(report.runs.assign(texts=_rows(tables.runs_table(report)), curve=_curves(report)), ["id", "variant"])
+    folder = _recipes_dir(suite)
     for run in itertools.chain.from_iterable(runs.values()):
-        run["command"] = _command(suite.name, run["id"], run["seed"], run["settings"] or ())
         run["facts"] = {name: run[name] for name in _ENVIRONMENT if run[name] is not None}
         run["environment"] = json.dumps(run["facts"], sort_keys=True)
-    for rows in cells.values():
+    for cell, rows in cells.items():
         for row in rows:
-            row["runs"] = runs.get((row["id"],), [])
-            row["baseline"] = rows[0] if rows[0]["method"] == BASELINE else None
-            row["command"] = row["runs"][0]["command"] if row["runs"] else _command(suite.name, row["id"], suite.seeds[0])
-            row["recipe"] = _yaml_of(report.recipes[row["id"]])
-    others = report.cells[report.cells["method"] != BASELINE]
+            entry, recipe = recipes[row["id"], row["variant"]]
+            row["key"] = f"{_key(cell)}/{row['method']}"
+            row["runs"] = runs.get((row["id"], row["variant"]), [])
+            row["listed"] = row["method"] != suite.reference or len(rows) == 1  # in the table of results
+            row["reference"] = rows[0] if rows[0]["method"] == suite.reference else None
+            options = [*suite.run_options(entry, guided=recipe.guidance is not None), *folder]
+            for run in row["runs"]:
+                further = [word for text in run["settings"] or () if text not in options for word in ("--set", text)]
+                run["command"] = _command(run["id"], run["seed"], [*options, *further])
+            row["command"] = row["runs"][0]["command"] if row["runs"] else _command(row["id"], suite.seeds[0], options)
+            row["recipe"] = _yaml_of(recipe)
+    others = report.cells[report.cells["method"] != suite.reference]
     gains = [
         {"method": method, "rows": _rows(own.dropna(subset="gain_mean")), "mean": own["gain_mean"].mean()}
         | own[_SPEEDUPS].median().to_dict()
@@ -92,25 +101,58 @@ def _suite(report: SuiteReport) -> dict[str, Any]:
         if own["gain_mean"].notna().any()
     ]
     bounds = [0.0, *report.cells[["gain_mean", "gain_low", "gain_high"]].to_numpy().flat]
-    low, high, names = np.nanmin(bounds), np.nanmax(bounds), ["student", "dataset"]
+    low, high = np.nanmin(bounds), np.nanmax(bounds)
     return {
         "report": report,
         "cells": cells,
         "tables": {
-            "Last epoch": _grouped(tables.accuracy_table(report), names),
-            "Best epoch": _grouped(tables.best_table(report), names),
-            "Convergence": _grouped(tables.convergence_table(report), names),
-            "Cost": _grouped(tables.cost_table(report), names),
+            "Last epoch": _by_cell(tables.accuracy_table(report)),
+            "Best epoch": _by_cell(tables.best_table(report)),
+            "Convergence": _by_cell(tables.convergence_table(report)),
+            "Cost": _by_cell(tables.cost_table(report)),
         },
-        "published": _grouped(report.published, CELL),
-        "teachers": {dataset: tables.teacher_sentences(own) for dataset, own in report.runs.groupby("dataset")},
+        "published": _grouped(report.published, ["model", "dataset"]),
+        "teachers": {cell: tables.teacher_sentences(own) for cell, own in report.runs.groupby(CELL)},
+        "variants": list(dict.fromkeys(filter(None, (variant for _, _, variant in cells)))),
+        "command": _suite_command(suite, folder),
         "styles": styles,
-        "figures": {"/".join(cell): [_figure(row, styles[row["method"]]) for row in rows] for cell, rows in cells.items()},
+        "figures": {_key(cell): [_figure(row, styles[row["method"]]) for row in rows] for cell, rows in cells.items()},
+        "cell_keys": {cell: _key(cell) for cell in cells},
         "ticks": MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, max(high, low + 1)).tolist(),
         "complete": sum(all(row["status"] == "complete" for row in rows) for rows in cells.values()),
         "gains": sorted(gains, key=lambda gain: -gain["mean"]),
-        "hours": report.runs.groupby("device_unit")["device_hours"].sum().to_dict(),
+        "hours": report.distinct_runs.groupby("device_unit")["device_hours"].sum().to_dict(),
     }
+
+
+def _key(cell: tuple[str, ...]) -> str:
+    """A cell in addresses and scripts: "student/dataset", and the varied values if there are any."""
+    return "/".join(filter(None, cell))
+
+
+def _recipes_dir(suite: Suite) -> list[str]:
+    """The option for a suite that needs recipes which this package does not have; its reader knows the folder."""
+    shipped = Registry()
+    try:
+        is_shipped = suite.file in shipped.names("suites") if suite.file is not None else bool(shipped.suite_recipes(suite))
+    except RecipeError:
+        is_shipped = False
+    return [] if is_shipped else ["--recipes-dir", "DIR"]
+
+
+def _suite_command(suite: Suite, folder: Sequence[str]) -> str:
+    """The command that runs a suite; folder: see `_recipes_dir`."""
+    settings = [*(word for text in suite.assignments for word in ("--set", text)), *folder]
+    if suite.file is not None:
+        return shlex.join(["./run_all.sh", suite.file, *settings])
+    reference = ["--reference", suite.reference] if suite.reference != BASELINE else []
+    return shlex.join(["python", "-m", "bench", "compare", *suite.ids, "--protocol", suite.protocol, *settings, *reference])
+
+
+def _by_cell(table: pd.DataFrame) -> dict[tuple[str, ...], list[Row]]:
+    """The rows of a table by cell."""
+    names = list(tables.NAMES.values())[:-1]
+    return _grouped(table if names[-1] in table else table.assign(**{names[-1]: ""}), names)
 
 
 def _rows(frame: pd.DataFrame) -> list[Row]:
@@ -133,14 +175,16 @@ def _curves(report: SuiteReport) -> list[list[int]]:
 def _figure(row: Row, style: Row) -> Row:
     """What curves.js draws of a method."""
     runs = [{name: run[name] for name in ("diverged", "epochs", "seconds", "curve")} for run in row["runs"]]
-    return {name: row[name] for name in ("method", "last_mean", "epochs_to_reach_mean")} | style | {"runs": runs}
+    is_reference = row["reference"] is not None and row["method"] == row["reference"]["method"]
+    shown = {name: row[name] for name in ("method", "last_mean", "epochs_to_reach_mean")}
+    return shown | style | {"runs": runs, "reference": is_reference}
 
 
 def _styles(report: SuiteReport) -> dict[str, Row]:
     """How each method is drawn, as in the figures. colour: the number of its CSS variable; marker: a class in page.css."""
     out = {}
     for name in report.suite.guidance:
-        style = method_style(report.suite.guidance, name)
+        style = method_style(report.suite.guidance, name, report.suite.reference)
         dash = [] if style["linestyle"] == "-" else style["linestyle"][1]
         out[name] = {"colour": int(style["color"].removeprefix("C")), "marker": _MARKERS[style["marker"]], "dash": dash}
     return out

@@ -1,10 +1,10 @@
-// The dialog of a cell, a student on a dataset. Its content is in a <template>; this file fills in the curves.
+// The dialog of a cell, a student on a dataset with its varied values. Its content is in a <template>; this file fills in the curves.
 
-const MAX_CURVES = 4; // of more methods, only the baseline and that of the row are drawn at first
+const MAX_CURVES = 4; // of more methods, only the reference and that of the row are drawn at first
 const dialog = byId("cell");
 let shownCell = ""; // the suite and row that the dialog shows
 
-/** "student/dataset" of a row's id: a student's name has no slash, nor has a method's, but a dataset's may. */
+/** The cell in a row's id, which ends with the method: a method's name has no slash, but a dataset's may. */
 const cellOf = (id) => id.slice(0, id.lastIndexOf("/"));
 
 function showCell(section) {
@@ -26,7 +26,7 @@ function showCell(section) {
   if (!form) return; // there are no runs
   const boxes = [...form.querySelectorAll("[name=method]")];
   const row = view.cell.slice(view.cell.lastIndexOf("/") + 1);
-  for (const box of boxes) box.checked = boxes.length <= MAX_CURVES || ["baseline", row].includes(box.value);
+  for (const box of boxes) box.checked = boxes.length <= MAX_CURVES || "reference" in box.dataset || box.value === row;
   const draw = () => drawCurves(form.parentElement, view.suite, cellOf(view.cell), {
     methods: boxes.length ? new Set(boxes.filter((box) => box.checked).map((box) => box.value)) : null,
     byTime: form.elements.axis.value === "time",

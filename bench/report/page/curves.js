@@ -74,7 +74,7 @@ function drawCurves(element, suite, cell, options) {
   const [unit, unitName] = longest > 7200 ? [3600, "hours"] : longest > 300 ? [60, "minutes"] : [1, "seconds"];
   const lengthOfEpoch = (runs) => (options.byTime ? mean(runs.map((run) => run.seconds / run.epochs)) / unit : 1);
   const { tables, series, bands, lines } = linesOf(methods, lengthOfEpoch, options.singleSeeds);
-  const target = all.find(({ method }) => method === "baseline")?.last_mean;
+  const target = all.find(({ reference }) => reference)?.last_mean;
 
   /** Show the values at x, in units of the axis; null: those of the last epoch. */
   const read = (x) => {
@@ -127,10 +127,10 @@ function removeFigure(host) {
   figures.delete(host);
 }
 
-/** A circle where a method reaches `target`, the baseline's final accuracy, with dashed lines to the axis and to the end. */
+/** A circle where a method reaches `target`, the reference's final accuracy, with dashed lines to the axis and to the end. */
 function markReached(plot, { method, step, stroke }, target) {
   const epoch = method.epochs_to_reach_mean;
-  if (method.method === "baseline" || epoch === null) return;
+  if (method.reference || epoch === null) return;
   const { ctx, bbox } = plot;
   const ratio = devicePixelRatio;
   const [x, y] = [plot.valToPos(epoch * step, "x", true), plot.valToPos(target, "y", true)];

@@ -8,6 +8,7 @@ const DEFAULTS = {
   search: "",
   dataset: "",
   student: "",
+  variant: "", // the values of varied keys
   method: "",
   status: "",
   cell: "", // the id of the row whose dialog is open

@@ -1,6 +1,6 @@
 // The table of a suite: its rows are sorted within each dataset, and filtered.
 
-const FILTERS = ["search", "dataset", "student", "method", "status"];
+const FILTERS = ["search", "dataset", "student", "variant", "method", "status"];
 
 /** The column that sorts, and the direction: "asc", "desc", or "" for none. */
 function sorting() {
@@ -33,11 +33,11 @@ function inOrder(rows, header) {
 
 /** Whether a row passes all filters of the view. */
 function passes({ dataset }) {
-  const text = [dataset.student, dataset.dataset, dataset.method, dataset.status, dataset.verdict].join(" ").toLowerCase();
+  const text = ["student", "dataset", "variant", "method", "status", "verdict"].map((name) => dataset[name]).join(" ").toLowerCase();
   const words = view.search.toLowerCase().split(/\s+/);
   return words.every((word) => text.includes(word))
     && (!view.status || dataset.status.split(",").includes(view.status))
-    && ["dataset", "student", "method"].every((name) => !view[name] || dataset[name] === view[name]);
+    && ["dataset", "student", "variant", "method"].every((name) => !view[name] || dataset[name] === view[name]);
 }
 
 const rowsOf = (section) => [...section.querySelectorAll(".results tr[data-id]")];

@@ -80,7 +80,7 @@ class Trial:
 
     def records(self) -> dict[str, list[Any]]:
         """The results of each run that must not depend on where and how it ran."""
-        return of_records(self.results / self.suite / "records.jsonl")
+        return of_records(self.results / "local" / self.suite / "records.jsonl")
 
     def logs(self) -> str:
         """The output of all jobs."""

@@ -1,0 +1,123 @@
+"""The definition of a suite beside its records: `results/<suite>/suite.yaml` has the content of the suite's file.
+
+With it, results can be drawn where the suite, or a model or method in it, is in nobody's recipes any more.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+
+from bench.config.compose import recipe_from_dict
+from bench.config.names import NAME
+from bench.config.parse import read_file
+from bench.config.registry import Registry
+from bench.config.schema import Recipe, RecipeError
+from bench.config.suite import GUIDED_ONLY, Suite, SuiteEntry, read_suite
+from bench.runs.folder import LOCAL
+from bench.runs.record import Record
+from bench.storage import write_text
+
+FILE = "suite.yaml"
+RESERVED = (LOCAL, "runs", "slurm")  # folders of results/ and results/local/ that are not a suite's
+_HEAD = "# The definition of the suite of these results, the content of its file in recipes/suites.\n"
+
+Content = Mapping[str, Any]  # of a suite's file
+
+
+class HasRecord(Protocol):
+    """A run with its record."""
+
+    record: Record
+
+
+def stored_suites(folder: str | Path) -> list[str]:
+    """The suites that have records below `results/` or `results/local/`, sorted."""
+    names = (path.parent.name for path in Path(folder).glob("*/records.jsonl"))
+    return sorted(name for name in names if re.fullmatch(NAME, name) and name not in RESERVED)
+
+
+def is_known(registry: Registry, name: str) -> bool:
+    """Whether a suite has a file in the recipes."""
+    return name in registry.names("suites")
+
+
+def find_suite(registry: Registry, name: str, *folders: Path) -> tuple[Suite, Content]:
+    """A suite and its definition: the registry's, else that in the first of these folders that has a suite.yaml.
+
+    Raises:
+        RecipeError: nobody has it, it is damaged, or its name is reserved.
+    """
+    if name in RESERVED:
+        raise RecipeError(f"suite {name}: the name is that of a folder of results/local: give the suite another name")
+    if not is_known(registry, name):
+        for folder in folders:
+            if (content := stored_definition(folder)) is not None:
+                return read_suite(name, content, str(folder / FILE)), content
+    return registry.suite(name), registry.suite_content(name)
+
+
+def stored_suite(registry: Registry, folder: Path) -> Suite:
+    """The suite of a folder of results by its suite.yaml, or by its name if it has none. Raises RecipeError."""
+    content = stored_definition(folder)
+    return registry.suite(folder.name) if content is None else read_suite(folder.name, content, str(folder / FILE))
+
+
+def stored_definition(folder: Path) -> Content | None:
+    """The content of the suite.yaml in a folder; None if there is none. Raises RecipeError if it is damaged."""
+    path = folder / FILE
+    return read_file(path, str(path)) if path.exists() else None
+
+
+def write_definition(content: Content, folder: Path) -> None:
+    """Write suite.yaml, unless the folder has this definition."""
+    if stored_definition(folder) != content:
+        write_text(folder / FILE, _HEAD + yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True))
+
+
+def suite_recipes(registry: Registry, suite: Suite, runs: Iterable[HasRecord] = ()) -> list[tuple[SuiteEntry, Recipe]]:
+    """The entries of a suite with their recipes, seed 0.
+
+    Where the registry does not have the suite, or a part of it, the recipes are those of its runs. Of an unknown suite, an
+    entry is left out if it has no run and the registry does not have all its parts.
+
+    Raises:
+        RecipeError: a recipe of a known suite cannot be composed, and has no run.
+    """
+    try:
+        if suite.file is None or is_known(registry, suite.file):
+            return registry.suite_recipes(suite)
+    except RecipeError:
+        if not (runs := list(runs)):
+            raise
+    records = [run.record for run in runs]
+    return [(entry, recipe) for entry in suite.entries if (recipe := _recipe(registry, suite, entry, records)) is not None]
+
+
+def _recipe(registry: Registry, suite: Suite, entry: SuiteEntry, records: Iterable[Record]) -> Recipe | None:
+    """The recipe of an entry from the first record that is of it, else from the registry; None if neither has it."""
+    for record in records:
+        if record.id == entry.id and _is_of(record.recipe, entry):
+            with suppress(RecipeError):  # `mismatches` says that it cannot be read
+                return recipe_from_dict(record.recipe, f"record {record.id}").with_seed(0)
+    with suppress(RecipeError):
+        return registry.suite_recipe(suite, entry)
+    return None
+
+
+def _is_of(recipe: Content, entry: SuiteEntry) -> bool:
+    """Whether the recipe of a record has the varied values of an entry; a baseline has no keys of the teacher."""
+    for path, given in entry.overrides:
+        if path.startswith(GUIDED_ONLY) and "guidance" not in recipe:
+            continue
+        value: object = recipe
+        for name in path.split("."):
+            value = value.get(name) if isinstance(value, Mapping) else None
+        if value != given.value:
+            return False
+    return True

@@ -1,0 +1,179 @@
+"""The verbs `publish` and `merge`: this machine's runs, or those of others, into the committed results."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.cli import DONE, add_folders, count
+from bench.config.command import command
+from bench.config.compose import recipe_from_dict
+from bench.config.registry import Registry
+from bench.config.schema import RecipeError
+from bench.config.suite import Suite
+from bench.report.commands import add_figure_options, figure_options, print_report
+from bench.report.committed import read_committed, write_committed
+from bench.report.definition import Content, find_suite, stored_suites, suite_recipes, write_definition
+from bench.report.records import (
+    REPRODUCTIONS,
+    PublishedRun,
+    current_runs,
+    is_stale,
+    local_runs,
+    mismatches,
+    read_file_of_runs,
+    write_runs,
+)
+from bench.report.unite import United, environment, unite
+from bench.runs.folder import LOCAL, runs_dir
+
+
+def add_publish_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `publish`."""
+    parser.add_argument("suites", nargs="*", metavar="SUITE", help="take over this machine's runs of these suites")
+    parser.add_argument("--replace", action="store_true", help="where a run is committed already, this machine's counts")
+    add_figure_options(parser)
+    add_folders(parser, data=False)
+
+
+def run_publish(arguments: argparse.Namespace) -> int:
+    """Take over runs of suites into the committed results; without suites, draw these anew."""
+    registry, results, figures = Registry(*arguments.recipes_dir), Path(arguments.results_dir), figure_options(arguments)
+    names = list(dict.fromkeys(arguments.suites))
+    if not names and not stored_suites(results):
+        raise RecipeError(f"--results-dir {results}: no suite has committed records here: name the suites to publish")
+    for change in [_publication(registry, results, name, arguments.replace) for name in names]:
+        change.write(results)
+        print("\n".join(change.sentences(registry)))
+    print_report(write_committed(results, names or stored_suites(results), **figures))
+    print(f"tables, figures and page: {results / 'index.html'}")
+    return DONE
+
+
+def add_merge_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `merge`."""
+    parser.add_argument("files", nargs="+", metavar="FILE", help="records.jsonl of others, in a folder named as the suite")
+    parser.add_argument("--suite", metavar="NAME", help="the suite of files in a folder of another name")
+    add_figure_options(parser)
+    add_folders(parser, data=False)
+
+
+def run_merge(arguments: argparse.Namespace) -> int:
+    """Take over the records of others into the committed results. If one is refused, nothing is written."""
+    registry, results, figures = Registry(*arguments.recipes_dir), Path(arguments.results_dir), figure_options(arguments)
+    files: dict[str, list[Path]] = {}
+    for file in map(Path, arguments.files):
+        files.setdefault(arguments.suite or file.absolute().parent.name, []).append(file)
+    changes = [_merged(registry, results, name, paths) for name, paths in files.items()]
+    for change in changes:
+        change.write(results)
+        print("\n".join(change.sentences(registry)))
+    print_report(write_committed(results, list(files), **figures))
+    print(f"tables, figures and page: {results / 'index.html'}")
+    return DONE
+
+
+@dataclass(frozen=True)
+class _Change:
+    """What becomes of the committed records of a suite. before: they as they are, reproductions included."""
+
+    suite: Suite
+    content: Content
+    before: list[PublishedRun]
+    given: list[PublishedRun]
+    after: United
+
+    def write(self, results: Path) -> None:
+        """Write definition, records and reproductions."""
+        write_definition(self.content, results / self.suite.name)
+        write_runs(self.after.runs, results, self.suite.name)
+        write_runs(self.after.reproductions, results, self.suite.name, REPRODUCTIONS)
+
+    def sentences(self, registry: Registry) -> list[str]:
+        """What has changed, which runs were left out, and which the suite lacks."""
+        name, known = self.suite.name, [(run.key, environment(run.record)) for run in self.before]
+        new = [run for run in self.given if (run.key, environment(run.record)) not in known]
+        joined = sum(run in self.after.runs for run in new)
+        reproduced = sum(run in self.after.reproductions for run in new)
+        after = [*self.after.runs, *self.after.reproductions]
+        removed = sum(run not in after for run in self.before)
+        out = [f"suite {name}: {count(joined, 'new run')}, {count(reproduced, 'new reproduction')}"]
+        out[0] += f", {count(removed, 'earlier run')} removed" if removed else ""
+        out += [f"{text}: the committed one stays (publish --replace takes the other)" for text in self.after.conflicts]
+        return out + _missing_runs(registry, self.suite, self.after.runs)
+
+
+def _publication(registry: Registry, results: Path, name: str, replace: bool) -> _Change:
+    """This machine's runs united with the committed ones of a suite. Raises RecipeError if one cannot be published."""
+    suite, content = find_suite(registry, name, results / LOCAL / name, results / name)
+    local, before = local_runs(registry, suite, results), read_committed(results, name)
+    if not local and not before:
+        raise RecipeError(f"suite {name}: no run below {runs_dir(results)} has finished: run ./run_all.sh {name}")
+    for run in local:
+        _check_code(run, "commit the changes or remove them, then run it again")
+    # a run that other code has recorded gives way to one of this code
+    fresh = [run for run in before if not is_stale(run.record)]
+    stale = [run for run in before if is_stale(run.record)]
+    order = [*local, *fresh, *stale] if replace else [*fresh, *local, *stale]
+    return _change(registry, suite, content, before, local, order)
+
+
+def _merged(registry: Registry, results: Path, name: str, files: Sequence[Path]) -> _Change:
+    """The records in files united with the committed ones. Raises RecipeError if one is refused."""
+    suite, content = find_suite(registry, name, results / name, *(file.absolute().parent for file in files))
+    before = read_committed(results, name)
+    given = [run for file in files for run in read_file_of_runs(file, name)]
+    if problems := mismatches(registry, suite, [*before, *given]):
+        raise RecipeError(problems[0])
+    for run in given:
+        _check_code(run, "its author commits the changes or removes them, and runs it again")
+    change = _change(registry, suite, content, before, given, [*before, *given])
+    if change.after.conflicts:
+        raise RecipeError(change.after.conflicts[0])
+    return change
+
+
+def _change(
+    registry: Registry,
+    suite: Suite,
+    content: Content,
+    before: list[PublishedRun],
+    given: list[PublishedRun],
+    order: Iterable[PublishedRun],
+) -> _Change:
+    united = unite(order)
+    runs, reproductions = (current_runs(registry, suite, some) for some in (united.runs, united.reproductions))
+    if problems := mismatches(registry, suite, runs):
+        raise RecipeError(problems[0])
+    return _Change(suite, content, before, given, United(runs, reproductions, united.conflicts))
+
+
+def _check_code(run: PublishedRun, advice: str) -> None:
+    """Raise RecipeError if nobody can know what code a run used, or if it was other code than this."""
+    record = run.record
+    if record.code.dirty:
+        problem = "it used code that differs from its commit"
+    elif is_stale(record):
+        problem, advice = "it was recorded with other code", "run it again"
+    else:
+        return
+    again = command(recipe_from_dict(record.recipe, run.name)) or f"python bench/run.py --recipe {record.id} …"
+    raise RecipeError(f"{run.name}: {problem}: {advice}: {again} --force")
+
+
+def _missing_runs(registry: Registry, suite: Suite, runs: Sequence[PublishedRun]) -> list[str]:
+    """The runs that a suite lacks, a line per recipe."""
+    there = {run.key for run in runs}
+    missing = {}
+    for entry, recipe in suite_recipes(registry, suite, runs):
+        if seeds := [seed for seed in suite.seeds if (recipe.id, recipe.hash, seed) not in there]:
+            missing[" ".join([entry.id, *entry.settings])] = seeds
+    if not missing:
+        return []
+    total = sum(map(len, missing.values()))
+    rows = [
+        f"  {recipe_id} seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}" for recipe_id, seeds in missing.items()
+    ]
+    return [f"suite {suite.name} lacks {count(total, 'run')}:", *rows]

@@ -1,0 +1,178 @@
+"""`publish` and `merge`: what joins the committed results, what is a reproduction, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.__main__ import main
+from bench.config.registry import Registry
+from bench.data.store import current_fingerprint
+from bench.report import output
+from bench.report.records import REPRODUCTIONS, read_runs, records_path, write_runs
+from bench.runs.record import Code, Hardware
+from tests.helpers.process import ROOT
+from tests.helpers.synthetic import finish, make_run, quick_run, three_seeds
+
+LAPTOP = {"hardware": Hardware("cpu", "Laptop", 1), "libraries": {"python": "3.12.0", "torch": "9"}}
+DIRTY = Code("0.0.0", "f" * 40, True)
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """Committed runs of three seeds. Figures take no time."""
+    monkeypatch.setattr(output, "write_figures", lambda *_, **__: [])
+    folder = tmp_path / "results"
+    write_runs(three_seeds(), folder, "quick")
+    return folder
+
+
+def bench(*words: object) -> int:
+    return main([str(word) for word in words])
+
+
+def of_others(folder: Path, *runs, suite: str = "quick") -> Path:
+    """The records.jsonl of somebody else's results."""
+    write_runs(runs, folder / "their results", suite)
+    return records_path(folder / "their results", suite)
+
+
+def accuracies(runs) -> dict[tuple[str, int], float]:
+    return {(run.record.id.rpartition("/")[2], run.record.seed): run.record.last_accuracy for run in runs}
+
+
+def test_publish_takes_over_new_seeds_and_keeps_committed_ones(results, capsys):
+    before = accuracies(read_runs(results, "quick"))
+    finish(results, quick_run("guided", 3, (90.0, 98.0)))
+    finish(results, quick_run("guided", 0, (90.0, 98.0), **LAPTOP))
+    finish(results, quick_run("guided", 1, (90.0, 98.0)))  # another result of an equal machine
+    assert bench("publish", "quick", "--results-dir", results) == 0
+    said = capsys.readouterr().out
+    assert "suite quick: 1 new run, 1 new reproduction" in said
+    assert "guided seed 1: another run" in said and "98.00 %: the committed one stays (publish --replace" in said
+    assert accuracies(read_runs(results, "quick")) == {**before, ("guided", 3): 98.0}
+    assert accuracies(read_runs(results, "quick", REPRODUCTIONS)) == {("guided", 0): 98.0}
+    table = (results / "quick" / "table.md").read_text()
+    assert "Reproduced on 1 x Laptop, 1 thread" in table and "guided seed 0: 98.00 % against 90.00 %" in table
+    assert "98.00 % against 90.00 %" in (results / "index.html").read_text()
+    files = {path: path.read_bytes() for path in results.rglob("*.*")}
+    assert bench("publish", "quick", "--results-dir", results) == 0
+    assert files == {path: path.read_bytes() for path in results.rglob("*.*")}
+
+
+def test_replace_lets_this_machine_count(results):
+    finish(results, quick_run("guided", 0, (90.0, 98.0), **LAPTOP))
+    finish(results, quick_run("guided", 1, (90.0, 97.0)))
+    assert bench("publish", "quick", "--replace", "--results-dir", results) == 0
+    runs = accuracies(read_runs(results, "quick"))
+    assert (runs["guided", 0], runs["guided", 1], runs["guided", 2]) == (98.0, 97.0, 92.0)
+    assert accuracies(read_runs(results, "quick", REPRODUCTIONS)) == {("guided", 0): 90.0}
+
+
+def test_publish_names_the_missing_runs_and_refuses_changed_code(results, capsys):
+    write_runs([], results, "quick")
+    folder = finish(results, quick_run("guided", 0))
+    assert bench("publish", "quick", "--results-dir", results) == 0
+    said = capsys.readouterr().out
+    assert (
+        "suite quick lacks 5 runs:\n  deit_micro/digits/baseline seeds 0, 1, 2\n  deit_micro/digits/guided seeds 1, 2"
+        in said
+    )
+    finish(results, quick_run("guided", 1, code=DIRTY))
+    committed = records_path(results, "quick").read_bytes()
+    assert bench("publish", "quick", "--results-dir", results) == 2
+    said = capsys.readouterr().err
+    assert "record deit_micro/digits/guided seed 1: it used code that differs from its commit" in said
+    assert "python bench/run.py --recipe deit_micro/digits/guided --protocol quick --seed 1 --force" in said
+    assert records_path(results, "quick").read_bytes() == committed
+    shutil.rmtree(folder.path.parent)
+    assert bench("publish", "paper", "--results-dir", results) == 2
+    assert "no run below" in capsys.readouterr().err
+
+
+def test_two_machines_become_one_table(tmp_path, results, capsys):
+    """Seeds of both count; where both have a seed, one counts and the other's difference is listed."""
+    laptop = [quick_run("guided", 0, (90.0, 97.0), **LAPTOP), quick_run("guided", 3, (90.0, 96.0), **LAPTOP)]
+    laptop.append(quick_run("baseline", 3, (80.0, 85.0), **LAPTOP))
+    file = of_others(tmp_path, *laptop)
+    assert bench("merge", file, "--results-dir", results) == 0
+    assert "suite quick: 2 new runs, 1 new reproduction" in capsys.readouterr().out
+    cells = json.loads((results / "quick" / "table.json").read_text())["cells"]
+    assert [cell["seeds"] for cell in cells] == [4, 4]
+    assert cells[1]["last_mean"] == (90 + 94 + 92 + 96) / 4  # the 97 of the laptop's seed 0 is in no mean
+    assert "guided seed 0: 97.00 % against 90.00 %" in (results / "quick" / "table.md").read_text()
+    files = {path: path.read_bytes() for path in results.rglob("*.*")}
+    assert bench("merge", file, "--results-dir", results) == 0
+    assert files == {path: path.read_bytes() for path in results.rglob("*.*")}
+    assert bench("report", "--check", "--results-dir", results) == 1  # no figures were drawn, and nothing else is wrong
+    assert {line.rpartition(": ")[2] for line in capsys.readouterr().err.splitlines()} == {
+        "not drawn from these records by this code"
+    }
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        (quick_run("guided", 5, hash="f" * 64), "its hash ffffffff is not that of its recipe"),
+        (quick_run("guided", 5, last_accuracy=99.0), "last or best accuracy is not that of its history"),
+        (quick_run("guided", 5, code=DIRTY), "its author commits the changes"),
+        (quick_run("guided", 0, (90.0, 99.0)), "has other results: 90.00 % against 99.00 %"),
+        (quick_run("guided", 5, id="deit_tiny/digits/guided"), "not in suite quick"),
+        (
+            make_run("quick", Registry().compose("deit_micro/digits/guided", "quick", ["train.epochs=2"]), (1.0, 2.0)),
+            "is not its recipe's",
+        ),
+    ],
+)
+def test_merge_refuses_what_is_not_a_result_of_this_code(tmp_path, results, run, words, capsys):
+    committed = records_path(results, "quick").read_bytes()
+    assert bench("merge", of_others(tmp_path, quick_run("guided", 7), run), "--results-dir", results) == 2
+    assert words in capsys.readouterr().err and records_path(results, "quick").read_bytes() == committed
+
+
+def test_an_unknown_suite_comes_with_its_definition(tmp_path, results, capsys):
+    run = dataclasses.replace(quick_run("guided", 0), suite="theirs")
+    file = of_others(tmp_path, run, suite="theirs")
+    assert bench("merge", file, "--results-dir", results) == 2 and "unknown suite 'theirs'" in capsys.readouterr().err
+    shutil.copy(ROOT / "recipes" / "suites" / "quick.yaml", file.with_name("suite.yaml"))
+    assert bench("merge", file, "--results-dir", results) == 0
+    assert read_runs(results, "theirs") == [run] and (results / "theirs" / "suite.yaml").is_file()
+    moved = shutil.copy(file, tmp_path / "sent.jsonl")
+    assert bench("merge", moved, "--suite", "theirs", "--results-dir", results) == 0
+    assert bench("merge", tmp_path / "none" / "records.jsonl", "--suite", "quick", "--results-dir", results) == 2
+
+
+def test_a_fresh_clone_stays_clean_after_a_sweep(tmp_path, cache):
+    """A copy of this working tree in which all runs of suite quick are finished: a sweep changes no tracked file."""
+    clone = tmp_path / "clone"
+    listed = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True)
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if (ROOT / name).is_file():
+            (clone / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, clone / name)
+
+    def git(*words: str) -> str:
+        own = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main"]
+        return subprocess.run(["git", *own, *words], cwd=clone, capture_output=True, text=True, check=True).stdout
+
+    git("init")
+    git("add", "--all")
+    git("commit", "--quiet", "-m", "a")
+    digits = Registry().compose("deit_micro/digits/guided", "quick").data
+    for run in three_seeds(hardware=Hardware("cpu", "Laptop", 1)):
+        dataset = dataclasses.replace(run.record.dataset, fingerprint=current_fingerprint(digits, "data"))
+        finish(clone / "results", dataclasses.replace(run, record=dataclasses.replace(run.record, dataset=dataset)))
+    environment = {**os.environ, "PYTHONPATH": str(clone), "LOCALITY_BENCH_CACHE": str(cache)}
+    words = [sys.executable, "-m", "bench", "sweep", "quick"]
+    done = subprocess.run(words, cwd=clone, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "last epochs beside the published ones of the same recipe and seed:" in done.stdout
+    assert "other hardware, threads or libraries" in done.stdout and "Laptop" in done.stdout
+    assert (clone / "results" / "local" / "quick" / "table.md").is_file() and git("status", "--porcelain") == ""
