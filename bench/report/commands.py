@@ -59,10 +59,11 @@ def run_report(arguments: argparse.Namespace) -> int:
         return _check(results, stored_suites(results) if names is None else names)
     registry = Registry(*arguments.recipes_dir)
     reports, others = write_local(registry, results, names, with_published=arguments.with_published, **figures)
-    if not reports and not others:
+    if not reports and (names or not others):
+        of = f"suite {arguments.suite}: " if names else ""
         raise RecipeError(
-            f"no run below {runs_dir(results)} has finished: run ./run_all.sh quick (`python -m bench publish` draws the"
-            " committed results)"
+            f"{of}no run below {runs_dir(results)} has finished: run ./run_all.sh {arguments.suite or 'quick'} (`python -m"
+            " bench publish` draws the committed results)"
         )
     print_report(reports)
     if reports:
@@ -95,7 +96,7 @@ def write_local(
     """Write records, tables and figures of this machine's runs to `results/local/<suite>/`, and the page of all its suites.
 
     Args:
-        names: suites that are written; None: all that have runs.
+        names: suites that are written, if they have runs; None: all that have.
         with_published: draw them together with the committed runs.
         title, width: see `write_figures`.
 
@@ -103,7 +104,7 @@ def write_local(
         (the reports of the suites, the number of this machine's runs that are in no suite).
 
     Raises:
-        RecipeError: a named suite has no runs, or a run is damaged.
+        RecipeError: a named suite is unknown, or a run is damaged.
     """
     results = Path(results)
     local = results / LOCAL
@@ -120,9 +121,7 @@ def write_local(
         found += runs
         if report is not None:
             reports[name] = report
-        elif names is not None and name in names:
-            raise RecipeError(f"suite {name}: no run below {runs_dir(results)} has finished: run ./run_all.sh {name}")
-    chosen = list(reports) if names is None else names
+    chosen = [name for name in reports if names is None or name in names]
     for name in chosen:
         write_suite(reports[name], local / name, title=title, width=width)
     if reports:

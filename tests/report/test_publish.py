@@ -76,6 +76,21 @@ def test_replace_lets_this_machine_count(results):
     assert accuracies(read_runs(results, "quick", REPRODUCTIONS)) == {("guided", 0): 90.0}
 
 
+def test_a_run_of_other_code_is_refused_and_a_committed_one_gives_way(tmp_path, results, capsys):
+    old = {**quick_run("guided", 0).record.numerics, "guidance.locality": 0}
+    write_runs([quick_run("guided", 0, (80.0, 70.0), numerics=old)], results, "quick")
+    finish(results, quick_run("guided", 0))
+    assert bench("publish", "quick", "--results-dir", results) == 0
+    assert accuracies(read_runs(results, "quick")) == {("guided", 0): 90.0}
+    assert not read_runs(results, "quick", REPRODUCTIONS)  # a number of other code reproduces nothing
+    finish(results, quick_run("guided", 1, numerics=old))
+    capsys.readouterr()
+    assert bench("publish", "quick", "--results-dir", results) == 2
+    assert "guided seed 1: it was recorded with other code: run it again: python bench/run.py" in capsys.readouterr().err
+    assert bench("merge", of_others(tmp_path, quick_run("guided", 2, numerics=old)), "--results-dir", results) == 2
+    assert "guided seed 2: it was recorded with other code" in capsys.readouterr().err
+
+
 def test_publish_names_the_missing_runs_and_refuses_changed_code(results, capsys):
     write_runs([], results, "quick")
     folder = finish(results, quick_run("guided", 0))
@@ -176,3 +191,7 @@ def test_a_fresh_clone_stays_clean_after_a_sweep(tmp_path, cache):
     assert "last epochs beside the published ones of the same recipe and seed:" in done.stdout
     assert "other hardware, threads or libraries" in done.stdout and "Laptop" in done.stdout
     assert (clone / "results" / "local" / "quick" / "table.md").is_file() and git("status", "--porcelain") == ""
+    shutil.rmtree(clone / "results" / "local")
+    words = [sys.executable, "-m", "bench", "sweep", "quick", "--skip-published"]
+    done = subprocess.run(words, cwd=clone, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.stdout.startswith("suite quick, 6 runs: 6 published\n") and git("status", "--porcelain") == ""
