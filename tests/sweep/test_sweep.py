@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bench.runs.folder import runs_dir
-from tests.helpers.process import ROOT, command
+from tests.helpers.process import ROOT, command, refused
 from tests.trials.sweep_kills import SUITE, numbers
 
 
@@ -130,3 +130,51 @@ def test_a_run_of_other_code_is_run_again_with_stale_only(recipes, tmp_path):
     assert json.loads((old / "record.json").read_text())["numerics"]["models.vit"] == 0
     assert (folder / "log.txt").read_text().count("epoch 12/12") == 2 and not (old / "log.txt").exists()
     assert "recorded with other code" not in command(*words, "--stale", "--dry-run", check=True).stdout
+
+
+SHORT = ["train.epochs=1", "data.train_limit=128", "teacher.train.epochs=1", "teacher.data.train_limit=128"]
+SHORT = [word for text in SHORT for word in ("--set", text)]
+
+
+def test_recipes_are_compared_without_a_file(cache, tmp_path):
+    words = ["deit_micro/digits/guided", "deit_micro/digits/baseline", "--protocol", "quick", *SHORT]
+    words += ["--seeds", "1", "--results-dir", str(tmp_path / "results")]
+    env = {"LOCALITY_BENCH_CACHE": str(cache)}
+    first = command("-m", "bench", "compare", *words, check=True, env=env)
+    assert first.stdout.startswith("these recipes, 2 runs: ") and "[3/3]" in first.stdout
+    assert re.search(r"deit_micro +digits +guided +[\d.]+ +[+-][\d.]+ +too few seeds", first.stdout)
+    assert (
+        "over the baseline" in first.stdout
+        and "Settings of this suite: train.epochs=1, data.train_limit=128" in first.stdout
+    )
+    (folder,) = (tmp_path / "results" / "local").glob("compare-deit_micro-digits-*")
+    files = {f"table.{kind}" for kind in ("md", "csv", "tex", "json")} | {"index.html", "overview.pdf", "curves"}
+    assert files <= {path.name for path in folder.iterdir()}
+    links = re.findall(r"href=\"\./([^\"]+)", (folder / "index.html").read_text())
+    assert "table.csv" in links and all((folder / link).is_file() for link in links)
+    content = json.loads((folder / "table.json").read_text())
+    assert [cell["method"] for cell in content["cells"]] == ["baseline", "guided"]
+    assert "python -m bench compare deit_micro/digits/guided" in (folder / "index.html").read_text().replace(
+        "<span>", ""
+    ).replace("</span>", "")
+    again = command("-m", "bench", "compare", *words, "--reference", "guided", check=True, env=env)
+    assert "2 runs: 2 finished" in again.stdout and "over guided" in again.stdout
+    plan = command("-m", "bench", "plan", *words, check=True, env=env)
+    assert "2 runs: 2 finished" in plan.stdout and "2 finished runs here are in no suite" in plan.stdout
+    alone = command("-m", "bench", "report", words[0], *words[2:-4], *words[-2:], check=True, env=env)
+    assert "there is nothing to compare with" in alone.stdout and "guided" in alone.stdout
+    for others, sentence in ((["resnet8/digits"], "is a teacher"), (["--reference", "kd"], "none of these recipes has")):
+        refused(command("-m", "bench", "compare", *words, *others, env=env), sentence)
+
+
+def test_a_baseline_in_several_variants_is_trained_once(recipes, cache, tmp_path):
+    text = SUITE + "vary: {teacher.seed: [0, 1]}\n"
+    (recipes / "suites" / "varied.yaml").write_text(text.replace("epochs: 12", "epochs: 1"))
+    done = command(*sweep_words(recipes, tmp_path, "varied"), check=True, env={"LOCALITY_BENCH_CACHE": str(cache)})
+    assert done.stdout.startswith("suite varied, 3 runs: ") and "[5/5]" in done.stdout
+    assert re.search(r"deit_micro/digits/guided teacher.seed=1 seed 0: [\d.]+ %", done.stdout)
+    cells = json.loads((tmp_path / "local" / "varied" / "table.json").read_text())["cells"]
+    assert [(cell["variant"], cell["method"], cell["seeds"]) for cell in cells] == [
+        (f"teacher.seed={seed}", method, 1) for seed in (0, 1) for method in ("baseline", "guided")
+    ]
+    assert cells[0]["last_mean"] == cells[2]["last_mean"] and all(cells[i]["gain_seeds"] == 1 for i in (1, 3))
