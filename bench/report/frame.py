@@ -24,8 +24,7 @@ _MAY_BE_MISSING = {  # columns of `runs_frame` whose type would depend on the ru
     **dict.fromkeys(("teacher_key", "teacher_id", "teacher_select", "commit"), "str"),
     "dirty": "boolean",
 }
-# fields of a record
-_NO_COLUMNS = ["recipe", "feature_maps", "teacher", "hardware", "code", "image_size", "weights"]
+_NO_COLUMNS = ["recipe", "feature_maps", "teacher", "hardware", "code", "image_size", "weights"]  # fields of a record
 
 
 def runs_frame(runs: Sequence[PublishedRun], variants: Sequence[str] = ()) -> pd.DataFrame:
@@ -35,7 +34,6 @@ def runs_frame(runs: Sequence[PublishedRun], variants: Sequence[str] = ()) -> pd
 
     suite, model, dataset, method: the names in the id; method is "baseline" without guidance.
     variant: the varied keys with their values, "" in a suite that varies nothing.
-    numerics: {component: version} of the code that it was computed with.
     precision: the one that was used.
     machine: the hardware and precision in words. device_hours: of the run, in device_unit, "GPU-hours" or "core-hours".
     teacher_*: fields of `TeacherSummary`, missing without a teacher. teacher_accuracy: of the weights that guide, in %.

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from bench.runs.folder import runs_dir
-from tests.helpers.process import ROOT, command, refused
+from tests.helpers.commands import call
+from tests.helpers.process import ROOT, command
 from tests.trials.sweep_kills import SUITE, numbers
 
 
@@ -136,35 +137,40 @@ SHORT = ["train.epochs=1", "data.train_limit=128", "teacher.train.epochs=1", "te
 SHORT = [word for text in SHORT for word in ("--set", text)]
 
 
-def test_recipes_are_compared_without_a_file(cache, tmp_path):
-    words = ["deit_micro/digits/guided", "deit_micro/digits/baseline", "--protocol", "quick", *SHORT]
-    words += ["--seeds", "1", "--results-dir", str(tmp_path / "results")]
-    env = {"LOCALITY_BENCH_CACHE": str(cache)}
-    first = command("-m", "bench", "compare", *words, check=True, env=env)
-    assert first.stdout.startswith("these recipes, 2 runs: ") and "[3/3]" in first.stdout
-    assert re.search(r"deit_micro +digits +guided +[\d.]+ +[+-][\d.]+ +too few seeds", first.stdout)
-    assert (
-        "over the baseline" in first.stdout
-        and "Settings of this suite: train.epochs=1, data.train_limit=128" in first.stdout
-    )
+def test_recipes_are_compared_without_a_file(cache, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("LOCALITY_BENCH_CACHE", str(cache))
+    ids = ["deit_micro/digits/guided", "deit_micro/digits/baseline"]
+    options = ["--protocol", "quick", *SHORT, "--results-dir", str(tmp_path / "results")]
+    first = command("-m", "bench", "compare", *ids, *options, "--seeds", "1", check=True).stdout
+    assert first.startswith("these recipes, 2 runs: ") and "[3/3]" in first and "over the baseline" in first
+    assert re.search(r"deit_micro +digits +guided +[\d.]+ +[+-][\d.]+ +too few seeds", first)
+    assert "Settings of this suite: train.epochs=1, data.train_limit=128" in first
     (folder,) = (tmp_path / "results" / "local").glob("compare-deit_micro-digits-*")
     files = {f"table.{kind}" for kind in ("md", "csv", "tex", "json")} | {"index.html", "overview.pdf", "curves"}
     assert files <= {path.name for path in folder.iterdir()}
-    links = re.findall(r"href=\"\./([^\"]+)", (folder / "index.html").read_text())
-    assert "table.csv" in links and all((folder / link).is_file() for link in links)
     content = json.loads((folder / "table.json").read_text())
     assert [cell["method"] for cell in content["cells"]] == ["baseline", "guided"]
-    assert "python -m bench compare deit_micro/digits/guided" in (folder / "index.html").read_text().replace(
-        "<span>", ""
-    ).replace("</span>", "")
-    again = command("-m", "bench", "compare", *words, "--reference", "guided", check=True, env=env)
-    assert "2 runs: 2 finished" in again.stdout and "over guided" in again.stdout
-    plan = command("-m", "bench", "plan", *words, check=True, env=env)
-    assert "2 runs: 2 finished" in plan.stdout and "2 finished runs here are in no suite" in plan.stdout
-    alone = command("-m", "bench", "report", words[0], *words[2:-4], *words[-2:], check=True, env=env)
-    assert "there is nothing to compare with" in alone.stdout and "guided" in alone.stdout
-    for others, sentence in ((["resnet8/digits"], "is a teacher"), (["--reference", "kd"], "none of these recipes has")):
-        refused(command("-m", "bench", "compare", *words, *others, env=env), sentence)
+    page = re.sub("</?span>", "", (folder / "index.html").read_text())
+    assert "python -m bench compare deit_micro/digits/guided deit_micro/digits/baseline --protocol quick" in page
+    links = re.findall(r"href=\"\./([^\"]+)", page)
+    assert "table.csv" in links and all((folder / link).is_file() for link in links)
+
+    def bench(verb, *words):
+        return call(capsys, "bench", verb, *words, *options)
+
+    again = bench("compare", *ids, "--seeds", "1", "--reference", "guided")[1]
+    assert "2 runs: 2 finished" in again and "over guided" in again
+    plan = bench("plan", *ids, "--seeds", "1")[1]
+    assert "2 runs: 2 finished" in plan and "2 finished runs here are in no suite" in plan
+    code, alone, _ = bench("report", ids[0])
+    assert code == 0 and "there is nothing to compare with" in alone and "guided" in alone
+    for words, sentence in (
+        (["resnet8/digits"], "is a teacher: only students are compared"),
+        (["--reference", "kd"], "--reference kd: none of these recipes has this method; they have guided, baseline"),
+        (["--suite", "quick"], "--protocol quick: suite quick has its own"),
+    ):
+        code, _, errors = bench("compare", *ids, *words)
+        assert code == 2 and sentence in errors
 
 
 def test_a_baseline_in_several_variants_is_trained_once(recipes, cache, tmp_path):
