@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run a suite: train what is missing, then write its tables, figures and page.
+# Run a suite: train what this machine has not trained yet, then write its tables, figures and page.
 #
 #   ./run_all.sh                 the suite paper if there is a GPU, else quick
 #   ./run_all.sh quick           8x8 digits with and without guidance: minutes on two CPU cores, no download
@@ -7,12 +7,14 @@
 #   ./run_all.sh NAME            recipes/suites/NAME.yaml
 #
 # It first prints what is left to do and what that will cost. Finished runs are skipped, so the same command continues after
-# an interruption. Runs are in results/local/, the report is in results/<suite>/ and results/index.html.
+# an interruption. Runs and report are in results/local/, which git ignores: results/local/<suite>/ and results/local/index.html.
+# At the end, accuracies are shown beside the published ones of the same recipes and seeds.
 #
 # Other options go to `python -m bench sweep`:
 #   --dry-run           print the plan and the commands, and run nothing
 #   --seeds N           seeds 0 to N - 1
 #   --filter TEXT       only recipes whose id contains TEXT
+#   --skip-published    leave out runs whose results are committed in results/<suite>/
 #   --gpus-per-run N, --runs-per-gpu K, --retries N, --tracker NAME
 #   --data-dir DIR, --results-dir DIR, --recipes-dir DIR
 set -euo pipefail

@@ -76,7 +76,7 @@ def build_suite_report(registry: Registry, suite: Suite, published_runs: Sequenc
     settings = {key: str(given.value) for key, given in suite.overrides}
     distinct = runs.drop_duplicates(["id", "hash", "seed"])
     notes = [*_deviations(suite, recipes, distinct), *_comparison_notes(distinct), *_pairing_notes(suite, cells)]
-    notes += _stale_note(recipes, published_runs)
+    notes += _stale_note((recipe for _, recipe in recipes), published_runs)
     protocol = _protocol_note(suite, recipes, settings)
     return SuiteReport(suite, recipes, runs, curves, pairs, cells, published, settings, protocol, notes)
 
@@ -140,13 +140,13 @@ def _comparison_notes(runs: pd.DataFrame) -> list[str]:
     return out
 
 
-def _stale_note(recipes: Sequence[tuple[SuiteEntry, Recipe]], runs: Sequence[PublishedRun]) -> list[str]:
+def _stale_note(recipes: Iterable[Recipe], runs: Sequence[PublishedRun]) -> list[str]:
     """A sentence about runs that are recorded with other code, if there are such."""
-    known = {(recipe.id, recipe.hash): recipe for _, recipe in recipes}
-    changed = [parts for run in runs if (parts := stale_parts(run.record, known[run.key[:2]]))]
+    now, records = {recipe.hash: recipe for recipe in recipes}, [run.record for run in runs]
+    changed = [parts for one in records if one.hash in now and (parts := stale_parts(one, now[one.hash]))]
     if not changed:
         return []
-    names = ", ".join(dict.fromkeys(part for parts in changed for part in parts))
+    names = "; ".join(dict.fromkeys(part for parts in changed for part in parts))
     verb = "is" if len(changed) == 1 else "are"
     return [f"{len(changed)} of {count(len(runs), 'run')} {verb} recorded with other code ({names}): --stale runs anew."]
 

@@ -91,9 +91,9 @@ def make_plan(
             parts = stale_parts(record, recipe)
             if not (parts and stale):
                 job.state = State.STALE if parts else State.DIVERGED if record.diverged else State.FINISHED
-                job.note = ", ".join(filter(None, ("" if record.diverged else accuracy_text(record), *parts)))
+                job.note = ", ".join(filter(None, ("" if record.diverged else accuracy_text(record), "; ".join(parts))))
                 continue
-            job.replaces, job.note = record, f"{State.STALE} ({', '.join(parts)})"
+            job.replaces, job.note = record, f"{State.STALE} ({'; '.join(parts)})"
         committed = published.get(run_key(recipe)) if published else None
         if committed is not None and fingerprint(recipe.data) in (None, committed.dataset.fingerprint):
             job.state, job.note = State.PUBLISHED, accuracy_text(committed)

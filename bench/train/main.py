@@ -48,7 +48,7 @@ def _run(arguments: argparse.Namespace, stop: StopSignals) -> None:
         recipe = request.recipe
         said = f"is finished: {record.last_accuracy:.2f} % (--force runs it again)"
         if parts := stale_parts(record, recipe):
-            said = f"is recorded with other code ({', '.join(parts)}): --stale runs it again"
+            said = f"is recorded with other code ({'; '.join(parts)}): --stale runs it again"
         LOG.info(f"{recipe.id} seed {recipe.seed} {said}")
 
 

@@ -34,7 +34,7 @@ def test_local_runs_are_those_of_the_suite_in_its_order(tmp_path):
     finish(tmp_path, make_run("", other.teacher, [50.0, 60.0]), other.teacher)
     runs = local_runs(registry, suite, tmp_path)
     assert runs == [baseline, guided]
-    assert count_other_runs(tmp_path, runs) == 1  # a teacher belongs to the runs that it guides
+    assert count_other_runs(registry, tmp_path, runs) == 1  # a teacher belongs to the runs that it guides
 
 
 def test_only_changed_records_are_written(tmp_path):

@@ -14,7 +14,7 @@ from bench.config.registry import Registry
 from bench.config.schema import RecipeError
 from bench.runs.folder import RunFolder, old_runs_warning
 from bench.runs.record import RECORD_SCHEMA, check_same_images, read_record, record_from_dict, stale_parts
-from tests.helpers.synthetic import make_run
+from tests.helpers.synthetic import history_rows, make_run
 
 RECIPE = Registry().compose("deit_micro/digits/guided", "quick")
 RECORD = make_run("quick", RECIPE, [89.0, 91.0, 90.0]).record
@@ -73,6 +73,21 @@ def test_a_file_that_is_not_a_record_is_refused(tmp_path, text):
     path.write_text(text, errors="surrogateescape")
     with pytest.raises(RecipeError, match=rf"^{path}: "):
         read_record(path)
+
+
+def test_a_record_with_other_accuracies_than_its_history_is_refused(tmp_path):
+    run = make_run("quick", RECIPE, [89.0, 91.0, 90.0])
+    folder = RunFolder(tmp_path, RECIPE)
+    folder.write_history(history_rows(run))
+    folder.write_record(RECORD)
+    assert folder.record(RECIPE) == RECORD
+    for changed in ({"last_accuracy": 90.5}, {"best_accuracy": 92.0}):
+        folder.write_record(dataclasses.replace(RECORD, **changed))
+        with pytest.raises(RecipeError, match=r"record.json: changed: its last or best accuracy"):
+            folder.record(RECIPE)
+    diverged = make_run("quick", RECIPE, [89.0, 91.0], diverged=True).record
+    folder.write_record(diverged)
+    assert folder.record(RECIPE) == diverged
 
 
 def test_a_record_of_other_images_is_refused():

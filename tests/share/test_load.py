@@ -19,6 +19,7 @@ from bench.runs.record import read_record
 from bench.share.export import export
 from bench.storage import read_json, write_json
 from tests.helpers import generated
+from tests.helpers.process import ROOT
 
 
 def test_a_run_and_its_export_give_the_recorded_predictions(finished, tmp_path):
@@ -32,7 +33,11 @@ def test_a_run_and_its_export_give_the_recorded_predictions(finished, tmp_path):
             batches = torch.stack([loaded.transform(image) for image in images]).split(60)
             predictions = torch.cat([loaded.model(batch).argmax(1) for batch in batches])
         assert predictions.tolist() == np.load(folder / "predictions.npy").tolist()
-        assert loaded.classes == 10 and loaded.record == read_record(folder / "record.json")
+        assert (
+            loaded.classes == 10
+            and loaded.class_names == tuple("0123456789")
+            and loaded.record == read_record(folder / "record.json")
+        )
         assert not loaded.model.training
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert files == {"README.md", "config.json", "model.safetensors", "record.json"}
@@ -59,8 +64,10 @@ def test_the_transform_is_that_of_the_run_also_for_images_of_different_sizes(tmp
         ({"recipe": {"model": {"nonsense": 1}}}, r"model\.nonsense"),
         ({"recipe.model": {"builder": "os"}}, r"model\.builder"),
         ({"dataset.classes": None}, r"dataset\.classes is None"),
-        ({"dataset.classes": 1}, r"dataset\.classes is 1"),
-        ({"dataset.classes": 11}, "its weights are not those of deit_micro"),
+        ({"dataset.classes": 1, "dataset.class_names": None}, r"dataset\.classes is 1"),
+        ({"dataset.classes": 11, "dataset.class_names": None}, "its weights are not those of deit_micro"),
+        ({"dataset.class_names": ["0", "1"]}, r"dataset\.class_names has 2 names for 10 classes"),
+        ({"dataset.class_names": list(range(10))}, r"dataset\.class_names is \["),
         ({"weights": "0" * 64}, "damaged, or the weights of another run"),
     ],
 )
@@ -77,13 +84,11 @@ def test_records_of_no_trained_network_are_refused(copy, changes, match):
         bench.load(copy)
 
 
-@pytest.mark.parametrize("content", [None, b"", b"\x80\x04."])
+@pytest.mark.parametrize("content", [b"", b"\x80\x04."])
 def test_weights_that_are_not_safetensors_are_refused(copy, content):
     record = read_json(copy / "record.json")
     write_json(copy / "record.json", {**record, "weights": None})
-    (copy / "model.safetensors").unlink()
-    if content is not None:
-        (copy / "model.safetensors").write_bytes(content)
+    (copy / "model.safetensors").write_bytes(content)
     with pytest.raises(RecipeError, match="cannot be read"):
         bench.load(copy)
 
@@ -96,6 +101,44 @@ def test_places_without_a_finished_run_are_refused(finished, tmp_path):
         bench.load("a\0b")
 
 
+def test_a_run_loads_without_the_file_of_its_method(untrained, tmp_path, capsys):
+    folder, network = untrained("deit_micro/digits/guided")
+    record = read_json(folder / "record.json")
+    record["recipe"]["guidance"] = {"method": "kd+mine", "params": {"depth": 3}, "schedule": {}}
+    write_json(folder / "record.json", {**record, "id": "deit_micro/digits/mine", "hash": "0" * 64})
+    images = torch.randn(2, 3, 16, 16)
+    with torch.inference_mode():
+        assert torch.equal(bench.load(folder).model(images), network(images))
+    assert capsys.readouterr() == ("", "")
+    for refused in (lambda: export(folder, tmp_path / "out"), lambda: bench.load_pair(folder)):
+        with pytest.raises(RecipeError, match=r"guidance\.method: got 'kd\+mine', allowed: none, hard, kd, locality"):
+            refused()
+    for method in ("locality", None, 3):  # known or nonsense: the hash is compared
+        record["recipe"]["guidance"]["method"] = method
+        write_json(folder / "record.json", {**record, "hash": "0" * 64})
+        with pytest.raises(RecipeError):
+            bench.load(folder)
+
+
 def test_importing_bench_imports_no_torch():
-    code = "import sys, bench, bench.__main__; assert 'torch' not in sys.modules and not hasattr(bench, 'unload')"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    code = "import sys, bench, bench.__main__; assert not {'torch', 'pandas'} & set(sys.modules), sys.modules"
+    check = "assert 'results' in dir(bench) and not hasattr(bench, 'unload')"
+    subprocess.run([sys.executable, "-c", f"{code}; {check}"], check=True)
+
+
+def test_without_weights_the_command_that_trains_them_is_named(copy, tmp_path):
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(RecipeError, match=r"not here; this command trains it: python bench/run\.py "):
+        bench.load(copy)
+    with pytest.raises(RecipeError, match=r"--recipe deit_micro/digits/baseline --protocol quick .* --force"):
+        export(copy, tmp_path / "out")
+    for committed in (ROOT / "results" / "quick", ROOT / "results" / "quick" / "records.jsonl"):
+        with pytest.raises(RecipeError, match="have no weights: `python -m bench sweep quick` trains"):
+            bench.load(committed)
+
+
+def test_a_changed_accuracy_is_noticed_beside_the_history(copy, tmp_path):
+    record = read_json(copy / "record.json")
+    write_json(copy / "record.json", {**record, "last_accuracy": 99.0})
+    with pytest.raises(RecipeError, match=r"is not that of history\.csv"):
+        export(copy, tmp_path / "out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from itertools import product
 from pathlib import Path
@@ -11,10 +12,11 @@ from bench.config.numerics import numerics_versions
 from bench.config.registry import Registry, shipped_recipes
 from bench.locks import cache_folder, exclusive
 from bench.runs.folder import runs_in_no_suite
-from bench.runs.record import Hardware
+from bench.runs.record import Hardware, run_key
 from bench.sweep import commands
 from bench.sweep.job import Outcome, read_result
 from bench.sweep.plan import PlannedRun, as_dict, as_text, images_per_epoch, least_seconds, make_plan, summary
+from bench.sweep.published import beside_published
 from tests.helpers.commands import call
 from tests.helpers.process import command
 from tests.helpers.synthetic import make_teacher
@@ -83,6 +85,49 @@ def test_a_teacher_is_planned_once_and_first(quick):
     assert len(plan.jobs) == 1 + 2 * 3
     other_teacher = Registry().compose("deit_micro/digits/guided", "quick", ["teacher.train.epochs=3"])
     assert len(quick.plan(recipes=[quick.baseline, quick.guided, other_teacher]).teachers) == 2
+
+
+def test_what_is_published_can_be_left_out_and_its_teacher_with_it(quick):
+    baseline, guided = quick.baseline, quick.guided
+    runs = [PlannedRun(one.with_seed(seed)) for seed in (0, 1) for one in (baseline, guided)]
+    published = {run_key(one): quick.invent(one) for one in (baseline, guided, guided.with_seed(1))}
+    quick.folder(guided).write_status("stopped", epoch=4, epochs=20)
+    plan = make_plan(runs, quick.results, published=published)
+    assert states(plan) == [("published", "89.44 %")] * 2 + [("to run", ""), ("published", "89.44 %")]
+    assert not plan.teachers and [job.name for job in plan.jobs] == ["deit_micro/digits/baseline seed 1"]
+    quick.finish(baseline)
+    assert states(make_plan(runs, quick.results, published=published))[0] == ("finished", "89.44 %")
+    other = dataclasses.replace(published[run_key(guided)].dataset, fingerprint="f" * 64)
+    published[run_key(guided)] = dataclasses.replace(published[run_key(guided)], dataset=other)
+    assert [job.name for job in make_plan(runs, quick.results, published=published).teachers] == ["resnet8/digits seed 0"]
+
+
+def test_a_cached_teacher_without_its_weights_is_trained_again(quick):
+    quick.finish(quick.guided.teacher)
+    for path in cache_folder().glob("teachers/*/model.safetensors"):
+        path.unlink()
+    assert [job.is_finished for job in quick.plan().teachers] == [False]
+
+
+def test_accuracies_are_shown_beside_the_published_ones(quick):
+    baseline, guided = quick.baseline, quick.guided
+    quick.finish(baseline)
+    quick.finish(guided, diverged=True)
+    published = {run_key(one): quick.invent(one, last_accuracy=90.0, best_accuracy=90.0) for one in (baseline, guided)}
+    head, titles, _, *rows = beside_published(quick.plan(), published)
+    assert head.startswith("last epochs beside the published ones") and titles.split()[-3:] == [
+        "here",
+        "published",
+        "difference",
+    ]
+    assert [row.split() for row in rows] == [
+        ["deit_micro/digits/baseline", "0", "89.44", "%", "90.00", "%", "-0.56"],
+        ["deit_micro/digits/guided", "0", "diverged", "90.00", "%"],
+    ]
+    threads = dataclasses.replace(published[run_key(guided)], hardware=Hardware("cpu", "Synthetic CPU", 2))
+    line = beside_published(quick.plan(), {**published, run_key(guided): threads})[-1]
+    assert "here cpu, Synthetic CPU, 1 thread, torch 0.0.0; published cpu, Synthetic CPU, 1 thread, " in line
+    assert "2 threads" in line and beside_published(quick.plan([5]), published) == []
 
 
 def test_estimates_come_from_the_same_recipe_else_from_a_similar_one(quick):

@@ -8,6 +8,7 @@ import pytest
 
 from tests.helpers import golden
 from tests.helpers.golden import changes, problems, same
+from tests.helpers.golden_values import compute, versions
 
 VERSIONS, STORED = golden.read()
 LOSSES = [name for name in STORED if name.startswith("losses of")]
@@ -30,7 +31,7 @@ def change(one):
 
 
 def test_results_change_only_with_a_version():
-    now, present = golden.compute(), golden.versions()
+    now, present = compute(), versions()
     raised = {name for name, version in present.items() if VERSIONS.get(name) != version}
     assert not problems(STORED, now, raised)
     anew = "`python -m tests.helpers.golden` writes the golden values of the new version"
@@ -87,5 +88,5 @@ def test_the_command_writes_no_change_without_a_version(tmp_path):
     assert path.read_text() == golden.GOLDEN.read_text()
     raised = {**VERSIONS, "guidance.kd": 2}
     assert not golden.write(altered(name), raised, path)
-    versions, values = golden.read(path)
-    assert versions == raised and [n for n, one in values.items() if one != STORED[n]] == [name]
+    written, values = golden.read(path)
+    assert written == raised and [n for n, one in values.items() if one != STORED[n]] == [name]
