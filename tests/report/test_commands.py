@@ -171,8 +171,10 @@ def test_a_suite_of_ones_own_is_drawn_later_without_its_folder(tmp_path):
 def test_options_that_cannot_be(results, capsys):
     for options, words in (
         (["--figure-width", "0"], "--figure-width: got 0"),
-        (["--suite", "none"], "unknown suite"),
-        (["--suite", "paper"], "no run below"),
+        (["none"], "unknown suite"),
+        (["paper"], "no run below"),
+        (["--suite", "quick"], "write python -m bench report quick"),
+        (["deit_micro/digits/kd"], "no run of deit_micro/digits/kd has finished"),
         ([], "no run below"),
         (["--check", "--results-dir", str(results / "quick")], "no suite has committed records"),
     ):
