@@ -73,10 +73,9 @@ def run_report(arguments: argparse.Namespace) -> int:
             return DONE
     reports, others = write_local(registry, results, names, with_published=arguments.with_published, **figures)
     if not reports and (names or not others):
-        of = f"suite {arguments.suite}: " if names else ""
         raise RecipeError(
-            f"{of}no run below {runs_dir(results)} has finished: run ./run_all.sh {arguments.suite or 'quick'} (`python -m"
-            " bench publish` draws the committed results)"
+            f"{', '.join(names or ('report',))}: no run below {runs_dir(results)} has finished: run ./run_all.sh"
+            f" {names[0] if names else 'quick'} (`python -m bench publish` draws the committed results)"
         )
     print_report(reports)
     if reports:
