@@ -151,6 +151,12 @@ def input_error(error: Exception) -> str | None:
     return str(error) if isinstance(error, RecipeError) else unwritable(error)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: 1 image, 2,000 images, 10 classes."""
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{ending}"
+
+
 def duration(seconds: float) -> str:
     """A time as people read it: 45 s, 12 min, 3.4 h, 2.1 days."""
     if seconds < 90:

@@ -63,11 +63,12 @@ def run_show(arguments: argparse.Namespace) -> int:
 def add_schema_options(parser: argparse.ArgumentParser) -> None:
     """The options of `schema`."""
     parser.add_argument("--to", metavar="FILE", help="write it there instead of printing it")
+    add_recipes_dir(parser)
 
 
 def run_schema(arguments: argparse.Namespace) -> int:
     """Print or write the JSON Schema of recipe files."""
-    text = json.dumps(recipe_files_schema(), indent=1) + "\n"
+    text = json.dumps(recipe_files_schema(Registry(*arguments.recipes_dir).plugins), indent=1) + "\n"
     if arguments.to is None:
         print(text, end="")
     else:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import re
 import typing
 from collections.abc import Callable
-from pathlib import Path
 
-from bench.config.methods import modules_defining
 from bench.config.names import NAME
 from bench.config.parse import nearest, short_repr
+from bench.config.plugins import PACKAGE, explained, modules_defining
 from bench.config.schema import Data, Model, Recipe, TeacherPass
 
 MAX_WEIGHTS = 5e8  # of a network; ViT-L has 3e8
 MAX_TOKENS = 4096  # 64 x 64
 DEFAULT_FEATURE_LAYERS = 3  # as many are chosen if the recipe names none
 
-PACKAGE = Path(__file__).parents[1]
 # Raises RecipeError for a key path and a problem, naming the file that has the key.
 Fail = Callable[[str, str], typing.NoReturn]
 
@@ -24,8 +22,6 @@ Fail = Callable[[str, str], typing.NoReturn]
 def check_recipe(recipe: Recipe, fail: Fail) -> None:
     """Refuse a recipe whose keys do not fit together."""
     model, data, augment, train = recipe.model, recipe.data, recipe.augment, recipe.train
-    if model.builder not in (builders := modules_defining("build", PACKAGE / "models")):
-        fail("model.builder", f"got {model.builder!r}, allowed: {', '.join(builders)}{nearest(model.builder, builders)}")
     if model.timm is not None and not re.fullmatch(r"[A-Za-z0-9_]+", model.timm):
         fail("model.timm", f"got {model.timm!r}, allowed is the name of an architecture; no weights are loaded")
     _check_size(model, fail)
@@ -78,13 +74,20 @@ def _check_guidance(recipe: Recipe, fail: Fail) -> None:
     guidance, student, teacher = recipe.guidance, recipe.model, recipe.teacher.model
     schedule, teacher_pass = guidance.schedule, guidance.teacher
     if schedule.from_epoch >= recipe.train.epochs:
-        fail("guidance.schedule.from_epoch", f"got {schedule.from_epoch}, but there are {recipe.train.epochs} epochs")
+        fail(
+            "guidance.schedule.from_epoch",
+            f"got {schedule.from_epoch}, allowed is less than train.epochs, {recipe.train.epochs}",
+        )
     if schedule.until_epoch is not None and schedule.until_epoch <= schedule.from_epoch:
         problem = f"got {schedule.until_epoch}, allowed is more than from_epoch, {schedule.from_epoch}"
         fail("guidance.schedule.until_epoch", problem)
     student_layers = len(student.feature_layers) or DEFAULT_FEATURE_LAYERS
     for params in guidance.params:
-        for name, problem in params.problems(student_layers, len(teacher.feature_layers)):
+        with explained(params.plugin):
+            problems = [
+                (str(name), problem) for name, problem in params.problems(student_layers, len(teacher.feature_layers))
+            ]
+        for name, problem in problems:
             fail(name if name.startswith("model.") else f"guidance.params.{name}", problem)
     if teacher_pass.offline:
         if "logits" in guidance.needs:

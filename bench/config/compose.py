@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from bench.config.checks import check_recipe
-from bench.config.methods import method_names, params_class
+from bench.config.methods import OUTPUTS, builder_names, method_names, params_class, plugin_params, stored_params
 from bench.config.names import split_id
+from bench.config.params import ModelParams, Params
 from bench.config.parse import RENAMED_METHODS, SourcedValue, check_known, fail_at, flatten, nearest, read_value
+from bench.config.plugins import NAME, NO_PLUGINS, PluginFiles, read_plugin
 from bench.config.schema import (
     SECTIONS,
     SHARED_WITH_TEACHER,
@@ -27,6 +30,23 @@ from bench.config.schema import (
 Keys = Mapping[str, SourcedValue]
 
 
+@dataclass(frozen=True)
+class Known:
+    """The plug-ins that recipes may name.
+
+    files: of the folders that the user named.
+    needs: for a recipe from a record, whose plug-ins need not be here: the teacher's outputs that its methods use.
+    """
+
+    files: PluginFiles
+    needs: frozenset[str] | None = None
+
+    @property
+    def is_record(self) -> bool:
+        """Whether a plug-in that is not here is accepted."""
+        return self.needs is not None
+
+
 def split_teacher(*layers: Keys) -> tuple[dict[str, SourcedValue], dict[str, SourcedValue]]:
     """Merge layers; later ones win. Returns the recipe's own keys, and those under `teacher.` without that prefix."""
     merged = {path: given for layer in layers for path, given in layer.items()}
@@ -35,7 +55,14 @@ def split_teacher(*layers: Keys) -> tuple[dict[str, SourcedValue], dict[str, Sou
 
 
 def build_teacher(
-    recipe_id: str, protocol: str, layers: Keys, teacher_keys: Keys, shared: Keys, *, seed: int | None = None
+    recipe_id: str,
+    protocol: str,
+    layers: Keys,
+    teacher_keys: Keys,
+    shared: Keys,
+    known: Known,
+    *,
+    seed: int | None = None,
 ) -> Recipe:
     """The recipe of a teacher.
 
@@ -49,9 +76,9 @@ def build_teacher(
     own = {path: given for path, given in teacher_keys.items() if path not in TEACHER_PASS_KEYS}
     keys = {**layers, **shared, **own}
     if seed is not None:
-        return build_recipe(recipe_id, protocol, keys, seed)
+        return build_recipe(recipe_id, protocol, keys, seed, known)
     seed = read_value(Recipe, "seed", keys["seed"], "teacher.seed") if "seed" in keys else 0
-    return build_recipe(recipe_id, protocol, keys, seed, written_as=lambda path: "teacher." * (path in own) + path)
+    return build_recipe(recipe_id, protocol, keys, seed, known, written_as=lambda path: "teacher." * (path in own) + path)
 
 
 def build_recipe(
@@ -59,6 +86,7 @@ def build_recipe(
     protocol: str,
     keys: Keys,
     seed: int,
+    known: Known,
     *,
     teacher: Recipe | None = None,
     teacher_keys: Keys | None = None,
@@ -76,13 +104,16 @@ def build_recipe(
     sections = {name: read_section(cls, f"{name}.", everything, written_as) for name, cls in SECTIONS.items()}
     role = "teacher" if sections["model"].role == "teacher" else "student"
     model, dataset = split_id(recipe_id, role)[:2]
-    sections["model"] = dataclasses.replace(sections["model"], name=model)
+    builder = sections["model"].builder
+    given = everything.get("model.builder", SourcedValue(builder, f"recipe {recipe_id!r}"))
+    params = _model_params(given, builder, everything, known, written_as)
+    sections["model"] = dataclasses.replace(sections["model"], name=model, params=params)
     sections["data"] = dataclasses.replace(sections["data"], name=dataset)
     if teacher is not None:
         methods = str(everything["guidance.method"].value).split("+")
         sections["guidance"] = Guidance(
             "+".join(methods),
-            _method_params(methods, everything),
+            _method_params(methods, everything, known),
             read_section(Schedule, "guidance.schedule.", everything, written_as),
             read_section(TeacherPass, "teacher.", everything, written_as),
         )
@@ -102,40 +133,116 @@ def read_section(cls: type, prefix: str, keys: Keys, written_as: Callable[[str],
     return cls(**{n: read_value(cls, n, keys[path], written_as(path)) for n, path in paths.items() if path in keys})
 
 
-def _method_params(methods: list[str], keys: Keys) -> tuple[MethodParams, ...]:
+def _model_params(
+    given: SourcedValue, builder: str, keys: Keys, known: Known, written_as: Callable[[str], str]
+) -> ModelParams:
+    """The parameters of a builder. Raises RecipeError for an unknown builder or a parameter that it does not have."""
+    prefix, own, shipped = "model.params.", known.files.get(("models", builder)), builder_names()
+    values = _under(prefix, keys)
+    if builder in shipped:
+        cls = params_class(builder, "models")
+    elif own is not None:
+        cls = plugin_params(read_plugin("models", builder, own))
+    elif known.is_record and re.fullmatch(NAME, builder):
+        return stored_params(ModelParams, values)
+    else:
+        builders = shipped + [name for kind, name in known.files if kind == "models"]
+        problem = f"got {builder!r}, allowed: {', '.join(builders)}{nearest(builder, builders)}"
+        fail_at(given, written_as("model.builder"), problem)
+    _check_allowed(prefix, keys, [f.name for f in fields(cls)], builder, written_as)
+    return _read_params(cls, prefix, keys, written_as)
+
+
+def _method_params(methods: list[str], keys: Keys, known: Known) -> tuple[MethodParams, ...]:
     """The parameters of each method. Raises RecipeError for an unknown method or a parameter that none of them has."""
-    given, known = keys["guidance.method"], method_names()
+    prefix, given, shipped = "guidance.params.", keys["guidance.method"], method_names()
+    own = {name: path for (kind, name), path in known.files.items() if kind == "guidance"}
+    classes: dict[str, type[MethodParams] | None] = {}  # None: of a plug-in that is not here
     for method in methods:
-        if method not in known:
-            hint = f"; it is now {RENAMED_METHODS[method]}" if method in RENAMED_METHODS else nearest(method, known)
-            fail_at(given, "guidance.method", f"got {given.value!r}, allowed: none, {', '.join(known)}{hint}")
-    if len(set(methods)) < len(methods):
+        if method in shipped:
+            classes[method] = params_class(method)
+        elif method in own:
+            classes[method] = plugin_params(read_plugin("guidance", method, own[method]))
+        elif known.is_record and re.fullmatch(NAME, method):
+            classes[method] = None
+        else:
+            names = [*shipped, *own]
+            hint = f"; it is now {RENAMED_METHODS[method]}" if method in RENAMED_METHODS else nearest(method, names)
+            fail_at(given, "guidance.method", f"got {given.value!r}, allowed: none, {', '.join(names)}{hint}")
+    if len(classes) < len(methods):
         fail_at(given, "guidance.method", f"got {given.value!r}, in which one method occurs twice")
-    prefix = "guidance.params."
-    classes = [params_class(method) for method in methods]
-    allowed = [f.name for cls in classes for f in fields(cls)]
+    allowed = [f.name for cls in classes.values() if cls is not None for f in fields(cls)]
     if shared := sorted(name for name in allowed if allowed.count(name) > 1):
         problem = f"{given.value!r}: two of these methods have a parameter {shared[0]}, so they cannot join"
         fail_at(given, "guidance.method", problem)
+    # A record does not say which of several methods has a parameter, and the hash does not depend on it.
+    others = {name: value for name, value in _under(prefix, keys).items() if name not in allowed}
+    out = []
+    for cls in classes.values():
+        if cls is not None:
+            out.append(_read_params(cls, prefix, keys))
+        else:
+            out.append(stored_params(MethodParams, others, known.needs))
+            others = {}
+    if others:
+        _check_allowed(prefix, keys, allowed, str(given.value))
+    return tuple(out)
+
+
+def _under(prefix: str, keys: Keys) -> dict[str, Any]:
+    """The values of the keys with a prefix, without it."""
+    return {path.removeprefix(prefix): given.value for path, given in keys.items() if path.startswith(prefix)}
+
+
+def _check_allowed(
+    prefix: str, keys: Keys, allowed: list[str], of: str, written_as: Callable[[str], str] = lambda path: path
+) -> None:
+    """Raise RecipeError for a parameter that is not among these."""
     for path, value in keys.items():
         if path.startswith(prefix) and (name := path.removeprefix(prefix)) not in allowed:
             has = f"its parameters: {', '.join(allowed)}" if allowed else "it has no parameters"
-            fail_at(value, path, f"is not a parameter of {given.value}; {has}{nearest(name, allowed)}")
-    return tuple(read_section(cls, prefix, keys) for cls in classes)
+            fail_at(value, written_as(path), f"is not a parameter of {of}; {has}{nearest(name, allowed)}")
 
 
-def recipe_from_dict(content: Any, where: str) -> Recipe:
+def _read_params(
+    cls: type[Params], prefix: str, keys: Keys, written_as: Callable[[str], str] = lambda path: path
+) -> Params:
+    """Parameters from the keys with a prefix. The defaults of a plug-in are read and checked like given values."""
+    if cls.plugin is None:
+        return read_section(cls, prefix, keys, written_as)
+    values, where = {}, str(cls.plugin.path)
+    for f in fields(cls):
+        path = prefix + f.name
+        if path in keys:
+            values[f.name] = read_value(cls, f.name, keys[path], written_as(path))
+        elif f.default is MISSING:
+            raise RecipeError(f"{where}: the parameter {f.name} has no default: set {written_as(path)}")
+        else:
+            default = list(f.default) if isinstance(f.default, tuple) else f.default
+            values[f.name] = read_value(cls, f.name, SourcedValue(default, where), f"default of {f.name}")
+    return cls(**values)
+
+
+def recipe_from_dict(content: Any, where: str, plugins: PluginFiles = NO_PLUGINS) -> Recipe:
     """The recipe that `Recipe.to_dict` wrote, as records store it, checked like one that is composed.
+
+    Plug-ins need not be here: the hash and what the suite's own code needs are in the record. Only their networks and
+    methods cannot be built then.
 
     Args:
         where: the file, for errors.
+        plugins: of the folders that the user named. Nothing in a record can name a file.
 
     Raises:
         RecipeError: it is not a recipe of this version of the suite.
     """
     try:
         sections = (*SECTIONS, "guidance")
-        keys = flatten({name: content[name] for name in sections if name in content}, where, sections)
+        own = {name: dict(content[name]) for name in sections if name in content}
+        needs = frozenset(own["guidance"].pop("needs", ())) if "guidance" in own else frozenset()
+        if not needs <= OUTPUTS:
+            raise TypeError("guidance.needs")
+        keys = flatten(own, where, sections)
         if "select" in content:
             keys["select"] = SourcedValue(content["select"], where)
         for path, value in keys.items():
@@ -145,9 +252,12 @@ def recipe_from_dict(content: Any, where: str) -> Recipe:
         )
         teacher, passes = None, {}
         if "teacher" in content:
-            teacher = recipe_from_dict(content["teacher"], where)
+            teacher = recipe_from_dict(content["teacher"], where, plugins)
             passes = {name: SourcedValue(content["teacher"][name], where) for name in TEACHER_PASS_KEYS}
             keys["guidance.method"]  # KeyError: not a recipe
-    except (KeyError, TypeError, RecursionError) as error:
+        known = Known(plugins, needs)
+        return build_recipe(recipe_id, protocol, keys, seed, known, teacher=teacher, teacher_keys=passes)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        if isinstance(error, RecipeError):
+            raise
         raise RecipeError(f"{where}: not a recipe of this version of the suite: {error}") from None
-    return build_recipe(recipe_id, protocol, keys, seed, teacher=teacher, teacher_keys=passes)

@@ -3,65 +3,90 @@
 from __future__ import annotations
 
 import typing
-from dataclasses import fields
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields
 from typing import Any, Literal
 
-from bench.config.methods import method_names, params_class
+from bench.config.methods import method_names, params_class, plugin_params
+from bench.config.params import ModelParams, Params
 from bench.config.parse import field_types, inner_type
+from bench.config.plugins import NO_PLUGINS, PluginFiles, read_plugin
 from bench.config.schema import SECTIONS, Recipe, Schedule, TeacherPass
 
 JSON_TYPES = {int: "integer", float: "number", bool: "boolean", str: "string"}
 
 
-def recipe_files_schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of all kinds of recipe files: models, datasets, guidance, protocols, suites."""
+def recipe_files_schema(plugins: PluginFiles = NO_PLUGINS) -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of all kinds of recipe files: models, datasets, guidance, protocols, suites.
+
+    Args:
+        plugins: the user's own methods and builders, whose parameters are keys too.
+    """
+    own = {key: plugin_params(read_plugin(*key, path)) for key, path in plugins.items()}
+    methods = {name: params_class(name) for name in method_names()}
+    methods |= {name: cls for (kind, name), cls in own.items() if kind == "guidance"}
+    of_builders = _merged([cls for (kind, _), cls in own.items() if kind == "models"])
+    defs = {name: _closed(_properties(cls, params=of_builders)) for name, cls in SECTIONS.items()}
     sections = {name: {"$ref": f"#/$defs/{name}"} for name in SECTIONS}
     of_teacher = {**_properties(TeacherPass), **_properties(Recipe, ("seed", "select"))}
-    settings = {**sections, "guidance": _guidance(), "teacher": _closed({**sections, **of_teacher})}
+    settings = {**sections, "guidance": _guidance(methods), "teacher": _closed({**sections, **of_teacher})}
     names = {"type": "array", "items": {"type": "string"}, "minItems": 1, "uniqueItems": True}
     seeds = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "uniqueItems": True}
     values = {"type": "array", "minItems": 1, "uniqueItems": True}
     suite = {"protocol": {"type": "string"}, "models": names, "datasets": names, "seeds": seeds, "set": _closed(settings)}
-    suite["vary"] = {"type": "object", "propertyNames": {"enum": _paths(settings)}, "additionalProperties": values}
+    suite["vary"] = {"type": "object", "propertyNames": {"enum": _paths(settings, defs)}, "additionalProperties": values}
     suite["reference"] = {"type": "string"}
     # `guidance` is a list of names in a suite and a section elsewhere
     either = {**settings, **suite, "guidance": {"anyOf": [names, settings["guidance"]]}}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Recipe file of the locality-guidance benchmark",
-        "$defs": {name: _closed(_properties(cls)) for name, cls in SECTIONS.items()},
+        "$defs": defs,
         **_closed(either),
     }
 
 
-def _paths(sections: dict[str, Any], prefix: str = "") -> list[str]:
-    """The keys in sections as whole paths, "train.epochs" for example."""
+def _paths(sections: dict[str, Any], defs: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The keys in sections as whole paths, "train.epochs" for example. defs: what their references mean."""
     out = []
     for name, content in sections.items():
-        inner = _properties(SECTIONS[name]) if "$ref" in content else content.get("properties")
-        out += [prefix + name] if inner is None else _paths(inner, f"{prefix}{name}.")
+        inner = (defs[name] if "$ref" in content else content).get("properties")
+        out += [prefix + name] if inner is None else _paths(inner, defs, f"{prefix}{name}.")
     return out
 
 
-def _guidance() -> dict[str, Any]:
+def _guidance(methods: Mapping[str, type[Params]]) -> dict[str, Any]:
+    method = {"type": "string", "description": f"none, {', '.join(methods)}, or several joined by +"}
+    return _closed({"method": method, "params": _merged(methods.values()), "schedule": _closed(_properties(Schedule))})
+
+
+def _merged(classes: Iterable[type[Params]]) -> dict[str, Any]:
+    """The schema of the parameters of several methods or builders."""
     params: dict[str, list[dict[str, Any]]] = {}
-    for method in method_names():
-        for name, spec in _properties(params_class(method)).items():
+    for cls in classes:
+        for name, spec in _properties(cls).items():
             params.setdefault(name, []).append(spec)
-    merged = {name: specs[0] if len(specs) == 1 else {"anyOf": specs} for name, specs in params.items()}
-    method = {"type": "string", "description": f"none, {', '.join(method_names())}, or several joined by +"}
-    return _closed({"method": method, "params": _closed(merged), "schedule": _closed(_properties(Schedule))})
+    return _closed({name: specs[0] if len(specs) == 1 else {"anyOf": specs} for name, specs in params.items()})
 
 
 def _closed(properties: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
-def _properties(cls: type, only: tuple[str, ...] | None = None) -> dict[str, Any]:
-    """The schemas of a section's keys, or of some of them."""
-    hints = field_types(cls)
-    chosen = [f for f in fields(cls) if only is None or f.name in only]
-    return {f.name: _value(hints[f.name], f.metadata.get("low"), f.metadata.get("high"), f.default) for f in chosen}
+def _properties(cls: type, only: tuple[str, ...] | None = None, params: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The schemas of a section's keys, or of some of them.
+
+    Args:
+        params: the schema of a section's own parameters, `model.params`.
+    """
+    hints, out = field_types(cls), {}
+    for f in fields(cls):
+        if hints[f.name] is ModelParams:
+            out[f.name] = params
+        elif only is None or f.name in only:
+            default = None if f.default is MISSING else f.default
+            out[f.name] = _value(hints[f.name], f.metadata.get("low"), f.metadata.get("high"), default)
+    return out
 
 
 def _value(hint: Any, low: float | None, high: float | None, default: Any = None) -> dict[str, Any]:

@@ -1,48 +1,123 @@
-"""The parameters of guidance methods, read without importing torch.
+"""The parameters of guidance methods and of builders of networks, read without importing torch.
 
-A method is one file, bench/guidance/METHOD.py. Its class `Params` says which parameters it has. The file imports torch,
-and composing a recipe must not, since listing and planning have to answer at once. So the class is read from the source.
+A method is one file, bench/guidance/METHOD.py, a builder bench/models/BUILDER.py, or either is a user's own file. Its class
+`Params` says which parameters it has. The file imports torch, and composing a recipe must not, since listing and planning
+have to answer at once. So the class is read from the source.
 """
 
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
-from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal, TypeVar
 
-from bench.config.schema import MethodParams, key
+from bench.config.params import ModelParams, Params, Plugin
+from bench.config.parse import field_types, is_readable
+from bench.config.plugins import MARK, PACKAGE, explained, modules_defining
+from bench.config.schema import MethodParams, RecipeError, key
 
-PACKAGE = Path(__file__).parents[1] / "guidance"
 # the names that a class `Params` may use, beside Python's built-in ones
-NAMES = {"ClassVar": ClassVar, "Literal": Literal, "MethodParams": MethodParams, "dataclass": dataclass, "key": key}
+NAMES = {
+    **{"ClassVar": ClassVar, "Literal": Literal, "dataclass": dataclass, "key": key},
+    **{"MethodParams": MethodParams, "ModelParams": ModelParams},
+}
+BASES = {"guidance": MethodParams, "models": ModelParams}
+OUTPUTS = {"maps", "logits"}
+P = TypeVar("P", bound=Params)
 
 
 def method_names() -> list[str]:
-    """The guidance methods that a recipe can name."""
-    return modules_defining("build", PACKAGE)
+    """The guidance methods of the suite that a recipe can name."""
+    return modules_defining("build", PACKAGE / "guidance")
+
+
+def builder_names() -> list[str]:
+    """The builders of networks of the suite that a recipe can name."""
+    return modules_defining("build", PACKAGE / "models")
 
 
 @functools.cache
-def modules_defining(function: str, package: Path) -> list[str]:
-    """The modules in a folder that define a function: the models, methods or layouts that a recipe can name."""
-    return sorted(p.stem for p in package.glob("*.py") if f"\ndef {function}(" in p.read_text(encoding="utf-8"))
-
-
-@functools.cache
-def params_class(method: str) -> type[MethodParams]:
-    """The class `Params` of a guidance method, one of `method_names()`."""
-    path = PACKAGE / f"{method}.py"
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    found = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Params"]
-    future = ast.parse("from __future__ import annotations").body  # annotations stay text and are read in this module
-    namespace = {**NAMES, "__name__": __name__}
-    exec(compile(ast.Module(future + found, []), str(path), "exec"), namespace)
-    params = namespace["Params"]
-    params.__reduce__ = lambda self: (_make_params, (method, vars(self)))  # pickle finds no class by this name
+def params_class(name: str, kind: str = "guidance") -> type[Params]:
+    """The class `Params` of a method of the suite, or with the kind "models" of a builder, which need not have one."""
+    path = PACKAGE / kind / f"{name}.py"
+    if (node := _class_in(path.read_text(encoding="utf-8"))) is None:
+        return BASES[kind]
+    params = _run_class(node, str(path), {})
+    params.__reduce__ = lambda self: (_make_params, (name, kind, vars(self)))  # pickle finds no class by this name
     return params
 
 
-def _make_params(method: str, values: dict[str, object]) -> MethodParams:
-    return params_class(method)(**values)
+@functools.cache
+def plugin_params(plugin: Plugin) -> type[Params]:
+    """The class `Params` of a plug-in. A builder need not have one: it has no parameters then.
+
+    Raises RecipeError if the class is missing or cannot hold parameters.
+    """
+    base, node = BASES[plugin.kind], _class_in(plugin.source)
+    if node is None:
+        if base is MethodParams:
+            raise RecipeError(f"{plugin.path}: has no class Params(MethodParams), which a method needs")
+        params = dataclasses.make_dataclass("Params", (), bases=(base,), frozen=True)
+    else:
+        with explained(plugin):
+            params = _run_class(node, str(plugin.path), {MARK: plugin})
+        if problem := _problem(params, base):
+            raise RecipeError(f"{plugin.path} line {node.lineno}: class Params {problem}")
+    params.own, params.plugin = True, plugin
+    params.__reduce__ = lambda self: (_make_plugin_params, (plugin, vars(self)))
+    return params
+
+
+def stored_params(base: type[P], values: Mapping[str, Any], needs: frozenset[str] = frozenset()) -> P:
+    """The parameters of a plug-in as a record has them, without its file. Raises TypeError if they cannot be ones."""
+    if wrong := [name for name in values if hasattr(base, name)]:
+        raise TypeError(f"{wrong[0]} is not a parameter")
+    namespace = {"own": True, "needs": needs} if base is MethodParams else {"own": True}
+    params = dataclasses.make_dataclass("Params", list(values), bases=(base,), frozen=True, namespace=namespace)
+    return params(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def _class_in(source: str) -> ast.ClassDef | None:
+    """The class `Params` of a file."""
+    classes = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == "Params"]
+    return classes[-1] if classes else None
+
+
+def _run_class(node: ast.ClassDef, path: str, names: Mapping[str, object]) -> type[Params]:
+    """The class that a definition makes, with no other code of its file."""
+    future = ast.parse("from __future__ import annotations").body  # annotations stay text and are read in this module
+    namespace = {**NAMES, **names, "__name__": __name__}
+    exec(compile(ast.Module([*future, node], []), path, "exec"), namespace)
+    return namespace["Params"]
+
+
+def _problem(params: type, base: type[Params]) -> str | None:
+    """What is wrong with the class `Params` of a plug-in, as the end of a sentence."""
+    if not (isinstance(params, type) and issubclass(params, base) and "__dataclass_fields__" in vars(params)):
+        return f"must be @dataclass(frozen=True) class Params({base.__name__})"
+    for field in fields(params):
+        if hasattr(base, field.name):
+            return f"has a parameter {field.name}, a name that {base.__name__} uses"
+        try:
+            readable = is_readable(field_types(params)[field.name])
+        except Exception:  # an annotation is any expression
+            readable = False
+        if not readable:
+            return (
+                f"has a parameter {field.name} of type {field.type}, allowed are int, float, bool, str, Literal[...],"
+                " tuple[...] of int, float or str, and any of these with | None"
+            )
+    if base is MethodParams and not (isinstance(params.needs, (set, frozenset)) and set() < params.needs <= OUTPUTS):
+        return 'must have needs: ClassVar[frozenset[str]] = frozenset({"maps"}), or {"logits"}, or both'
+    return None
+
+
+def _make_params(name: str, kind: str, values: dict[str, object]) -> Params:
+    return params_class(name, kind)(**values)
+
+
+def _make_plugin_params(plugin: Plugin, values: dict[str, object]) -> Params:
+    return plugin_params(plugin)(**values)

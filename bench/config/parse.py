@@ -46,6 +46,7 @@ RENAMED_KEYS = {
     "guidance.antialias": "teacher.antialias",
     "guidance.offline": "teacher.offline",
 }
+PARAMS = ("guidance.params", "model.params")  # sections whose keys a method or builder declares
 RENAMED_METHODS = {"logit-soft": "kd", "logit-hard": "hard"}
 
 
@@ -86,6 +87,18 @@ def _describe(hint: Any) -> str:
         count = "" if Ellipsis in inner else f"{len(inner)} "
         return f"a list of {count}{ {str: 'texts', float: 'numbers', int: 'whole numbers'}[inner[0]] }"
     return {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[hint]
+
+
+def is_readable(hint: Any) -> bool:
+    """Whether values of a type can be read from files and the command line."""
+    if (optional := inner_type(hint)) is not None:
+        return set(typing.get_args(hint)) == {optional, types.NoneType} and is_readable(optional)
+    if typing.get_origin(hint) is Literal:
+        return all(isinstance(value, str) for value in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        inner = typing.get_args(hint)
+        return inner[:1] in [(int,), (float,), (str,)] and set(inner[1:]) <= {inner[0], Ellipsis}
+    return hint in (int, float, bool, str)
 
 
 def _convert(value: Any, hint: Any, from_text: bool) -> Any:
@@ -225,7 +238,7 @@ def flatten(content: Any, where: str, allowed: Sequence[str], prefix: str = "") 
         if not prefix and name not in allowed:
             hint = "; it is now teacher" if name == "guide" else nearest(name, allowed)
             raise RecipeError(f"{where}: {path} is not a section here; allowed: {', '.join(allowed)}{hint}")
-        is_section = path in (*SECTIONS, "guidance", "guidance.params", "guidance.schedule")
+        is_section = path in (*SECTIONS, "guidance", "guidance.schedule", *PARAMS)
         if isinstance(value, Mapping) or is_section:
             out.update(flatten(value, where, allowed, path + "."))
         else:
@@ -233,9 +246,10 @@ def flatten(content: Any, where: str, allowed: Sequence[str], prefix: str = "") 
     return out
 
 
-# {section: its keys}; the keys of guidance.params depend on the method, so `compose` checks them
+# {section: its keys}; the keys of parameters depend on the method or builder, so `compose` checks them
 _KEYS = {section: [f.name for f in fields(cls)] for section, cls in (*SECTIONS.items(), ("guidance.schedule", Schedule))}
 _KEYS["guidance"] = ["method"]
+_KEYS["model"].remove("params")
 _TEACHER_KEYS = ("seed", "select", *TEACHER_PASS_KEYS)
 
 
@@ -262,14 +276,15 @@ def check_known(path: str, given: SourcedValue) -> None:
     if for_teacher and section == "data" and name not in own_data and name in _KEYS["data"]:
         fail_at(given, path, f"is not a key of a teacher, which sees the student's images; its own: {', '.join(own_data)}")
     # whether a recipe may set `seed` or `select` is decided where it is composed
-    if inner in ("seed", "select") or (for_teacher and inner in _TEACHER_KEYS) or section == "guidance.params":
+    if inner in ("seed", "select") or (for_teacher and inner in _TEACHER_KEYS) or section in PARAMS:
         return
     if name in _KEYS.get(section, ()):
         return
     prefix = path[: len(path) - len(inner)]
     if section in _KEYS or inner in _KEYS:
         section, given_as = (section, path) if section in _KEYS else (inner, path)
-        known = _KEYS[section] + ["params.<name>", "schedule.<name>"] * (section == "guidance")
+        known = _KEYS[section] + ["params.<name>"] * (section in ("guidance", "model"))
+        known += ["schedule.<name>"] * (section == "guidance")
         fail_at(given, given_as, f"is not a key; allowed under {section}: {', '.join(known)}{nearest(name, known)}")
     every = [f"{s}.{key}" for s, keys in _KEYS.items() for key in keys] + list(_TEACHER_KEYS) * for_teacher
     sections = ", ".join([*SECTIONS, *_TEACHER_KEYS] if prefix else [*SECTIONS, "guidance", "teacher"])

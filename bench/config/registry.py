@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.config.checks import check_data
-from bench.config.compose import build_recipe, build_teacher, read_section, split_teacher
+from bench.config.compose import Known, build_recipe, build_teacher, read_section, split_teacher
 from bench.config.names import DATASET, MODEL, NAME, NAME_RULE, external_content
 from bench.config.parse import (
     RENAMED_METHODS,
@@ -31,6 +31,7 @@ from bench.config.parse import (
     read_file,
     short_repr,
 )
+from bench.config.plugins import find_plugins
 from bench.config.schema import LAYER_SECTIONS, TEACHER_PASS_KEYS, Data, Recipe, RecipeError
 from bench.config.suite import GUIDED_ONLY, Suite, SuiteEntry, check_override, read_suite
 
@@ -45,7 +46,10 @@ class Registry:
     """All recipes that the files in one or more `recipes/` folders make possible; later folders win.
 
     Args:
-        extra_dirs: folders of the user, laid out as `recipes/`.
+        extra_dirs: folders of the user, laid out as `recipes/`, which may hold plug-ins.
+
+    Attributes:
+        plugins: the user's own methods and builders in these folders.
     """
 
     def __init__(self, *extra_dirs: str | Path) -> None:
@@ -55,6 +59,8 @@ class Registry:
             if not any(Path(folder, kind).is_dir() for kind in LAYER_SECTIONS):
                 raise RecipeError(f"--recipes-dir {folder}: holds none of the folders {', '.join(LAYER_SECTIONS)}")
         self._dirs = [shipped_recipes(), *map(Path, extra_dirs)]
+        self.plugins = {key: path for folder in extra_dirs for key, path in find_plugins(Path(folder)).items()}
+        self._known = Known(self.plugins)
         self._cache: dict[tuple[str, str], dict[str, SourcedValue]] = {}
 
     def names(self, kind: str) -> list[str]:
@@ -201,7 +207,7 @@ class Registry:
             _refuse_student_keys(recipe_id, overrides)
             shared, teacher_keys = split_teacher(*files)
             layers = self._teacher_layers(model, dataset, protocol)
-            return build_teacher(recipe_id, protocol, layers, {**teacher_keys, **overrides}, shared, seed=seed)
+            return build_teacher(recipe_id, protocol, layers, {**teacher_keys, **overrides}, shared, self._known, seed=seed)
         own, teacher_keys = split_teacher(self._layer("models", model), *files, overrides)
         if "guidance.method" not in own:
             raise RecipeError(f"recipes/guidance/{guidance}.yaml: guidance.method: missing; a baseline has none")
@@ -210,7 +216,7 @@ class Registry:
                 if path.startswith(GUIDED_ONLY):
                     fail_at(given, path, f"{recipe_id} has no guidance, so this would change nothing")
             own = {path: given for path, given in own.items() if not path.startswith("guidance.")}
-            return build_recipe(recipe_id, protocol, own, seed)
+            return build_recipe(recipe_id, protocol, own, seed, self._known)
         if "model.name" not in teacher_keys:
             raise RecipeError(
                 f"recipes/datasets/{dataset}.yaml: teacher.model.name: missing, so {recipe_id} has no teacher"
@@ -221,8 +227,8 @@ class Registry:
             teachers = [name for name in self.names("models") if self.role(name) == "teacher"]
             fail_at(given, "teacher.model.name", f"{teacher_model} is a student; teachers are {', '.join(teachers)}")
         layers = self._teacher_layers(teacher_model, dataset, protocol)
-        teacher = build_teacher(f"{teacher_model}/{dataset}", protocol, layers, teacher_keys, own)
-        return build_recipe(recipe_id, protocol, own, seed, teacher=teacher, teacher_keys=teacher_keys)
+        teacher = build_teacher(f"{teacher_model}/{dataset}", protocol, layers, teacher_keys, own, self._known)
+        return build_recipe(recipe_id, protocol, own, seed, self._known, teacher=teacher, teacher_keys=teacher_keys)
 
     def _teacher_layers(self, model: str, dataset: str, protocol: str) -> dict[str, SourcedValue]:
         """The keys of a teacher that do not stand under `teacher.`: its model's, and data and transform of the students."""

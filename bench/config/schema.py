@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
+from bench.config.params import NO_PARAMS, ModelParams, Params, Plugin
+
 # Part of every hash. Raise it when the default of a hashed key changes, or when a key gets another meaning.
 SCHEMA = 3
 
@@ -53,6 +55,7 @@ class Model:
     mlp_ratio: float | None = key(None, low=0.1, high=64)  # hidden width of the MLPs, in widths
     drop_path_rate: float = key(0.0, low=0, high=0.99)
     feature_layers: tuple[str, ...] = ()  # modules whose outputs are the feature maps, first to last; (): chosen
+    params: ModelParams = NO_PARAMS  # that the builder declares
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,7 @@ class Train:
 
 
 @dataclass(frozen=True)
-class MethodParams:
+class MethodParams(Params):
     """Base of the parameters of a guidance method: the class `Params` in its file, bench/guidance/METHOD.py.
 
     needs: the teacher's outputs that the method uses, "maps" and "logits".
@@ -181,7 +184,7 @@ class TeacherPass:
 class Guidance:
     """How a teacher guides the student (arXiv 2207.10026).
 
-    method: a file in bench/guidance, or several joined by "+", whose losses are added.
+    method: a file in bench/guidance or a plug-in, or several joined by "+", whose losses are added.
     params: the parameters of each of these methods, in this order.
     """
 
@@ -241,6 +244,13 @@ class Recipe:
             content["teacher"] = teacher
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def plugins(self) -> list[Plugin]:
+        """The user's own files that a run executes, for its teacher too. They are not hashed, and written nowhere."""
+        used = [self.model.params, *(self.guidance.params if self.guidance is not None else ())]
+        own = [params.plugin for params in used if params.plugin is not None]
+        return list(dict.fromkeys(own + (self.teacher.plugins if self.teacher is not None else [])))
+
     def with_seed(self, seed: int) -> Recipe:
         """The same recipe with another seed. Much faster than composing, since the hash is kept."""
         other = dataclasses.replace(self, seed=seed)
@@ -263,6 +273,8 @@ class Recipe:
             params = {name: value for params in self.guidance.params for name, value in _to_plain(params).items()}
             schedule = _to_plain(self.guidance.schedule)
             out["guidance"] = {"method": self.guidance.method, "params": params, "schedule": schedule}
+            if any(params.own for params in self.guidance.params):  # elsewhere the file that says so is not there
+                out["guidance"]["needs"] = sorted(self.guidance.needs)
             out["teacher"] = {**_to_plain(self.guidance.teacher), **self.teacher.to_dict()}
         return out
 
@@ -287,13 +299,20 @@ LAYER_SECTIONS = {
 
 
 def _to_plain(section: Any) -> dict[str, Any]:
-    """A section as plain types: tuples become lists."""
-    values = {f.name: getattr(section, f.name) for f in fields(section)}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    """A section as plain types: tuples become lists, parameters become a mapping."""
+    return {f.name: _plain(getattr(section, f.name)) for f in fields(section)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Params):
+        return _to_plain(value)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _non_default(section: Any) -> dict[str, Any]:
-    """The hashed fields of a section that differ from their default, as plain types."""
+    """The hashed fields of a section that differ from their default, as plain types; all of a user's own parameters."""
     plain = _to_plain(section)
+    if isinstance(section, Params) and section.own:
+        return plain
     hashed = (f for f in fields(section) if f.metadata.get("hashed", True))
-    return {f.name: plain[f.name] for f in hashed if getattr(section, f.name) != f.default}
+    return {f.name: plain[f.name] for f in hashed if plain[f.name] != _plain(f.default)}

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from tabulate import tabulate
 
-from bench.cli import DONE, PROBLEMS, add_recipes_dir
+from bench.cli import DONE, PROBLEMS, add_recipes_dir, counted
+from bench.config.names import NAME
 from bench.config.registry import Registry
 from bench.config.schema import Data, RecipeError
-from bench.data.sources import find_or_fetch, locate, missing
+from bench.data.decode import decoded_size
+from bench.data.sources import IncompleteDataset, file_patterns, find_or_fetch, locate, missing
 from bench.data.store import check_counts, open_dataset, open_store, state, store_folder, survey
 from bench.data.subsets import Images
 
+LOG = logging.getLogger(__name__)
 ACTIONS = {
-    "list": "every dataset: its size, licence and source, and whether it is here",
+    "list": "every dataset, and the class folders in the data folder: size, licence, source, and whether it is here",
     "prepare": "fetch a dataset if it is not here, and decode it",
     "check": "read every image of a dataset that is here, count them, name those that cannot be read",
 }
-COLUMNS = ("dataset", "classes", "training", "test", "here", "comes from", "licence")
+COLUMNS = ("dataset", "classes", "training", "test", "size", "here", "comes from", "licence")
 LISTED_FILES = 20  # of those left out
 EVALUATED = {"test": "test", "holdout": "held-out training", "share": "split-off training"}
 
@@ -46,7 +51,7 @@ def run_data(arguments: argparse.Namespace) -> int:
     registry = Registry(*arguments.recipes_dir)
     problems = []
     if arguments.action == "list":
-        print(table(map(registry.dataset, registry.names("datasets")), arguments.data_dir))
+        print(table([registry.dataset(name) for name in registry.names("datasets")], registry, arguments.data_dir))
     elif arguments.action == "prepare":
         print(*prepare(registry.dataset(arguments.dataset, arguments.set), arguments.data_dir), sep="\n")
     else:
@@ -57,12 +62,55 @@ def run_data(arguments: argparse.Namespace) -> int:
     return PROBLEMS if problems else DONE
 
 
-def table(datasets: Iterable[Data], data_dir: str | Path) -> str:
-    """A table with one row per dataset. No dataset is read."""
+def table(datasets: Sequence[Data], registry: Registry, data_dir: str | Path) -> str:
+    """A table with one row per dataset and per own folder of images. Of images, only headers are read."""
     if not Path(data_dir).is_dir() and str(data_dir) != "data":
         raise RecipeError(f"--data-dir {data_dir}: no such folder")
-    rows = [(d.name, d.classes, d.train_images, d.test_images, state(d, data_dir), _origin(d), d.licence) for d in datasets]
-    return tabulate(rows, COLUMNS, intfmt=",", missingval="")
+    rows = [(*_counts(data, data_dir), state(data, data_dir), _origin(data), data.licence) for data in datasets]
+    for data in _own_folders(datasets, registry, data_dir):
+        try:
+            counts = _counts(data, data_dir)
+        except RecipeError as error:  # names and folders of another kind are no datasets, which need not be said
+            if not isinstance(error, IncompleteDataset):
+                LOG.warning(error)
+            continue
+        rows.append((*counts, state(data, data_dir), "the data folder", ""))
+    return tabulate(rows, COLUMNS, disable_numparse=True, colalign=("left", "right", "right", "right"))
+
+
+def _own_folders(datasets: Sequence[Data], registry: Registry, data_dir: str | Path) -> Iterator[Data]:
+    """What may be datasets as `folder:NAME`: the folders and zip archives of the data folder that are of no other dataset.
+
+    A tar archive is listed once it is decoded, since it has to be read as a whole.
+    """
+    top = Path(data_dir)
+    taken = {path for data in datasets for pattern in file_patterns(data) for path in top.glob(pattern)}
+    names = {path.name.split(".")[0] if path.is_file() else path.name for path in set(top.glob("*")) - taken}
+    for name in sorted(name for name in names if re.fullmatch(NAME, name)):
+        data = registry.dataset(f"folder:{name}")
+        source = locate(data, data_dir)
+        if source is not None and (source.places[0].path.suffix in ("", ".zip") or open_store(source) is not None):
+            yield data
+
+
+def _counts(data: Data, data_dir: str | Path) -> tuple[str, ...]:
+    """Name, classes, images and sizes of a dataset: of the decoded pixels, else of class folders, else of its recipe."""
+    source, numbers = locate(data, data_dir), (data.classes, data.train_images, data.test_images)
+    sizes = np.empty((0, 2), int)
+    if source is not None and (stored := open_store(source)) is not None:
+        numbers = stored.classes(data), len(stored.train), stored.test and len(stored.test)
+        sizes = np.concatenate([images.sizes for images in stored.splits.values()])
+    elif source is not None and data.layout == "class_folders":
+        contents = source.contents()
+        splits = [list(split) for split in (contents.train, contents.test) if split is not None]
+        numbers = len(contents.classes or ()), len(splits[0]), len(splits[1]) if len(splits) > 1 else None
+        if (folder := source.places[0].path).is_dir():
+            found = (decoded_size(folder / item.name, data.short_side) for split in splits for item in split)
+            sizes = np.array([size for size in found if size is not None], int).reshape(-1, 2)
+    classes, training, test = ("" if number is None else f"{number:,}" for number in numbers)
+    if training and not test:
+        test = f"{data.test_share:.0%} of these"
+    return data.name, classes, training, test, _pixels(sizes)
 
 
 def prepare(data: Data, data_dir: str | Path) -> list[str]:
@@ -71,8 +119,8 @@ def prepare(data: Data, data_dir: str | Path) -> list[str]:
     lines = [_describe(images, split) for split, images in dataset.splits.items()]
     training, evaluation = len(dataset.training(data)), len(dataset.evaluation(data))
     kind = EVALUATED[dataset.evaluated_on(data)]
-    use = f"a run trains on {training:,} images and is evaluated on {evaluation:,} {kind} images"
-    return [*lines, f"{dataset.classes(data)} classes; {use}", f"fingerprint {dataset.fingerprint}"]
+    use = f"a run trains on {counted(training, 'image')} and is evaluated on {counted(evaluation, f'{kind} image')}"
+    return [*lines, f"{counted(dataset.classes(data), 'class')}; {use}", f"fingerprint {dataset.fingerprint}"]
 
 
 def check(data: Data, data_dir: str | Path) -> tuple[list[str], list[str]]:
@@ -109,10 +157,23 @@ def _origin(data: Data) -> str:
 
 
 def _describe(images: Images, split: str) -> str:
-    sizes, counts = images.sizes, np.bincount(images.labels[images.labels >= 0])
+    counts = np.bincount(images.labels[images.labels >= 0])
     counts = counts[counts > 0]
-    low, high = sizes.min(0), sizes.max(0)
-    pixels = f"{low[1]}x{low[0]} px" if images.size else f"{low[1]} to {high[1]} px wide, {low[0]} to {high[0]} px high"
     per_class = f"{counts.min():,}" if counts.min() == counts.max() else f"{counts.min():,} to {counts.max():,}"
-    split = "training" if split == "train" else split
-    return f"{len(images):,} {split} images of {len(counts)} classes, {per_class} per class, {pixels}"
+    noun = "training image" if split == "train" else f"{split} image"
+    return (
+        f"{counted(len(images), noun)} of {counted(len(counts), 'class')}, {per_class} per class, {_pixels(images.sizes)}"
+    )
+
+
+def _pixels(sizes: np.ndarray) -> str:
+    """The sizes of images as text: 32x32 px (width x height), or their ranges. Empty without sizes.
+
+    sizes: int [count, 2], height and width.
+    """
+    if not len(sizes):
+        return ""
+    (low_height, low_width), (high_height, high_width) = sizes.min(0), sizes.max(0)
+    if (sizes == sizes[0]).all():
+        return f"{low_width}x{low_height} px"
+    return f"{low_width} to {high_width} px wide, {low_height} to {high_height} px high"

@@ -6,6 +6,7 @@ import functools
 import io
 import warnings
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -52,6 +53,19 @@ def decode(encoded: bytes | np.ndarray, short_side: int | None = None) -> np.nda
     except Exception as error:  # Pillow's decoders raise OSError, ValueError, SyntaxError, struct.error, EOFError …
         reason = first_line(error)
         raise Unreadable(reason if "BytesIO" not in reason else "no image of a known format") from error
+
+
+def decoded_size(path: Path, short_side: int | None = None) -> tuple[int, int] | None:
+    """(height, width) in px that `decode` gives an image file, within a pixel, from its header; None if that is damaged."""
+    try:
+        with Image.open(path, formats=_formats()) as image:
+            size = image.size[::-1]
+            if image.getexif().get(ORIENTATION_TAG, 1) >= 5:
+                size = image.size
+    except Exception:  # Pillow raises many kinds; `data check` says which images cannot be read
+        return None
+    scale = 1.0 if short_side is None else min(1.0, short_side / min(size))
+    return round(size[0] * scale), round(size[1] * scale)
 
 
 def to_pixels(image: Image.Image, short_side: int | None = None) -> np.ndarray:

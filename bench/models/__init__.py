@@ -2,6 +2,8 @@
 
 - `build(model, classes)`, which returns the network with its initial weights;
 - `timm_call(model, classes)`, if timm alone makes the same network: the arguments of `timm.create_model`.
+
+A user's own builder is such a file below `--recipes-dir`.
 """
 
 from __future__ import annotations
@@ -11,8 +13,11 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
+from bench.config.methods import builder_names
+from bench.config.plugins import explained, load, place, place_of
 from bench.config.schema import Model, RecipeError
 from bench.models.features import FeatureExtractor, check_spatial_order, default_feature_layers
 from bench.rng import Stream, torch_seed
@@ -50,9 +55,33 @@ def create_network(model: Model, classes: int, seed: int) -> nn.Module:
             raise
         except Exception as error:  # timm refuses names and sizes in many ways
             problem = f"{model.timm or model.builder} cannot be built: {first_line(error)}"
-            raise RecipeError(f"model {model.name}: {problem}") from error
+            raise RecipeError(f"{place(error) or f'model {model.name}'}: {problem}") from error
+    if model.params.plugin is not None:
+        _check_plugin(network, model, classes)
     _zero_outliers(network)
     return network
+
+
+@torch.no_grad()
+def _check_plugin(network: object, model: Model, classes: int) -> None:
+    """Raise RecipeError if what a plug-in built is not a network that can be trained."""
+    plugin, build = model.params.plugin, family(model).build
+    problem = None
+    if not isinstance(network, nn.Module):
+        problem = f"returned {type(network).__name__}, allowed is a torch.nn.Module"
+    elif dropout := [name for name, part in network.named_modules() if isinstance(part, _DropoutNd) and part.p > 0]:
+        problem = (
+            f"returned a network with dropout ({dropout[0]}), which resumed runs could not repeat: use DropPath of timm"
+        )
+    else:
+        with explained(plugin):
+            logits = network.eval()(torch.zeros(1, 3, model.image_size, model.image_size))
+        network.train()
+        found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        if found != [1, classes]:
+            problem = f"returned a network that gives {found} for one image, allowed are logits [1, {classes}]"
+    if problem is not None:
+        raise RecipeError(f"{place_of(build, plugin)}: build {problem}")
 
 
 def timm_call(model: Model, classes: int) -> dict[str, Any] | None:
@@ -66,7 +95,13 @@ def timm_call(model: Model, classes: int) -> dict[str, Any] | None:
 
 
 def family(model: Model) -> ModuleType:
-    """The module of this package that builds a model."""
+    """The module that builds a model: of this package, or a plug-in. Raises RecipeError if it is not here."""
+    if model.params.plugin is not None:
+        return load(model.params.plugin)
+    if model.builder not in builder_names():
+        raise RecipeError(
+            f"model.builder: {model.builder} is a file of its author, which is not here: --recipes-dir names its folder"
+        )
     return importlib.import_module(f"bench.models.{model.builder}")
 
 

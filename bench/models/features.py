@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from bench.config.plugins import place
 from bench.config.schema import Model, RecipeError
 from bench.models.drop_path import DropPath, replace_drop_path
 from bench.storage import first_line
@@ -182,7 +183,7 @@ def _record_calls(network: nn.Module, model: Model, modules: Iterable[nn.Module]
             network.eval()(torch.zeros(1, 3, model.image_size, model.image_size))
     except Exception as error:  # architectures refuse sizes in many ways
         problem = f"does not take {model.image_size} px: {first_line(error)}"
-        raise RecipeError(f"model {model.name}: {problem}") from error
+        raise RecipeError(f"{place(error) or f'model {model.name}'}: {problem}") from error
     for hook in hooks:
         hook.remove()
     network.train()

@@ -49,7 +49,7 @@ def results(
         best_epoch, epochs, diverged, parameters, flops_per_image, classes, train_images, test_images, evaluated_on.
         seconds: of training and evaluation. images_per_second, peak_memory_mib, machine, device_hours in device_unit.
         teacher_id, teacher_seed, teacher_accuracy (%), teacher_epochs, teacher_seconds, …: missing without a teacher.
-        version, commit, dirty, numerics, libraries: of the code. precision, device, processor, threads, world_size, settings
+        version, commit, dirty, numerics, libraries, settings: of the code. precision, device, processor, threads, ….
 
     Raises:
         RecipeError: nothing is found, the suite is unknown, or a record is damaged.

@@ -11,11 +11,11 @@ from typing import Any
 
 import bench
 from bench import models
-from bench.cli import DONE
+from bench.cli import DONE, add_recipes_dir
 from bench.config.parse import short_repr
 from bench.config.schema import Recipe, RecipeError
 from bench.share.card import model_card
-from bench.share.load import Loaded, load, read_run
+from bench.share.load import Folders, Loaded, load, read_run
 from bench.storage import read_json, replacing, write_json, write_text
 
 
@@ -23,20 +23,22 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
     """The options of `export`."""
     parser.add_argument("run", metavar="RUN", help="its folder, as results/local/runs/deit_micro/digits/guided/…")
     parser.add_argument("--to", required=True, metavar="DIR", help="a new folder, or an earlier export of the same run")
+    add_recipes_dir(parser)
 
 
 def run_export(arguments: argparse.Namespace) -> int:
     """Write the export and print where it is."""
-    print("\n".join(export(Path(arguments.run), Path(arguments.to))))
+    print("\n".join(export(Path(arguments.run), Path(arguments.to), arguments.recipes_dir)))
     return DONE
 
 
-def export(run: Path, to: Path) -> list[str]:
+def export(run: Path, to: Path, recipes_dir: Folders = ()) -> list[str]:
     """Write model.safetensors, config.json, record.json and README.md, a model card, into a folder.
 
     Args:
         run: the folder of a finished run, or an export of one.
         to: a new or empty folder, or one with an earlier export of the same run, whose files are replaced.
+        recipes_dir: a folder, or several, with the file that builds the network, if that is a user's own. It is not copied.
 
     Returns:
         What was written, in sentences.
@@ -44,8 +46,8 @@ def export(run: Path, to: Path) -> list[str]:
     Raises:
         RecipeError: `run` has no trained network, or `to` has other files.
     """
-    loaded = load(run)
-    record, recipe = read_run(run)
+    loaded = load(run, recipes_dir)
+    record, recipe = read_run(run, recipes_dir)
     is_replaced = _check_target(to, recipe)
     timm_call = models.timm_call(recipe.model, loaded.classes)
     # config.json says of which run the folder is, so it comes first: an interrupted export can be repeated

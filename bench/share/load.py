@@ -1,16 +1,17 @@
 """Loads a trained network from the folder of its run, or from an export of it.
 
 Weights are safetensors and all else is JSON, so no file in such a folder can run code. The recipe is checked like any other
-and can only name what the suite has.
+and can only name what the suite has, or a user's own files in folders that the user names.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import safetensors.torch
 from torch import nn
@@ -18,13 +19,15 @@ from torch import nn
 from bench import models
 from bench.config.command import command
 from bench.config.compose import recipe_from_dict
-from bench.config.methods import method_names
 from bench.config.parse import short_repr
+from bench.config.registry import Registry
 from bench.config.schema import Recipe, RecipeError
 from bench.data.loaders import ImageTransform
 from bench.runs.record import Record, read_record
 from bench.storage import first_line
 
+LOG = logging.getLogger(__name__)
+Folders = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 MAX_CLASSES = 100_000
 
 
@@ -45,30 +48,30 @@ class Loaded(NamedTuple):
     class_names: tuple[str, ...] | None
 
 
-def load(path: str | os.PathLike[str]) -> Loaded:
+def load(path: str | os.PathLike[str], recipes_dir: Folders = ()) -> Loaded:
     """The trained network of a run: `bench.load`. The file of its guidance method is not needed.
 
     Args:
         path: the folder of a run below results/local/runs, or one that `python -m bench export` wrote.
+        recipes_dir: a folder, or several, with the file that builds the network, if that is a user's own. The file is run.
 
     Raises:
         RecipeError: the folder has no finished run, the run diverged, files are damaged, the weights are of another run, or
             the record is of another version of the suite.
     """
     folder = Path(path)
-    record, recipe = read_run(folder, network_only=True)
+    record, recipe = read_run(folder, recipes_dir)
     classes = record.dataset.classes
     network = trained_network(folder, recipe, classes, record.weights)
     transform = ImageTransform(recipe, one_size=record.dataset.image_size is not None)
     return Loaded(network.eval(), transform, record, classes, record.dataset.class_names)
 
 
-def read_run(folder: Path, *, network_only: bool = False) -> tuple[Record, Recipe]:
+def read_run(folder: Path, recipes_dir: Folders = ()) -> tuple[Record, Recipe]:
     """The record of a finished run that did not diverge, and its recipe.
 
     Args:
-        network_only: accept a run whose guidance method is not here. Its recipe is then without guidance and teacher, and
-            its hash, which covers them, is not compared; the weights have a checksum of their own.
+        recipes_dir: a folder with the user's own files, or several. A record cannot name any.
 
     Raises:
         RecipeError: there is none, or it is damaged.
@@ -88,23 +91,18 @@ def read_run(folder: Path, *, network_only: bool = False) -> tuple[Record, Recip
         raise RecipeError(f"{folder}: this run diverged in epoch {record.epochs}, so it has no trained network")
     if not 2 <= record.dataset.classes <= MAX_CLASSES:
         raise RecipeError(f"{path}: not a record: dataset.classes is {short_repr(record.dataset.classes)}")
-    if network_only and _has_unknown_method(record.recipe):
-        content = {name: value for name, value in record.recipe.items() if name not in ("guidance", "teacher")}
-        return record, recipe_from_dict(content, str(path))
     recipe = recipe_from_dict(record.recipe, str(path))
     if recipe.hash != record.hash:
         raise RecipeError(
             f"{folder}: the record's hash {record.hash[:8]} is not that of its recipe, {recipe.hash[:8]}: it was"
             " changed, or is of another version of the suite"
         )
+    folders = [recipes_dir] if isinstance(recipes_dir, (str, os.PathLike)) else recipes_dir
+    recipe = recipe_from_dict(record.recipe, str(path), Registry(*folders).plugins)
+    for plugin in recipe.plugins:
+        if record.numerics.get(f"{plugin.kind}.{plugin.name}") != plugin.digest:
+            LOG.warning(f"{folder}: {plugin.path} has changed since this run")
     return record, recipe
-
-
-def _has_unknown_method(recipe: Mapping[str, Any]) -> bool:
-    """Whether the recipe of a record names a guidance method whose file is not here."""
-    guidance = recipe.get("guidance")
-    method = guidance.get("method") if isinstance(guidance, Mapping) else None
-    return isinstance(method, str) and not set(method.split("+")) <= set(method_names())
 
 
 def trained_network(folder: Path, recipe: Recipe, classes: int, checksum: str | None = None) -> nn.Module:

@@ -23,7 +23,7 @@ from bench.models import default_feature_layers
 from bench.models.features import FeatureExtractor
 from bench.runs.folder import RunFolder
 from bench.runs.record import Record
-from bench.share.load import read_run, trained_network
+from bench.share.load import Folders, read_run, trained_network
 from bench.storage import first_line, sha256
 from bench.train.teacher import Teacher
 from bench.train.teacher_cache import TeacherCache
@@ -106,19 +106,20 @@ class Pair:
         )
 
 
-def load_pair(path: str | os.PathLike[str]) -> Pair:
+def load_pair(path: str | os.PathLike[str], recipes_dir: Folders = ()) -> Pair:
     """Student, teacher and projections of a guided run: `bench.load_pair`.
 
     The teacher is that of the run, by its checksum: from the cache, or from the teacher's own run in the same results.
 
     Args:
         path: the folder of a run below results/local/runs, whose method compares feature maps.
+        recipes_dir: as of `bench.load`; needed too if the method or the teacher is a user's own.
 
     Raises:
         RecipeError: as `bench.load`; or the run has no such guidance, or its teacher or projections are not here.
     """
     folder = Path(path)
-    record, recipe = read_run(folder)
+    record, recipe = read_run(folder, recipes_dir)
     if recipe.guidance is None:
         raise RecipeError(f"{folder}: {recipe.id} has no guidance, so it has no teacher: bench.load loads its network")
     if not recipe.uses_feature_loss:

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench.cli import DONE, PROBLEMS
+from bench.cli import DONE, PROBLEMS, add_recipes_dir
 from bench.config.schema import RecipeError
 from bench.data.loaders import EvalLoader
 from bench.data.store import open_dataset
 from bench.runs import environment
-from bench.share.load import read_run, trained_network
+from bench.share.load import Folders, read_run, trained_network
 from bench.train.evaluate import predict
 from bench.train.launch import choose_device, hardware
 
@@ -27,11 +27,12 @@ def add_verify_options(parser: argparse.ArgumentParser) -> None:
     """The options of `verify`."""
     parser.add_argument("run", metavar="RUN", help="its folder, as results/local/runs/deit_micro/digits/guided/…")
     parser.add_argument("--data-dir", default="data", metavar="DIR", help="local datasets (data)")
+    add_recipes_dir(parser)
 
 
 def run_verify(arguments: argparse.Namespace) -> int:
     """Print the comparison; PROBLEMS if the weights do not give what is recorded."""
-    lines, is_same = verify(Path(arguments.run), arguments.data_dir)
+    lines, is_same = verify(Path(arguments.run), arguments.data_dir, arguments.recipes_dir)
     print("\n".join(lines))
     if is_same:
         return DONE
@@ -39,7 +40,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
     return PROBLEMS
 
 
-def verify(run: Path, data_dir: str | Path) -> tuple[list[str], bool]:
+def verify(run: Path, data_dir: str | Path, recipes_dir: Folders = ()) -> tuple[list[str], bool]:
     """Evaluate the weights of a run again and compare with its record.
 
     On the same kind of device and with the same libraries, every prediction must equal the recorded one. Otherwise the
@@ -51,7 +52,7 @@ def verify(run: Path, data_dir: str | Path) -> tuple[list[str], bool]:
     Raises:
         RecipeError: the folder has no finished run, or the dataset is missing or has other images.
     """
-    record, recipe = read_run(run, network_only=True)
+    record, recipe = read_run(run, recipes_dir)
     network = trained_network(run, recipe, record.dataset.classes)
     dataset = open_dataset(recipe.data, data_dir)
     if dataset.fingerprint != record.dataset.fingerprint:

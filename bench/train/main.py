@@ -10,9 +10,10 @@ import sys
 import traceback
 
 from bench.cli import BAD_INPUT, DONE, FAILED, STOPPED, input_error, say_error, set_up_logging
+from bench.config.plugins import place
 from bench.locks import RunLocked
 from bench.runs.record import stale_parts
-from bench.storage import unwritable
+from bench.storage import first_line, unwritable
 from bench.train.request import Diverged, Stopped, StopSignals, finished_record, read_request
 
 LOG = logging.getLogger(__name__)
@@ -68,6 +69,8 @@ def _exit_code(error: Exception) -> int:
         sentence = OUT_OF_MEMORY
     elif isinstance(error, RuntimeError) and "DataLoader worker" in str(error):  # killed; torch has no class for it
         sentence = f"{error}: the same command resumes from the last checkpoint; data.workers=0 uses no workers"
+    elif (where := place(error)) is not None:  # a user's own method or network
+        sentence = f"{where}: {type(error).__name__}: {first_line(error)}"
     elif not isinstance(error, Diverged):
         traceback.print_exception(error)
         sentence = f"{type(error).__name__}: {error}"

@@ -8,12 +8,13 @@ from __future__ import annotations
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bench import models
+from bench import guidance, models
 from bench.config.schema import Recipe, RecipeError
 from bench.data.device_loader import check_residence
 from bench.data.pil_loader import timm_transform
 from bench.data.rand_augment import parse
 from bench.data.subsets import DecodedDataset
+from bench.guidance import Outputs
 from bench.models.features import FeatureExtractor
 from bench.train.launch import check_launch, choose_device, choose_precision
 
@@ -38,16 +39,34 @@ def check_recipe(recipe: Recipe, processes: int | None) -> None:
         )
     if recipe.model.role == "teacher" and world > 1:
         raise RecipeError(f"{recipe.id}: a teacher is trained by one process, not {world}")
+    networks = []
     for part in (recipe, recipe.teacher):
         if part is not None:
             classes = part.data.classes or 2
             network = models.create(part.model, classes, part.seed, feature_layers=recipe.uses_feature_loss)
+            networks.append(network)
             _check_single_sample(network, part, world)
             _check_micro_batch(network, part, world)
             if part.data.pipeline == "pil":
                 timm_transform(part)
             elif part.augment.rand_augment:
                 parse(part.augment.rand_augment)
+    if recipe.guidance is not None:
+        _check_methods(recipe, *networks)
+
+
+def _check_methods(recipe: Recipe, student: FeatureExtractor, teacher: FeatureExtractor) -> None:
+    """Build the methods, and compute the terms of plug-ins once: not only after the teacher is trained."""
+    methods = guidance.create(recipe.guidance, student.shapes, teacher.shapes, recipe.seed)
+    if any(params.own for params in recipe.guidance.params):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            images = [torch.randn(2, 3, part.model.image_size, part.model.image_size) for part in (recipe, recipe.teacher)]
+            ours = Outputs(*student.eval()(images[0]))
+            with torch.no_grad():
+                logits, maps = teacher.eval()(images[1])
+            theirs = Outputs(logits if "logits" in recipe.guidance.needs else None, maps)
+            guidance.check_terms(recipe.guidance, methods, ours, theirs)
 
 
 def check_dataset(recipe: Recipe, dataset: DecodedDataset) -> None:

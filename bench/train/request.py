@@ -42,8 +42,9 @@ class Diverged(RuntimeError):
     """The training loss or a weight was not finite. The record says so."""
 
     def __init__(self, recipe: Recipe, record: Record, folder: RunFolder) -> None:
+        own = "".join(f"{plugin.path}: " for plugin in recipe.plugins)
         super().__init__(
-            f"{recipe.id} seed {recipe.seed} diverged: its loss or weights were not finite in epoch {record.epochs} of"
+            f"{own}{recipe.id} seed {recipe.seed} diverged: its loss or weights were not finite in epoch {record.epochs} of"
             f" {recipe.train.epochs} (recorded; state and history are in {folder.path}, --force runs it again)"
         )
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 
 import numpy as np
@@ -47,10 +48,41 @@ def test_a_dataset_is_listed_prepared_and_checked(tmp_path, data):
     assert "8 training images of 4 classes, 2 per class, 64x64 px" in prepared.stdout
     assert "4 test images of 4 classes, 1 per class" in prepared.stdout
     assert "4 classes; a run trains on 8 images and is evaluated on 4 test images" in prepared.stdout
-    assert row(data("list", "--data-dir", tmp_path / "data", check=True), "chaoyang")[4] == "decoded"
+    after = row(data("list", "--data-dir", tmp_path / "data", check=True), "chaoyang")
+    assert after[1:6] == ["4", "8", "4", "64x64 px", "decoded"]
     checked = data("check", *chaoyang, check=True)
     (fingerprint,) = re.findall("fingerprint ([0-9a-f]{64})", prepared.stdout)
     assert f"fingerprint {fingerprint}" in checked.stdout and checked.stderr == ""
+
+
+def test_own_folders_are_listed_with_their_numbers_and_sizes(tmp_path, data):
+    top = write("folder", tmp_path / "data", classes=3, train=4, test=1)
+    photo = next(top.rglob("*.jpg"))
+    image = Image.new("RGB", (1200, 600))
+    exif = image.getexif()
+    exif[0x0112] = 6  # turned by 90 degrees, and shrunk to a short side of 512 px
+    image.save(photo, exif=exif)
+    shutil.copytree(top / "train", tmp_path / "data" / "alone")
+    shutil.make_archive(str(tmp_path / "data" / "zipped"), "zip", top)
+    (tmp_path / "data" / "notes").mkdir()
+    (tmp_path / "data" / "notes" / "todo.txt").write_text("no dataset")
+    (tmp_path / "data" / "bad.zip").write_bytes(b"no archive")
+    listed = data("list", "--data-dir", tmp_path / "data", check=True)
+    assert "notes" not in listed.stdout and "bad.zip: cannot be read as an archive" in listed.stderr
+    assert row(listed, "folder:alone")[1:4] == ["3", "12", "20% of these"] and row(listed, "folder:alone")[5] == "yes"
+    assert row(listed, "folder:zipped")[1:5] == ["3", "12", "3", "yes"]
+    before = row(listed, PHOTOS)
+    assert before[1:4] == ["3", "12", "3"] and "to 512 px wide" in before[4] and "to 1024 px high" in before[4]
+    data("prepare", PHOTOS, "--data-dir", tmp_path / "data", check=True)
+    after = row(data("list", "--data-dir", tmp_path / "data", check=True), PHOTOS)
+    assert after[:5] == before[:5] and after[5] == "decoded"
+
+
+def test_one_image_is_not_called_images(tmp_path, data):
+    write("folder", tmp_path, classes=2, train=2, test=1)
+    shutil.rmtree(tmp_path / "photos" / "test" / "class_01")
+    done = data("prepare", PHOTOS, "--data-dir", tmp_path, check=True)
+    assert "\n1 test image of 1 class, 1 per class" in done.stdout and "evaluated on 1 test image\n" in done.stdout
 
 
 def test_the_data_folder_of_a_list_must_exist(tmp_path, data):
