@@ -18,6 +18,7 @@ from bench.data.store import current_fingerprint
 from bench.report import output
 from bench.report.records import REPRODUCTIONS, read_runs, records_path, write_runs
 from bench.runs.record import Code, Hardware
+from tests.helpers.own import write_own
 from tests.helpers.process import ROOT
 from tests.helpers.synthetic import finish, make_run, quick_run, three_seeds
 
@@ -195,3 +196,21 @@ def test_a_fresh_clone_stays_clean_after_a_sweep(tmp_path, cache):
     words = [sys.executable, "-m", "bench", "sweep", "quick", "--skip-published"]
     done = subprocess.run(words, cwd=clone, env=environment, capture_output=True, text=True, timeout=300)
     assert done.stdout.startswith("suite quick, 6 runs: 6 published\n") and git("status", "--porcelain") == ""
+
+
+def test_results_of_a_method_of_ones_own_are_drawn_without_its_file(tmp_path, results, capsys):
+    own = write_own(tmp_path / "DIR")
+    (own / "suites").mkdir()
+    suite = "protocol: quick\nmodels: [convnet_16]\ndatasets: [digits]\nguidance: [baseline, logit_mse]\nseeds: [0]\n"
+    (own / "suites" / "mine.yaml").write_text(suite)
+    for _, recipe in Registry(own).suite_recipes(Registry(own).suite("mine")):
+        finish(results, make_run("mine", recipe, [50.0, 60.0]), recipe)
+    words = ["publish", "mine", "--results-dir", results, "--recipes-dir", own]
+    assert bench(*words) == 0 and len(read_runs(results, "mine")) == 2
+    method = own / "guidance" / "logit_mse.py"
+    source = method.read_text()
+    method.write_text(source + "\n")
+    assert bench(*words) == 2 and "it was recorded with other code" in capsys.readouterr().err
+    shutil.rmtree(own)
+    assert bench("publish", "--results-dir", results) == 0
+    assert "other code" not in (results / "README.md").read_text() and "`logit_mse`" in (results / "README.md").read_text()
