@@ -67,7 +67,7 @@ def run_report(arguments: argparse.Namespace) -> int:
         for suite in (suite for suite in suites if suite.name != suite.file and suite.guidance):
             if (drawn := write_comparison(registry, suite, results, **figures)) is None:
                 raise RecipeError(f"no run of {', '.join(suite.ids)} has finished: python -m bench compare runs recipes")
-            print_report(drawn[:1])
+            print_report([drawn[0]])
             print(f"tables, figures and page: {drawn[1]}")
         if not names:
             return DONE

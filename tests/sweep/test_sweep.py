@@ -149,7 +149,10 @@ def test_recipes_are_compared_without_a_file(cache, tmp_path, capsys, monkeypatc
     files = {f"table.{kind}" for kind in ("md", "csv", "tex", "json")} | {"index.html", "overview.pdf", "curves"}
     assert files <= {path.name for path in folder.iterdir()}
     content = json.loads((folder / "table.json").read_text())
-    assert [cell["method"] for cell in content["cells"]] == ["baseline", "guided"]
+    assert [(cell["method"], cell["status"]) for cell in content["cells"]] == [
+        ("baseline", "complete"),
+        ("guided", "complete"),
+    ]
     page = re.sub("</?span>", "", (folder / "index.html").read_text())
     assert "python -m bench compare deit_micro/digits/guided deit_micro/digits/baseline --protocol quick" in page
     links = re.findall(r"href=\"\./([^\"]+)", page)
