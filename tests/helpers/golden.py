@@ -21,8 +21,8 @@ from bench.config.numerics import PACKAGE, component_file
 from tests.helpers.golden_values import Golden, Value, compute, versions
 
 GOLDEN = Path(__file__).parents[1] / "train" / "golden.json"
-TOLERANCE = 1e-6  # relative; processors differed by 2.5e-7 in losses, since initial weights are drawn in fp32
-OUTPUT_TOLERANCE = 1e-5  # of untrained networks' outputs, in which they differed by 6e-7
+TOLERANCE = 1e-6  # relative; plain and vector kernels differ by 2.5e-7 in losses: initial weights are fp32
+OUTPUT_TOLERANCE = 1e-5  # of the outputs of untrained networks, in which they differ by 6e-7
 
 
 def unchanged(stored: Golden, now: Golden) -> bool:
