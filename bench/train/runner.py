@@ -83,8 +83,6 @@ def _ensure_teacher(cache: TeacherCache, request: RunRequest) -> None:
         return
     LOG.info(f"{cache.recipe.id} is the teacher of this recipe and is trained first")
     variables = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHER_VARIABLES)}
-    if len(variables) < len(os.environ) and variables.get("OMP_NUM_THREADS") == "1":
-        del variables["OMP_NUM_THREADS"]  # set by the launcher, too
     process = subprocess.Popen([sys.executable, str(RUN_FILE), *request.options, "--teacher-only"], env=variables)
     try:
         code = process.wait()
