@@ -53,7 +53,9 @@ def most_training_images(data: Data) -> int | None:
     if count is not None and data.subset is not None and data.classes is not None:
         count -= data.classes - data.subset  # at least one of each class that is left out
     if count is not None and data.holdout and data.classes is not None:
-        count = min(count, int(count * (1 - data.holdout)) + data.classes)  # each class rounds its share, and keeps an image
+        count = min(
+            count, int(count * (1 - data.holdout)) + data.classes
+        )  # each class rounds its share, and keeps an image
     return min((n for n in (count, data.train_limit) if n is not None), default=None)
 
 

@@ -11,6 +11,8 @@ from bench.config.image_sizes import patch_size
 from bench.config.schema import Model
 from bench.models.sizes import STAGE_SIZES, check_sizes
 
+NUMERICS = 1  # raised when results change: bench/config/numerics.py
+
 
 def build(model: Model, classes: int) -> nn.Module:
     """A ConVit of `model.timm` at any input size that its patches divide.

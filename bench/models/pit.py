@@ -12,6 +12,8 @@ from bench.config.image_sizes import patch_size
 from bench.config.schema import Model, RecipeError
 from bench.models.sizes import STAGE_SIZES, check_sizes
 
+NUMERICS = 1  # raised when results change: bench/config/numerics.py
+
 
 def build(model: Model, classes: int) -> nn.Module:
     """A PoolingVisionTransformer of `model.timm`. Its patches overlap: the stride is half of `model.patch_size`."""

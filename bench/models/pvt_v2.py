@@ -8,6 +8,8 @@ from torch import nn
 from bench.config.schema import Model
 from bench.models.sizes import ALL_SIZES, check_sizes
 
+NUMERICS = 1  # raised when results change: bench/config/numerics.py
+
 
 def build(model: Model, classes: int) -> nn.Module:
     """A PyramidVisionTransformerV2 of `model.timm`. Its patches overlap, so any image of 32 px or more fits."""

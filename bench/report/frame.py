@@ -21,7 +21,8 @@ _MAY_BE_MISSING = {  # columns of `runs_frame` whose type would depend on the ru
     **dict.fromkeys(("teacher_key", "teacher_id", "teacher_select", "commit"), "str"),
     "dirty": "boolean",
 }
-_NO_COLUMNS = ["recipe", "feature_maps", "teacher", "hardware", "code", "image_size", "weights"]  # fields of a record
+# fields of a record
+_NO_COLUMNS = ["recipe", "feature_maps", "teacher", "hardware", "code", "numerics", "image_size", "weights"]
 
 
 def runs_frame(runs: Sequence[PublishedRun]) -> pd.DataFrame:
