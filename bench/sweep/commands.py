@@ -18,6 +18,7 @@ from bench.config.parse import short_repr
 from bench.config.registry import Registry
 from bench.config.schema import Recipe, RecipeError
 from bench.config.suite import Suite
+from bench.data.preflight import data_folder
 from bench.runs.folder import LOCAL, old_runs_warning
 from bench.sweep.display import Display
 from bench.sweep.local import LocalExecutor, make_slots
@@ -98,7 +99,8 @@ def _plan(recipes: Sequence[Recipe], seeds: Sequence[int], arguments: argparse.N
         seeds = range(arguments.seeds)
     if warning := old_runs_warning(arguments.results_dir):
         LOG.warning(warning)
-    return make_plan(recipes, seeds, arguments.results_dir, arguments.data_dir or "data", arguments.stale)
+    data_dir, processes = data_folder(arguments.data_dir), max(1, arguments.gpus_per_run)
+    return make_plan(recipes, seeds, arguments.results_dir, data_dir, arguments.stale, processes)
 
 
 def run_sweep(arguments: argparse.Namespace) -> int:
@@ -120,8 +122,8 @@ def run_sweep(arguments: argparse.Namespace) -> int:
         for job in Scheduler(jobs).waiting:
             print(" ".join(job.command(["python"], "bench/run.py", options)))
         return DONE
-    if arguments.data_dir and not Path(arguments.data_dir).is_dir():
-        raise RecipeError(f"--data-dir {arguments.data_dir}: no such folder")
+    if plan.problems and not jobs and not any(job.is_finished for job in plan.runs):
+        raise RecipeError("; ".join(plan.problems))
     if not on_cluster and (queued := next((job for job in jobs if job.cluster_id), None)):
         raise RecipeError(
             f"{queued.name}: is job {queued.cluster_id} in the cluster's queue: --executor slurm follows it,"
@@ -151,6 +153,9 @@ def run_sweep(arguments: argparse.Namespace) -> int:
             LOG.error(f"{job.name}: {scheduler.failed[job.key]}")
     if scheduler.failed:
         LOG.error(f"suite {suite.name}: {len(scheduler.failed)} of {len(jobs)} jobs failed")
+    for problem in plan.problems:
+        LOG.error(f"suite {suite.name}: not all of its runs can run: {problem}")
+    if scheduler.failed or plan.problems:
         return FAILED
     if scheduler.finished:
         LOG.info(f"suite {suite.name}: all {len(plan.runs)} runs are finished")
