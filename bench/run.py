@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation (0)")
     add_folders(out)
     out.add_argument("--force", action="store_true", help="run again if finished; the old run is renamed")
+    out.add_argument("--stale", action="store_true", help="run again if recorded with other code; the old run is renamed")
     out.add_argument("--teacher-only", action="store_true", help="train only the teacher that the recipe needs")
     out.add_argument("--tracker", action="append", default=[], metavar="NAME", help="as tensorboard; may repeat")
     out.add_argument("--num-processes", type=int, metavar="N", help="refuse to run on any other number of processes")

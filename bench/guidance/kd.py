@@ -19,6 +19,8 @@ from torch import Tensor
 from bench.config.schema import MethodParams, key
 from bench.guidance import Method, Outputs, Shape
 
+NUMERICS = 1  # raised when results change: bench/config/numerics.py
+
 
 @dataclass(frozen=True)
 class Params(MethodParams):

@@ -11,6 +11,8 @@ from torch import nn
 from bench.config.schema import Model, RecipeError
 from bench.models.sizes import ALL_SIZES, check_sizes
 
+NUMERICS = 1  # raised when results change: bench/config/numerics.py
+
 
 def build(model: Model, classes: int) -> nn.Module:
     """timm's model `model.timm`, for the recipe's image size if the architecture depends on it."""

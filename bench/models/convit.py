@@ -10,6 +10,8 @@ from torch import nn
 from bench.config.schema import Model
 from bench.models.sizes import STAGE_SIZES, check_sizes, patch_size
 
+NUMERICS = 1  # raised when results change: bench/config/numerics.py
+
 
 def build(model: Model, classes: int) -> nn.Module:
     """A ConVit of `model.timm` at any input size that its patches divide.

@@ -11,6 +11,8 @@ from torch import nn
 from bench.config.schema import Model, RecipeError
 from bench.models.sizes import STAGE_SIZES, check_sizes
 
+NUMERICS = 1  # raised when results change: bench/config/numerics.py
+
 PATCH = 16  # px
 
 

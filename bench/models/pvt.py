@@ -19,6 +19,8 @@ from bench.config.schema import Model
 from bench.models.layers import Block, Stage, init_linears, token_parameters
 from bench.models.sizes import ALL_SIZES, check_sizes
 
+NUMERICS = 1  # raised when results change: bench/config/numerics.py
+
 # of each stage: patch size (and stride), channels, blocks, heads, MLP ratio, spatial reduction of the attention
 STAGES = ((4, 64, 2, 1, 8, 8), (2, 128, 2, 2, 8, 4), (2, 320, 2, 5, 4, 2), (2, 512, 2, 8, 4, 1))
 DOWNSAMPLING = 32  # the product of the strides

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from bench.config.schema import Model, RecipeError
 
+NUMERICS = 1  # raised when results change: bench/config/numerics.py
+
 
 class BasicBlock(nn.Module):
     """Two 3 x 3 convolutions and a shortcut: a strided 1 x 1 convolution with batch norm if the shape changes."""

@@ -21,6 +21,8 @@ from bench.config.schema import Model
 from bench.models.layers import init_linears, token_parameters
 from bench.models.sizes import check_heads, check_sizes
 
+NUMERICS = 1  # raised when results change: bench/config/numerics.py
+
 TOKEN_WIDTH = 64  # channels of the tokens between the soft splits
 DOWNSAMPLING = 16  # the product of the soft splits' strides, 4 * 2 * 2
 

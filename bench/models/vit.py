@@ -11,6 +11,8 @@ from torch import nn
 from bench.config.schema import Model
 from bench.models.sizes import check_heads, patch_size
 
+NUMERICS = 1  # raised when results change: bench/config/numerics.py
+
 
 def build(model: Model, classes: int) -> nn.Module:
     """A VisionTransformer of `model.timm` at any input size that its patches divide, with DeiT's initial weights.

@@ -15,6 +15,7 @@ from bench.report.frame import BASELINE, curves_frame, runs_frame
 from bench.report.published import published_frame
 from bench.report.records import PublishedRun
 from bench.report.stats import cells_frame, pairs_frame
+from bench.runs.record import stale_parts
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def build_suite_report(registry: Registry, suite: Suite, published_runs: Sequenc
     pairs, published = pairs_frame(runs, curves), published_frame(registry, recipes)
     cells = cells_frame(suite, recipes, runs, pairs, published)
     settings = {key: str(given.value) for key, given in suite.overrides}
-    notes = [*_deviations(suite, recipes, runs), *_comparison_notes(runs)]
+    notes = [*_deviations(suite, recipes, runs), *_comparison_notes(runs), *_stale_note(recipes.values(), published_runs)]
     protocol = _protocol_note(suite, recipes, settings)
     return SuiteReport(suite, recipes, runs, curves, pairs, cells, published, settings, protocol, notes)
 
@@ -120,3 +121,14 @@ def _comparison_notes(runs: pd.DataFrame) -> list[str]:
     if dirty := int(runs["dirty"].fillna(False).sum()):
         out.append(f"{dirty} of {count(len(runs), 'run')} used code that was not committed.")
     return out
+
+
+def _stale_note(recipes: Iterable[Recipe], runs: Sequence[PublishedRun]) -> list[str]:
+    """A sentence about runs that are recorded with other code, if there are such."""
+    now, records = {recipe.hash: recipe for recipe in recipes}, [run.record for run in runs]
+    changed = [parts for one in records if one.hash in now and (parts := stale_parts(one, now[one.hash]))]
+    if not changed:
+        return []
+    names = "; ".join(dict.fromkeys(part for parts in changed for part in parts))
+    verb = "is" if len(changed) == 1 else "are"
+    return [f"{len(changed)} of {count(len(runs), 'run')} {verb} recorded with other code ({names}): --stale runs anew."]

@@ -156,4 +156,9 @@ class RunFolder:
     def archive(self) -> None:
         """Rename the folder of a finished run to the next free number, so that it is never overwritten."""
         names = (f"{self.path.name}.old{number}" for number in itertools.count(1))
-        os.rename(self.path, next(path for path in map(self.path.with_name, names) if not path.exists()))
+        old = next(path for path in map(self.path.with_name, names) if not path.exists())
+        os.rename(self.path, old)
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(1), os.stat(old / self.log.name)):  # a sweep's log, which this process writes
+                self.path.mkdir()
+                os.rename(old / self.log.name, self.log)

@@ -14,11 +14,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypedDict
 
+from bench.config.numerics import numerics_versions
 from bench.config.parse import field_types, inner_type, short_repr
-from bench.config.schema import RecipeError
+from bench.config.schema import Recipe, RecipeError
 from bench.storage import is_number, read_json
 
-RECORD_SCHEMA = 2
+RECORD_SCHEMA = 3
 HISTORY_COLUMNS = ("epoch", "lr", "train_loss", "guidance_loss", "test_accuracy", "images_per_second")
 
 
@@ -122,6 +123,7 @@ class Record:
     images_per_second: float
     peak_memory_mib: float
     code: Code
+    numerics: dict[str, object]  # versions of the components that were used, from `numerics_versions`
     libraries: dict[str, object]
     recipe: dict[str, Any]  # as `Recipe.to_dict` writes it
     settings: list[object]  # the `--set` options of the command
@@ -164,9 +166,11 @@ def record_from_dict(content: object, where: str) -> Record:
     """
     schema = content.get("schema") if isinstance(content, dict) else None
     if type(schema) is int and schema != RECORD_SCHEMA:
-        age = "an earlier" if schema < RECORD_SCHEMA else "a later"
+        age, advice = "a later", "update the suite"
+        if schema < RECORD_SCHEMA:
+            age, advice = "an earlier", "move it away and run again; committed records are then published anew"
         raise RecipeError(
-            f"{where}: written by {age} version of the suite (schema {schema}, this one reads {RECORD_SCHEMA})"
+            f"{where}: written by {age} version of the suite (schema {schema}, this one reads {RECORD_SCHEMA}): {advice}"
         )
     record = _read(Record, content, where)
     for name, limit in (("last_accuracy", 100), ("best_accuracy", 100), ("best_epoch", record.epochs)):
@@ -223,3 +227,18 @@ def check_same_images(record: Record, fingerprint: str | None) -> None:
             f"{record.id} seed {record.seed} is recorded for other images (fingerprint {then[:8]}, now {fingerprint[:8]}):"
             " bench/run.py --force keeps the old run under another name and runs again"
         )
+
+
+def stale_parts(record: Record, recipe: Recipe) -> list[str]:
+    """The components whose numerics version has changed since a record was made, as "guidance.kd 1, now 2".
+
+    Args:
+        recipe: the record's, as it is composed now.
+    """
+    then, now = record.numerics, numerics_versions(recipe)
+    names = [name for name in {**now, **then} if then.get(name) != now.get(name)]
+    return [f"{name} {_short(then.get(name))}, now {_short(now.get(name))}" for name in names]
+
+
+def _short(version: object) -> str:
+    return "none" if version is None else str(version)[:15]  # of a digest the beginning

@@ -54,6 +54,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     share = "runs that share a GPU (1); without a GPU, runs at a time (one per core)"
     parser.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N - 1 instead of the suite's own")
     parser.add_argument("--filter", action="append", default=[], metavar="TEXT", help="only ids with this text or glob")
+    parser.add_argument("--stale", action="store_true", help="also what is recorded with other code; the old is renamed")
     parser.add_argument("--gpus-per-run", type=int, default=1, metavar="N", help=gpus)
     parser.add_argument("--runs-per-gpu", type=int, metavar="K", help=share)
     add_folders(parser)
@@ -97,7 +98,7 @@ def _plan(recipes: Sequence[Recipe], seeds: Sequence[int], arguments: argparse.N
         seeds = range(arguments.seeds)
     if warning := old_runs_warning(arguments.results_dir):
         LOG.warning(warning)
-    return make_plan(recipes, seeds, arguments.results_dir, arguments.data_dir or "data")
+    return make_plan(recipes, seeds, arguments.results_dir, arguments.data_dir or "data", arguments.stale)
 
 
 def run_sweep(arguments: argparse.Namespace) -> int:
@@ -162,6 +163,7 @@ def _shared_options(arguments: argparse.Namespace) -> list[str]:
     """The words that the command lines of all jobs share."""
     options = ["--suite", arguments.suite, "--results-dir", arguments.results_dir]
     options += ["--data-dir", arguments.data_dir] if arguments.data_dir else []
+    options += ["--stale"] if arguments.stale else []
     options += [word for folder in arguments.recipes_dir for word in ("--recipes-dir", folder)]
     return options + [word for name in arguments.tracker for word in ("--tracker", name)]
 

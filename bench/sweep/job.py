@@ -16,7 +16,7 @@ from bench.config.names import split_id
 from bench.config.schema import Recipe, RecipeError
 from bench.locks import is_held
 from bench.runs.folder import RunFolder
-from bench.runs.record import Record
+from bench.runs.record import Record, stale_parts
 
 
 class State(StrEnum):
@@ -24,6 +24,7 @@ class State(StrEnum):
 
     FINISHED = "finished"
     DIVERGED = "diverged"  # finished too, without accuracies
+    STALE = "recorded with other code"  # finished too, unless `--stale` is given
     RUNNING = "running"
     QUEUED = "queued"  # in a cluster's queue
     RESUMABLE = "resumable"
@@ -103,6 +104,7 @@ class Job:
         recipe: of the run; for a teacher, of one run that needs it.
         estimates: shared by all jobs of a plan.
         needs: the `key` of the teacher's job, or None if the run need not wait.
+        replaces: with `--stale` the record of other code, which is not the result of this job.
         note: an accuracy, an epoch or an error, to print beside the state.
         epoch: number of finished epochs.
         cluster_id: id of its job in a cluster's queue; empty if it is in none.
@@ -113,6 +115,7 @@ class Job:
     folder: RunFolder
     estimates: Estimates
     needs: str | None = None
+    replaces: Record | None = None
     state: State = State.TO_RUN
     note: str = ""
     epoch: int = 0
@@ -136,7 +139,7 @@ class Job:
     @property
     def is_finished(self) -> bool:
         """Whether nothing is left to do. A run that diverged has a record and is not run again."""
-        return self.state in (State.FINISHED, State.DIVERGED)
+        return self.state in (State.FINISHED, State.DIVERGED, State.STALE)
 
     @property
     def progress(self) -> str:
@@ -189,6 +192,8 @@ def read_result(job: Job, code: int | None, log: Path | None = None, log_start: 
         record = job.folder.record(job.target)
     except RecipeError as error:
         return JobResult(job, Outcome.REFUSED, str(error))
+    if record == job.replaces or (job.is_teacher and record is not None and stale_parts(record, job.target)):
+        record = None
     # a run that diverged is finished, and the table shows it; a teacher that diverged is of no use
     diverged_teacher = job.is_teacher and record is not None and record.diverged
     if (record is not None and not diverged_teacher) or (job.is_teacher and code == DONE):

@@ -18,7 +18,7 @@ from bench.config.schema import Data, Recipe
 from bench.data.store import current_fingerprint
 from bench.locks import is_held
 from bench.runs.folder import RunFolder
-from bench.runs.record import check_same_images
+from bench.runs.record import check_same_images, stale_parts
 from bench.sweep.job import Estimates, Job, State, job_key
 from bench.sweep.squeue import read_queue_states
 from bench.train.teacher_cache import cached_teacher_record
@@ -37,13 +37,20 @@ class Plan:
         return [job for job in (*self.teachers, *self.runs) if not job.is_finished]
 
 
-def make_plan(recipes: Sequence[Recipe], seeds: Sequence[int], results: str | Path, data_dir: str | Path = "data") -> Plan:
+def make_plan(
+    recipes: Sequence[Recipe],
+    seeds: Sequence[int],
+    results: str | Path,
+    data_dir: str | Path = "data",
+    stale: bool = False,
+) -> Plan:
     """The plan of recipes x seeds.
 
     Args:
         recipes: of any seed.
         results: the results folder; only runs in it count as finished.
         data_dir: the folder of local datasets, with which records are compared.
+        stale: whether runs that are recorded with other code are to be run again.
 
     Raises:
         RecipeError: a record is damaged, or of other images than its dataset has now.
@@ -67,10 +74,15 @@ def make_plan(recipes: Sequence[Recipe], seeds: Sequence[int], results: str | Pa
                     fingerprints[recipe.data] = current_fingerprint(recipe.data, data_dir)
                 check_same_images(record, fingerprints[recipe.data])
                 estimates.add(record)
-                job.state = State.DIVERGED if record.diverged else State.FINISHED
-                job.note = "" if record.diverged else f"{record.last_accuracy:.2f} %"
-                continue
-            _read_status(job)
+                parts = stale_parts(record, recipe)
+                if not (parts and stale):
+                    job.state = State.STALE if parts else State.DIVERGED if record.diverged else State.FINISHED
+                    accuracy = "" if record.diverged else f"{record.last_accuracy:.2f} %"
+                    job.note = ", ".join(filter(None, (accuracy, "; ".join(parts))))
+                    continue
+                job.replaces, job.note = record, f"{State.STALE} ({'; '.join(parts)})"
+            else:
+                _read_status(job)
             begun.append(job)
         if recipe.teacher is not None:
             key = job_key(recipe.teacher)
@@ -154,6 +166,8 @@ def summary(plan: Plan, slots: int) -> list[str]:
         lines.append(
             f"{_plural(len(plan.teachers), 'teacher')}: {trained} trained, {len(plan.teachers) - trained} to train"
         )
+    if counts[State.STALE]:
+        lines.append(f"{State.STALE}: {_plural(counts[State.STALE], 'run')}; --stale runs them again")
     if not jobs:
         return lines
     epochs = [job.target.train.epochs - job.epoch for job in jobs]

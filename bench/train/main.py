@@ -11,6 +11,7 @@ import traceback
 
 from bench.cli import BAD_INPUT, DONE, FAILED, STOPPED, input_error, say_error, set_up_logging
 from bench.locks import RunLocked
+from bench.runs.record import stale_parts
 from bench.storage import unwritable
 from bench.train.request import Diverged, Stopped, StopSignals, finished_record, read_request
 
@@ -45,7 +46,10 @@ def _run(arguments: argparse.Namespace, stop: StopSignals) -> None:
         importlib.import_module("bench.train.runner").run(request, stop)
     else:
         recipe = request.recipe
-        LOG.info(f"{recipe.id} seed {recipe.seed} is finished: {record.last_accuracy:.2f} % (--force runs it again)")
+        said = f"is finished: {record.last_accuracy:.2f} % (--force runs it again)"
+        if parts := stale_parts(record, recipe):
+            said = f"is recorded with other code ({'; '.join(parts)}): --stale runs it again"
+        LOG.info(f"{recipe.id} seed {recipe.seed} {said}")
 
 
 def _exit_code(error: Exception) -> int:

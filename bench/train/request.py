@@ -13,7 +13,7 @@ from bench.cli import compose
 from bench.config.schema import Recipe, RecipeError
 from bench.data.store import current_fingerprint
 from bench.runs.folder import RunFolder, old_runs_warning
-from bench.runs.record import Record, check_same_images
+from bench.runs.record import Record, check_same_images, stale_parts
 
 LOG = logging.getLogger(__name__)
 
@@ -59,6 +59,7 @@ class RunRequest:
     trackers: tuple[str, ...]  # names
     processes: int | None  # that the user expects; None: any number
     force: bool
+    stale: bool  # whether to run again what is recorded with other code
     teacher_only: bool
     options: tuple[str, ...]  # of the command line, that ask for the same recipe, data and results
 
@@ -86,6 +87,7 @@ def read_request(arguments: argparse.Namespace) -> RunRequest:
         trackers=tuple(trackers),
         processes=arguments.num_processes,
         force=arguments.force,
+        stale=arguments.stale,
         teacher_only=arguments.teacher_only,
         options=tuple(_options(arguments)),
     )
@@ -110,6 +112,8 @@ def finished_record(request: RunRequest) -> Record | None:
     if request.force or request.teacher_only or (record := request.folder.record(request.recipe)) is None:
         return None
     check_same_images(record, current_fingerprint(request.recipe.data, request.data_dir))
+    if request.stale and stale_parts(record, request.recipe):
+        return None
     if record.diverged:
         raise Diverged(request.recipe, record, request.folder)
     request.folder.drop_checkpoints()

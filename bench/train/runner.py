@@ -17,13 +17,14 @@ import numpy as np
 from safetensors.torch import save
 
 from bench.cli import BAD_INPUT, FAILED, STOPPED
+from bench.config.numerics import numerics_versions
 from bench.config.schema import Recipe
 from bench.data.store import open_dataset
 from bench.data.subsets import DecodedDataset
 from bench.locks import RunLocked, exclusive, is_held, locked
 from bench.runs import environment
 from bench.runs.folder import RunFolder
-from bench.runs.record import DatasetSummary, HistoryRow, Record, TeacherSummary
+from bench.runs.record import DatasetSummary, HistoryRow, Record, TeacherSummary, stale_parts
 from bench.storage import sha256, write_bytes
 from bench.train.checkpoint import Checkpoints
 from bench.train.feature_cache import open_teacher
@@ -113,7 +114,7 @@ def _train_teacher(request: RunRequest, dataset: DecodedDataset, stop: StopSigna
             return
         while True:
             record = folder.record(recipe)
-            if request.teacher_only and _is_result(record, dataset):
+            if request.teacher_only and _is_result(record, recipe, dataset):
                 if record.diverged:
                     raise Diverged(recipe, record, folder)
                 if folder.has_weights_of(record):
@@ -130,8 +131,10 @@ def _train_teacher(request: RunRequest, dataset: DecodedDataset, stop: StopSigna
         cache.add(folder)
 
 
-def _is_result(record: Record | None, dataset: DecodedDataset) -> bool:
-    return record is not None and record.dataset.fingerprint == dataset.fingerprint
+def _is_result(record: Record | None, recipe: Recipe, dataset: DecodedDataset) -> bool:
+    """Whether a record is of these images, and made by the code as it is."""
+    same_images = record is not None and record.dataset.fingerprint == dataset.fingerprint
+    return same_images and not stale_parts(record, recipe)
 
 
 def _train_and_record(request: RunRequest, dataset: DecodedDataset, cache: TeacherCache | None, stop: StopSignals) -> None:
@@ -150,7 +153,7 @@ def _reserved(request: RunRequest, dataset: DecodedDataset) -> Iterator[None]:
     with exclusive(folder.path, busy):
         folder.drop_unfinished()
         record = folder.record(recipe)
-        if not request.force and _is_result(record, dataset) and folder.has_weights_of(record):
+        if not request.force and _is_result(record, recipe, dataset) and folder.has_weights_of(record):
             raise RunLocked(f"{recipe.id} seed {recipe.seed} has been finished by another process in the meantime")
         if folder.is_recorded:
             folder.archive()
@@ -180,7 +183,7 @@ class _Run:
 
     def __init__(self, request: RunRequest, dataset: DecodedDataset, cache: TeacherCache | None, stop: StopSignals) -> None:
         self._request, self._dataset, self._cache, self._stop = request, dataset, cache, stop
-        self._recipe, self._folder = request.recipe, request.folder
+        self._recipe, self._folder, self._numerics = request.recipe, request.folder, numerics_versions(request.recipe)
         self._accelerator, self._precision = make_accelerator(self._recipe.train, request.trackers, self._folder.trackers)
 
     def train_and_record(self) -> None:
@@ -190,8 +193,8 @@ class _Run:
         teacher = open_teacher(recipe, weights, key, self._dataset, self._accelerator.device)
         if is_main:
             self._describe()
-        # `auto` may be another precision on another machine, and no run mixes two.
-        identity = f"{recipe.hash} {recipe.seed} {self._dataset.fingerprint} {key} {self._precision.used}"
+        # `auto` may be another precision on another machine, and no run mixes two; nor two versions of the code.
+        identity = f"{recipe.hash} {recipe.seed} {self._dataset.fingerprint} {key} {self._precision.used} {self._numerics}"
         checkpoints = Checkpoints(folder.path, identity, recipe.train.checkpoint_seconds)
         trackers = Trackers(self._accelerator, recipe)
 
@@ -287,6 +290,7 @@ class _Run:
             images_per_second=round(median(row["images_per_second"] for row in history), 1),
             peak_memory_mib=round(peak_memory_mib(device)),
             code=environment.code(),
+            numerics=self._numerics,
             libraries=environment.libraries(),
             recipe=recipe.to_dict(),
             settings=list(self._request.settings),

@@ -8,10 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from bench.config.names import path_part
+from bench.config.numerics import numerics_versions
 from bench.config.schema import Recipe, RecipeError
 from bench.locks import cache_folder
 from bench.runs.folder import RunFolder
-from bench.runs.record import Record, read_record
+from bench.runs.record import Record, read_record, stale_parts
 from bench.storage import replacing, sha256, write_json
 
 
@@ -22,12 +23,13 @@ def _folder_name(recipe: Recipe) -> str:
 class TeacherCache:
     """The place of a trained teacher in the cache.
 
-    The key is the teacher's recipe hash, its seed and the fingerprint of the dataset, so two copies of a dataset that
-    differ in one pixel never share a teacher.
+    The key is the teacher's recipe hash, seed and numerics versions and the fingerprint of the dataset. So changed code
+    trains a new one, and two copies of a dataset that differ in one pixel never share one.
     """
 
     def __init__(self, recipe: Recipe, fingerprint: str) -> None:
-        key = hashlib.sha256(f"{recipe.hash} {recipe.seed} {fingerprint}".encode()).hexdigest()[:16]
+        identity = f"{recipe.hash} {recipe.seed} {fingerprint} {numerics_versions(recipe)}"
+        key = hashlib.sha256(identity.encode()).hexdigest()[:16]
         self.recipe = recipe
         self.folder = cache_folder() / "teachers" / f"{_folder_name(recipe)}-{key}"
 
@@ -60,13 +62,13 @@ class TeacherCache:
 
 
 def cached_teacher_record(recipe: Recipe) -> Record | None:
-    """The record of a cached teacher of this recipe and seed, for any copy of the dataset; None if there is none.
+    """The record of a cached teacher of this recipe, seed and code, for any copy of the dataset; None if there is none.
 
     Whether it is the one that a run will use depends on the decoded dataset, which planning does not open.
     """
     for path in (cache_folder() / "teachers").glob(f"{_folder_name(recipe)}-*/record.json"):
         with suppress(OSError, RecipeError):
             record = read_record(path)
-            if (record.hash, record.seed) == (recipe.hash, recipe.seed):
+            if (record.hash, record.seed) == (recipe.hash, recipe.seed) and not stale_parts(record, recipe):
                 return record
     return None

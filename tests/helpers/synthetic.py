@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.config.names import split_id
+from bench.config.numerics import numerics_versions
 from bench.config.registry import Registry
 from bench.config.schema import Recipe
 from bench.config.suite import Suite
@@ -134,6 +135,7 @@ def make_run(
             "images_per_second": 1000.0,
             "peak_memory_mib": 4096,
             "code": Code("0.0.0", _digest("synthetic")[:40], False),
+            "numerics": numerics_versions(recipe),
             "libraries": {"python": "3.11.0", "torch": "0.0.0", "torchvision": "0.0.0", "timm": "0.0.0"},
             "recipe": recipe.to_dict(),
             "settings": [],

@@ -40,6 +40,21 @@ def test_the_headline_of_known_runs():
     assert tables.best_table(report(three_seeds()))["gain"].tolist() == ["", "+10.00 ± 2.00"]
 
 
+def test_runs_of_other_code_stay_with_a_remark():
+    runs = three_seeds()
+    assert not [remark for remark in report(runs).remarks if "other code" in remark]
+    for number, part in ((3, "guidance.locality"), (4, "guidance.locality"), (5, "train")):
+        record = runs[number].record
+        other = dataclasses.replace(record, numerics={**record.numerics, part: 0})
+        runs[number] = dataclasses.replace(runs[number], record=other)
+    (remark,) = [remark for remark in report(runs).remarks if "other code" in remark]
+    assert remark == (
+        "3 of 6 runs are recorded with other code (guidance.locality 0, now 1; train 0, now 1): --stale runs anew."
+    )
+    assert tables.accuracy_table(report(runs))["seeds"].tolist() == ["3", "3"]
+    assert remark in documents.markdown(report(runs))
+
+
 def test_missing_and_diverged_runs_are_shown():
     runs = [quick_run("baseline", 0, [80.0]), quick_run("baseline", 1, [40.0], diverged=True)]
     assert tables.accuracy_table(report(runs))[["last epoch", "seeds"]].to_numpy().tolist() == [

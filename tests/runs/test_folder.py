@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bench.config.registry import Registry
 from bench.config.schema import RecipeError
 from bench.runs.folder import RunFolder, old_runs_warning
-from bench.runs.record import check_same_images, read_record, record_from_dict
+from bench.runs.record import RECORD_SCHEMA, check_same_images, read_record, record_from_dict, stale_parts
 from tests.helpers.synthetic import make_run
 
 RECIPE = Registry().compose("deit_micro/digits/guided", "quick")
@@ -36,8 +36,9 @@ def test_a_record_is_read_back_from_its_file(tmp_path):
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
-        ("schema", 1, "written by an earlier version of the suite"),
-        ("schema", 99, "written by a later version of the suite"),
+        ("schema", RECORD_SCHEMA - 1, "move it away and run again; committed records are then published anew"),
+        ("schema", 99, "written by a later version of the suite (schema 99, this one reads 3): update the suite"),
+        ("numerics", None, "numerics is None"),
         ("id", None, "id is None"),
         ("epochs", 0, "best_epoch is 2"),
         ("epochs", 3.5, "epochs is 3.5"),
@@ -125,3 +126,21 @@ def test_runs_of_an_earlier_version_are_pointed_out(tmp_path):
     assert old_runs_warning(tmp_path) is None
     (tmp_path / "runs").mkdir()
     assert str(tmp_path / "runs") in old_runs_warning(tmp_path) and "local/runs" in old_runs_warning(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("then", "parts"),
+    [
+        ({}, []),
+        (
+            {"guidance.locality": 0, "models.resnet_cifar": 7},
+            ["guidance.locality 0, now 1", "models.resnet_cifar 7, now 1"],
+        ),
+        ({"models.vit": "sha256:" + 64 * "a"}, ["models.vit sha256:aaaaaaaa, now 1"]),
+        ({"train": None}, ["train none, now 1"]),
+        ({"models.gone": 1}, ["models.gone 1, now none"]),
+    ],
+)
+def test_a_record_is_stale_if_a_component_has_changed(then, parts):
+    versions = {name: version for name, version in {**RECORD.numerics, **then}.items() if version is not None}
+    assert sorted(stale_parts(dataclasses.replace(RECORD, numerics=versions), RECIPE)) == parts

@@ -57,7 +57,7 @@ def test_the_transform_is_that_of_the_run_also_for_images_of_different_sizes(tmp
     ("changes", "match"),
     [
         ({"schema": 1}, r"record\.json: .*earlier version"),
-        ({"schema": 3}, r"record\.json: .*later version"),
+        ({"schema": 4}, r"record\.json: .*later version"),
         ({"diverged": True, "last_accuracy": None, "best_accuracy": None, "best_epoch": None}, "diverged in epoch 1"),
         ({"hash": "0" * 64}, "is not that of its recipe"),
         ({"recipe": {"model": {"nonsense": 1}}}, r"model\.nonsense"),

@@ -15,6 +15,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).parents[2])
 
 from bench.cli import BAD_INPUT, FAILED, STOPPED, compose  # noqa: E402
+from bench.config.numerics import numerics_versions  # noqa: E402
 from bench.locks import RunLocked, exclusive  # noqa: E402
 from bench.run import parser  # noqa: E402
 from bench.runs.folder import RunFolder  # noqa: E402
@@ -55,5 +56,6 @@ if word == "fail":
     print("error: RuntimeError: no such kernel\nTraceback of a launcher", file=sys.stderr)
     sys.exit(FAILED)
 own = {"id": recipe.id, "hash": recipe.hash, "seed": recipe.seed, "settings": [f"attempt {number}"]}
+own["numerics"] = numerics_versions(recipe)
 folder.write_record(dataclasses.replace(read_record(Path(os.environ["STUB_RECORD"])), **own))
 folder.write_status("done", epoch=1, epochs=1)

@@ -7,10 +7,12 @@ import json
 from itertools import product
 from pathlib import Path
 
+from bench.config.numerics import numerics_versions
 from bench.config.registry import Registry
 from bench.locks import cache_folder, exclusive
 from bench.runs.record import Hardware
 from bench.sweep import commands
+from bench.sweep.job import Outcome, read_result
 from bench.sweep.plan import as_dict, as_text, images_per_epoch, least_seconds, make_plan, summary
 from tests.helpers.process import command, refused
 from tests.helpers.synthetic import make_teacher
@@ -44,6 +46,33 @@ def test_the_state_of_every_run(quick):
     ready = quick.plan(recipes=[guided])
     assert states(ready) == [("to run", "")] and ready.runs[0].needs is None and len(ready.jobs) == 1
     assert ready.teachers[0].note == "in the cache, 89.44 %"
+
+
+def test_a_run_of_other_code_is_finished_unless_stale_ones_are_asked_for(quick):
+    baseline, guided = quick.baseline, quick.guided
+    for recipe, changed in ((baseline, {}), (guided, {"guidance.locality": 0})):
+        quick.finish(recipe, numerics={**numerics_versions(recipe), **changed})
+    plan = quick.plan()
+    assert states(plan) == [("finished", "89.44 %"), ("recorded with other code", "89.44 %, guidance.locality 0, now 1")]
+    assert not plan.jobs and not plan.teachers
+    assert summary(plan, 1)[-1] == "recorded with other code: 1 run; --stale runs them again"
+    again = make_plan([baseline, guided], [0], quick.results, stale=True)
+    assert states(again)[1] == ("waiting for a teacher", "recorded with other code (guidance.locality 0, now 1)")
+    assert [job.name for job in again.jobs] == ["resnet8/digits seed 0", "deit_micro/digits/guided seed 0"]
+    # the old record is not the result of a process that died before it began
+    assert read_result(again.runs[1], None).outcome is Outcome.DIED
+    quick.finish(guided)
+    assert read_result(again.runs[1], None).outcome is Outcome.DONE
+
+
+def test_a_cached_teacher_of_other_code_is_trained_anew(quick):
+    teacher = quick.guided.teacher
+    quick.finish(teacher, numerics={**numerics_versions(teacher), "models.resnet_cifar": 0})
+    assert [job.is_finished for job in quick.plan().teachers] == [False]
+    quick.folder(teacher).write_record(quick.invent(teacher, numerics={**numerics_versions(teacher), "train": 0}))
+    assert read_result(quick.plan().teachers[0], None).outcome is Outcome.DIED
+    quick.finish(teacher)
+    assert [job.is_finished for job in quick.plan().teachers] == [True]
 
 
 def test_a_teacher_is_planned_once_and_first(quick):

@@ -109,3 +109,24 @@ def test_a_stopped_sweep_leaves_no_processes_and_can_be_resumed(recipes, tmp_pat
     done = command(*words, "--dry-run", check=True)
     assert "resumable" in done.stdout and "/500" in done.stdout
     assert "python bench/run.py --recipe deit_micro/digits/baseline --seed 0 --suite long" in done.stdout
+
+
+def test_a_run_of_other_code_is_run_again_with_stale_only(recipes, tmp_path):
+    words = [*sweep_words(recipes, tmp_path), "--filter", "baseline", "--seeds", "2"]
+    command(*words, check=True)
+    paths = sorted(runs_dir(tmp_path).glob("deit_micro/digits/baseline/*/record.json"))
+    before = [path.read_text() for path in paths]
+    paths[1].write_text(before[1].replace('"models.vit": 1', '"models.vit": 0'))
+    kept = command(*words, check=True).stdout
+    assert "recorded with other code: 1 run; --stale runs them again" in kept and "[" not in kept
+    assert "- 1 of 2 runs is recorded with other code (models.vit 0, now 1): " in (tmp_path / "short/table.md").read_text()
+    again = command(*words, "--stale", check=True).stdout
+    assert "[1/1] deit_micro/digits/baseline seed 1: " in again
+    assert paths[0].read_text() == before[0]
+    assert numbers(tmp_path)
+    folder, old = paths[1].parent, paths[1].parent.with_name(f"{paths[1].parent.name}.old1")
+    new = json.loads(paths[1].read_text())
+    assert new["numerics"]["models.vit"] == 1 and new["weights"] == json.loads(before[1])["weights"]
+    assert json.loads((old / "record.json").read_text())["numerics"]["models.vit"] == 0
+    assert (folder / "log.txt").read_text().count("epoch 12/12") == 2 and not (old / "log.txt").exists()
+    assert "recorded with other code" not in command(*words, "--stale", "--dry-run", check=True).stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import shutil
 
@@ -10,12 +11,14 @@ import pytest
 from safetensors.torch import load_file
 
 from bench import models
+from bench.config.numerics import numerics_versions
 from bench.config.registry import Registry
 from bench.data.store import open_dataset
 from bench.guidance import create
 from bench.runs.folder import RunFolder
 from bench.runs.record import HISTORY_COLUMNS, RECORD_SCHEMA
 from bench.storage import sha256
+from bench.train import teacher_cache
 from bench.train.teacher_cache import TeacherCache
 from tests.helpers import generated
 from tests.helpers.process import ROOT, TINY, Started, command, refused
@@ -91,6 +94,33 @@ def test_a_finished_run_is_not_run_again_unless_forced(guided):
     assert folder.record(recipe_of("guided")).last_accuracy == json.loads(before)["last_accuracy"]
 
 
+def test_a_run_of_other_code_is_run_again_if_stale_ones_are_asked_for(guided, tmp_path):
+    results, cache = (shutil.copytree(folder, tmp_path / folder.name) for folder in guided[:2])
+    env = {"LOCALITY_BENCH_CACHE": str(cache)}
+    words = [*RUN, "--recipe", "deit_micro/digits/guided", "--results-dir", results]
+    recipe = recipe_of("guided")
+    folder = RunFolder(results, recipe)
+    record = folder.record(recipe)
+    assert record.numerics == numerics_versions(recipe) and "guidance.locality" in record.numerics
+    assert "is finished" in command(*words, "--stale", env=env, check=True).stdout  # it is not stale
+    other = dataclasses.replace(record, numerics={**record.numerics, "models.resnet_cifar": 0})
+    folder.write_record(other)
+    for path in (RunFolder(results, recipe.teacher).path, *(cache / "teachers").glob("*[0-9a-f]")):
+        path = path / "record.json"
+        path.write_text(path.read_text().replace('"models.resnet_cifar": 1', '"models.resnet_cifar": 0'))
+    cached = TeacherCache(recipe.teacher, record.dataset.fingerprint)
+    # as the cache of that code names it
+    (cache / "teachers" / cached.key).rename(cache / "teachers" / f"{cached.key[:-16]}{'0' * 16}")
+    done = command(*words, env=env, check=True)
+    sentence = "is recorded with other code (models.resnet_cifar 0, now 1): --stale runs it again"
+    assert sentence in done.stdout and "epoch" not in done.stdout and folder.record(recipe) == other
+    again = command(*words, "--stale", env=env, check=True).stdout
+    assert "resnet8/digits is the teacher of this recipe and is trained first" in again and again.count("epoch 1/1") == 2
+    assert folder.record(recipe).numerics == record.numerics and folder.record(recipe).weights == record.weights
+    assert (folder.path.with_name(f"{folder.path.name}.old1") / "record.json").is_file()
+    assert folder.record(recipe).teacher.key == cached.key
+
+
 def test_checkpoints_that_a_killed_process_left_are_removed_when_its_finished_run_is_asked_for(guided):
     results, cache, _ = guided
     folder = RunFolder(results, recipe_of("guided", 1)).path
@@ -134,11 +164,13 @@ def test_a_baseline_has_no_teacher_to_train(tmp_path):
     refused(command(*words), "--teacher-only: deit_micro/digits/baseline has no teacher")
 
 
-def test_teachers_of_other_datasets_or_seeds_are_other_teachers():
+def test_teachers_of_other_datasets_seeds_or_code_are_other_teachers(monkeypatch):
     recipe = recipe_of("guided").teacher
     other = Registry().compose("deit_micro/digits/guided", "quick", [*SETTINGS, "teacher.seed=1"]).teacher
     keys = {TeacherCache(recipe, fingerprint).key for fingerprint in ("a", "b")} | {TeacherCache(other, "a").key}
-    assert len(keys) == 3
+    monkeypatch.setattr(teacher_cache, "numerics_versions", lambda recipe: {**numerics_versions(recipe), "data": 2})
+    keys.add(TeacherCache(recipe, "a").key)
+    assert len(keys) == 4
 
 
 def test_a_damaged_teacher_is_trained_again(guided, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Training as a whole: golden losses, pairs of one seed, micro-batches, the guidance schedule, one process against two."""
+"""Training as a whole: pairs of one seed, micro-batches, the guidance schedule, one process against two."""
 
 from __future__ import annotations
 
@@ -26,9 +26,6 @@ CPU = torch.device("cpu")
 AUGMENT = ["augment.crop=random_resized", "augment.crop_area=[0.5, 1]", "augment.flip=0.5", "augment.erase=0.5"]
 SETTINGS = ["train.epochs=3", "data.train_limit=512", "model.drop_path_rate=0.2", *AUGMENT]
 FEW_STEPS = ["train.epochs=2", "data.train_limit=128"]
-# The training losses of three epochs, on a CPU in fp32. They pin data order, augmentation, initial weights, drop path, the
-# loss and the optimiser at once. A change here changes every result: the commit must say which and why.
-GOLDEN = {"baseline": [2.305775, 2.291302, 2.267937], "guided": [9.246336, 7.160049, 6.962810]}
 
 
 def arrange(method, *settings, seed=0):
@@ -46,14 +43,6 @@ def make_task(recipe, teacher):
     """The module that learns, with the weights that a run starts from."""
     student = models.create(recipe.model, 10, 0)
     return Task(student, guidance.create(recipe.guidance, student.shapes, teacher.shapes, 0))
-
-
-@pytest.mark.parametrize("method", ["baseline", "guided"])
-def test_golden_losses(method):
-    history = train(*arrange(method)).history
-    assert [row["train_loss"] for row in history] == pytest.approx(GOLDEN[method], rel=2e-4)
-    assert [row["epoch"] for row in history] == [1, 2, 3]
-    assert (history[0]["guidance_loss"] is None) == (method == "baseline")
 
 
 def test_baseline_and_guided_of_one_seed_start_from_the_same_weights():

@@ -1,0 +1,53 @@
+"""The numerics versions of the components that a recipe uses, so that a record made by other mathematics is recognised.
+
+A component is `train`, `data`, a model family (`models.vit`) or a guidance method (`guidance.kd`). Its version is the line
+`NUMERICS = 1` in its file. Raise it in the commit that changes results: other mathematics, other random numbers, or another
+default of something that no hash covers. Never raise it for refactoring: all records of the component become stale.
+
+What all runs share counts as `train`: bench/rng.py, and in bench/models and bench/guidance what is of no single family or
+method. tests/train/test_golden.py fails if results change and no version does.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from pathlib import Path
+
+from bench.config.schema import Recipe
+
+PACKAGE = Path(__file__).parents[1]
+
+
+def numerics_versions(recipe: Recipe) -> dict[str, object]:
+    """{component: version} of all components that a run of a recipe uses, those of its teacher included.
+
+    A version is a whole number or, for a file without a line `NUMERICS = …`, the text "sha256:" and the digest of its
+    source.
+    """
+    return {name: _version(component_file(name)) for name in components(recipe)}
+
+
+def components(recipe: Recipe) -> list[str]:
+    """The components that a run of a recipe uses, each once."""
+    names = ["train", "data", f"models.{recipe.model.builder}"]
+    if recipe.guidance is not None:
+        names += [f"guidance.{method}" for method in recipe.guidance.method.split("+")]
+    if recipe.teacher is not None:
+        names += components(recipe.teacher)
+    return list(dict.fromkeys(names))
+
+
+def component_file(component: str) -> Path:
+    """The file that has a component's version."""
+    path = PACKAGE.joinpath(*component.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+@functools.cache  # the version of the code that this process has imported, or is about to
+def _version(path: Path) -> int | str:
+    source = path.read_bytes()
+    if found := re.search(rb"^NUMERICS = (\d+)\b", source, re.MULTILINE):
+        return int(found[1])
+    return f"sha256:{hashlib.sha256(source).hexdigest()}"
