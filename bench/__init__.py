@@ -2,8 +2,13 @@
 
 The method is from "Locality Guidance for Improving Vision Transformers on Tiny Datasets" (ECCV 2022, arXiv 2207.10026).
 
-    loaded = bench.load("results/local/runs/deit_micro/digits/guided/…")
+    runs = bench.results("quick")      # a data frame, one row per run
+    epochs = bench.curves("quick")     # one row per epoch
+    loaded = bench.load(folder)        # the trained network of a run
     classes = loaded.model(loaded.transform(image)[None]).argmax(1)
+    pair = bench.load_pair(folder)     # student, teacher and projections of a guided run
+    maps = pair.feature_maps(image)
+    attention = bench.attention_maps(loaded.model, loaded.transform(image)[None])
 """
 
 from __future__ import annotations
@@ -12,12 +17,25 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from bench.models.attention import attention_maps
+    from bench.report.results import curves, results
     from bench.share.load import load
+    from bench.share.pair import load_pair
 
 __version__ = "0.2.0"
-__all__ = ["__version__", "load"]
+__all__ = ["__version__", "attention_maps", "curves", "load", "load_pair", "results"]
 
-_MODULES = {"load": "bench.share.load"}  # imported on first use, since they import torch
+_MODULES = {  # imported on first use, since they import torch or pandas
+    "attention_maps": "bench.models.attention",
+    "curves": "bench.report.results",
+    "load": "bench.share.load",
+    "load_pair": "bench.share.pair",
+    "results": "bench.report.results",
+}
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})
 
 
 def __getattr__(name: str) -> object:

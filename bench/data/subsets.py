@@ -81,6 +81,11 @@ class DecodedDataset:
         """The number of classes of a network for this dataset."""
         return data.subset or data.classes or (len(self.names) if self.names else int(self.train.labels.max()) + 1)
 
+    def class_names(self, data: Data) -> tuple[str, ...] | None:
+        """The names of these classes, in the order of the labels; None unless the source names them all."""
+        count = self.classes(data)
+        return self.names[:count] if self.names and len(self.names) >= count else None
+
     def training(self, data: Data) -> Subset:
         """The images to train on, without those held out.
 

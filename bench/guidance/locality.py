@@ -57,15 +57,19 @@ class LocalityGuidance(Method):
     """Σ_k mean((f(resize(T_k)) - f(resize(P_k(S_k))))²), computed in fp32.
 
     f is the function below that is named as the transform. Only `linear` has a P_k.
+
+    Attributes:
+        stages: the pairs of feature layers that are compared, counted from 0.
+        projections: P_k of each.
     """
 
     def __init__(self, params: Params, student: Sequence[Shape], teacher: Sequence[Shape]) -> None:
         super().__init__()
         self.weight = params.weight
-        self._stages = tuple(range(len(student))) if params.stages is None else params.stages
+        self.stages = tuple(range(len(student))) if params.stages is None else params.stages
         self._transform = {"linear": linear, "attention": attention, "similarity": similarity}[params.transform]
         self.projections, self.resize_student, self.resize_teacher = (nn.ModuleList() for _ in range(3))
-        for s, t in ((student[k], teacher[k]) for k in self._stages):
+        for s, t in ((student[k], teacher[k]) for k in self.stages):
             size = max(s[1], t[1]), max(s[2], t[2])
             self.projections.append(nn.Conv2d(s[0], t[0], 1) if params.transform == "linear" else nn.Identity())
             self.resize_student.append(Resize(s[1:], size))
@@ -76,13 +80,17 @@ class LocalityGuidance(Method):
         device = student.maps[0].device
         with torch.autocast(device.type, enabled=False):
             loss = torch.zeros((), device=device)
-            for k, stage in enumerate(self._stages):
-                # The weights of the resize sum to one, so it commutes with the projection, which is cheaper on the smaller
-                # map.
-                ours = self.resize_student[k](self.projections[k](student.maps[stage].float()))
-                theirs = self.resize_teacher[k](teacher.maps[stage].float())
+            for k in range(len(self.stages)):
+                ours, theirs = self.compared(k, student, teacher)
                 loss = loss + F.mse_loss(self._transform(ours), self._transform(theirs))
         return loss
+
+    def compared(self, k: int, student: Outputs, teacher: Outputs) -> tuple[Tensor, Tensor]:
+        """The maps of the pair `stages[k]` before the transform: projected ones of the student, and the teacher's, at one
+        size."""
+        # The weights of the resize sum to one, so it commutes with the projection, which is cheaper on the smaller map.
+        ours = self.resize_student[k](self.projections[k](student.maps[self.stages[k]].float()))
+        return ours, self.resize_teacher[k](teacher.maps[self.stages[k]].float())
 
 
 def linear(maps: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ _MAY_BE_MISSING = {  # columns of `runs_frame` whose type would depend on the ru
     "dirty": "boolean",
 }
 # fields of a record
-_NO_COLUMNS = ["recipe", "feature_maps", "teacher", "hardware", "code", "numerics", "image_size", "weights"]
+_NO_COLUMNS = ["recipe", "feature_maps", "teacher", "hardware", "code", "numerics", "image_size", "weights", "class_names"]
 
 
 def runs_frame(runs: Sequence[PublishedRun]) -> pd.DataFrame:

@@ -9,7 +9,6 @@ import csv
 import functools
 import io
 import itertools
-import math
 import os
 import re
 import socket
@@ -23,7 +22,7 @@ from typing import TypedDict, Unpack
 from bench.config.names import path_part, split_id
 from bench.config.parse import short_repr
 from bench.config.schema import Recipe, RecipeError
-from bench.runs.record import HISTORY_COLUMNS, HistoryRow, Record, read_record
+from bench.runs.record import HISTORY_COLUMNS, HistoryRow, Record, read_history, read_record
 from bench.storage import read_json, sha256, write_json, write_text
 
 LOCAL = "local"  # below the results folder: what this machine's runs and reports write; git ignores it
@@ -106,17 +105,7 @@ class RunFolder:
 
     def history(self) -> list[HistoryRow]:
         """The rows of history.csv; an empty cell is None. Raises RecipeError if it is not a history."""
-        path = self.path / "history.csv"
-        try:
-            with open(path, newline="", encoding="utf-8") as file:
-                rows = [
-                    {k: None if row[k] == "" else float(row[k]) for k in HISTORY_COLUMNS} for row in csv.DictReader(file)
-                ]
-            if not rows or not all(math.isfinite(value) for row in rows for value in row.values() if value is not None):
-                raise ValueError
-            return [{**row, "epoch": int(row["epoch"]), "test_accuracy": float(row["test_accuracy"])} for row in rows]
-        except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
-            raise RecipeError(f"{path}: not the history of a run ({type(error).__name__})") from None
+        return read_history(self.path / "history.csv")
 
     def write_history(self, rows: Sequence[HistoryRow]) -> None:
         """Write history.csv, one row per epoch. Epochs count from 1; a column without a value stays empty."""

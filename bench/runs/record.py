@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -45,6 +47,7 @@ class TeacherSummary:
     best_accuracy: float
     epochs: int
     seconds: float  # of its own training
+    weights: str | None = None  # SHA-256 of its model.safetensors; None in records that do not have it
 
     @property
     def accuracy(self) -> float:
@@ -62,6 +65,7 @@ class DatasetSummary:
     test_images: int
     image_size: tuple[int, int] | None  # (height, width) in px, or None if sizes differ
     evaluated_on: str  # "test", "holdout" (held-out training images) or "share" (a part of a dataset without a test set)
+    class_names: tuple[str, ...] | None = None  # in the order of the labels; None if the dataset does not name them
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,18 @@ def read_record(path: Path) -> Record:
     return record_from_dict(content, str(path))
 
 
+def read_history(path: Path) -> list[HistoryRow]:
+    """The rows of a history.csv; an empty cell is None. Raises RecipeError if it is not a history."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = [{k: None if row[k] == "" else float(row[k]) for k in HISTORY_COLUMNS} for row in csv.DictReader(file)]
+        if not rows or not all(math.isfinite(value) for row in rows for value in row.values() if value is not None):
+            raise ValueError
+        return [{**row, "epoch": int(row["epoch"]), "test_accuracy": float(row["test_accuracy"])} for row in rows]
+    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+        raise RecipeError(f"{path}: not the history of a run ({type(error).__name__})") from None
+
+
 def record_from_dict(content: object, where: str) -> Record:
     """The record that `Record.to_dict` wrote, with all types checked.
 
@@ -163,6 +179,9 @@ def record_from_dict(content: object, where: str) -> Record:
             raise RecipeError(f"{where}: not a record: it diverged and has accuracies")
         if not record.diverged and (value is None or not 0 <= value <= limit):
             raise RecipeError(f"{where}: not a record: {name} is {short_repr(value)}")
+    names, classes = record.dataset.class_names, record.dataset.classes
+    if names is not None and len(names) != classes:
+        raise RecipeError(f"{where}: not a record: dataset.class_names has {len(names)} names for {classes} classes")
     for name in ("epochs", "world_size"):
         if getattr(record, name) < 1:
             raise RecipeError(f"{where}: not a record: {name} is {short_repr(getattr(record, name))}")
@@ -184,8 +203,10 @@ def _value(hint: Any, value: object, where: str, path: str) -> Any:
         return _read(hint, value, where, f"{path}.")
     kind = typing.get_origin(hint) or hint
     if kind is tuple:
-        inner = typing.get_args(hint)
-        fits = isinstance(value, list) and len(value) == len(inner) and all(type(v) is int for v in value)
+        inner, fits = typing.get_args(hint), isinstance(value, list)
+        if fits and inner[-1] is Ellipsis:
+            inner = (inner[0],) * len(value)
+        fits = fits and len(value) == len(inner) and all(type(v) is kind for v, kind in zip(value, inner, strict=True))
     else:
         fits = is_number(value) if kind is float else type(value) is kind
         fits = fits and (kind is not int or abs(value) < 2**63)  # larger ones do not fit a column of a frame

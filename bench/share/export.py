@@ -9,15 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 import bench
 from bench import models
 from bench.cli import DONE
 from bench.config.parse import short_repr
 from bench.config.schema import Recipe, RecipeError
 from bench.share.card import model_card
-from bench.share.load import load, read_run
+from bench.share.load import Loaded, load, read_run
 from bench.storage import read_json, replacing, write_json, write_text
 
 
@@ -51,7 +49,7 @@ def export(run: Path, to: Path) -> list[str]:
     is_replaced = _check_target(to, recipe)
     timm_call = models.timm_call(recipe.model, loaded.classes)
     # config.json says of which run the folder is, so it comes first: an interrupted export can be repeated
-    write_json(to / "config.json", config(recipe, loaded.classes, loaded.model, timm_call))
+    write_json(to / "config.json", config(recipe, loaded, timm_call))
     for name in ("record.json", "model.safetensors"):
         with replacing(to / name) as temporary:
             shutil.copyfile(run / name, temporary)
@@ -62,15 +60,18 @@ def export(run: Path, to: Path) -> list[str]:
     ]
 
 
-def config(recipe: Recipe, classes: int, network: nn.Module, timm_call: Mapping[str, Any] | None) -> dict[str, Any]:
+def config(recipe: Recipe, loaded: Loaded, timm_call: Mapping[str, Any] | None) -> dict[str, Any]:
     """The content of config.json.
 
     For a network that timm alone makes, it is what timm reads from folders and from the hub:
-    `timm.create_model("local-dir:DIR", pretrained=True)`.
+    `timm.create_model("local-dir:DIR", pretrained=True)`. `label_names` are the classes for timm, and for transformers,
+    which makes its `id2label` of them.
     """
+    classes, names = loaded.classes, loaded.class_names
     content = {
         "architecture": recipe.model.timm if timm_call else recipe.model.builder,
         "num_classes": classes,
+        **({"label_names": list(names)} if names else {}),
         "locality_bench": {"version": bench.__version__, **_identity(recipe)},
     }
     if timm_call is None:
@@ -78,7 +79,7 @@ def config(recipe: Recipe, classes: int, network: nn.Module, timm_call: Mapping[
         return {**content, "model": keys}
     return {
         **content,
-        "num_features": network.num_features,
+        "num_features": loaded.model.num_features,
         "model_args": {name: value for name, value in timm_call.items() if name not in ("model_name", "num_classes")},
         "pretrained_cfg": {
             "num_classes": classes,

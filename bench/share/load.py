@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import safetensors.torch
 from torch import nn
 
 from bench import models
 from bench.config.compose import recipe_from_dict
+from bench.config.methods import method_names
 from bench.config.parse import short_repr
 from bench.config.schema import Recipe, RecipeError
 from bench.data.loaders import ImageTransform
@@ -32,16 +34,18 @@ class Loaded(NamedTuple):
     transform: a PIL image to [3, size, size] float32, as the run evaluated its images.
     record: of the run.
     classes: number of outputs of the model.
+    class_names: of the outputs, in order; None if the dataset does not name them.
     """
 
     model: nn.Module
     transform: ImageTransform
     record: Record
     classes: int
+    class_names: tuple[str, ...] | None
 
 
 def load(path: str | os.PathLike[str]) -> Loaded:
-    """The trained network of a run: `bench.load`.
+    """The trained network of a run: `bench.load`. The file of its guidance method is not needed.
 
     Args:
         path: the folder of a run below results/local/runs, or one that `python -m bench export` wrote.
@@ -51,17 +55,23 @@ def load(path: str | os.PathLike[str]) -> Loaded:
             the record is of another version of the suite.
     """
     folder = Path(path)
-    record, recipe = read_run(folder)
+    record, recipe = read_run(folder, network_only=True)
     classes = record.dataset.classes
-    if not 2 <= classes <= MAX_CLASSES:
-        raise RecipeError(f"{folder / 'record.json'}: not a record: dataset.classes is {short_repr(classes)}")
     network = trained_network(folder, recipe, classes, record.weights)
     transform = ImageTransform(recipe, one_size=record.dataset.image_size is not None)
-    return Loaded(network.eval(), transform, record, classes)
+    return Loaded(network.eval(), transform, record, classes, record.dataset.class_names)
 
 
-def read_run(folder: Path) -> tuple[Record, Recipe]:
-    """The record of a finished run that did not diverge, and its recipe. Raises RecipeError if there is none."""
+def read_run(folder: Path, *, network_only: bool = False) -> tuple[Record, Recipe]:
+    """The record of a finished run that did not diverge, and its recipe.
+
+    Args:
+        network_only: accept a run whose guidance method is not here. Its recipe is then without guidance and teacher, and
+            its hash, which covers them, is not compared; the weights have a checksum of their own.
+
+    Raises:
+        RecipeError: there is none, or it is damaged.
+    """
     path = folder / "record.json"
     try:
         record = read_record(path)
@@ -69,6 +79,11 @@ def read_run(folder: Path) -> tuple[Record, Recipe]:
         raise RecipeError(f"{folder}: no finished run: record.json cannot be read ({type(error).__name__})") from error
     if record.diverged:
         raise RecipeError(f"{folder}: this run diverged in epoch {record.epochs}, so it has no trained network")
+    if not 2 <= record.dataset.classes <= MAX_CLASSES:
+        raise RecipeError(f"{path}: not a record: dataset.classes is {short_repr(record.dataset.classes)}")
+    if network_only and _has_unknown_method(record.recipe):
+        content = {name: value for name, value in record.recipe.items() if name not in ("guidance", "teacher")}
+        return record, recipe_from_dict(content, str(path))
     recipe = recipe_from_dict(record.recipe, str(path))
     if recipe.hash != record.hash:
         raise RecipeError(
@@ -76,6 +91,13 @@ def read_run(folder: Path) -> tuple[Record, Recipe]:
             " changed, or is of another version of the suite"
         )
     return record, recipe
+
+
+def _has_unknown_method(recipe: Mapping[str, Any]) -> bool:
+    """Whether the recipe of a record names a guidance method whose file is not here."""
+    guidance = recipe.get("guidance")
+    method = guidance.get("method") if isinstance(guidance, Mapping) else None
+    return isinstance(method, str) and not set(method.split("+")) <= set(method_names())
 
 
 def trained_network(folder: Path, recipe: Recipe, classes: int, checksum: str | None = None) -> nn.Module:

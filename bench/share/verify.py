@@ -51,7 +51,7 @@ def verify(run: Path, data_dir: str | Path) -> tuple[list[str], bool]:
     Raises:
         RecipeError: the folder has no finished run, or the dataset is missing or has other images.
     """
-    record, recipe = read_run(run)
+    record, recipe = read_run(run, network_only=True)
     dataset = open_dataset(recipe.data, data_dir)
     if dataset.fingerprint != record.dataset.fingerprint:
         raise RecipeError(

@@ -298,7 +298,7 @@ class _Run:
 
 def _teacher_summary(cache: TeacherCache) -> TeacherSummary:
     record = cache.record()
-    same = ("id", "hash", "seed", "last_accuracy", "best_accuracy", "epochs", "seconds")
+    same = ("id", "hash", "seed", "last_accuracy", "best_accuracy", "epochs", "seconds", "weights")
     return TeacherSummary(key=cache.key, select=cache.recipe.select, **{name: getattr(record, name) for name in same})
 
 
@@ -311,4 +311,5 @@ def _dataset_summary(recipe: Recipe, dataset: DecodedDataset) -> DatasetSummary:
         test_images=len(evaluation),
         image_size=evaluation.images.size,
         evaluated_on=dataset.evaluated_on(recipe.data),
+        class_names=dataset.class_names(recipe.data),
     )

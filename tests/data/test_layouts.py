@@ -14,7 +14,7 @@ import pytest
 from bench.config.registry import Registry
 from bench.config.schema import RecipeError
 from bench.data.store import open_dataset
-from tests.helpers.generated import CIFAR10_CLASSES, CIFAR100_CLASSES, WNIDS, encode, pack, picture, save, write
+from tests.helpers.generated import CIFAR10_CLASSES, CIFAR100_CLASSES, encode, pack, picture, save, write
 
 registry = Registry()
 LAYOUTS = ["cifar10", "cifar100", "flowers102", "tiny_imagenet", "chaoyang", "folder"]
@@ -54,7 +54,7 @@ def test_images_have_the_colours_of_their_classes(name, tmp_path):
         "cifar10": CIFAR10_CLASSES,
         "cifar100": CIFAR100_CLASSES,
         "flowers102": None,
-        "tiny_imagenet": WNIDS[:3],
+        "tiny_imagenet": [f"thing {i}, object {i}" for i in range(3)],  # the words of WNIDS[:3]
         "chaoyang": ["normal", "serrated", "adenocarcinoma", "adenoma"],
         "folder": ["class_00", "class_01", "class_02"],
     }[name]

@@ -34,6 +34,16 @@ def subsets(dataset, *settings):
     return dataset.training(data), dataset.evaluation(data)
 
 
+def test_classes_have_names_if_the_source_names_them_all(photos):
+    data = registry.dataset(PHOTOS)
+    assert photos.class_names(data) == ("class_00", "class_01", "class_02", "class_03")
+    assert photos.class_names(registry.dataset(PHOTOS, ["data.subset=2"])) == ("class_00", "class_01")
+    assert photos.class_names(registry.dataset(PHOTOS, ["data.classes=5"])) is None
+    assert dataclasses.replace(photos, names=None).class_names(data) is None
+    digits = registry.dataset("digits")
+    assert open_dataset(digits, "data").class_names(digits) == tuple("0123456789")
+
+
 def test_a_training_limit_keeps_the_same_images_for_all_seeds():
     data = registry.dataset("digits", ["data.train_limit=200"])
     dataset = open_dataset(data, "data")

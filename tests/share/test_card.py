@@ -50,9 +50,11 @@ def test_the_card_shows_what_the_record_holds(finished, record, tmp_path):
     assert (card.data.license, card.data.library_name, card.data.datasets) == ("cc-by-4.0", "timm", ["digits"])
     (result,) = card.data.eval_results
     assert (result.metric_value, result.dataset_split) == (record.last_accuracy, "test")
-    accuracy = f"**Accuracy: {record.last_accuracy:.2f} % in the last epoch, 1** (the weights in this folder)"
-    for text in (accuracy, "360 images of the dataset's test set", "on 512 images", record.code.version, "CC BY 4.0"):
+    accuracy = f"**Accuracy: {record.last_accuracy:.2f} % after epoch 1, the last and also the best** (the weights in this"
+    classes = "the classes `0`, `1`, `2`, `3`, `4`, `5`, `6`, `7`, `8`, `9`."
+    for text in (accuracy, classes, "360 images of the dataset's test set", "on 512 images", record.code.version, "CC BY"):
         assert text in card.text
+    assert "not these weights" not in card.text
     assert yaml.safe_load(blocks(card.text, "yaml")[0]) == record.recipe
     assert composed(card.text) == recipe
     names = {}
@@ -84,7 +86,49 @@ def test_the_card_of_a_teacher_says_when_its_accuracy_is_optimistic(record):
     recipe = Registry().compose("resnet8/digits", "quick", ["select=best"])
     text = model_card(dataclasses.replace(record, best_accuracy=99.5), recipe, None)
     assert "`resnet8`, a small CNN" in text and "value: 99.5\n" in text
-    assert "**Accuracy: 99.50 % in the best epoch, 1** (the weights in this folder; chosen by its accuracy" in text
+    assert "**Accuracy: 99.50 % after epoch 1, the best and also the last** (the weights in this folder; chosen by" in text
+
+
+@pytest.mark.parametrize(
+    ("select", "best", "first", "second"),
+    [
+        (
+            "last",
+            (98.0, 2),
+            "97.00 % after epoch 4, the last** (the weights",
+            "98.00 % after epoch 2, the best (not these weights;",
+        ),
+        ("last", (97.0, 2), "97.00 % after epoch 4, the last and also the best** (the weights", None),
+        (
+            "best",
+            (98.0, 2),
+            "98.00 % after epoch 2, the best** (the weights",
+            "97.00 % after epoch 4, the last (not these weights)",
+        ),
+        (
+            "best",
+            (97.0, 2),
+            "97.00 % after epoch 2, the best** (the weights",
+            "97.00 % after epoch 4, the last (not these weights)",
+        ),
+    ],
+)
+def test_the_card_says_which_weights_have_which_accuracy(record, select, best, first, second):
+    recipe = Registry().compose("resnet8/digits", "quick", [f"select={select}"])
+    accuracies = {"last_accuracy": 97.0, "epochs": 4, "best_accuracy": best[0], "best_epoch": best[1]}
+    text = model_card(dataclasses.replace(record, **accuracies), recipe, None)
+    assert f"- **Accuracy: {first}" in text
+    assert f"- {second}" in text if second else "not these weights" not in text
+
+
+def test_the_card_shortens_a_long_list_of_classes(record, finished):
+    dataset = dataclasses.replace(record.dataset, classes=12, class_names=tuple(f"kind {i}" for i in range(12)))
+    text = model_card(dataclasses.replace(record, dataset=dataset), finished[1], None)
+    assert "`kind 0`, `kind 1`," in text and "`kind 9` and 2 more, all in `label_names` of config.json." in text
+    dataset = dataclasses.replace(record.dataset, class_names=None)
+    assert "the classes in the dataset's order." in model_card(
+        dataclasses.replace(record, dataset=dataset), finished[1], None
+    )
 
 
 class Tags(HTMLParser):
@@ -105,21 +149,23 @@ HOSTILE = st.one_of(
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(texts=st.lists(HOSTILE, min_size=7, max_size=7))
+@given(texts=st.lists(HOSTILE, min_size=8, max_size=8))
 def test_no_text_of_a_record_breaks_out_of_its_place(texts, finished, record):
-    def parts(recipe_id, name, dataset, licence, processor, commit, library):
+    def parts(recipe_id, name, dataset, licence, processor, commit, library, label):
         data = dataclasses.replace(finished[1].data, name=dataset, licence=licence, hub="a/b")
         model = dataclasses.replace(finished[1].model, name=name)
         recipe = dataclasses.replace(finished[1], id=recipe_id, model=model, data=data)
         hardware = dataclasses.replace(record.hardware, processor=processor)
         code, libraries = Code("1", commit or "0", False), {"x": library}
-        text = model_card(dataclasses.replace(record, hardware=hardware, code=code, libraries=libraries), recipe, None)
+        labels = dataclasses.replace(record.dataset, class_names=(label, *"123456789"))
+        changes = {"hardware": hardware, "code": code, "libraries": libraries, "dataset": labels}
+        text = model_card(dataclasses.replace(record, **changes), recipe, None)
         front, _, body = text.removeprefix("---\n").partition("\n---\n")
         return yaml.safe_load(front), Tags(MarkdownIt("commonmark").render(body)).found
 
     front, tags = parts(*texts)
     # a licence without any visible character is not in a code span
-    expected_front, expected = parts("id", "name", "data", line(texts[3]) and "x", "processor", "commit", "1")
+    expected_front, expected = parts("id", "name", "data", line(texts[3]) and "x", "processor", "commit", "1", "0")
     assert tags == expected and front.keys() - {"license_name"} == expected_front.keys() - {"license_name"}
     (index,) = front["model-index"]
     assert index["name"] == f"{line(texts[0])} seed 0"

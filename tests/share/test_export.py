@@ -75,6 +75,7 @@ def test_a_folder_with_other_files_is_never_written_into(finished, untrained, tm
 def test_the_verb_exports(finished, tmp_path, capsys):
     assert main(["export", str(finished[0]), "--to", str(tmp_path / "out")]) == 0 and "timm" in capsys.readouterr().out
     content = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert content["label_names"] == list("0123456789")  # a key of timm, which transformers reads as id2label
     assert content["num_classes"] == 10 and content["locality_bench"]["version"] == bench.__version__
     assert read_json(tmp_path / "out" / "record.json") == read_json(finished[0] / "record.json")
     assert main(["export", str(tmp_path), "--to", str(tmp_path / "out")]) == 2

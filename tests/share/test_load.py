@@ -32,7 +32,11 @@ def test_a_run_and_its_export_give_the_recorded_predictions(finished, tmp_path):
             batches = torch.stack([loaded.transform(image) for image in images]).split(60)
             predictions = torch.cat([loaded.model(batch).argmax(1) for batch in batches])
         assert predictions.tolist() == np.load(folder / "predictions.npy").tolist()
-        assert loaded.classes == 10 and loaded.record == read_record(folder / "record.json")
+        assert (
+            loaded.classes == 10
+            and loaded.class_names == tuple("0123456789")
+            and loaded.record == read_record(folder / "record.json")
+        )
         assert not loaded.model.training
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert files == {"README.md", "config.json", "model.safetensors", "record.json"}
@@ -59,8 +63,10 @@ def test_the_transform_is_that_of_the_run_also_for_images_of_different_sizes(tmp
         ({"recipe": {"model": {"nonsense": 1}}}, r"model\.nonsense"),
         ({"recipe.model": {"builder": "os"}}, r"model\.builder"),
         ({"dataset.classes": None}, r"dataset\.classes is None"),
-        ({"dataset.classes": 1}, r"dataset\.classes is 1"),
-        ({"dataset.classes": 11}, "its weights are not those of deit_micro"),
+        ({"dataset.classes": 1, "dataset.class_names": None}, r"dataset\.classes is 1"),
+        ({"dataset.classes": 11, "dataset.class_names": None}, "its weights are not those of deit_micro"),
+        ({"dataset.class_names": ["0", "1"]}, r"dataset\.class_names has 2 names for 10 classes"),
+        ({"dataset.class_names": list(range(10))}, r"dataset\.class_names is \["),
         ({"weights": "0" * 64}, "damaged, or the weights of another run"),
     ],
 )
@@ -96,6 +102,26 @@ def test_places_without_a_finished_run_are_refused(finished, tmp_path):
         bench.load("a\0b")
 
 
+def test_a_run_loads_without_the_file_of_its_method(untrained, tmp_path, capsys):
+    folder, network = untrained("deit_micro/digits/guided")
+    record = read_json(folder / "record.json")
+    record["recipe"]["guidance"] = {"method": "kd+mine", "params": {"depth": 3}, "schedule": {}}
+    write_json(folder / "record.json", {**record, "id": "deit_micro/digits/mine", "hash": "0" * 64})
+    images = torch.randn(2, 3, 16, 16)
+    with torch.inference_mode():
+        assert torch.equal(bench.load(folder).model(images), network(images))
+    assert capsys.readouterr() == ("", "")
+    for refused in (lambda: export(folder, tmp_path / "out"), lambda: bench.load_pair(folder)):
+        with pytest.raises(RecipeError, match=r"guidance\.method: got 'kd\+mine', allowed: none, hard, kd, locality"):
+            refused()
+    for method in ("locality", None, 3):  # known or nonsense: the hash is compared
+        record["recipe"]["guidance"]["method"] = method
+        write_json(folder / "record.json", {**record, "hash": "0" * 64})
+        with pytest.raises(RecipeError):
+            bench.load(folder)
+
+
 def test_importing_bench_imports_no_torch():
-    code = "import sys, bench, bench.__main__; assert 'torch' not in sys.modules and not hasattr(bench, 'unload')"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    code = "import sys, bench, bench.__main__; assert not {'torch', 'pandas'} & set(sys.modules), sys.modules"
+    check = "assert 'results' in dir(bench) and not hasattr(bench, 'unload')"
+    subprocess.run([sys.executable, "-c", f"{code}; {check}"], check=True)

@@ -17,6 +17,7 @@ from bench.data.store import open_dataset
 from bench.guidance import create
 from bench.runs.folder import RunFolder
 from bench.runs.record import HISTORY_COLUMNS, RECORD_SCHEMA
+from bench.storage import sha256
 from bench.train import teacher_cache
 from bench.train.teacher_cache import TeacherCache
 from tests.helpers import generated
@@ -48,6 +49,8 @@ def test_two_guided_runs_started_together_train_one_teacher(guided):
     assert len(list((cache / "teachers").glob("*/record.json"))) == 1
     one, other = (RunFolder(results, recipe).record(recipe) for recipe in (recipe_of("guided"), recipe_of("guided", 1)))
     assert one.teacher == other.teacher and one.teacher.id == "resnet8/digits"
+    (weights,) = (cache / "teachers").glob("*/model.safetensors")
+    assert one.teacher.weights == sha256(weights) and one.dataset.class_names == tuple("0123456789")
 
 
 def test_the_files_of_a_run(guided):

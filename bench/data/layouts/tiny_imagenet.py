@@ -9,10 +9,14 @@ from bench.config.schema import Data, RecipeError
 from bench.data.files import Contents, Files, LayoutMismatch
 
 ANNOTATIONS = "val/val_annotations.txt"
+WORDS = "words.txt"  # wnid, tab, words
 
 
 def read(files: Files, data: Data) -> Contents:
-    """The two splits. Classes are the WordNet ids in `train/`, sorted, as the released code numbers them."""
+    """The two splits. Classes are the WordNet ids in `train/`, sorted, as the released code numbers them.
+
+    Their names are those in words.txt, as "goldfish, Carassius auratus"; a class that it lacks keeps its id.
+    """
     root = files.root_of(ANNOTATIONS)
     paths = [(name, name.removeprefix(root).split("/")) for name in files.names if name.startswith(root)]
     train = [(name, path[1]) for name, path in paths if path[0] == "train" and len(path) == 4 and path[2] == "images"]
@@ -26,4 +30,7 @@ def read(files: Files, data: Data) -> Contents:
         if wnid not in number:
             raise RecipeError(f"{files}: {ANNOTATIONS} line {line}: class {wnid!r} is not in train/")
         test.append((f"{root}val/images/{name}", number[wnid]))
-    return Contents(files.items(((name, number[wnid]) for name, wnid in train)), files.items(test), tuple(classes))
+    words = files.read(root + WORDS).decode(errors="replace").splitlines() if root + WORDS in files else []
+    word = {wnid: text for wnid, _, text in (line.partition("\t") for line in words) if text}
+    names = tuple(word.get(wnid, wnid) for wnid in classes)
+    return Contents(files.items(((name, number[wnid]) for name, wnid in train)), files.items(test), names)

@@ -1,0 +1,142 @@
+"""Runs as data frames of pandas, for work in Python: `bench.results` and `bench.curves`."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import pandas as pd
+
+from bench.config.parse import nearest, short_repr
+from bench.config.registry import Registry
+from bench.config.schema import RecipeError
+from bench.report.frame import RUN, runs_frame
+from bench.report.records import PublishedRun, read_runs
+from bench.runs.folder import runs_dir
+from bench.runs.record import HISTORY_COLUMNS, read_history, read_record
+
+Folder = str | PathLike[str]
+Origin = Literal["local", "published"]
+ORIGINS = (None, "local", "published")
+
+
+def results(
+    suite: str | None = None,
+    *,
+    results_dir: Folder = "results",
+    origin: Origin | None = None,
+    recipes_dir: Folder | Sequence[Folder] = (),
+) -> pd.DataFrame:
+    """The finished runs, one row per run (recipe and seed), as a data frame of pandas.
+
+    Args:
+        suite: its runs; None: all that are found, also those of no suite. Teachers are not among them.
+        results_dir: the folder `results/` of a checkout, or the `--results-dir` of the runs.
+        origin: "local": only runs of this machine; "published": only committed ones; None: both, and a run that is in both
+            once, as this machine has it.
+        recipes_dir: your own recipe files, if the suite is there; one folder or several.
+
+    Columns (all: docs/results.md, In Python):
+        origin: "local" or "published". folder: of a local run, for `bench.load` and `bench.load_pair`; else missing.
+        suite: the names of its suites, joined by ", "; empty for none.
+        model, dataset, method, seed; id, protocol, hash: of the recipe. method is "baseline" without guidance.
+        last_accuracy, best_accuracy: on the test set, in %, after the last and the best epoch; missing if it diverged.
+        best_epoch, epochs, diverged, parameters, flops_per_image, classes, train_images, test_images, evaluated_on.
+        seconds: of training and evaluation. images_per_second, peak_memory_mib, machine, device_hours in device_unit.
+        teacher_id, teacher_seed, teacher_accuracy (%), teacher_epochs, teacher_seconds, …: missing without a teacher.
+        version, commit, dirty: of the code. precision, device, processor, threads, world_size, libraries, settings.
+
+    Raises:
+        RecipeError: nothing is found, the suite is unknown, or a record is damaged.
+    """
+    return _frame(_find(suite, Path(results_dir), origin, recipes_dir))
+
+
+def curves(
+    suite: str | None = None,
+    *,
+    results_dir: Folder = "results",
+    origin: Origin | None = None,
+    recipes_dir: Folder | Sequence[Folder] = (),
+) -> pd.DataFrame:
+    """The learning curves, one row per run and epoch; arguments, errors and the choice of runs as `bench.results`.
+
+    Columns:
+        origin, suite, model, dataset, method, seed, id, protocol, hash, diverged: of the run, as in `bench.results`.
+        epoch: from 1. lr: learning rate. train_loss, guidance_loss: means over the epoch; guidance_loss is the sum of the
+            unweighted terms. A loss is missing if it was not finite, guidance_loss also without guidance.
+        test_accuracy: in %. images_per_second: of training.
+    """
+    found = _find(suite, Path(results_dir), origin, recipes_dir)
+    frame = _frame(found)[["origin", "suite", *RUN, "id", "protocol", "hash", "diverged"]]
+    columns = {name: [run.history[name] for run in (one.run for one in found)] for name in HISTORY_COLUMNS}
+    frame = frame.assign(**columns).explode(list(HISTORY_COLUMNS), ignore_index=True)
+    return frame.astype({**dict.fromkeys(HISTORY_COLUMNS, "float64"), "epoch": "int64"})
+
+
+class _Found(NamedTuple):
+    run: PublishedRun  # its suite is the names of all suites that it is in, joined
+    origin: Origin
+    folder: str | None
+
+
+def _frame(found: Sequence[_Found]) -> pd.DataFrame:
+    frame = runs_frame([one.run for one in found])
+    frame = frame.assign(origin=[one.origin for one in found], folder=pd.Series([one.folder for one in found], dtype="str"))
+    first = ["origin", "suite", *RUN, "last_accuracy", "best_accuracy"]
+    return frame[[*first, *frame.columns.drop(first)]]
+
+
+def _find(suite: str | None, results: Path, origin: str | None, recipes_dir: Folder | Sequence[Folder]) -> list[_Found]:
+    """The runs that `results` has rows for, in the order of their ids, hashes and seeds."""
+    if origin not in ORIGINS:
+        raise RecipeError(f"origin: got {short_repr(origin)}, allowed: 'local', 'published' or None for both")
+    registry = Registry(*([recipes_dir] if isinstance(recipes_dir, (str, PathLike)) else recipes_dir))
+    stored = sorted(path.parent.name for path in results.glob("*/records.jsonl"))
+    known = {*stored, *registry.names("suites")}
+    if suite is not None and suite not in known:
+        hint = nearest(suite, sorted(known))
+        raise RecipeError(f"unknown suite {short_repr(suite)}; known: {', '.join(sorted(known))}{hint}")
+    published = [run for name in stored if suite in (None, name) for run in read_runs(results, name)]
+    local = list(_local_runs(results)) if origin != "published" else []
+    suites: dict[tuple[str, str], set[str]] = {}
+    for run in published:
+        suites.setdefault((run.record.id, run.record.hash), set()).add(run.suite)
+    for name in registry.names("suites"):
+        if local and suite in (None, name):
+            for recipe in _recipes(registry, name, {run.record.id for run, _ in local}):
+                suites.setdefault(recipe, set()).add(name)
+    found = {}
+    for run, of, folder in (
+        *((run, "published", None) for run in published if origin != "local"),
+        *((run, "local", str(folder)) for run, folder in local),
+    ):
+        record = run.record
+        names = suites.get((record.id, record.hash), set())
+        if suite is None or suite in names:
+            run = dataclasses.replace(run, suite=", ".join(sorted(names)))
+            found[record.id, record.hash, record.seed] = _Found(run, of, folder)
+    if not found:
+        what = "no finished run" if suite is None else f"no finished run of suite {suite}"
+        raise RecipeError(f"{results}: {what}{f' that is {origin}' if origin else ''}: is this the results folder?")
+    return [found[key] for key in sorted(found)]
+
+
+def _recipes(registry: Registry, suite: str, ids: set[str]) -> Iterator[tuple[str, str]]:
+    """(id, hash) of the recipes of a suite that have these ids."""
+    definition = registry.suite(suite)
+    for recipe_id in definition.ids:
+        if recipe_id in ids:
+            yield recipe_id, registry.compose(recipe_id, suite=definition).hash
+
+
+def _local_runs(results: Path) -> Iterator[tuple[PublishedRun, Path]]:
+    """The finished students of this machine with their folders, without runs that --force has renamed."""
+    for path in sorted(runs_dir(results).glob("*/*/*/*/record.json")):  # a teacher's is less deep
+        if re.fullmatch(r"[0-9a-f]{8}-seed\d+", path.parent.name):
+            record, rows = read_record(path), read_history(path.with_name("history.csv"))
+            yield PublishedRun("", record, {name: [row[name] for row in rows] for name in HISTORY_COLUMNS}), path.parent

@@ -1,0 +1,123 @@
+"""`bench.results` and `bench.curves`: which runs have rows, once, and what is in them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import bench
+from bench.config.registry import Registry
+from bench.config.schema import RecipeError
+from bench.report.records import write_runs
+from bench.runs.folder import RunFolder
+from bench.runs.record import HISTORY_COLUMNS
+from tests.helpers.synthetic import history_rows, make_run, quick_run
+
+registry = Registry()
+KEY = ["origin", "suite", "method", "seed"]
+
+
+def finish(results, run, recipe=None):
+    """Leave a finished run of this machine below a results folder."""
+    recipe = recipe or registry.compose(run.record.id, suite=registry.suite("quick"), seed=run.record.seed)
+    folder = RunFolder(results, recipe)
+    folder.write_history(history_rows(run))
+    folder.write_record(run.record)
+    return str(folder.path)
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Two committed runs; two local ones, one of which is committed too; and a local one of no suite, of one epoch."""
+    write_runs([quick_run("baseline", 0), quick_run("guided", 0, (70.0, 80.0))], tmp_path, "quick")
+    finish(tmp_path, quick_run("guided", 0, (80.0, 95.0)))
+    finish(tmp_path, quick_run("baseline", 7))
+    other = registry.compose("deit_micro/digits/kd", "quick", ["train.epochs=1"], seed=3)
+    finish(tmp_path, make_run("", other, [50.0]), other)
+    return tmp_path
+
+
+def rows(frame):
+    return list(frame[KEY].itertuples(index=False, name=None))
+
+
+BASELINE, GUIDED = ("published", "quick", "baseline", 0), ("local", "quick", "guided", 0)
+SEED_7, NO_SUITE = ("local", "quick", "baseline", 7), ("local", "", "kd", 3)
+
+
+def test_every_run_has_one_row_and_says_where_it_is_from(results):
+    frame = bench.results(results_dir=results)
+    assert rows(frame) == [BASELINE, SEED_7, GUIDED, NO_SUITE]
+    assert rows(bench.results("quick", results_dir=str(results))) == [BASELINE, SEED_7, GUIDED]
+    assert rows(bench.results(results_dir=results, origin="local")) == [SEED_7, GUIDED, NO_SUITE]
+    published = bench.results("quick", results_dir=results, origin="published")
+    assert rows(published) == [BASELINE, ("published", "quick", "guided", 0)]
+    assert frame["last_accuracy"].tolist() == [90.0, 90.0, 95.0, 50.0] and published["last_accuracy"].tolist() == [
+        90.0,
+        80.0,
+    ]
+    recipe = registry.compose("deit_micro/digits/guided", suite=registry.suite("quick"))
+    assert frame["folder"][2] == str(RunFolder(results, recipe).path) and pd.isna(frame["folder"][0])
+    section = Path("docs/results.md").read_text().split("## In Python")[1].split("\n## ")[0]
+    documented = set(re.findall(r"`(\w+)`", section))
+    assert set(frame.columns) | set(bench.curves(results_dir=results).columns) <= documented
+
+
+def test_curves_have_one_row_per_epoch_with_the_whole_history(results):
+    frame = bench.curves(results_dir=results)
+    assert [*frame["epoch"]] == [1, 2, 1, 2, 1, 2, 1] and set(HISTORY_COLUMNS) <= set(frame.columns)
+    assert frame[frame["method"] == "guided"]["test_accuracy"].tolist() == [80.0, 95.0]
+    run, last = quick_run("baseline", 0), frame.iloc[1]
+    assert [last[name] for name in HISTORY_COLUMNS if name != "guidance_loss"] == [
+        run.history[name][1] for name in HISTORY_COLUMNS if name != "guidance_loss"
+    ]
+    assert frame["guidance_loss"].isna().tolist()[:4] == [value is None for value in run.history["guidance_loss"]] * 2
+    kinds = frame.dtypes[list(HISTORY_COLUMNS)].astype(str).to_dict()
+    assert kinds == {**dict.fromkeys(HISTORY_COLUMNS, "float64"), "epoch": "int64"}
+    last_of_run = frame.groupby(["hash", "seed"])["test_accuracy"].last().sort_index()
+    accuracies = bench.results(results_dir=results).set_index(["hash", "seed"])["last_accuracy"].sort_index()
+    assert last_of_run.tolist() == accuracies.tolist()
+
+
+def test_committed_results_of_this_repository_are_found():
+    frame = bench.results("quick", origin="published")
+    means = frame.groupby("method")["last_accuracy"].agg(["mean", "count"])
+    assert means["count"].tolist() == [3, 3] and means["mean"]["guided"] > means["mean"]["baseline"] > 85
+    assert len(bench.curves("quick", origin="published")) == frame["epochs"].sum()
+
+
+def test_a_suite_of_ones_own_recipes_is_found(tmp_path):
+    own, results = tmp_path / "own", tmp_path / "results"
+    (own / "suites").mkdir(parents=True)
+    shutil.copyfile("recipes/suites/quick.yaml", own / "suites" / "mine.yaml")
+    finish(results, quick_run("baseline", 0))
+    assert rows(bench.results(results_dir=results, recipes_dir=own)) == [("local", "mine, quick", "baseline", 0)]
+    assert len(bench.results("mine", results_dir=results, recipes_dir=[own])) == 1
+    with pytest.raises(RecipeError, match="unknown suite 'mine'"):
+        bench.results("mine", results_dir=results)
+    write_runs([quick_run("baseline", 1)], results, "mine")  # committed by its author
+    assert rows(bench.results("mine", results_dir=results)) == [
+        ("local", "mine", "baseline", 0),
+        ("published", "mine", "baseline", 1),
+    ]
+
+
+def test_nothing_and_nonsense_give_a_sentence(results, tmp_path):
+    for arguments, words in (
+        ({"suite": "quik"}, "unknown suite 'quik'; known: cifar10, paper, quick; did you mean 'quick'"),
+        ({"suite": "paper"}, "no finished run of suite paper"),
+        ({"results_dir": tmp_path / "none"}, "none: no finished run: is this the results folder"),
+        ({"origin": "here"}, "origin: got 'here', allowed: 'local', 'published' or None"),
+        ({"recipes_dir": "nowhere"}, "--recipes-dir nowhere: no such folder"),
+    ):
+        for function in (bench.results, bench.curves):
+            with pytest.raises(RecipeError, match=words):
+                function(**{"results_dir": results, **arguments})
+    path = next(results.rglob("guided/*/record.json"))
+    path.write_text("{}")
+    with pytest.raises(RecipeError, match=str(path)):
+        bench.results(results_dir=results)
