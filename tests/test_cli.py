@@ -46,7 +46,7 @@ def test_a_hostile_text_in_any_place_of_a_command_line(text, files, capsys):
         ("run.py", recipe, f"--recipes-dir={text}", *not_trained),
         ("bench", "list", f"--suite={text}"),
         ("bench", "compare", "--dry-run", *results, "--", text),
-        ("bench", "report", f"--suite={text}", *results),
+        ("bench", "report", *results, "--", text),
         ("bench", "sweep", "--dry-run", *results, "--", text),
         ("bench", "plan", *results, "--", text),
         ("bench", "data", "check", "--", text),
@@ -72,7 +72,7 @@ def test_recipe_files_with_odd_names_lead_nowhere(files, capsys):
     own = ["--recipes-dir", files / "recipes"]
     assert call(capsys, "bench", "list", *own)[1].splitlines() == registry.ids()
     for name in names:
-        for words in (["report", *own, f"--suite={name}"], ["sweep", "--dry-run", *own, "--", name]):
+        for words in (["report", *own, "--", name], ["sweep", "--dry-run", *own, "--", name]):
             code, _, errors = call(capsys, "bench", *words)
             assert code == 2
             assert_sentence(errors, "suite")

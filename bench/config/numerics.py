@@ -18,6 +18,7 @@ from pathlib import Path
 from bench.config.schema import Recipe
 
 PACKAGE = Path(__file__).parents[1]
+NOT_HERE = "not here"  # the version of a user's own file that a record names
 
 
 def numerics_versions(recipe: Recipe) -> dict[str, object]:
@@ -49,7 +50,7 @@ def component_file(component: str) -> Path:
 @functools.cache  # the version of the code that this process has imported, or is about to
 def _version(path: Path) -> int | str:
     if not path.is_file():
-        return "not here"  # a user's own file, of a recipe from a record
+        return NOT_HERE
     source = path.read_bytes()
     if found := re.search(rb"^NUMERICS = (\d+)\b", source, re.MULTILINE):
         return int(found[1])

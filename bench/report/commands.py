@@ -10,11 +10,12 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from bench.cli import DONE, PROBLEMS, add_folders, count
+from bench.cli import DONE, PROBLEMS, add_folders, add_selection, count, selected_suites
 from bench.config.registry import Registry
 from bench.config.schema import RecipeError
 from bench.report import tables
 from bench.report.committed import check_committed, read_committed
+from bench.report.comparison import write_comparison
 from bench.report.definition import find_suite, stored_suites, write_definition
 from bench.report.output import draw, write_if_changed, write_suite
 from bench.report.page import render_page
@@ -28,7 +29,8 @@ LOG = logging.getLogger(__name__)
 
 def add_report_options(parser: argparse.ArgumentParser) -> None:
     """The options of `report`."""
-    parser.add_argument("--suite", metavar="NAME", help="one suite instead of all that have runs")
+    add_selection(parser)
+    parser.add_argument("--suite", help=argparse.SUPPRESS)  # of earlier versions
     parser.add_argument(
         "--with-published", action="store_true", help="together with the committed runs of the same recipes"
     )
@@ -54,15 +56,26 @@ def figure_options(arguments: argparse.Namespace) -> dict[str, bool | float | No
 def run_report(arguments: argparse.Namespace) -> int:
     """Draw what this machine has run, or check what is committed."""
     results, figures = Path(arguments.results_dir), figure_options(arguments)
-    names = None if arguments.suite is None else [arguments.suite]
+    if arguments.suite is not None:
+        raise RecipeError(f"report: --suite is no option any more: write python -m bench report {arguments.suite}")
+    names, registry = arguments.what or None, Registry(*arguments.recipes_dir)
     if arguments.check:
-        return _check(results, stored_suites(results) if names is None else names)
-    registry = Registry(*arguments.recipes_dir)
+        return _check(results, names or stored_suites(results))
+    if arguments.set or arguments.protocol or any("/" in word for word in arguments.what):
+        suites = selected_suites(arguments, registry)
+        names = [suite.name for suite in suites if suite.name == suite.file]
+        for suite in (suite for suite in suites if suite.name != suite.file and suite.guidance):
+            if (drawn := write_comparison(registry, suite, results, **figures)) is None:
+                raise RecipeError(f"no run of {', '.join(suite.ids)} has finished: python -m bench compare runs recipes")
+            print_report([drawn[0]])
+            print(f"tables, figures and page: {drawn[1]}")
+        if not names:
+            return DONE
     reports, others = write_local(registry, results, names, with_published=arguments.with_published, **figures)
-    if not reports and not others:
+    if not reports and (names or not others):
         raise RecipeError(
-            f"no run below {runs_dir(results)} has finished: run ./run_all.sh quick (`python -m bench publish` draws the"
-            " committed results)"
+            f"{', '.join(names or ('report',))}: no run below {runs_dir(results)} has finished: run ./run_all.sh"
+            f" {names[0] if names else 'quick'} (`python -m bench publish` draws the committed results)"
         )
     print_report(reports)
     if reports:
@@ -95,7 +108,7 @@ def write_local(
     """Write records, tables and figures of this machine's runs to `results/local/<suite>/`, and the page of all its suites.
 
     Args:
-        names: suites that are written; None: all that have runs.
+        names: suites that are written, if they have runs; None: all that have.
         with_published: draw them together with the committed runs.
         title, width: see `write_figures`.
 
@@ -103,7 +116,7 @@ def write_local(
         (the reports of the suites, the number of this machine's runs that are in no suite).
 
     Raises:
-        RecipeError: a named suite has no runs, or a run is damaged.
+        RecipeError: a named suite is unknown, or a run is damaged.
     """
     results = Path(results)
     local = results / LOCAL
@@ -120,9 +133,7 @@ def write_local(
         found += runs
         if report is not None:
             reports[name] = report
-        elif names is not None and name in names:
-            raise RecipeError(f"suite {name}: no run below {runs_dir(results)} has finished: run ./run_all.sh {name}")
-    chosen = list(reports) if names is None else names
+    chosen = [name for name in reports if names is None or name in names]
     for name in chosen:
         write_suite(reports[name], local / name, title=title, width=width)
     if reports:

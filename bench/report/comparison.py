@@ -14,8 +14,12 @@ from bench.report.unite import unite
 from bench.runs.folder import LOCAL
 
 
-def write_comparison(registry: Registry, suite: Suite, results: str | Path) -> tuple[SuiteReport, Path] | None:
-    """Write what a suite's folder has for this machine's runs of a suite that has no file.
+def write_comparison(
+    registry: Registry, suite: Suite, results: str | Path, *, title: bool = True, width: float | None = None
+) -> tuple[SuiteReport, Path] | None:
+    """Write what a suite's folder has, for this machine's runs of a suite that has no file.
+
+    title, width: see `write_figures`.
 
     Returns:
         The report, and the path of the page; None if no run has finished.
@@ -24,6 +28,6 @@ def write_comparison(registry: Registry, suite: Suite, results: str | Path) -> t
     if not runs:
         return None
     report, folder = draw(registry, suite, unite(runs)), Path(results, LOCAL, suite.name)
-    write_suite(report, folder)
-    write_if_changed(folder / "index.html", render_page([report]))
+    write_suite(report, folder, title=title, width=width)
+    write_if_changed(folder / "index.html", render_page([report], in_folder=True))
     return report, folder / "index.html"

@@ -55,7 +55,7 @@ def find_suite(registry: Registry, name: str, *folders: Path) -> tuple[Suite, Co
     """
     if name in RESERVED:
         raise RecipeError(f"suite {name}: the name is that of a folder of results/local: give the suite another name")
-    if not is_known(registry, name):
+    if not is_known(registry, name) and re.fullmatch(NAME, name):  # another name is no folder of results
         for folder in folders:
             if (content := stored_definition(folder)) is not None:
                 return read_suite(name, content, str(folder / FILE)), content
@@ -111,9 +111,9 @@ def _recipe(registry: Registry, suite: Suite, entry: SuiteEntry, records: Iterab
 
 
 def _is_of(recipe: Content, entry: SuiteEntry) -> bool:
-    """Whether the recipe of a record has the varied values of an entry; a baseline has no keys of the teacher."""
+    """Whether the recipe of a record has the varied values of an entry; a run without a teacher has no keys of one."""
     for path, given in entry.overrides:
-        if path.startswith(GUIDED_ONLY) and "guidance" not in recipe:
+        if path.startswith(GUIDED_ONLY) and path.partition(".")[0] not in recipe:
             continue
         value: object = recipe
         for name in path.split("."):

@@ -37,7 +37,6 @@ def runs_frame(runs: Sequence[PublishedRun], variants: Sequence[str] = ()) -> pd
 
     suite, model, dataset, method: the names in the id; method is "baseline" without guidance.
     variant: the varied keys with their values, "" in a suite that varies nothing.
-    numerics: {component: version} of the code that it was computed with.
     precision: the one that was used.
     machine: the hardware and precision in words. device_hours: of the run, in device_unit, "GPU-hours" or "core-hours".
     guidance_stop_epoch: the last epoch with guidance, missing unless an adaptive schedule ended it.

@@ -11,7 +11,7 @@ from bench.cli import DONE, add_folders, count
 from bench.config.command import command
 from bench.config.compose import recipe_from_dict
 from bench.config.registry import Registry
-from bench.config.schema import RecipeError
+from bench.config.schema import Recipe, RecipeError
 from bench.config.suite import Suite
 from bench.report.commands import add_figure_options, figure_options, print_report
 from bench.report.committed import read_committed, write_committed
@@ -111,11 +111,12 @@ def _publication(registry: Registry, results: Path, name: str, replace: bool) ->
     local, before = local_runs(registry, suite, results), read_committed(results, name)
     if not local and not before:
         raise RecipeError(f"suite {name}: no run below {runs_dir(results)} has finished: run ./run_all.sh {name}")
+    recipes = {(recipe.id, recipe.hash): recipe for _, recipe in suite_recipes(registry, suite, local)}
     for run in local:
-        _check_code(run, "commit the changes or remove them, then run it again")
+        _check_code(run, "commit the changes or remove them, then run it again", recipes[run.key[:2]])
     # a run that other code has recorded gives way to one of this code
-    fresh = [run for run in before if not is_stale(run.record)]
-    stale = [run for run in before if is_stale(run.record)]
+    stale = [run for run in before if is_stale(run.record, recipes.get(run.key[:2]))]
+    fresh = [run for run in before if run not in stale]
     order = [*local, *fresh, *stale] if replace else [*fresh, *local, *stale]
     return _change(registry, suite, content, before, local, order)
 
@@ -150,12 +151,12 @@ def _change(
     return _Change(suite, content, before, given, United(runs, reproductions, united.conflicts))
 
 
-def _check_code(run: PublishedRun, advice: str) -> None:
-    """Raise RecipeError if nobody can know what code a run used, or if it was other code than this."""
+def _check_code(run: PublishedRun, advice: str, recipe: Recipe | None = None) -> None:
+    """Raise RecipeError if nobody can know what code a run used, or it was other code. recipe: see `is_stale`."""
     record = run.record
     if record.code.dirty:
         problem = "it used code that differs from its commit"
-    elif is_stale(record):
+    elif is_stale(record, recipe):
         problem, advice = "it was recorded with other code", "run it again"
     else:
         return

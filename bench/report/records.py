@@ -82,10 +82,13 @@ def published_records(results: str | Path) -> dict[RunKey, Record]:
     return {run.key: run.record for run in runs if not is_stale(run.record)}
 
 
-def is_stale(record: Record) -> bool:
-    """Whether a record was made by code that computes something else than this code, as far as its recipe can be read."""
+def is_stale(record: Record, recipe: Recipe | None = None) -> bool:
+    """Whether a record was made by code that computes something else than this code, as far as its recipe can be read.
+
+    recipe: as the registry composes it, with the user's own files; None: that of the record.
+    """
     try:
-        return bool(stale_parts(record, _seedless_recipe(record)))
+        return bool(stale_parts(record, recipe or _seedless_recipe(record)))
     except RecipeError:
         return False
 

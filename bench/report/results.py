@@ -21,6 +21,7 @@ from bench.runs.record import HISTORY_COLUMNS, read_history, read_record
 
 Folder = str | PathLike[str]
 Origin = Literal["local", "published"]
+NAMES = [name for name in RUN if name != "variant"]  # which only a suite's tables have
 ORIGINS = (None, "local", "published")
 
 
@@ -48,7 +49,7 @@ def results(
         best_epoch, epochs, diverged, parameters, flops_per_image, classes, train_images, test_images, evaluated_on.
         seconds: of training and evaluation. images_per_second, peak_memory_mib, machine, device_hours in device_unit.
         teacher_id, teacher_seed, teacher_accuracy (%), teacher_epochs, teacher_seconds, …: missing without a teacher.
-        version, commit, dirty: of the code. precision, device, processor, threads, world_size, libraries, settings.
+        version, commit, dirty, numerics, libraries, settings: of the code. precision, device, processor, threads, ….
 
     Raises:
         RecipeError: nothing is found, the suite is unknown, or a record is damaged.
@@ -72,7 +73,7 @@ def curves(
         test_accuracy: in %. images_per_second: of training.
     """
     found = _find(suite, Path(results_dir), origin, recipes_dir)
-    frame = _frame(found)[["origin", "suite", *RUN, "id", "protocol", "hash", "diverged"]]
+    frame = _frame(found)[["origin", "suite", *NAMES, "id", "protocol", "hash", "diverged"]]
     columns = {name: [run.history[name] for run in (one.run for one in found)] for name in HISTORY_COLUMNS}
     frame = frame.assign(**columns).explode(list(HISTORY_COLUMNS), ignore_index=True)
     return frame.astype({**dict.fromkeys(HISTORY_COLUMNS, "float64"), "epoch": "int64"})
@@ -87,8 +88,8 @@ class _Found(NamedTuple):
 def _frame(found: Sequence[_Found]) -> pd.DataFrame:
     frame = runs_frame([one.run for one in found])
     frame = frame.assign(origin=[one.origin for one in found], folder=pd.Series([one.folder for one in found], dtype="str"))
-    first = ["origin", "suite", *RUN, "last_accuracy", "best_accuracy"]
-    return frame[[*first, *frame.columns.drop(first)]]
+    first = ["origin", "suite", *NAMES, "last_accuracy", "best_accuracy"]
+    return frame[[*first, *frame.columns.drop([*first, "variant"])]]
 
 
 def _find(suite: str | None, results: Path, origin: str | None, recipes_dir: Folder | Sequence[Folder]) -> list[_Found]:

@@ -63,7 +63,8 @@ def _difference(run: Mapping[str, Any], base: Mapping[str, Any]) -> str:
     if run["precision"] != precision:
         out.append("precision")
     shared = run["numerics"].keys() & numerics.keys()
-    out += [f"version of {name}" for name in sorted(shared) if run["numerics"][name] != numerics[name]]
+    if changed := [name for name in sorted(shared) if run["numerics"][name] != numerics[name]]:
+        out.append(f"version of {', '.join(changed)}")
     return f"other {', '.join(out)}" if out else ""
 
 

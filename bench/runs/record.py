@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypedDict
 
-from bench.config.numerics import numerics_versions
+from bench.config.numerics import NOT_HERE, numerics_versions
 from bench.config.parse import field_types, inner_type, short_repr
 from bench.config.schema import Recipe, RecipeError
 from bench.storage import is_number, read_json
@@ -263,11 +263,13 @@ def check_same_images(record: Record, fingerprint: str | None) -> None:
 def stale_parts(record: Record, recipe: Recipe) -> list[str]:
     """The components whose numerics version has changed since a record was made, as "guidance.kd 1, now 2".
 
+    Of a user's own file that is not here, nobody knows.
+
     Args:
         recipe: the record's, as it is composed now.
     """
     then, now = record.numerics, numerics_versions(recipe)
-    names = [name for name in {**now, **then} if then.get(name) != now.get(name)]
+    names = [name for name in {**now, **then} if now.get(name) not in (then.get(name), NOT_HERE)]
     return [f"{name} {_short(then.get(name))}, now {_short(now.get(name))}" for name in names]
 
 

@@ -53,6 +53,7 @@ def verify(run: Path, data_dir: str | Path, recipes_dir: Folders = ()) -> tuple[
         RecipeError: the folder has no finished run, or the dataset is missing or has other images.
     """
     record, recipe = read_run(run, recipes_dir)
+    network = trained_network(run, recipe, record.dataset.classes)
     dataset = open_dataset(recipe.data, data_dir)
     if dataset.fingerprint != record.dataset.fingerprint:
         raise RecipeError(
@@ -60,7 +61,7 @@ def verify(run: Path, data_dir: str | Path, recipes_dir: Folders = ()) -> tuple[
             f" here ({dataset.fingerprint[:8]})"
         )
     device = torch.device(choose_device(recipe.train))
-    network = trained_network(run, recipe, dataset.classes(recipe.data)).to(device)
+    network = network.to(device)
     try:
         recorded = np.load(run / "predictions.npy", allow_pickle=False)
     except Exception as error:  # numpy raises many kinds for files that are not its own

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import importlib
 import json
 import logging
@@ -28,6 +29,7 @@ from bench.config.parse import short_repr
 from bench.config.registry import Registry
 from bench.config.schema import RecipeError
 from bench.config.suite import Suite
+from bench.data.preflight import data_folder
 from bench.report.records import published_records
 from bench.runs.folder import LOCAL, old_runs_warning, runs_in_no_suite
 from bench.sweep.display import Display
@@ -113,8 +115,7 @@ def _plan(registry: Registry, suites: Sequence[Suite], arguments: argparse.Names
         for entry, recipe in registry.suite_recipes(suite):
             if not matches(entry.id, arguments.filter):
                 continue
-            guided = recipe.guidance is not None
-            options = suite.run_options(entry, guided=guided)
+            options = suite.run_options(entry, recipe)
             settings = [text for text in entry.settings if text in options]  # without those of the teacher for a baseline
             for place, seed in enumerate(suite.seeds if arguments.seeds is None else range(arguments.seeds)):
                 planned.append((place, PlannedRun(recipe.with_seed(seed), options, settings)))
@@ -125,7 +126,8 @@ def _plan(registry: Registry, suites: Sequence[Suite], arguments: argparse.Names
         LOG.warning(warning)
     by_seed = [run for _, run in sorted(planned, key=lambda pair: pair[0])]
     published = published_records(arguments.results_dir) if arguments.skip_published else None
-    return make_plan(by_seed, arguments.results_dir, arguments.data_dir or "data", arguments.stale, published)
+    data_dir, processes = data_folder(arguments.data_dir), max(1, arguments.gpus_per_run)
+    return make_plan(by_seed, arguments.results_dir, data_dir, arguments.stale, published, processes)
 
 
 def _named(suites: Sequence[Suite]) -> str:
@@ -170,6 +172,8 @@ def _run(registry: Registry, suites: Sequence[Suite], arguments: argparse.Namesp
     request = SlurmRequest.from_options(arguments) if on_cluster else refuse_slurm_options(arguments)
     slots = [] if on_cluster else make_slots(arguments.gpus_per_run, arguments.runs_per_gpu)
     plan, title = _plan(registry, suites, arguments), _named(suites)
+    if arguments.seeds is not None:  # recipes without a suite are complete with these
+        suites = [dataclasses.replace(one, seeds=tuple(range(arguments.seeds))) if one.recipes else one for one in suites]
     jobs = plan.jobs
     at_once = len(slots) or min(arguments.array_parallelism or len(jobs), len(jobs))
     options = _shared_options(arguments)
@@ -179,8 +183,8 @@ def _run(registry: Registry, suites: Sequence[Suite], arguments: argparse.Namesp
         for job in Scheduler(jobs).waiting:
             print(" ".join(job.command(["python"], "bench/run.py", options)))
         return DONE
-    if arguments.data_dir and not Path(arguments.data_dir).is_dir():
-        raise RecipeError(f"--data-dir {arguments.data_dir}: no such folder")
+    if plan.problems and not jobs and not any(job.is_finished for job in plan.runs):
+        raise RecipeError("; ".join(plan.problems))
     if not on_cluster and (queued := next((job for job in jobs if job.cluster_id), None)):
         raise RecipeError(
             f"{queued.name}: is job {queued.cluster_id} in the cluster's queue: --executor slurm follows it,"
@@ -205,6 +209,9 @@ def _run(registry: Registry, suites: Sequence[Suite], arguments: argparse.Namesp
             LOG.error(f"{job.name}: {scheduler.failed[job.key]}")
     if scheduler.failed:
         LOG.error(f"{title}: {len(scheduler.failed)} of {count(len(jobs), 'job')} failed")
+    for problem in plan.problems:
+        LOG.error(f"{title}: not all of its runs can run: {problem}")
+    if scheduler.failed or plan.problems:
         return FAILED
     if scheduler.finished:
         LOG.info(f"{title}: all {count(len(plan.runs), 'run')} are finished")

@@ -13,7 +13,6 @@ import yaml
 
 from bench.__main__ import main
 from bench.config.registry import Registry
-from bench.config.schema import RecipeError
 from bench.report import committed
 from bench.report.commands import write_local
 from bench.report.committed import check_committed, write_committed
@@ -22,6 +21,14 @@ from tests.helpers.synthetic import finish, make_run, quick_run, three_seeds
 
 ROOT = Path(__file__).parents[2]
 registry = Registry()
+MINE = """\
+protocol: quick
+models: [deit_wee]
+datasets: [digits]
+guidance: [baseline, guided]
+seeds: [0, 1]
+vary: {teacher.seed: [0, 1]}
+"""
 TEXTS = ["quick/table.md", "quick/table.csv", "quick/table.tex", "quick/table.json", "index.html", "README.md"]
 
 
@@ -139,16 +146,13 @@ def test_a_suite_of_ones_own_is_drawn_later_without_its_folder(tmp_path):
     own, results = tmp_path / "own", tmp_path / "results"
     for kind, name, text in (
         ("models", "deit_wee", (ROOT / "recipes/models/deit_micro.yaml").read_text().replace("depth: 4", "depth: 2")),
-        (
-            "suites",
-            "mine",
-            "protocol: quick\nmodels: [deit_wee]\ndatasets: [digits]\nguidance: [baseline]\nseeds: [0, 1]\n",
-        ),
+        ("suites", "mine", MINE),
     ):
         (own / kind).mkdir(parents=True)
         (own / kind / f"{name}.yaml").write_text(text)
-    recipe = Registry(own).compose("deit_wee/digits/baseline", "quick")
-    finish(results, make_run("mine", recipe, [50.0, 60.0]), recipe)
+    recipes = [recipe for _, recipe in Registry(own).suite_recipes(Registry(own).suite("mine"))]
+    for number, recipe in enumerate(recipes):
+        finish(results, make_run("mine", recipe, [50.0, 60.0 + number]), recipe)
     words = ["--results-dir", str(results)]
     assert main(["report", *words, "--recipes-dir", str(own)]) == 0
     files = {path: path.read_bytes() for path in (results / "local").rglob("*") if path.suffix in (".md", ".html", ".csv")}
@@ -156,7 +160,10 @@ def test_a_suite_of_ones_own_is_drawn_later_without_its_folder(tmp_path):
     assert main(["report", "--check", *words]) == 0
     shutil.rmtree(own)
     assert main(["report", *words]) == 0 and main(["publish", *words]) == 0 and main(["report", "--check", *words]) == 0
-    assert files == {path: path.read_bytes() for path in files} and "60.00" in (results / "README.md").read_text()
+    assert files == {path: path.read_bytes() for path in files} and len(recipes) == 4
+    cells = pd.read_csv(results / "mine" / "table.csv")
+    assert cells["variant"].tolist() == ["teacher.seed=0", "teacher.seed=0", "teacher.seed=1", "teacher.seed=1"]
+    assert cells["last_mean"].tolist()[1::2] == [61.0, 63.0]
     page = re.sub("<.*?>", "", (results / "index.html").read_text())
     assert "--suite mine --recipes-dir DIR" in page and "./run_all.sh mine --recipes-dir DIR" in page
 
@@ -164,12 +171,13 @@ def test_a_suite_of_ones_own_is_drawn_later_without_its_folder(tmp_path):
 def test_options_that_cannot_be(results, capsys):
     for options, words in (
         (["--figure-width", "0"], "--figure-width: got 0"),
-        (["--suite", "none"], "unknown suite"),
-        (["--suite", "paper"], "no run below"),
+        (["none"], "unknown suite"),
+        (["paper"], "no run below"),
+        (["--suite", "quick"], "write python -m bench report quick"),
+        (["deit_micro/digits/kd"], "no run of deit_micro/digits/kd has finished"),
         ([], "no run below"),
         (["--check", "--results-dir", str(results / "quick")], "no suite has committed records"),
     ):
         assert main(["report", "--results-dir", str(results), *options]) == 2
         assert words in capsys.readouterr().err
-    with pytest.raises(RecipeError, match=r"run_all.sh quick"):
-        write_local(registry, results / "empty", ["quick"])
+    assert write_local(registry, results / "empty", ["quick"]) == ([], 0) and not (results / "empty").exists()

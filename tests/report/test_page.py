@@ -282,7 +282,7 @@ def test_varied_values_have_rows_filters_curves_and_addresses(show, tmp_path):
     assert f"{abs(gains['data.train_limit=100', 'guided']):.2f} points" in dialog.text
     assert colours_in(driver, "dialog canvas") > 20
     commands = [text.strip() for text in texts(driver, "dialog .command code")]
-    assert commands[1] == f"{START}guided --suite varied --set data.train_limit=100 --seed 0"
+    assert commands[1] == f"{START}guided --suite varied --set data.train_limit=100 --recipes-dir DIR --seed 0"
     title = one(driver, "#cell-title").text
     show(page.render_page([report]), driver.execute_script("return location.hash"))
     assert one(driver, "#cell-title").text == title

@@ -18,6 +18,7 @@ from bench.data.store import current_fingerprint
 from bench.report import output
 from bench.report.records import REPRODUCTIONS, read_runs, records_path, write_runs
 from bench.runs.record import Code, Hardware
+from tests.helpers.own import write_own
 from tests.helpers.process import ROOT
 from tests.helpers.synthetic import finish, make_run, quick_run, three_seeds
 
@@ -74,6 +75,21 @@ def test_replace_lets_this_machine_count(results):
     runs = accuracies(read_runs(results, "quick"))
     assert (runs["guided", 0], runs["guided", 1], runs["guided", 2]) == (98.0, 97.0, 92.0)
     assert accuracies(read_runs(results, "quick", REPRODUCTIONS)) == {("guided", 0): 90.0}
+
+
+def test_a_run_of_other_code_is_refused_and_a_committed_one_gives_way(tmp_path, results, capsys):
+    old = {**quick_run("guided", 0).record.numerics, "guidance.locality": 0}
+    write_runs([quick_run("guided", 0, (80.0, 70.0), numerics=old)], results, "quick")
+    finish(results, quick_run("guided", 0))
+    assert bench("publish", "quick", "--results-dir", results) == 0
+    assert accuracies(read_runs(results, "quick")) == {("guided", 0): 90.0}
+    assert not read_runs(results, "quick", REPRODUCTIONS)  # a number of other code reproduces nothing
+    finish(results, quick_run("guided", 1, numerics=old))
+    capsys.readouterr()
+    assert bench("publish", "quick", "--results-dir", results) == 2
+    assert "guided seed 1: it was recorded with other code: run it again: python bench/run.py" in capsys.readouterr().err
+    assert bench("merge", of_others(tmp_path, quick_run("guided", 2, numerics=old)), "--results-dir", results) == 2
+    assert "guided seed 2: it was recorded with other code" in capsys.readouterr().err
 
 
 def test_publish_names_the_missing_runs_and_refuses_changed_code(results, capsys):
@@ -176,3 +192,25 @@ def test_a_fresh_clone_stays_clean_after_a_sweep(tmp_path, cache):
     assert "last epochs beside the published ones of the same recipe and seed:" in done.stdout
     assert "other hardware, threads or libraries" in done.stdout and "Laptop" in done.stdout
     assert (clone / "results" / "local" / "quick" / "table.md").is_file() and git("status", "--porcelain") == ""
+    shutil.rmtree(clone / "results" / "local")
+    words = [sys.executable, "-m", "bench", "sweep", "quick", "--skip-published"]
+    done = subprocess.run(words, cwd=clone, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.stdout.startswith("suite quick, 6 runs: 6 published\n") and git("status", "--porcelain") == ""
+
+
+def test_results_of_a_method_of_ones_own_are_drawn_without_its_file(tmp_path, results, capsys):
+    own = write_own(tmp_path / "DIR")
+    (own / "suites").mkdir()
+    suite = "protocol: quick\nmodels: [convnet_16]\ndatasets: [digits]\nguidance: [baseline, logit_mse]\nseeds: [0]\n"
+    (own / "suites" / "mine.yaml").write_text(suite)
+    for _, recipe in Registry(own).suite_recipes(Registry(own).suite("mine")):
+        finish(results, make_run("mine", recipe, [50.0, 60.0]), recipe)
+    words = ["publish", "mine", "--results-dir", results, "--recipes-dir", own]
+    assert bench(*words) == 0 and len(read_runs(results, "mine")) == 2
+    method = own / "guidance" / "logit_mse.py"
+    source = method.read_text()
+    method.write_text(source + "\n")
+    assert bench(*words) == 2 and "it was recorded with other code" in capsys.readouterr().err
+    shutil.rmtree(own)
+    assert bench("publish", "--results-dir", results) == 0
+    assert "other code" not in (results / "README.md").read_text() and "`logit_mse`" in (results / "README.md").read_text()

@@ -12,7 +12,7 @@ from scipy.stats import ttest_rel
 from bench.config.parse import SourcedValue
 from bench.config.registry import Registry
 from bench.report.frame import curves_frame, runs_frame
-from bench.report.stats import REACH, paired_interval, pairs_frame, verdict, with_reference
+from bench.report.stats import REACH, paired_interval, pairs_frame, verdict
 from bench.report.suite_report import build_suite_report
 from bench.runs.record import Hardware, Precision
 from tests.helpers.synthetic import make_run, make_teacher
@@ -177,11 +177,12 @@ def test_runs_that_were_computed_otherwise_are_no_pairs(baseline, guided, differ
 
 
 def test_runs_of_other_versions_of_shared_components_are_no_pairs():
-    frame = runs_frame([run("baseline", 0, [50.0]), run("guided", 0, [60.0])])
-    versions = {"train": 1, "data": 1}
-    for other, difference in (({"data": 2}, "other version of data"), ({"guidance.locality": 2}, "")):
-        found = with_reference(frame.assign(numerics=[versions, {**versions, **other}]), "baseline")
-        assert found["differs"].tolist() == ["", difference]
+    baseline = run("baseline", 0, [50.0], numerics={"train": 1, "data": 1, "models.vit": 1})
+    versions = {**baseline.record.numerics, "guidance.locality": 1}
+    for other, difference in (({"data": 2, "train": 2}, "other version of data, train"), ({"guidance.locality": 2}, "")):
+        row = cells(baseline, run("guided", 0, [60.0], numerics={**versions, **other}))["guided"]
+        assert row["unpaired"] == (difference and f"1 seed not paired: {difference}")
+        assert row["gain_seeds"] == (0 if difference else 1)
 
 
 def test_a_run_belongs_to_every_cell_whose_recipe_it_has():

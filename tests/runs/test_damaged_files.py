@@ -35,7 +35,7 @@ def finished(tmp_path_factory):
     (results / "recipes" / "suites" / "tiny.yaml").write_text(TINY_SUITE)
     own = ["--results-dir", results, "--recipes-dir", results / "recipes"]
     command("bench/run.py", "--recipe", "deit_micro/digits/baseline", "--suite", "tiny", *own, check=True)
-    command("-m", "bench", "report", "--suite", "tiny", *own, check=True)
+    command("-m", "bench", "report", "tiny", *own, check=True)
     shutil.copytree(results / "local" / "tiny", results / "tiny")
     return results
 
@@ -89,7 +89,7 @@ def test_a_damaged_record_gives_a_sentence(data, results, capsys):
     (path,) = runs_dir(results).rglob("record.json")
     path.write_text(data.draw(damaged_json(path.read_text())), encoding="utf-8", errors="surrogatepass")
     for program, *words in (
-        ("bench", "report", "--suite=tiny", *options(results)),
+        ("bench", "report", "tiny", *options(results)),
         ("bench", "verify", path.parent),
         ("bench", "export", path.parent, f"--to={results / 'shared'}"),
         ("bench", "sweep", "tiny", "--dry-run", *options(results)),
@@ -128,7 +128,7 @@ def test_a_damaged_history_gives_a_sentence(data, results, capsys):
     whole = path.read_text()
     place, removed = data.draw(st.integers(0, len(whole))), data.draw(st.integers(0, 30))
     path.write_text(whole[:place] + data.draw(st.sampled_from(ODD_CSV)) + whole[place + removed :])
-    code, _, errors = call(capsys, "bench", "report", "--suite=tiny", *options(results))
+    code, _, errors = call(capsys, "bench", "report", "tiny", *options(results))
     assert code in (0, 2)
     if code == 2:
         assert_sentence(errors, "record", str(results))

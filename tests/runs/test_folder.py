@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.config.numerics import numerics_versions
 from bench.config.registry import Registry
 from bench.config.schema import RecipeError
 from bench.runs.folder import RunFolder, old_runs_warning
@@ -73,6 +74,12 @@ def test_a_file_that_is_not_a_record_is_refused(tmp_path, text):
     path.write_text(text, errors="surrogateescape")
     with pytest.raises(RecipeError, match=rf"^{path}: "):
         read_record(path)
+
+
+def test_nobody_knows_whether_a_file_that_is_not_here_has_changed():
+    method = dataclasses.replace(RECIPE, guidance=dataclasses.replace(RECIPE.guidance, method="mine"))
+    record = dataclasses.replace(RECORD, numerics={**numerics_versions(method), "guidance.mine": "sha256:1", "train": 0})
+    assert [part.split()[0] for part in stale_parts(record, method)] == ["train"]
 
 
 def test_a_record_with_other_accuracies_than_its_history_is_refused(tmp_path):

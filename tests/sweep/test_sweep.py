@@ -14,19 +14,21 @@ from pathlib import Path
 import pytest
 
 from bench.runs.folder import runs_dir
+from tests.helpers.commands import call
 from tests.helpers.process import ROOT, command
 from tests.trials.sweep_kills import SUITE, numbers
 
 
 @pytest.fixture(scope="module")
 def recipes(tmp_path_factory):
-    """A folder of recipes with a short suite, a longer one, one whose teacher diverges and one whose student does."""
+    """A folder of recipes with a short suite, a longer one, one whose teacher diverges, one without a dataset, …"""
     folder = tmp_path_factory.mktemp("recipes")
     (folder / "suites").mkdir()
     for name, old, new in (
         ("short", "", ""),
         ("long", "epochs: 12", "epochs: 500"),
         ("bad_teacher", "teacher: {train: {", "teacher: {train: {lr: 1.0e+30, "),
+        ("one_missing", "[digits]", "[digits, 'folder:pets']"),
         ("diverging", "train: {epochs: 12", "train: {epochs: 12, lr: 1.0e+30"),
     ):
         (folder / "suites" / f"{name}.yaml").write_text(SUITE.replace(old, new, 1))
@@ -89,6 +91,14 @@ def test_a_failing_teacher_fails_its_runs_and_no_others(recipes, tmp_path):
     assert "error: deit_micro/digits/guided seed 0: its teacher could not be trained" in done.stderr
 
 
+def test_runs_whose_data_are_here_do_not_wait_for_a_missing_dataset(recipes, tmp_path):
+    words = [*sweep_words(recipes, tmp_path, "one_missing"), "--data-dir", str(tmp_path)]
+    done = command(*words)
+    assert done.returncode == 3 and "4 runs: 1 waiting for a teacher, 1 to run, 2 cannot run" in done.stdout
+    assert re.search(r"\[./3\] deit_micro/digits/baseline seed 0: \d", done.stdout)
+    assert "error: suite one_missing: not all of its runs can run: dataset 'folder:pets': not in" in done.stderr
+
+
 def test_a_run_that_diverges_is_finished_and_not_run_again(recipes, tmp_path):
     words = [*sweep_words(recipes, tmp_path, "diverging"), "--filter", "baseline"]
     assert "deit_micro/digits/baseline seed 0: diverged  (" in command(*words, check=True).stdout
@@ -130,3 +140,59 @@ def test_a_run_of_other_code_is_run_again_with_stale_only(recipes, tmp_path):
     assert json.loads((old / "record.json").read_text())["numerics"]["models.vit"] == 0
     assert (folder / "log.txt").read_text().count("epoch 12/12") == 2 and not (old / "log.txt").exists()
     assert "recorded with other code" not in command(*words, "--stale", "--dry-run", check=True).stdout
+
+
+SHORT = ["train.epochs=1", "data.train_limit=128", "teacher.train.epochs=1", "teacher.data.train_limit=128"]
+SHORT = [word for text in SHORT for word in ("--set", text)]
+
+
+def test_recipes_are_compared_without_a_file(cache, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("LOCALITY_BENCH_CACHE", str(cache))
+    ids = ["deit_micro/digits/guided", "deit_micro/digits/baseline"]
+    options = ["--protocol", "quick", *SHORT, "--results-dir", str(tmp_path / "results")]
+    first = command("-m", "bench", "compare", *ids, *options, "--seeds", "1", check=True).stdout
+    assert first.startswith("these recipes, 2 runs: ") and "[3/3]" in first and "over the baseline" in first
+    assert re.search(r"deit_micro +digits +guided +[\d.]+ +[+-][\d.]+ +too few seeds", first)
+    assert "Settings of this suite: train.epochs=1, data.train_limit=128" in first
+    (folder,) = (tmp_path / "results" / "local").glob("compare-deit_micro-digits-*")
+    files = {f"table.{kind}" for kind in ("md", "csv", "tex", "json")} | {"index.html", "overview.pdf", "curves"}
+    assert files <= {path.name for path in folder.iterdir()}
+    content = json.loads((folder / "table.json").read_text())
+    assert [(cell["method"], cell["status"]) for cell in content["cells"]] == [
+        ("baseline", "complete"),
+        ("guided", "complete"),
+    ]
+    page = re.sub("</?span>", "", (folder / "index.html").read_text())
+    assert "python -m bench compare deit_micro/digits/guided deit_micro/digits/baseline --protocol quick" in page
+    links = re.findall(r"href=\"\./([^\"]+)", page)
+    assert "table.csv" in links and all((folder / link).is_file() for link in links)
+
+    def bench(verb, *words):
+        return call(capsys, "bench", verb, *words, *options)
+
+    again = bench("compare", *ids, "--seeds", "1", "--reference", "guided")[1]
+    assert "2 runs: 2 finished" in again and "over guided" in again
+    plan = bench("plan", *ids, "--seeds", "1")[1]
+    assert "2 runs: 2 finished" in plan and "2 finished runs here are in no suite" in plan
+    code, alone, _ = bench("report", ids[0])
+    assert code == 0 and "there is nothing to compare with" in alone and "guided" in alone
+    for words, sentence in (
+        (["resnet8/digits"], "is a teacher: only students are compared"),
+        (["--reference", "kd"], "--reference kd: none of these recipes has this method; they have guided, baseline"),
+        (["--suite", "quick"], "--protocol quick: suite quick has its own"),
+    ):
+        code, _, errors = bench("compare", *ids, *words)
+        assert code == 2 and sentence in errors
+
+
+def test_a_baseline_in_several_variants_is_trained_once(recipes, cache, tmp_path):
+    text = SUITE + "vary: {teacher.seed: [0, 1]}\n"
+    (recipes / "suites" / "varied.yaml").write_text(text.replace("epochs: 12", "epochs: 1"))
+    done = command(*sweep_words(recipes, tmp_path, "varied"), check=True, env={"LOCALITY_BENCH_CACHE": str(cache)})
+    assert done.stdout.startswith("suite varied, 3 runs: ") and "[5/5]" in done.stdout
+    assert re.search(r"deit_micro/digits/guided teacher.seed=1 seed 0: [\d.]+ %", done.stdout)
+    cells = json.loads((tmp_path / "local" / "varied" / "table.json").read_text())["cells"]
+    assert [(cell["variant"], cell["method"], cell["seeds"]) for cell in cells] == [
+        (f"teacher.seed={seed}", method, 1) for seed in (0, 1) for method in ("baseline", "guided")
+    ]
+    assert cells[0]["last_mean"] == cells[2]["last_mean"] and all(cells[i]["gain_seeds"] == 1 for i in (1, 3))

@@ -44,8 +44,11 @@ _MARKERS = {"o": "round", "s": "square", "^": "triangle"}  # of matplotlib: the 
 Row = dict[str, Any]
 
 
-def render_page(suites: Sequence[SuiteReport]) -> str:
-    """Returns the page of these suites as HTML; the same text each time."""
+def render_page(suites: Sequence[SuiteReport], *, in_folder: bool = False) -> str:
+    """Returns the page of these suites as HTML; the same text each time.
+
+    in_folder: the page lies beside the tables of its only suite, which has no records.jsonl, and not above their folder.
+    """
     scripts = [_read("uPlot.iife.min.js"), '"use strict";\n{\n' + "".join(map(_read, SCRIPTS)) + "}\n"]
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     environment = jinja2.Environment(
@@ -58,6 +61,7 @@ def render_page(suites: Sequence[SuiteReport]) -> str:
         file=lambda name: Markup(_read(name)),
         digests=Markup(" ".join(f"'sha256-{digest}'" for digest in digests)),
         scripts=[Markup(script) for script in scripts],
+        in_folder=in_folder,
         suites=contexts,
         figures={context["report"].suite.name: context["figures"] for context in contexts},
         colours={name: f"light-dark({light}, {DARK[name]})" for name, light in LIGHT.items()},
@@ -87,7 +91,7 @@ def _suite(report: SuiteReport) -> dict[str, Any]:
             row["runs"] = runs.get((row["id"], row["variant"]), [])
             row["listed"] = row["method"] != suite.reference or len(rows) == 1  # in the table of results
             row["reference"] = rows[0] if rows[0]["method"] == suite.reference else None
-            options = [*suite.run_options(entry, guided=recipe.guidance is not None), *folder]
+            options = [*suite.run_options(entry, recipe), *folder]
             for run in row["runs"]:
                 further = [word for text in run["settings"] or () if text not in options for word in ("--set", text)]
                 run["command"] = _command(run["id"], run["seed"], [*options, *further])
@@ -143,10 +147,11 @@ def _recipes_dir(suite: Suite) -> list[str]:
 def _suite_command(suite: Suite, folder: Sequence[str]) -> str:
     """The command that runs a suite; folder: see `_recipes_dir`."""
     settings = [*(word for text in suite.assignments for word in ("--set", text)), *folder]
-    if suite.file is not None:
-        return shlex.join(["./run_all.sh", suite.file, *settings])
+    if not suite.recipes:
+        return shlex.join(["./run_all.sh", str(suite.file), *settings])
+    where = ["--protocol", suite.protocol] if suite.file is None else ["--suite", suite.file]
     reference = ["--reference", suite.reference] if suite.reference != BASELINE else []
-    return shlex.join(["python", "-m", "bench", "compare", *suite.ids, "--protocol", suite.protocol, *settings, *reference])
+    return shlex.join(["python", "-m", "bench", "compare", *suite.ids, *where, *settings, *reference])
 
 
 def _by_cell(table: pd.DataFrame) -> dict[tuple[str, ...], list[Row]]:

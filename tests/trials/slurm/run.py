@@ -74,7 +74,7 @@ class Trial:
 
     def plan(self) -> list[dict[str, Any]]:
         """Teachers and runs as `plan` prints them."""
-        words = [sys.executable, "-m", "bench", "plan", "--suite", self.suite, *self._where, "--json"]
+        words = [sys.executable, "-m", "bench", "plan", self.suite, *self._where, "--json"]
         plan = json.loads(subprocess.run(words, cwd=ROOT, env=self.environment, check=True, capture_output=True).stdout)
         return plan["teachers"] + plan["runs"]
 
