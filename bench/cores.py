@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 
+CORES = "LOCALITY_BENCH_CORES"  # set by a sweep: how many cores one of its runs may use
+
 
 def available_cores() -> list[int]:
-    """Numbers of the cores that this process may run on: a sweep or a scheduler may have given it a part of them."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
+    """Numbers of the cores that this process may use: those it may run on, and no more than a sweep gives to a run."""
+    has_affinity = hasattr(os, "sched_getaffinity")
+    cores = sorted(os.sched_getaffinity(0)) if has_affinity else list(range(os.cpu_count() or 1))
+    share = os.environ.get(CORES, "")
+    return cores[: max(1, int(share))] if share.isdecimal() else cores
 
 
 def cores_per_process() -> int:

@@ -23,9 +23,10 @@ def _own_cache(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _log_messages_reach_pytest():
-    """Undo `cli.set_up_logging`, which tests call that run commands in this process."""
+def _as_before():
+    """Undo what commands do that tests run in this process: `cli.set_up_logging`, and the number of threads."""
     yield
+    torch.set_num_threads(1)
     log = logging.getLogger("bench")
     log.handlers, log.propagate = [], True
     log.setLevel(logging.INFO)

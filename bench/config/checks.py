@@ -6,10 +6,11 @@ import re
 import typing
 from collections.abc import Callable
 
+from bench.config.image_sizes import size_problem
 from bench.config.names import NAME
 from bench.config.parse import nearest, short_repr
 from bench.config.plugins import PACKAGE, explained, modules_defining
-from bench.config.schema import Data, Model, Recipe, TeacherPass
+from bench.config.schema import Data, Model, Recipe, RecipeError, TeacherPass
 
 MAX_WEIGHTS = 5e8  # of a network; ViT-L has 3e8
 MAX_TOKENS = 4096  # 64 x 64
@@ -33,16 +34,56 @@ def check_recipe(recipe: Recipe, fail: Fail) -> None:
         if pair[0] > pair[1]:
             fail(path, f"got {list(pair)}, allowed is the smaller number first")
     check_data(data, fail)
-    images = None if data.subset or data.holdout else data.train_images  # otherwise known when the dataset is open
+    images = None if data.subset or data.holdout else data.train_images  # otherwise known when the dataset is here
     if data.train_limit and images and data.train_limit > images:
         fail("data.train_limit", f"got {data.train_limit}, allowed is at most {images}, the training images of {data.name}")
-    if train.batch_size > (limit := data.train_limit or images or train.batch_size):
-        fail(
-            "train.batch_size",
-            f"got {train.batch_size}, but there are {limit} training images and only whole batches are used",
-        )
+    if (most := most_training_images(data)) is not None and (problem := batch_problem(train.batch_size, most)):
+        fail("train.batch_size", problem)
     if recipe.guidance is not None:
         _check_guidance(recipe, fail)
+
+
+def most_training_images(data: Data) -> int | None:
+    """The largest number of images that a run may train on, as far as the recipe alone tells; None: unknown."""
+    count = data.train_images
+    if count is not None and data.subset is not None and data.classes is not None:
+        count -= data.classes - data.subset  # at least one of each class that is left out
+    if count is not None and data.holdout and data.classes is not None:
+        count = min(
+            count, int(count * (1 - data.holdout)) + data.classes
+        )  # each class rounds its share, and keeps an image
+    return min((n for n in (count, data.train_limit) if n is not None), default=None)
+
+
+def batch_problem(batch: int, images: int) -> str | None:
+    """What is wrong with a batch for this number of training images; None: nothing."""
+    if batch <= images:
+        return None
+    return f"got {batch}, but there are {images} training images and only whole batches are used: set a smaller one"
+
+
+def check_processes(recipe: Recipe, world: int) -> None:
+    """Refuse a recipe that `world` processes cannot train. Raises RecipeError."""
+    whole_batch = recipe.guidance is not None and recipe.guidance.needs_whole_batch
+    if recipe.model.role == "teacher" and world > 1:
+        raise RecipeError(f"{recipe.id}: a teacher is trained by one process, not {world}")
+    if recipe.train.batch_size % world:
+        raise RecipeError(f"train.batch_size: {recipe.train.batch_size} cannot be divided among {world} processes")
+    if world > 1 and whole_batch:
+        raise RecipeError(
+            f"guidance.method: {recipe.guidance.method} with these parameters compares the samples of one process, and"
+            f" {world} were started"
+        )
+    own, micro = recipe.train.batch_size // world, recipe.train.micro_batch or 1
+    if own % micro:
+        raise RecipeError(f"train.micro_batch: {micro} does not divide a process's batch of {own}")
+    if whole_batch and recipe.train.micro_batch not in (None, own):
+        raise RecipeError("train.micro_batch: this guidance compares the samples of a whole batch")
+    if recipe.teacher is not None:
+        try:
+            check_processes(recipe.teacher, 1)
+        except RecipeError as error:
+            raise RecipeError(f"teacher.{error}") from None
 
 
 def check_data(data: Data, fail: Fail) -> None:
@@ -59,7 +100,9 @@ def check_data(data: Data, fail: Fail) -> None:
 
 
 def _check_size(model: Model, fail: Fail) -> None:
-    """Refuse networks that would exhaust the memory of any machine."""
+    """Refuse image sizes of which a network would not see every pixel, and networks that no machine has memory for."""
+    if (problem := size_problem(model)) is not None:
+        fail("model.image_size", problem)
     per_layer = 64 if model.role == "teacher" else 4 + 2 * (model.mlp_ratio or 4)  # weights in widths squared, about
     weights = (model.depth or 12) * (model.width or 0) ** 2 * per_layer
     if weights > MAX_WEIGHTS:

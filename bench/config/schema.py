@@ -133,7 +133,7 @@ class Train:
     checkpoint_seconds: float = key(60.0, low=0, hashed=False)  # least time between two checkpoints, at epoch ends
     # Use only operations that give the same bits every time, also on a GPU; slower.
     deterministic: bool = key(False, hashed=False)
-    threads: int | None = key(None, low=1, high=1024, hashed=False)  # per process on a CPU; None: see bench/train/launch.py
+    threads: int | None = key(None, low=1, high=1024, hashed=False)  # per process; None: its share of the cores
 
 
 @dataclass(frozen=True)

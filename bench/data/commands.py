@@ -19,7 +19,7 @@ from bench.config.schema import Data, RecipeError
 from bench.data.decode import decoded_size
 from bench.data.sources import IncompleteDataset, file_patterns, find_or_fetch, locate, missing
 from bench.data.store import check_counts, open_dataset, open_store, state, store_folder, survey
-from bench.data.subsets import Images
+from bench.data.subsets import EVALUATED_ON, Images
 
 LOG = logging.getLogger(__name__)
 ACTIONS = {
@@ -29,7 +29,6 @@ ACTIONS = {
 }
 COLUMNS = ("dataset", "classes", "training", "test", "size", "here", "comes from", "licence")
 LISTED_FILES = 20  # of those left out
-EVALUATED = {"test": "test", "holdout": "held-out training", "share": "split-off training"}
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
@@ -118,7 +117,7 @@ def prepare(data: Data, data_dir: str | Path) -> list[str]:
     dataset = open_dataset(data, data_dir)
     lines = [_describe(images, split) for split, images in dataset.splits.items()]
     training, evaluation = len(dataset.training(data)), len(dataset.evaluation(data))
-    kind = EVALUATED[dataset.evaluated_on(data)]
+    kind = EVALUATED_ON[dataset.evaluated_on(data)]
     use = f"a run trains on {counted(training, 'image')} and is evaluated on {counted(evaluation, f'{kind} image')}"
     return [*lines, f"{counted(dataset.classes(data), 'class')}; {use}", f"fingerprint {dataset.fingerprint}"]
 
@@ -131,8 +130,9 @@ def check(data: Data, data_dir: str | Path) -> tuple[list[str], list[str]]:
     source = find_or_fetch(data, data_dir) if data.source == "hub" else locate(data, data_dir)
     if source is None:
         raise RecipeError(missing(data, data_dir))
-    dataset, unreadable, left_out = survey(source)
+    dataset, unreadable, contents = survey(source)
     problems = [f"{name}: {reason}" for name, reason in unreadable]
+    problems += [f"{folder}/: a class folder without images" for folder in contents.empty]
     lines = [str(source), *(_describe(images, split) for split, images in dataset.splits.items() if len(images))]
     try:
         check_counts(source, dataset)
@@ -142,7 +142,7 @@ def check(data: Data, data_dir: str | Path) -> tuple[list[str], list[str]]:
     if not problems and stored is not None and stored.fingerprint != dataset.fingerprint:
         folder, other = store_folder(source), stored.fingerprint[:8]
         problems.append(f"the decoded pixels are of other images (fingerprint {other}): remove {folder}")
-    if left_out:
+    if left_out := contents.left_out:
         more = " …" if len(left_out) > LISTED_FILES else ""
         lines.append(f"left out, not images by their extensions: {', '.join(left_out[:LISTED_FILES])}{more}")
     return [*lines, f"fingerprint {dataset.fingerprint}"], problems

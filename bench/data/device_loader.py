@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bench.config.schema import Data, Recipe, RecipeError
+from bench.config.schema import Data, Recipe
 from bench.cores import cores_per_process
 from bench.data.augment import BatchTransform, sample_augment_params
-from bench.data.subsets import Subset
+from bench.data.subsets import Subset, check_residence
 
 MAX_COPIED_BYTES = 2**30  # of pixels that a process without a GPU copies into its memory; more stay memory-mapped
 MAX_GPU_FRACTION = 1 / 4  # of the free memory of a GPU, for pixels
@@ -71,15 +71,6 @@ class DeviceLoader:
             crop = Image.fromarray(images[index]).crop((left, top, left + width, top + height))
             target[:] = np.asarray(crop.resize((size, size), Image.Resampling.BICUBIC))
         return out
-
-
-def check_residence(data: Data, subset: Subset) -> None:
-    """Refuse `data.residence: device` for images that differ in size, which are cropped on the host. Raises RecipeError."""
-    if data.pipeline == "batched" and data.residence == "device" and subset.images.size is None:
-        raise RecipeError(
-            f"data.residence: the images of {data.name} differ in size, so they cannot be kept on the device: allowed are"
-            " auto and host"
-        )
 
 
 def on_device(data: Data, subset: Subset, device: torch.device) -> bool:

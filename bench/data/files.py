@@ -38,6 +38,7 @@ class Contents:
     test: Iterable[Item] | None  # None: no test split
     classes: tuple[str, ...] | None  # the names of the labels 0, 1, …; None if the files do not name them
     left_out: tuple[str, ...] = ()  # files that are not images by their names
+    empty: tuple[str, ...] = ()  # class folders of the training images that hold none
 
 
 class LayoutMismatch(LookupError):
@@ -76,6 +77,21 @@ class Files:
         """Relative paths with "/", sorted, without hidden files and `__MACOSX`."""
         return sorted(self._readers)
 
+    @cached_property
+    def folders(self) -> list[str]:
+        """Relative paths of the folders that hold files, and of empty ones, sorted, without hidden ones."""
+        empty = []
+        if self.path.is_dir():
+            empty = [path.relative_to(self.path).as_posix() for path in _empty_folders(self.path)]
+        elif self.path.suffix == ".zip":
+            with zipfile.ZipFile(self.path) as archive:
+                empty = [info.filename.rstrip("/") for info in archive.infolist() if info.is_dir()]
+        else:
+            with tarfile.open(self.path) as tar:
+                empty = [member.name.removeprefix("./") for member in tar if member.isdir()]
+        parents = {str(PurePosixPath(name).parent) for name in self.names}
+        return sorted(name for name in parents.union(empty) if not _hidden(name) and name != ".")
+
     def __contains__(self, name: str) -> bool:
         return name in self._readers
 
@@ -104,6 +120,7 @@ class Files:
     def listing(self) -> list[tuple[str, int, int]]:
         """(name, bytes, modification time in ns) of every file, or of the archive: it changes when the dataset does."""
         paths = _walk(self.path) if self.path.is_dir() else [self.path]
+        paths = [*paths, *(_empty_folders(self.path) if self.path.is_dir() else ())]
         top = self.path.parent
         return sorted((str(path.relative_to(top)), (s := _stat(path)).st_size, s.st_mtime_ns) for path in paths)
 
@@ -120,6 +137,13 @@ def _walk(folder: Path) -> Iterator[Path]:
         yield from (Path(parent, name) for name in names)
         real = {name: os.path.realpath(Path(parent, name)) for name in sorted(folders)}
         folders[:] = [name for name, path in real.items() if path not in entered and not entered.add(path)]
+
+
+def _empty_folders(folder: Path) -> Iterator[Path]:
+    """The folders below a folder in which is nothing at all."""
+    return (
+        Path(parent) for parent, folders, names in os.walk(folder) if not folders and not names and parent != str(folder)
+    )
 
 
 def _stat(path: Path) -> os.stat_result:

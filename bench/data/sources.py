@@ -25,6 +25,10 @@ class IncompleteDataset(RecipeError):
     """The files in the data folder under a dataset's name do not hold the dataset."""
 
 
+class MissingDataset(RecipeError):
+    """A dataset is not in the data folder, and there is no download."""
+
+
 @dataclass(frozen=True)
 class Source:
     """Where a dataset may be."""
@@ -122,7 +126,7 @@ def find_or_fetch(data: Data, data_dir: str | Path) -> Source:
     if source is None and data.source == "hub" and data.hub:
         return Source(data, ())
     if source is None:
-        raise RecipeError(missing(data, data_dir))
+        raise MissingDataset(missing(data, data_dir))
     return source
 
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from bench.config.schema import Data, RecipeError
 from bench.cores import available_cores
 from bench.data.decode import Unreadable, decode
-from bench.data.files import Item
+from bench.data.files import Contents, Item
 from bench.data.sources import Source, damaged, find_or_fetch, locate
 from bench.data.subsets import DecodedDataset, Images
 from bench.locks import cache_folder, locked
@@ -137,13 +137,20 @@ def _check_subset(subset: int, where: str, train: np.ndarray, test: np.ndarray |
             raise RecipeError(f"{where}: {split} labels do not hold 0 to {subset - 1}, as data.subset says")
 
 
+def refuse_empty_classes(source: Source, contents: Contents) -> None:
+    """Raise RecipeError for class folders without images: a network would silently have fewer classes."""
+    if contents.empty:
+        problem = f"class folders without images: {', '.join(contents.empty)}: add some, or remove the folders"
+        raise RecipeError(f"dataset {source.data.name!r} ({source}): {problem}")
+
+
 def survey(
     source: Source, keep: Callable[[str, np.ndarray], object] = lambda split, pixels: None
-) -> tuple[DecodedDataset, list[tuple[str, str]], tuple[str, ...]]:
+) -> tuple[DecodedDataset, list[tuple[str, str]], Contents]:
     """Read and decode every image of a source, and call `keep` with (split, pixels) for each, in order.
 
-    Returns (the dataset without pixels, (name, reason) of each image that cannot be read, files that are not images by
-    their names). Raises RecipeError if the source cannot be read, or a split is empty.
+    Returns (the dataset without pixels, (name, reason) of each image that cannot be read, the contents). Raises RecipeError
+    if the source cannot be read, or a split is empty.
     """
     digest = hashlib.sha256()
     splits, problems = {}, []
@@ -172,7 +179,7 @@ def survey(
             splits[split] = Images(np.empty(0, np.uint8), *arrays)
     names = contents.classes or None
     dataset = DecodedDataset(source.data.name, splits["train"], splits.get("test"), names, digest.hexdigest())
-    return dataset, problems, contents.left_out
+    return dataset, problems, contents
 
 
 def _decoded(items: Iterable[Item], short_side: int | None) -> Iterator[tuple[Item, np.ndarray | Unreadable]]:
@@ -199,7 +206,8 @@ def _write(source: Source, folder: Path) -> None:
     try:
         with open(temporary / "train.pixels", "wb") as train, open(temporary / "test.pixels", "wb") as test:
             files = {"train": train, "test": test}
-            dataset, problems, _ = survey(source, lambda split, pixels: files[split].write(pixels.tobytes()))
+            dataset, problems, contents = survey(source, lambda split, pixels: files[split].write(pixels.tobytes()))
+        refuse_empty_classes(source, contents)
         if count := len(problems):
             named = "; ".join(f"{name} ({reason})" for name, reason in problems[:NAMED_IMAGES])
             more = count - NAMED_IMAGES

@@ -10,6 +10,9 @@ import numpy as np
 from bench.config.schema import Data, RecipeError
 from bench.rng import Stream, generator
 
+# The images of `DecodedDataset.evaluated_on`, in words.
+EVALUATED_ON = {"test": "test", "holdout": "held-out training", "share": "set-aside training"}
+
 
 @dataclass(frozen=True)
 class Images:
@@ -122,6 +125,15 @@ class DecodedDataset:
         if data.holdout:
             return "holdout"
         return "test" if self.test is not None else "share"
+
+
+def check_residence(data: Data, subset: Subset) -> None:
+    """Refuse `data.residence: device` for images that differ in size, which are cropped on the host. Raises RecipeError."""
+    if data.pipeline == "batched" and data.residence == "device" and subset.images.size is None:
+        raise RecipeError(
+            f"data.residence: the images of {data.name} differ in size, so they cannot be kept on the device: allowed are"
+            " auto and host"
+        )
 
 
 def _of_classes(images: Images, data: Data) -> np.ndarray:

@@ -7,8 +7,9 @@ from typing import Any
 import timm
 from torch import nn
 
+from bench.config.image_sizes import patch_size
 from bench.config.schema import Model
-from bench.models.sizes import STAGE_SIZES, check_sizes, patch_size
+from bench.models.sizes import STAGE_SIZES, check_sizes
 
 NUMERICS = 1  # raised when results change: bench/config/numerics.py
 

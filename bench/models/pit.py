@@ -8,22 +8,19 @@ import timm
 from timm.layers import DropPath
 from torch import nn
 
+from bench.config.image_sizes import patch_size
 from bench.config.schema import Model, RecipeError
 from bench.models.sizes import STAGE_SIZES, check_sizes
 
 NUMERICS = 1  # raised when results change: bench/config/numerics.py
 
-PATCH = 16  # px
-
 
 def build(model: Model, classes: int) -> nn.Module:
     """A PoolingVisionTransformer of `model.timm`. Its patches overlap: the stride is half of `model.patch_size`."""
-    patch = model.patch_size or PATCH
+    patch = patch_size(model)
     if patch % 2:
         raise RecipeError(f"model.patch_size: {patch} px is odd, and PiT's stride is half of it")
     check_sizes(model, STAGE_SIZES)
-    if model.image_size < patch:
-        raise RecipeError(f"model.image_size: {model.image_size} px is less than model.patch_size, {patch} px")
     network = timm.create_model(**timm_call(model, classes))
     blocks = [block for stage in network.transformers for block in stage.blocks]
     for i, block in enumerate(blocks):
@@ -35,7 +32,7 @@ def build(model: Model, classes: int) -> nn.Module:
 
 def timm_call(model: Model, classes: int) -> dict[str, Any]:
     """The arguments of `timm.create_model`. Its drop-path rates differ from ours, which has no effect in evaluation."""
-    patch = model.patch_size or PATCH
+    patch = patch_size(model)
     return {
         "model_name": model.timm,
         "num_classes": classes,

@@ -23,7 +23,6 @@ NUMERICS = 1  # raised when results change: bench/config/numerics.py
 
 # of each stage: patch size (and stride), channels, blocks, heads, MLP ratio, spatial reduction of the attention
 STAGES = ((4, 64, 2, 1, 8, 8), (2, 128, 2, 2, 8, 4), (2, 320, 2, 5, 4, 2), (2, 512, 2, 8, 4, 1))
-DOWNSAMPLING = 32  # the product of the strides
 
 LayerNorm = functools.partial(nn.LayerNorm, eps=1e-6)
 
@@ -86,5 +85,5 @@ class PVT(nn.Module):
 
 def build(model: Model, classes: int) -> nn.Module:
     """PVT-Tiny for images of `model.image_size`, a multiple of 32 px."""
-    check_sizes(model, ALL_SIZES, multiple_of=DOWNSAMPLING)
+    check_sizes(model, ALL_SIZES)
     return PVT(model.image_size, classes, model.drop_path_rate)

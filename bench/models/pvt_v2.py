@@ -10,12 +10,10 @@ from bench.models.sizes import ALL_SIZES, check_sizes
 
 NUMERICS = 1  # raised when results change: bench/config/numerics.py
 
-DOWNSAMPLING = 32  # the product of the strides
-
 
 def build(model: Model, classes: int) -> nn.Module:
     """A PyramidVisionTransformerV2 of `model.timm`. Its patches overlap, so any image of 32 px or more fits."""
-    check_sizes(model, ALL_SIZES, at_least=DOWNSAMPLING)
+    check_sizes(model, ALL_SIZES)
     network = timm.create_model(model.timm, num_classes=classes, drop_path_rate=model.drop_path_rate)
     for module in network.modules():
         if isinstance(module, nn.LayerNorm):

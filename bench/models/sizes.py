@@ -2,34 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+import torch
+from torch import nn
+
+from bench.config.image_sizes import describe
 from bench.config.schema import Model, RecipeError
 
 STAGE_SIZES = ("width", "depth", "heads", "mlp_ratio")
 ALL_SIZES = ("patch_size", *STAGE_SIZES)
+SEARCHED_PX = 32  # farthest from the asked size
 
 
-def check_sizes(model: Model, fixed: Sequence[str], *, multiple_of: int = 1, at_least: int = 1) -> None:
-    """Check that a recipe sets no size that the architecture fixes, and that it takes the image size (px)."""
+def check_sizes(model: Model, fixed: Sequence[str]) -> None:
+    """Check that a recipe sets no size that the architecture fixes. Its image size is checked in bench/config."""
     for key in fixed:
         if (value := getattr(model, key)) is not None:
             raise RecipeError(f"model.{key}: got {value}, but {model.name} fixes its {', '.join(fixed)}")
-    if model.image_size % multiple_of:
-        raise RecipeError(f"model.image_size: {model.image_size} px, {model.name} takes multiples of {multiple_of} px")
-    if model.image_size < at_least:
-        raise RecipeError(f"model.image_size: {model.image_size} px, {model.name} takes {at_least} px or more")
-
-
-def patch_size(model: Model) -> int:
-    """The patch size of a plain transformer in px, 16 by default. Patches must divide the image."""
-    patch = model.patch_size or 16
-    if model.image_size % patch:
-        raise RecipeError(f"model.image_size: {model.image_size} px is no multiple of model.patch_size, {patch} px")
-    return patch
 
 
 def check_heads(width: int | None, heads: int | None) -> None:
     """Check that heads divide the width; None is the architecture's own."""
     if width and heads and width % heads:
         raise RecipeError(f"model.heads: {heads} does not divide model.width, {width}")
+
+
+def sees_every_pixel(network: nn.Module, size: int) -> bool:
+    """Whether every pixel of a `size` x `size` image changes the logits: whether their gradient is zero at none.
+
+    Parameters that start at zero, as of heads and of the last norm of a residual branch, would hide pixels, so a copy gets
+    random ones there.
+    """
+    network, rng = copy.deepcopy(network).eval(), torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+        if not parameter.any():
+            parameter.normal_(std=0.5, generator=rng)
+    images = torch.randn(2, 3, size, size, generator=rng).requires_grad_()
+    logits = network(images)
+    (logits * torch.randn(logits.shape, generator=rng)).sum().backward()
+    return bool((images.grad != 0).any(1).any(0).all())
+
+
+def check_pixels(model: Model, network: nn.Module, create: Callable[[Model], nn.Module]) -> None:
+    """Refuse an image size of which a network does not see every pixel, and name the nearest sizes that fit.
+
+    Args:
+        create: builds the network for another image size.
+    """
+
+    def takes(size: int) -> bool:
+        try:
+            return sees_every_pixel(create(replace(model, image_size=size)), size)
+        except Exception:  # architectures refuse sizes in many ways
+            return False
+
+    if not sees_every_pixel(network, model.image_size):
+        why = "does not see every pixel of it"
+        raise RecipeError(f"model.image_size: {describe(model, why, takes, SEARCHED_PX)}")

@@ -136,6 +136,6 @@ class T2TViT(nn.Module):
 def build(model: Model, classes: int) -> nn.Module:
     """T2T-ViT for images of a multiple of 16 px. Sizes that the recipe does not set are those of T2T-ViT-7."""
     width, depth, heads, mlp_ratio = model.width or 256, model.depth or 7, model.heads or 4, model.mlp_ratio or 2.0
-    check_sizes(model, ("patch_size",), multiple_of=DOWNSAMPLING)
+    check_sizes(model, ("patch_size",))
     check_heads(width, heads)
     return T2TViT(model.image_size, classes, width, depth, heads, mlp_ratio, model.drop_path_rate)

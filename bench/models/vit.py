@@ -8,8 +8,9 @@ import timm
 from timm.layers import trunc_normal_
 from torch import nn
 
+from bench.config.image_sizes import patch_size
 from bench.config.schema import Model
-from bench.models.sizes import check_heads, patch_size
+from bench.models.sizes import check_heads
 
 NUMERICS = 1  # raised when results change: bench/config/numerics.py
 

@@ -28,6 +28,7 @@ from bench.config.parse import short_repr
 from bench.config.registry import Registry
 from bench.config.schema import RecipeError
 from bench.config.suite import Suite
+from bench.data.preflight import data_folder
 from bench.report.records import published_records
 from bench.runs.folder import LOCAL, old_runs_warning, runs_in_no_suite
 from bench.sweep.display import Display
@@ -125,7 +126,8 @@ def _plan(registry: Registry, suites: Sequence[Suite], arguments: argparse.Names
         LOG.warning(warning)
     by_seed = [run for _, run in sorted(planned, key=lambda pair: pair[0])]
     published = published_records(arguments.results_dir) if arguments.skip_published else None
-    return make_plan(by_seed, arguments.results_dir, arguments.data_dir or "data", arguments.stale, published)
+    data_dir, processes = data_folder(arguments.data_dir), max(1, arguments.gpus_per_run)
+    return make_plan(by_seed, arguments.results_dir, data_dir, arguments.stale, published, processes)
 
 
 def _named(suites: Sequence[Suite]) -> str:
@@ -179,8 +181,8 @@ def _run(registry: Registry, suites: Sequence[Suite], arguments: argparse.Namesp
         for job in Scheduler(jobs).waiting:
             print(" ".join(job.command(["python"], "bench/run.py", options)))
         return DONE
-    if arguments.data_dir and not Path(arguments.data_dir).is_dir():
-        raise RecipeError(f"--data-dir {arguments.data_dir}: no such folder")
+    if plan.problems and not jobs and not any(job.is_finished for job in plan.runs):
+        raise RecipeError("; ".join(plan.problems))
     if not on_cluster and (queued := next((job for job in jobs if job.cluster_id), None)):
         raise RecipeError(
             f"{queued.name}: is job {queued.cluster_id} in the cluster's queue: --executor slurm follows it,"
@@ -205,6 +207,9 @@ def _run(registry: Registry, suites: Sequence[Suite], arguments: argparse.Namesp
             LOG.error(f"{job.name}: {scheduler.failed[job.key]}")
     if scheduler.failed:
         LOG.error(f"{title}: {len(scheduler.failed)} of {count(len(jobs), 'job')} failed")
+    for problem in plan.problems:
+        LOG.error(f"{title}: not all runs can run: {problem}")
+    if scheduler.failed or plan.problems:
         return FAILED
     if scheduler.finished:
         LOG.info(f"{title}: all {count(len(plan.runs), 'run')} are finished")

@@ -32,6 +32,7 @@ class State(StrEnum):
     FAILED = "failed"
     WAITING = "waiting for a teacher"
     TO_RUN = "to run"
+    CANNOT_RUN = "cannot run"  # its dataset is missing, or its settings are invalid here
 
 
 class Outcome(Enum):

@@ -1,4 +1,4 @@
-"""The executor of one machine: one run per GPU, or without a GPU one run with one thread per core.
+"""The executor of one machine: one run per GPU, or without a GPU one run per core.
 
 A run has a session of its own, so that Ctrl-C at the terminal reaches only the sweep. Launchers give one to each process
 that they start, so the processes of a run are found by an environment variable, which all of them inherit. The runs of a
@@ -24,7 +24,7 @@ import psutil
 
 from bench.cli import TIMESTAMPS
 from bench.config.schema import RecipeError
-from bench.cores import available_cores
+from bench.cores import CORES, available_cores
 from bench.sweep.job import Job, JobResult, read_attached_result, read_result
 
 LOG = logging.getLogger(__name__)
@@ -44,14 +44,8 @@ class Slot:
 
     def environment(self) -> dict[str, str]:
         """The variables of a run in this slot."""
-        variables = {**os.environ, TIMESTAMPS: "1"}
-        if self.gpus:
-            variables["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpus)
-        else:
-            # The small models of a CPU suite gain little from a second thread; a second run beside them gains more. And
-            # with one thread the numbers are the same on any number of cores.
-            variables.setdefault("OMP_NUM_THREADS", "1")
-        return variables
+        gpus = {"CUDA_VISIBLE_DEVICES": ",".join(self.gpus)} if self.gpus else {}
+        return {**os.environ, TIMESTAMPS: "1", CORES: str(len(self.cores)), **gpus}
 
 
 def launch_command(job: Job, gpus: int, options: Sequence[str]) -> list[str]:
@@ -164,7 +158,7 @@ class LocalExecutor:
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                 )
-            if hasattr(os, "sched_setaffinity"):  # it determines the number of data workers
+            if hasattr(os, "sched_setaffinity"):  # runs do not wander to the cores of others
                 with contextlib.suppress(ProcessLookupError):
                     os.sched_setaffinity(active.process.pid, slot.cores)
 

@@ -9,12 +9,14 @@ import functools
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bench.cli import count, duration
-from bench.config.schema import Recipe
+from bench.config.schema import Recipe, RecipeError
+from bench.data.preflight import Preflight
+from bench.data.sources import MissingDataset
 from bench.data.store import current_fingerprint
 from bench.locks import is_held
 from bench.runs.folder import RunFolder
@@ -28,15 +30,21 @@ OF_TEACHER = ("teacher.", "data.", "augment.")  # begin the varied keys that a t
 
 @dataclass(frozen=True)
 class Plan:
-    """All runs, ordered by seed, and each teacher that the unfinished ones need, once."""
+    """All runs, ordered by seed, and each teacher that the unfinished ones need, once.
+
+    problems: why runs cannot run, each sentence once. downloads: the datasets that the others will download.
+    """
 
     runs: list[Job]
     teachers: list[Job]
+    problems: list[str] = field(default_factory=list)
+    downloads: list[str] = field(default_factory=list)
 
     @property
     def jobs(self) -> list[Job]:
-        """What is left to do, teachers first."""
-        return [job for job in (*self.teachers, *self.runs) if not job.is_finished]
+        """What is left to do and can be done, teachers first."""
+        jobs = (*self.teachers, *self.runs)
+        return [job for job in jobs if not job.is_finished and job.state is not State.CANNOT_RUN]
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,7 @@ def make_plan(
     data_dir: str | Path = "data",
     stale: bool = False,
     published: Mapping[RunKey, Record] | None = None,
+    processes: int = 1,
 ) -> Plan:
     """The plan of runs. Of several runs with the same recipe and seed, the first counts.
 
@@ -62,6 +71,7 @@ def make_plan(
         data_dir: the folder of local datasets, with which records are compared.
         stale: whether runs that are recorded with other code are to be run again.
         published: committed records; what is not finished here and has one of the same images is left out.
+        processes: of a run.
 
     Raises:
         RecipeError: a record is damaged, or of other images than its dataset has now.
@@ -71,6 +81,8 @@ def make_plan(
     begun: list[Job] = []
     teachers: dict[str, Job] = {}
     fingerprint = functools.cache(lambda data: current_fingerprint(data, data_dir))
+    preflight = Preflight(data_dir)
+    checked: dict[tuple[str, str], RecipeError | None] = {}  # by id and hash, since one recipe has many seeds
     folder_names: dict[Path, set[str]] = {}
     seen = set()
     for one in planned:
@@ -102,6 +114,13 @@ def make_plan(
             if record is None:
                 _read_status(job)
             begun.append(job)
+        if (name := (recipe.id, recipe.hash)) not in checked:
+            checked[name] = preflight.problem(recipe, processes)
+        if (problem := checked[name]) is not None and job.state is not State.RUNNING:
+            missing = isinstance(problem, MissingDataset)
+            job.state = State.CANNOT_RUN
+            job.note = "dataset is missing" if missing else f"{str(problem).partition(': ')[0]}: see below"
+            continue
         if recipe.teacher is not None:
             key = job_key(recipe.teacher)
             if key not in teachers:
@@ -117,7 +136,8 @@ def make_plan(
                 if job.state in (State.TO_RUN, State.RESUMABLE):
                     job.state = State.WAITING
     read_queue_states([*begun, *(job for job in teachers.values() if not job.is_finished)])
-    return Plan(runs, list(teachers.values()))
+    problems = list(dict.fromkeys(str(problem) for problem in checked.values() if problem is not None))
+    return Plan(runs, list(teachers.values()), problems, list(preflight.downloads.values()))
 
 
 def _read_status(job: Job) -> None:
@@ -180,6 +200,7 @@ def summary(plan: Plan, slots: int) -> list[str]:
     """
     jobs, counts = plan.jobs, Counter(job.state for job in plan.runs)
     lines = [f"{count(len(plan.runs), 'run')}: " + ", ".join(f"{counts[s]} {s}" for s in State if counts[s])]
+    lines += [f"cannot run: {problem}" for problem in plan.problems] + plan.downloads
     if plan.teachers:
         trained = sum(job.is_finished for job in plan.teachers)
         lines.append(f"{count(len(plan.teachers), 'teacher')}: {trained} trained, {len(plan.teachers) - trained} to train")
@@ -212,7 +233,7 @@ def as_text(plan: Plan, slots: int) -> str:
     rows = [("state", "recipe", "setting", "seed", "time left", "")]
     for job in (*plan.teachers, *plan.runs):
         time = ""
-        if not job.is_finished:
+        if not job.is_finished and job.state is not State.CANNOT_RUN:
             time = "unknown" if job.expected is None else ("" if job.expected.exact else "~") + duration(job.seconds_left)
         seed = f"{'teacher ' if job.is_teacher else ''}{job.target.seed}"
         rows.append((job.state, job.target.id, " ".join(job.settings), seed, time, job.note))
@@ -241,4 +262,5 @@ def as_dict(plan: Plan) -> dict[str, Any]:
 
     left = {unit: round(value, 3) for unit, value in processor_hours(plan.jobs).items()}
     left["unknown"] = sum(job.expected is None for job in plan.jobs)
-    return {"runs": [row(job) for job in plan.runs], "teachers": [row(job) for job in plan.teachers], "left": left}
+    rows = {"runs": [row(job) for job in plan.runs], "teachers": [row(job) for job in plan.teachers]}
+    return {**rows, "left": left, "problems": plan.problems, "downloads": plan.downloads}

@@ -12,6 +12,7 @@ from typing import Any
 
 from bench.cli import TIMESTAMPS
 from bench.config.schema import RecipeError
+from bench.cores import CORES
 
 MAX_ARRAY_JOBS = 1000  # Slurm's own default for MaxArraySize, less one
 MIN_RUN_SECONDS = 30  # that a job has before the signal that its time is up
@@ -78,7 +79,11 @@ class SlurmRequest:
             after: id of the job that must succeed before these start.
         """
         root = shlex.quote(str(Path(__file__).parents[2]))
-        setup = [f"export PYTHONPATH={root}${{PYTHONPATH:+:$PYTHONPATH}}", f"export {TIMESTAMPS}=1", *self.slurm_setup]
+        setup = [f"export PYTHONPATH={root}${{PYTHONPATH:+:$PYTHONPATH}}", f"export {TIMESTAMPS}=1"]
+        setup += [
+            f"export {CORES}=${{SLURM_CPUS_ON_NODE:-1}}",
+            *self.slurm_setup,
+        ]  # where jobs are not bound to their cores
         parameters = {
             "array_parallelism": self.array_parallelism or MAX_ARRAY_JOBS,
             "job_name": name,
@@ -92,8 +97,6 @@ class SlurmRequest:
             parameters["additional_parameters"] |= {"dependency": f"afterok:{after}", "kill_on_invalid_dep": "yes"}
         if gpus := min(1, self.gpus_per_run) if is_teacher else self.gpus_per_run:
             parameters["gpus_per_node"] = gpus
-        else:
-            setup.insert(0, "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}")  # as in a slot of this machine
         if self.cpus_per_run:
             # srun does not take it from sbatch
             parameters |= {"cpus_per_task": self.cpus_per_run, "srun_args": [f"--cpus-per-task={self.cpus_per_run}"]}

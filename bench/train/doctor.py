@@ -19,10 +19,11 @@ from bench.cli import DONE, PROBLEMS, add_folders, add_selection, count, selecte
 from bench.config.registry import Registry
 from bench.config.schema import Recipe, RecipeError, Train
 from bench.cores import available_cores
-from bench.data.sources import locate, missing
+from bench.data.preflight import Preflight, data_folder
+from bench.data.sources import MissingDataset
 from bench.data.store import state
 from bench.locks import cache_folder
-from bench.train.launch import check_launch, choose_device, choose_precision
+from bench.train.launch import check_launch, choose_device, choose_precision, choose_threads
 from bench.train.preflight import check_recipe
 
 MIN_FREE_GIB = 5  # decoded CIFAR-100 and a dozen runs need less, Flowers-102 needs more
@@ -42,11 +43,13 @@ class Problem(str):
 
 def run_doctor(arguments: argparse.Namespace) -> int:
     """Print what there is, and problems with their remedies on stderr."""
-    registry, data_dir = Registry(*arguments.recipes_dir), arguments.data_dir or "data"
+    registry, data_dir = Registry(*arguments.recipes_dir), data_folder(arguments.data_dir)
     suites = selected_suites(arguments, registry) if arguments.what else []
     recipes = [recipe for suite in suites for _, recipe in registry.suite_recipes(suite)]
     sentences = [*_libraries(), *_devices(), *_folders(data_dir, arguments.results_dir), *_contents(registry, data_dir)]
-    sentences += dict.fromkeys(problem for recipe in recipes for problem in _problems(recipe, data_dir))
+    preflight = Preflight(data_dir)
+    sentences += dict.fromkeys(problem for recipe in recipes for problem in _problems(recipe, preflight))
+    sentences += preflight.downloads.values()
     if recipes:
         sentences.append(f"{count(len(recipes), 'recipe')} examined: {_verdict(sentences)}")
     problems = [sentence for sentence in sentences if isinstance(sentence, Problem)]
@@ -90,7 +93,7 @@ def _devices() -> Iterator[str]:
         device = choose_device(Train())
         precision = choose_precision(Train(), device).used
         yield f"runs go to {device} in {precision} (train.device and train.precision: auto)"
-        yield f"{check_launch()} process(es) as launched"
+        yield f"{check_launch()} process(es) as launched, with {choose_threads(Train())} threads each (train.threads: null)"
     except RecipeError as error:
         yield Problem(error)
 
@@ -117,11 +120,12 @@ def _contents(registry: Registry, data_dir: str | Path) -> Iterator[str]:
     yield f"trained teachers: {', '.join(teachers) or 'none'}"
 
 
-def _problems(recipe: Recipe, data_dir: str | Path) -> Iterator[Problem]:
+def _problems(recipe: Recipe, preflight: Preflight) -> Iterator[Problem]:
     """Why a recipe cannot run here."""
+    if (error := preflight.problem(recipe, int(os.environ.get("WORLD_SIZE", "1")))) is not None:
+        yield Problem(error if isinstance(error, MissingDataset) else f"{recipe.id}: {error}")
     try:
         check_recipe(recipe, None)
-    except RecipeError as error:
-        yield Problem(f"{recipe.id}: {error}")
-    if locate(recipe.data, data_dir) is None and recipe.data.source == "files":
-        yield Problem(missing(recipe.data, data_dir))
+    except RecipeError as other:
+        if str(other) != str(error):
+            yield Problem(f"{recipe.id}: {other}")

@@ -71,18 +71,12 @@ def choose_device(train: Train) -> str:
     return train.device
 
 
-def choose_threads(train: Train) -> int | None:
-    """Number of threads of a process on a CPU, or None to keep torch's number.
+def choose_threads(train: Train) -> int:
+    """Number of threads of a process: the recipe's, else its share of the cores.
 
-    `accelerate launch` and `torchrun` set OMP_NUM_THREADS=1 if the user set nothing, which leaves all other cores idle. So
-    under a launcher, 1 counts as unset, and the processes of a machine share its cores.
+    OMP_NUM_THREADS does not count, since launchers set it: the result of a run on a CPU depends on the number of threads.
     """
-    if train.threads is not None:
-        return train.threads
-    launched = "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
-    if not launched or os.environ.get("OMP_NUM_THREADS") != "1":
-        return None
-    return cores_per_process()
+    return train.threads or cores_per_process()
 
 
 def make_accelerator(
@@ -91,8 +85,7 @@ def make_accelerator(
     """The Accelerator of a run, with one process group over all processes that were started. folder: of local trackers."""
     device = choose_device(train)
     precision = choose_precision(train, device)
-    if device == "cpu" and (threads := choose_threads(train)):
-        torch.set_num_threads(threads)
+    torch.set_num_threads(choose_threads(train))
     torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, also in every evaluation
     if train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by torch; read when cuBLAS is first used

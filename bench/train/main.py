@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
 import signal
 import sys
 import traceback
 
 from bench.cli import BAD_INPUT, DONE, FAILED, STOPPED, input_error, say_error, set_up_logging
 from bench.config.plugins import place
+from bench.data.preflight import Preflight
 from bench.locks import RunLocked
 from bench.runs.record import stale_parts
 from bench.storage import first_line, unwritable
@@ -43,6 +45,7 @@ def main(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace, stop: StopSignals) -> None:
     request = read_request(arguments)
     if (record := finished_record(request)) is None:
+        Preflight(request.data_dir).check(request.recipe, int(os.environ.get("WORLD_SIZE", "1")))
         # Here, since importing torch takes seconds, in which a stop signal must already be handled.
         importlib.import_module("bench.train.runner").run(request, stop)
     else:

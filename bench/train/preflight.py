@@ -1,21 +1,24 @@
 """Checks before a run starts: what could only fail after hours of training is refused at once.
 
-`check_recipe` needs no dataset; `check_dataset` needs it decoded.
+This is what needs torch; bench/data/preflight.py has the rest.
 """
 
 from __future__ import annotations
+
+import functools
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bench import guidance, models
+from bench.config.checks import check_processes
+from bench.config.image_sizes import RULES
 from bench.config.schema import Recipe, RecipeError
-from bench.data.device_loader import check_residence
 from bench.data.pil_loader import timm_transform
 from bench.data.rand_augment import parse
-from bench.data.subsets import DecodedDataset
 from bench.guidance import Outputs
 from bench.models.features import FeatureExtractor
+from bench.models.sizes import check_pixels
 from bench.train.launch import check_launch, choose_device, choose_precision
 
 
@@ -30,23 +33,18 @@ def check_recipe(recipe: Recipe, processes: int | None) -> None:
     """
     world = check_launch(processes)
     choose_precision(recipe.train, choose_device(recipe.train))
-    if recipe.train.batch_size % world:
-        raise RecipeError(f"train.batch_size: {recipe.train.batch_size} cannot be divided among {world} processes")
-    if world > 1 and recipe.guidance is not None and recipe.guidance.needs_whole_batch:
-        raise RecipeError(
-            f"guidance.method: {recipe.guidance.method} with these parameters compares the samples of one process, and"
-            f" {world} were started"
-        )
-    if recipe.model.role == "teacher" and world > 1:
-        raise RecipeError(f"{recipe.id}: a teacher is trained by one process, not {world}")
+    check_processes(recipe, world)
     networks = []
     for part in (recipe, recipe.teacher):
         if part is not None:
             classes = part.data.classes or 2
             network = models.create(part.model, classes, part.seed, feature_layers=recipe.uses_feature_loss)
             networks.append(network)
-            _check_single_sample(network, part, world)
-            _check_micro_batch(network, part, world)
+            _check_single_sample(network, part, world if part is recipe else 1)
+            _check_micro_batch(network, part, world if part is recipe else 1)
+            if part.model.builder not in RULES:
+                create = functools.partial(models.create_network, classes=classes, seed=part.seed)
+                check_pixels(part.model, network.network, create)
             if part.data.pipeline == "pil":
                 timm_transform(part)
             elif part.augment.rand_augment:
@@ -69,20 +67,6 @@ def _check_methods(recipe: Recipe, student: FeatureExtractor, teacher: FeatureEx
             guidance.check_terms(recipe.guidance, methods, ours, theirs)
 
 
-def check_dataset(recipe: Recipe, dataset: DecodedDataset) -> None:
-    """Refuse batches larger than the training set, of student or teacher, and a residence that the images cannot have."""
-    for prefix, part in (("", recipe), ("teacher.", recipe.teacher)):
-        if part is None:
-            continue
-        training = dataset.training(part.data)
-        if part.train.batch_size > (images := len(training)):
-            raise RecipeError(
-                f"{prefix}train.batch_size: got {part.train.batch_size}, but there are {images} training images and only"
-                f" whole batches are used: --set {prefix}train.batch_size=N"
-            )
-        check_residence(part.data, training)
-
-
 def _check_single_sample(network: FeatureExtractor, recipe: Recipe, world: int) -> None:
     """Refuse one sample per process if batch norm would normalise a single value (CvT's last maps at 32 px)."""
     if recipe.train.batch_size > world:
@@ -96,13 +80,9 @@ def _check_single_sample(network: FeatureExtractor, recipe: Recipe, world: int) 
 
 
 def _check_micro_batch(network: FeatureExtractor, recipe: Recipe, world: int) -> None:
-    """Refuse micro-batches that do not divide a process's batch, or whose sum is not the gradient of the whole batch."""
+    """Refuse micro-batches of a network with batch norm, whose sum is not the gradient of the whole batch."""
     micro, own = recipe.train.micro_batch, recipe.train.batch_size // world
     if micro is None or micro == own:
         return
-    if own % micro:
-        raise RecipeError(f"train.micro_batch: {micro} does not divide a process's batch of {own}")
     if any(isinstance(module, _BatchNorm) for module in network.modules()):
         raise RecipeError(f"train.micro_batch: {recipe.model.name} has batch norm, which needs the whole batch at once")
-    if recipe.guidance is not None and recipe.guidance.needs_whole_batch:
-        raise RecipeError("train.micro_batch: this guidance compares the samples of a whole batch")

@@ -11,6 +11,7 @@ from types import FrameType
 
 from bench.cli import compose
 from bench.config.schema import Recipe, RecipeError
+from bench.data.preflight import data_folder
 from bench.data.store import current_fingerprint
 from bench.runs.folder import RunFolder, old_runs_warning
 from bench.runs.record import Record, check_same_images, stale_parts
@@ -74,15 +75,13 @@ def read_request(arguments: argparse.Namespace) -> RunRequest:
             raise RecipeError(f"--teacher-only: {recipe.id} has no teacher")
         recipe, trackers = recipe.teacher, []
         settings = [text.removeprefix("teacher.") for text in settings if text.startswith("teacher.")]
-    if arguments.data_dir is not None and not Path(arguments.data_dir).is_dir():
-        raise RecipeError(f"--data-dir {arguments.data_dir}: no such folder")
     if Path(arguments.results_dir).exists() and not Path(arguments.results_dir).is_dir():
         raise RecipeError(f"--results-dir {arguments.results_dir}: is not a folder")
     if warning := old_runs_warning(arguments.results_dir):
         LOG.warning(warning)
     return RunRequest(
         recipe=recipe,
-        data_dir=Path(arguments.data_dir or "data"),
+        data_dir=data_folder(arguments.data_dir),
         folder=RunFolder(arguments.results_dir, recipe),
         settings=tuple(settings),
         trackers=tuple(trackers),

@@ -19,8 +19,9 @@ from safetensors.torch import save
 from bench.cli import BAD_INPUT, FAILED, STOPPED
 from bench.config.numerics import numerics_versions
 from bench.config.schema import Recipe
+from bench.data.preflight import check_dataset
 from bench.data.store import open_dataset
-from bench.data.subsets import DecodedDataset
+from bench.data.subsets import EVALUATED_ON, DecodedDataset
 from bench.locks import RunLocked, exclusive, is_held, locked
 from bench.runs import environment
 from bench.runs.folder import RunFolder
@@ -30,7 +31,7 @@ from bench.train.checkpoint import Checkpoints
 from bench.train.feature_cache import open_teacher
 from bench.train.launch import hardware, make_accelerator, peak_memory_mib
 from bench.train.loop import Training, TrainResult
-from bench.train.preflight import check_dataset, check_recipe
+from bench.train.preflight import check_recipe
 from bench.train.request import Diverged, RunRequest, Stopped, StopSignals
 from bench.train.teacher_cache import TeacherCache
 from bench.train.trackers import Trackers, check_trackers
@@ -40,7 +41,6 @@ RUN_FILE = Path(__file__).parents[1] / "run.py"
 POLL_SECONDS = 1.0
 # beginnings of the variables that launchers give to their processes
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "GROUP_", "ROLE_", "TORCHELASTIC_", "ACCELERATE_", "FORK_")
-EVALUATED_ON = {"test": "test", "holdout": "held-out training", "share": "set-aside"}
 
 
 def run(request: RunRequest, stop: StopSignals) -> None:
@@ -84,8 +84,6 @@ def _ensure_teacher(cache: TeacherCache, request: RunRequest) -> None:
         return
     LOG.info(f"{cache.recipe.id} is the teacher of this recipe and is trained first")
     variables = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHER_VARIABLES)}
-    if len(variables) < len(os.environ) and variables.get("OMP_NUM_THREADS") == "1":
-        del variables["OMP_NUM_THREADS"]  # set by the launcher, too
     process = subprocess.Popen([sys.executable, str(RUN_FILE), *request.options, "--teacher-only"], env=variables)
     try:
         code = process.wait()

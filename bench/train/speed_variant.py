@@ -27,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench import models
 from bench.config.schema import Recipe
 from bench.data.loaders import Batch, TrainLoader
+from bench.data.preflight import check_dataset
 from bench.data.store import open_dataset
 from bench.data.subsets import DecodedDataset, Images
 from bench.guidance import Outputs
@@ -35,7 +36,7 @@ from bench.runs import environment
 from bench.runs.record import Code, Hardware
 from bench.train.feature_cache import open_teacher
 from bench.train.launch import hardware, make_accelerator, peak_memory_mib
-from bench.train.preflight import check_dataset, check_recipe
+from bench.train.preflight import check_recipe
 from bench.train.step import Step
 
 P, T = ParamSpec("P"), TypeVar("T")

@@ -162,3 +162,27 @@ def test_without_the_hub_the_place_for_its_files_is_named(tmp_path, data):
 )
 def test_names_and_keys_that_no_dataset_has_are_refused(words, problem, tmp_path, data):
     refused(data("check", *words, "--data-dir", tmp_path), problem)
+
+
+@pytest.mark.parametrize("archive", [None, "zip", "gztar"])
+def test_a_class_folder_without_images_is_named_by_check_and_refused_by_prepare(tmp_path, data, archive):
+    top = write("folder", tmp_path, classes=2, train=3, test=1)
+    (top / "train" / "birds" / "raw").mkdir(parents=True)
+    (top / "train" / "heic").mkdir()
+    (top / "train" / "heic" / "a.heic").write_bytes(b"not read")
+    if archive:
+        shutil.make_archive(str(tmp_path / "photos"), archive, top)
+        shutil.rmtree(top)
+    done = data("check", PHOTOS, "--data-dir", tmp_path)
+    assert done.returncode == 1 and "6 training images of 2 classes" in done.stdout
+    assert done.stderr.splitlines() == [f"{name}/: a class folder without images" for name in ("birds", "heic")]
+    refused(data("prepare", PHOTOS, "--data-dir", tmp_path), "class folders without images: birds, heic")
+
+
+def test_an_empty_class_folder_beside_a_decoded_dataset_is_noticed(tmp_path, data):
+    top = write("folder", tmp_path, classes=2, train=3, test=1)
+    data("prepare", PHOTOS, "--data-dir", tmp_path, check=True)
+    (top / "train" / "birds").mkdir()
+    refused(data("prepare", PHOTOS, "--data-dir", tmp_path), "class folders without images: birds")
+    (top / "train" / "birds").rmdir()
+    assert "decoding" not in data("prepare", PHOTOS, "--data-dir", tmp_path, check=True).stdout

@@ -319,7 +319,7 @@ def test_class_folders_with_splits_and_other_files(test, tmp_path):
         for name in [*junk, "cat/a.pdf", "cat/features.h5", "cat/film.mpg"]:
             (top / split / name).parent.mkdir(parents=True, exist_ok=True)
             (top / split / name).write_bytes(b"junk")
-        (top / split / "empty").mkdir()
+        (top / split / ".empty").mkdir()
     grey(top / "__MACOSX" / "train" / "cat" / "5.png", 5)
     grey(top / "cover.png", 6)
     dataset = opened("folder", tmp_path)

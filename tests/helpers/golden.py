@@ -21,10 +21,17 @@ from bench.config.numerics import PACKAGE, component_file
 from tests.helpers.golden_values import Golden, Value, compute, versions
 
 GOLDEN = Path(__file__).parents[1] / "train" / "golden.json"
-TOLERANCE = 1e-6  # relative, of float64 sums of processors
+TOLERANCE = 1e-6  # relative; plain and vector kernels differ by 2.5e-7 in losses: initial weights are fp32
+OUTPUT_TOLERANCE = 1e-5  # of the outputs of untrained networks, in which they differ by 6e-7
 
 
-def same(stored: Value, now: Value) -> bool:
+def unchanged(stored: Golden, now: Golden) -> bool:
+    """Whether a golden value is as it was stored."""
+    is_output = len(now.components) == 1 and now.components[0].startswith("models.")
+    return same(stored.value, now.value, OUTPUT_TOLERANCE if is_output else TOLERANCE)
+
+
+def same(stored: Value, now: Value, tolerance: float = TOLERANCE) -> bool:
     """Whether two values are equal within the tolerance of their kind."""
     if isinstance(stored, dict):
         return isinstance(now, dict) and all(name in now and now[name] == value for name, value in stored.items())
@@ -32,7 +39,7 @@ def same(stored: Value, now: Value) -> bool:
         return stored == now
     whole = all(type(value) is int for value in stored)
     pairs = zip(stored, now, strict=True)
-    return all(abs(a - b) <= 1 if whole else abs(a - b) <= TOLERANCE * max(abs(a), abs(b)) for a, b in pairs)
+    return all(abs(a - b) <= 1 if whole else abs(a - b) <= tolerance * max(abs(a), abs(b)) for a, b in pairs)
 
 
 def changes(
@@ -46,7 +53,7 @@ def changes(
     Args:
         raised: components with a new version, whose values may change.
     """
-    changed = [n for n, golden in now.items() if n in stored and not same(stored[n].value, golden.value)]
+    changed = [n for n, golden in now.items() if n in stored and not unchanged(stored[n], golden)]
     changed = [name for name in changed if not raised & set(now[name].components)]
     out: dict[str, list[str]] = {}
     for name in changed:
@@ -85,7 +92,7 @@ def write(now: Mapping[str, Golden], present: Mapping[str, object], path: Path =
         if found := problems(stored, now, raised):
             return found
         # what has not changed keeps its last digits, which differ between processors
-        kept = {name: golden for name, golden in stored.items() if name in now and same(golden.value, now[name].value)}
+        kept = {name: golden for name, golden in stored.items() if name in now and unchanged(golden, now[name])}
         now = {
             name: dataclasses.replace(golden, value=kept[name].value) if name in kept else golden
             for name, golden in now.items()

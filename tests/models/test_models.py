@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 import timm
@@ -11,7 +12,8 @@ from torch import nn
 
 from bench import models
 from bench.config.schema import RecipeError
-from tests.helpers.networks import REGISTRY, build, small
+from bench.models.sizes import sees_every_pixel
+from tests.helpers.networks import PATCH_SIZE_IS_FREE, REGISTRY, build, small
 
 # facts of the published protocol: parameters for 100 classes, maps at 224 px, drop path of the last block
 STUDENTS = {
@@ -112,27 +114,62 @@ def test_sizes_that_only_some_students_take(name, size):
     assert logits.shape == (1, 10) and [tuple(m.shape[1:]) for m in maps] == student.shapes
 
 
+@pytest.mark.parametrize("name", STUDENTS)
+def test_an_image_size_is_refused_or_every_pixel_reaches_the_logits(name):
+    accepted = []
+    for size in range(32, 38):
+        patch = ["model.patch_size=8"] if name in PATCH_SIZE_IS_FREE else []
+        try:
+            model = REGISTRY.compose(f"{name}/cifar10/baseline", "paper", [f"model.image_size={size}", *patch]).model
+        except RecipeError:
+            continue
+        accepted.append(size)
+        assert sees_every_pixel(models.create_network(model, 10, 0), size), size
+    assert 32 in accepted
+
+
+@pytest.mark.parametrize(("name", "size"), [("cvt_13", 34), ("pit_tiny", 36), ("timm:vit_tiny_patch16_224", 30)])
+def test_pixels_that_reach_no_logit_are_found(name, size):
+    model = REGISTRY.compose(f"{name}/cifar10/baseline", "paper", ["model.image_size=32"]).model
+    assert sees_every_pixel(models.create_network(model, 10, 0), 32)
+    assert not sees_every_pixel(models.create_network(replace(model, image_size=size), 10, 0), size)
+
+
 @pytest.mark.parametrize(
     ("recipe_id", "assignment", "words"),
     [
-        ("deit_tiny/cifar10/guided", "model.image_size=100", "100 px is no multiple of model.patch_size, 16 px"),
+        (
+            "deit_tiny/cifar10/guided",
+            "model.image_size=100",
+            "got 100 px, but deit_tiny divides an image into patches of 16",
+        ),
         ("deit_tiny/cifar10/guided", "model.width=190", "model.heads: 3 does not divide model.width, 190"),
         ("deit_tiny/cifar10/guided", "model.feature_layers=[blocks.0, blocks.6, blocks.12]", "no module 'blocks.12'"),
         ("deit_tiny/cifar10/guided", "model.feature_layers=[blocks.0, blocks.6, head]", "neither a map nor the tokens"),
         ("deit_tiny/cifar10/guided", "model.timm=deit_huge", "cannot be built"),
         ("convit_tiny/cifar10/guided", "model.depth=3", "model.depth: got 3, but convit_tiny fixes its width, depth"),
         ("pvt_v2_b0/cifar10/guided", "model.patch_size=4", "model.patch_size: got 4, but pvt_v2_b0 fixes"),
-        ("pvt_v2_b0/cifar10/guided", "model.image_size=31", "31 px, pvt_v2_b0 takes 32 px or more"),
+        (
+            "pvt_v2_b0/cifar10/guided",
+            "model.image_size=31",
+            "got 31 px, but pvt_v2_b0 takes 32 px or more; nearest sizes that fit: 32 px",
+        ),
         ("pit_tiny/cifar10/guided", "model.patch_size=5", "odd"),
-        ("pit_tiny/cifar10/guided", "model.image_size=15", "less than model.patch_size"),
+        (
+            "pit_tiny/cifar10/guided",
+            "model.image_size=15",
+            "has a patch of 16 px every 8 px; nearest sizes that fit: 16 px",
+        ),
+        ("pit_tiny/cifar10/guided", "model.image_size=30", "nearest sizes that fit: 24 px and 32 px"),
         ("pit_tiny/cifar10/guided", "model.feature_layers=[norm, transformers.1, transformers.2]", "is a tuple"),
         ("resnet56/cifar10", "model.depth=57", "6 n + 2"),
-        ("t2t_vit_7/cifar10/guided", "model.image_size=40", "40 px, t2t_vit_7 takes multiples of 16 px"),
+        ("t2t_vit_7/cifar10/guided", "model.image_size=40", "got 40 px, but t2t_vit_7 takes multiples of 16 px"),
         ("t2t_vit_7/cifar10/guided", "model.patch_size=16", "t2t_vit_7 fixes its patch_size"),
         ("t2t_vit_7/cifar10/guided", "model.heads=3", "model.heads: 3 does not divide model.width, 256"),
-        ("pvt_tiny/cifar10/guided", "model.image_size=48", "48 px, pvt_tiny takes multiples of 32 px"),
+        ("pvt_tiny/cifar10/guided", "model.image_size=48", "nearest sizes that fit: 32 px and 64 px"),
         ("pvt_tiny/cifar10/guided", "model.mlp_ratio=4", "pvt_tiny fixes"),
-        ("cvt_13/cifar10/guided", "model.image_size=15", "15 px, cvt_13 takes 16 px or more"),
+        ("cvt_13/cifar10/guided", "model.image_size=15", "got 15 px, but cvt_13 takes 16 px or more"),
+        ("cvt_13/cifar10/guided", "model.image_size=38", "nearest sizes that fit: 37 px and 39 px"),
         ("cvt_13/cifar10/guided", "model.patch_size=7", "cvt_13 fixes"),
     ],
 )

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from bench.config.schema import RecipeError
+from bench.cores import CORES
 from bench.locks import exclusive
 from bench.runs.folder import runs_dir
 from bench.storage import write_json
@@ -158,8 +159,8 @@ def test_slots_are_gpus_or_cores(monkeypatch, tmp_path):
         assert visible_gpus() == expected
     assert [slot.cores for slot in make_slots()] == [(i,) for i in range(8)] and len(make_slots(1, 99)) == 8
     assert [slot.cores for slot in make_slots(1, 2)] == [(0, 1, 2, 3), (4, 5, 6, 7)]
-    monkeypatch.delenv("OMP_NUM_THREADS")
-    assert make_slots(1, 1)[0].environment()["OMP_NUM_THREADS"] == "1"  # the numbers do not depend on the cores
+    for slots, cores in ((None, "1"), (2, "4"), (1, "8")):
+        assert {slot.environment()[CORES] for slot in make_slots(1, slots)} == {cores}
     for wrong, named in (((3, None), "--gpus-per-run 3: 0 GPUs"), ((0, None), "--gpus-per-run 0"), ((1, 0), "--runs-per")):
         with pytest.raises(RecipeError, match=named):
             make_slots(*wrong)

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from bench.config.schema import RecipeError
+from bench.cores import CORES
 from bench.locks import cache_folder
 from bench.sweep import slurm
 from bench.sweep.commands import add_sweep_options, run_sweep
@@ -52,7 +53,7 @@ def test_options_become_parameters_of_submitit():
     teacher = asked.parameters("quick-2", is_teacher=True, after=None)
     assert teacher["gpus_per_node"] == 1 and "dependency" not in teacher["additional_parameters"]
     bare = request("--gpus-per-run", "0").parameters("quick-3", is_teacher=False, after=None)
-    assert "OMP_NUM_THREADS:-1" in bare["setup"][0] and bare["time"] == 240
+    assert f"export {CORES}=${{SLURM_CPUS_ON_NODE:-1}}" in bare["setup"] and bare["time"] == 240
     assert not {"gpus_per_node", "mem", "cpus_per_task", "srun_args"} & set(bare)
     assert [parse_minutes(text) for text in ("90", "1:30", "12:00", "2-01:05")] == [90, 90, 720, 2945]
 

@@ -21,13 +21,14 @@ from tests.trials.sweep_kills import SUITE, numbers
 
 @pytest.fixture(scope="module")
 def recipes(tmp_path_factory):
-    """A folder of recipes with a short suite, a longer one, one whose teacher diverges and one whose student does."""
+    """A folder of recipes with a short suite, a longer one, one whose teacher diverges, one without a dataset, …"""
     folder = tmp_path_factory.mktemp("recipes")
     (folder / "suites").mkdir()
     for name, old, new in (
         ("short", "", ""),
         ("long", "epochs: 12", "epochs: 500"),
         ("bad_teacher", "teacher: {train: {", "teacher: {train: {lr: 1.0e+30, "),
+        ("one_missing", "[digits]", "[digits, 'folder:pets']"),
         ("diverging", "train: {epochs: 12", "train: {epochs: 12, lr: 1.0e+30"),
     ):
         (folder / "suites" / f"{name}.yaml").write_text(SUITE.replace(old, new, 1))
@@ -88,6 +89,14 @@ def test_a_failing_teacher_fails_its_runs_and_no_others(recipes, tmp_path):
     assert re.search(r"deit_micro/digits/baseline seed 0: \d", done.stdout)
     assert "resnet8/digits seed 0: FAILED: resnet8/digits seed 0 diverged" in done.stdout
     assert "error: deit_micro/digits/guided seed 0: its teacher could not be trained" in done.stderr
+
+
+def test_runs_whose_data_are_here_do_not_wait_for_a_missing_dataset(recipes, tmp_path):
+    words = [*sweep_words(recipes, tmp_path, "one_missing"), "--data-dir", str(tmp_path)]
+    done = command(*words)
+    assert done.returncode == 3 and "4 runs: 1 waiting for a teacher, 1 to run, 2 cannot run" in done.stdout
+    assert re.search(r"\[./3\] deit_micro/digits/baseline seed 0: \d", done.stdout)
+    assert "error: suite one_missing: not all of its runs can run: dataset 'folder:pets': not in" in done.stderr
 
 
 def test_a_run_that_diverges_is_finished_and_not_run_again(recipes, tmp_path):

@@ -101,7 +101,7 @@ def test_a_batch_larger_than_the_dataset_is_refused_before_anything_is_trained(t
     ]
     refused(command(*words), "train.batch_size: got 128, but there are 12 training images")
     done = command(*words, "--set", "train.batch_size=12")
-    refused(done, "teacher.train.batch_size: got 128, but there are 12 training images", "--set teacher.train.batch_size=N")
+    refused(done, "teacher.train.batch_size: got 128, but there are 12 training images", "set a smaller one")
     assert not (tmp_path / "local").exists()
 
 

@@ -26,7 +26,7 @@ def change(one):
     if isinstance(one.value, dict):
         return dataclasses.replace(one, value={**one.value, next(iter(one.value)): "other"})
     last = one.value[-1]
-    last = last + 2 if type(last) is int else last * (1 + 3e-6) or 1e-300
+    last = last + 2 if type(last) is int else last * (1 + 1.1e-5) or 1e-300
     return dataclasses.replace(one, value=[*one.value[:-1], last])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from bench.config.registry import Registry
 from bench.config.schema import RecipeError, Train
+from bench.cores import CORES
 from bench.train.launch import choose_precision, choose_threads, make_accelerator
 from bench.train.preflight import check_recipe
 from tests.helpers.process import TINY, command, refused
@@ -49,21 +51,31 @@ def test_an_impossible_precision_is_refused(monkeypatch, asked, launcher, words)
 @pytest.mark.parametrize(
     ("environment", "settings", "threads"),
     [
-        ({}, {}, None),
-        ({"OMP_NUM_THREADS": "1"}, {}, None),  # the user's own
-        ({"OMP_NUM_THREADS": "1", "ACCELERATE_MIXED_PRECISION": "no"}, {}, 8),
-        ({"OMP_NUM_THREADS": "3", "ACCELERATE_MIXED_PRECISION": "no"}, {}, None),
-        ({"OMP_NUM_THREADS": "1", "TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2"}, {}, 4),
-        ({"OMP_NUM_THREADS": "1", "ACCELERATE_MIXED_PRECISION": "no"}, {"threads": 1}, 1),
+        ({}, {}, 8),
+        ({"OMP_NUM_THREADS": "1"}, {}, 8),  # as accelerate launch sets it
+        ({"OMP_NUM_THREADS": "3", "TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2"}, {}, 4),
+        ({CORES: "3"}, {}, 3),  # as a sweep sets it
+        ({CORES: "6", "LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "2"}, {}, 3),
+        ({CORES: "6"}, {"threads": 1}, 1),
     ],
 )
-def test_launchers_do_not_leave_the_cores_idle(monkeypatch, environment, settings, threads):
+def test_threads_are_the_recipes_or_the_share_of_the_cores(monkeypatch, environment, settings, threads):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
-    for name in ("OMP_NUM_THREADS", "ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID", "LOCAL_WORLD_SIZE"):
+    for name in ("OMP_NUM_THREADS", CORES, "TORCHELASTIC_RUN_ID", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert choose_threads(Train(**settings)) == threads
+
+
+@pytest.mark.parametrize("omp", [1, 2])
+def test_a_run_and_its_teacher_use_and_record_the_threads_of_the_recipe_whatever_the_shell_says(tmp_path, omp):
+    # the teacher is trained by a child process
+    words = ["bench/run.py", "--recipe", "deit_micro/digits/guided", "--protocol", "quick", "--results-dir", tmp_path]
+    variables = {"OMP_NUM_THREADS": str(omp), "LOCALITY_BENCH_CACHE": str(tmp_path / "cache")}
+    done = command(*words, *TINY, "--set", f"train.threads={3 - omp}", env=variables, check=True)
+    threads = [json.loads(path.read_text())["hardware"]["threads"] for path in tmp_path.rglob("*-seed0/record.json")]
+    assert threads == [3 - omp] * 2 and done.stdout.count(f", {3 - omp} thread") == 2
 
 
 def test_deterministic_is_passed_to_torch():

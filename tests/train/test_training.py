@@ -191,7 +191,7 @@ def test_two_processes_give_the_losses_of_one_step_by_step(cache, tmp_path, meth
 def test_a_run_that_cannot_be_is_refused_before_the_teacher_is_trained(tmp_path):
     words = ["bench/run.py", "--recipe", "deit_micro/digits/guided", "--protocol", "quick", "--results-dir", tmp_path]
     for setting, word in (
-        ("model.image_size=15", "model.patch_size"),
+        ("model.image_size=15", "model.image_size"),
         ("model.feature_layers=[blocks.0, blocks.1, head]", "head"),
         ("model.timm=deit_huge", "cannot be built"),
     ):

@@ -16,7 +16,8 @@ NOT_DECODED = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")  # formats that Pil
 def read(files: Files, data: Data) -> Contents:
     """The images of each class folder. Classes are the folders' names, sorted.
 
-    Files whose extension is not that of an image are left out. A folder around everything, as archives have, is skipped.
+    Files whose extension is not that of an image are left out, and class folders without an image are named. A folder
+    around everything, as archives have, is skipped.
     """
     Image.init()
     extensions = Image.registered_extensions().items()
@@ -39,9 +40,12 @@ def read(files: Files, data: Data) -> Contents:
         raise LayoutMismatch(f"two or more class folders with images; {len(classes)} found")
     if unknown := sorted(set(test_images.values()) - set(classes)):
         raise RecipeError(f"{files}: {test}/ has a class that train/ lacks: {unknown[0]}")
+    base = (*filter(None, outer.split("/")), *([splits["train"]] if test else []))  # the folder of the class folders
+    folders = (tuple(folder.split("/")) for folder in files.folders)
+    found = {folder[len(base)] for folder in folders if folder[: len(base)] == base and len(folder) > len(base)}
     number = {name: label for label, name in enumerate(classes)}
     train_items, test_items = (
         files.items(((name, number[folder]) for name, folder in split.items())) for split in (train_images, test_images)
     )
     left_out = tuple(sorted(set(files.names) - set(train_images) - set(test_images)))
-    return Contents(train_items, test_items or None, tuple(classes), left_out)
+    return Contents(train_items, test_items or None, tuple(classes), left_out, tuple(sorted(found - set(classes))))

@@ -65,7 +65,8 @@ def draw_suite(plot: base.Plot, width: float, title: str | None) -> Figure:
     for axes, dataset in zip(grid[0], datasets, strict=True):
         axes.set_title(base.clean(dataset, 14), size="small", weight="normal")
         last = plot.curves.loc[plot.curves["dataset"] == dataset, "epoch"].max()
-        axes.set(xlim=(min(1, last - 1), last), xticks=[] if pd.isna(last) else [last])
+        if not pd.isna(last):  # else no run of this cell is finished
+            axes.set(xlim=(min(1, last - 1), last), xticks=[last])
     return figure
 
 
