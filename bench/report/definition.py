@@ -55,7 +55,7 @@ def find_suite(registry: Registry, name: str, *folders: Path) -> tuple[Suite, Co
     """
     if name in RESERVED:
         raise RecipeError(f"suite {name}: the name is that of a folder of results/local: give the suite another name")
-    if not is_known(registry, name):
+    if not is_known(registry, name) and re.fullmatch(NAME, name):  # another name is no folder of results
         for folder in folders:
             if (content := stored_definition(folder)) is not None:
                 return read_suite(name, content, str(folder / FILE)), content
