@@ -211,7 +211,7 @@ def _run(registry: Registry, suites: Sequence[Suite], arguments: argparse.Namesp
     if scheduler.failed:
         LOG.error(f"{title}: {len(scheduler.failed)} of {count(len(jobs), 'job')} failed")
     for problem in plan.problems:
-        LOG.error(f"{title}: not all of its runs can run: {problem}")
+        LOG.error(f"{title}: not all runs can run: {problem}")
     if scheduler.failed or plan.problems:
         return FAILED
     if scheduler.finished:

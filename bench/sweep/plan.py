@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.cli import count, duration
-from bench.config.schema import Recipe
+from bench.config.schema import Recipe, RecipeError
 from bench.data.preflight import Preflight
 from bench.data.sources import MissingDataset
 from bench.data.store import current_fingerprint
@@ -81,7 +81,8 @@ def make_plan(
     begun: list[Job] = []
     teachers: dict[str, Job] = {}
     fingerprint = functools.cache(lambda data: current_fingerprint(data, data_dir))
-    preflight, checked = Preflight(data_dir), {}  # one recipe has many seeds
+    preflight = Preflight(data_dir)
+    checked: dict[tuple[str, str], RecipeError | None] = {}  # by id and hash, since one recipe has many seeds
     folder_names: dict[Path, set[str]] = {}
     seen = set()
     for one in planned:
@@ -113,9 +114,9 @@ def make_plan(
             if record is None:
                 _read_status(job)
             begun.append(job)
-        if (same := (recipe.id, recipe.hash)) not in checked:
-            checked[same] = preflight.problem(recipe, processes)
-        if (problem := checked[same]) is not None and job.state is not State.RUNNING:
+        if (name := (recipe.id, recipe.hash)) not in checked:
+            checked[name] = preflight.problem(recipe, processes)
+        if (problem := checked[name]) is not None and job.state is not State.RUNNING:
             missing = isinstance(problem, MissingDataset)
             job.state = State.CANNOT_RUN
             job.note = "dataset is missing" if missing else f"{str(problem).partition(': ')[0]}: see below"

@@ -212,7 +212,7 @@ def test_a_plan_is_of_recipes_and_of_suites(tmp_path, capsys):
     assert out.count("resnet14/digits") == 3 and out.count("resnet8/digits") == 1
     assert plan("deit_tiny/cifar10/baseline", "--seeds", "2")[1].count("to run  deit_tiny/cifar10/baseline") == 2
     one = plan("deit_tiny/cifar10/baseline", "--seeds", "1", "--set", "train.epochs=1")[1]
-    assert "1 run: 1 to run\nleft to train: 1 epoch, about" in one and "unknown for 1 of 1 job, since" in one
+    assert "1 run: 1 to run\n" in one and "left to train: 1 epoch, about" in one and "unknown for 1 of 1 job, since" in one
     for words, sentence in (
         ([], "plan: name suites (cifar10, paper, quick) or recipe ids"),
         (["--suite", "quick"], "write python -m bench plan quick"),
