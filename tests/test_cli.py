@@ -51,6 +51,9 @@ def test_a_hostile_text_in_any_place_of_a_command_line(text, files, capsys):
         ("bench", "plan", *results, "--", text),
         ("bench", "data", "check", "--", text),
         ("bench", "verify", f"results/{text}"),
+        ("bench", "publish", *results, "--", text),
+        ("bench", "merge", *results, "--", f"{text}/records.jsonl"),
+        ("bench", "report", "--check", f"--results-dir={text}/x"),
     ):
         code, out, errors = call(capsys, program, *words)
         assert code == 2, (words, code, out, errors)

@@ -5,6 +5,7 @@ With it, results can be drawn where the suite, or a model or method in it, is in
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -38,6 +39,8 @@ class HasRecord(Protocol):
 
 def stored_suites(folder: str | Path) -> list[str]:
     """The suites that have records below `results/` or `results/local/`, sorted."""
+    if not os.path.isdir(folder):  # also answers for names that no folder can have
+        return []
     names = (path.parent.name for path in Path(folder).glob("*/records.jsonl"))
     return sorted(name for name in names if re.fullmatch(NAME, name) and name not in RESERVED)
 
@@ -71,7 +74,7 @@ def stored_suite(registry: Registry, folder: Path) -> Suite:
 def stored_definition(folder: Path) -> Content | None:
     """The content of the suite.yaml in a folder; None if there is none. Raises RecipeError if it is damaged."""
     path = folder / FILE
-    return read_file(path, str(path)) if path.exists() else None
+    return read_file(path, str(path)) if os.path.exists(path) else None
 
 
 def write_definition(content: Content, folder: Path) -> None:

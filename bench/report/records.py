@@ -61,7 +61,7 @@ def read_file_of_runs(path: Path, suite: str) -> list[PublishedRun]:
     """The runs in a file. Raises RecipeError if it cannot be read or a line is not a record."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise RecipeError(f"{path}: cannot be read ({type(error).__name__})") from None
     return [_parse(line, suite, f"{path} line {number}") for number, line in enumerate(lines, 1)]
 

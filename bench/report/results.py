@@ -14,14 +14,14 @@ import pandas as pd
 from bench.config.parse import nearest, short_repr
 from bench.config.registry import Registry
 from bench.config.schema import RecipeError
+from bench.report.definition import find_suite, is_known, stored_definition, stored_suites, suite_recipes
 from bench.report.frame import RUN, runs_frame
 from bench.report.records import PublishedRun, read_runs
-from bench.runs.folder import runs_dir
+from bench.runs.folder import LOCAL, runs_dir
 from bench.runs.record import HISTORY_COLUMNS, read_history, read_record
 
 Folder = str | PathLike[str]
 Origin = Literal["local", "published"]
-NAMES = [name for name in RUN if name != "variant"]  # which only a suite's tables have
 ORIGINS = (None, "local", "published")
 
 
@@ -44,6 +44,7 @@ def results(
     Columns (all: docs/results.md, In Python):
         origin: "local" or "published". folder: of a local run, for `bench.load` and `bench.load_pair`; else missing.
         suite: the names of its suites, joined by ", "; empty for none.
+        variant: the varied keys with their values, as "data.train_limit=500"; empty for none, and for a run of several.
         model, dataset, method, seed; id, protocol, hash: of the recipe. method is "baseline" without guidance.
         last_accuracy, best_accuracy: on the test set, in %, after the last and the best epoch; missing if it diverged.
         best_epoch, epochs, diverged, parameters, flops_per_image, classes, train_images, test_images, evaluated_on.
@@ -67,13 +68,13 @@ def curves(
     """The learning curves, one row per run and epoch; arguments, errors and the choice of runs as `bench.results`.
 
     Columns:
-        origin, suite, model, dataset, method, seed, id, protocol, hash, diverged: of the run, as in `bench.results`.
+        origin, suite, model, dataset, variant, method, seed, id, protocol, hash, diverged: as in `bench.results`.
         epoch: from 1. lr: learning rate. train_loss, guidance_loss: means over the epoch; guidance_loss is the sum of the
             unweighted terms. A loss is missing if it was not finite, guidance_loss also without guidance.
         test_accuracy: in %. images_per_second: of training.
     """
     found = _find(suite, Path(results_dir), origin, recipes_dir)
-    frame = _frame(found)[["origin", "suite", *NAMES, "id", "protocol", "hash", "diverged"]]
+    frame = _frame(found)[["origin", "suite", *RUN, "id", "protocol", "hash", "diverged"]]
     columns = {name: [run.history[name] for run in (one.run for one in found)] for name in HISTORY_COLUMNS}
     frame = frame.assign(**columns).explode(list(HISTORY_COLUMNS), ignore_index=True)
     return frame.astype({**dict.fromkeys(HISTORY_COLUMNS, "float64"), "epoch": "int64"})
@@ -83,13 +84,14 @@ class _Found(NamedTuple):
     run: PublishedRun  # its suite is the names of all suites that it is in, joined
     origin: Origin
     folder: str | None
+    variant: str
 
 
 def _frame(found: Sequence[_Found]) -> pd.DataFrame:
-    frame = runs_frame([one.run for one in found])
+    frame = runs_frame([one.run for one in found], [one.variant for one in found])
     frame = frame.assign(origin=[one.origin for one in found], folder=pd.Series([one.folder for one in found], dtype="str"))
-    first = ["origin", "suite", *NAMES, "last_accuracy", "best_accuracy"]
-    return frame[[*first, *frame.columns.drop([*first, "variant"])]]
+    first = ["origin", "suite", *RUN, "last_accuracy", "best_accuracy"]
+    return frame[[*first, *frame.columns.drop(first)]]
 
 
 def _find(suite: str | None, results: Path, origin: str | None, recipes_dir: Folder | Sequence[Folder]) -> list[_Found]:
@@ -97,41 +99,46 @@ def _find(suite: str | None, results: Path, origin: str | None, recipes_dir: Fol
     if origin not in ORIGINS:
         raise RecipeError(f"origin: got {short_repr(origin)}, allowed: 'local', 'published' or None for both")
     registry = Registry(*([recipes_dir] if isinstance(recipes_dir, (str, PathLike)) else recipes_dir))
-    stored = sorted(path.parent.name for path in results.glob("*/records.jsonl"))
-    known = {*stored, *registry.names("suites")}
+    places = (results, results / LOCAL)
+    known = sorted({*registry.names("suites"), *(name for place in places for name in stored_suites(place))})
     if suite is not None and suite not in known:
-        hint = nearest(suite, sorted(known))
-        raise RecipeError(f"unknown suite {short_repr(suite)}; known: {', '.join(sorted(known))}{hint}")
-    published = [run for name in stored if suite in (None, name) for run in read_runs(results, name)]
+        raise RecipeError(f"unknown suite {short_repr(suite)}; known: {', '.join(known)}{nearest(suite, known)}")
+    names = [name for name in known if suite in (None, name)]
+    published = [run for name in names for run in read_runs(results, name)]
     local = list(_local_runs(results)) if origin != "published" else []
-    suites: dict[tuple[str, str], set[str]] = {}
-    for run in published:
-        suites.setdefault((run.record.id, run.record.hash), set()).add(run.suite)
-    for name in registry.names("suites"):
-        if local and suite in (None, name):
-            for recipe in _recipes(registry, name, {run.record.id for run, _ in local}):
-                suites.setdefault(recipe, set()).add(name)
+    runs = [*published, *(run for run, _ in local)]
+    variants = {name: _variants(registry, name, places, runs) for name in names}
+    for run in published:  # also those whose suite has other recipes now
+        variants[run.suite].setdefault((run.record.id, run.record.hash), set())
     found = {}
     for run, of, folder in (
         *((run, "published", None) for run in published if origin != "local"),
         *((run, "local", str(folder)) for run, folder in local),
     ):
-        record = run.record
-        names = suites.get((record.id, record.hash), set())
-        if suite is None or suite in names:
-            run = dataclasses.replace(run, suite=", ".join(sorted(names)))
-            found[record.id, record.hash, record.seed] = _Found(run, of, folder)
+        of_suites = {name: own[run.key[:2]] for name, own in variants.items() if run.key[:2] in own}
+        if suite is None or of_suites:
+            texts = set().union(*of_suites.values())
+            run = dataclasses.replace(run, suite=", ".join(of_suites))
+            found[run.key] = _Found(run, of, folder, texts.pop() if len(texts) == 1 else "")
     if not found:
         what = "no finished run" if suite is None else f"no finished run of suite {suite}"
         raise RecipeError(f"{results}: {what}{f' that is {origin}' if origin else ''}: is this the results folder?")
     return [found[key] for key in sorted(found)]
 
 
-def _recipes(registry: Registry, suite: str, ids: set[str]) -> Iterator[tuple[str, str]]:
-    """(id, hash) of the recipes of a suite that have these ids."""
-    for _, recipe in registry.suite_recipes(registry.suite(suite)):
-        if recipe.id in ids:
-            yield recipe.id, recipe.hash
+def _variants(
+    registry: Registry, suite: str, places: Sequence[Path], runs: Sequence[PublishedRun]
+) -> dict[tuple[str, str], set[str]]:
+    """{(id, hash): the variants} of each recipe of a suite. A baseline is in every variant of the teacher's keys."""
+    folders = [place / suite for place in places]
+    if not is_known(registry, suite) and not any(map(stored_definition, folders)):
+        return {}  # records alone say what is in it
+    definition, _ = find_suite(registry, suite, *folders)
+    ids, out = {run.record.id for run in runs}, {}
+    if not ids.isdisjoint(definition.ids):  # composing hundreds of recipes takes time
+        for entry, recipe in suite_recipes(registry, definition, runs):
+            out.setdefault((recipe.id, recipe.hash), set()).add(entry.variant)
+    return out
 
 
 def _local_runs(results: Path) -> Iterator[tuple[PublishedRun, Path]]:

@@ -80,9 +80,7 @@ def read_run(folder: Path, recipes_dir: Folders = ()) -> tuple[Record, Recipe]:
     try:
         record = read_record(path)
     except OSError as error:
-        if os.path.isfile(
-            jsonl := folder if folder.suffix == ".jsonl" else folder / "records.jsonl"
-        ):  # answers for long names too
+        if os.path.isfile(jsonl := folder if folder.suffix == ".jsonl" else folder / "records.jsonl"):
             suite = jsonl.absolute().parent.name
             raise RecipeError(
                 f"{folder}: committed results have no weights: `python -m bench sweep {suite}` trains the runs, into"

@@ -106,6 +106,19 @@ def test_a_suite_of_ones_own_recipes_is_found(tmp_path):
     ]
 
 
+def test_varied_values_have_a_column(tmp_path):
+    (tmp_path / "own" / "suites").mkdir(parents=True)
+    text = Path("recipes/suites/quick.yaml").read_text()
+    (tmp_path / "own" / "suites" / "mine.yaml").write_text(f"{text}vary: {{teacher.seed: [0, 1]}}\n")
+    suite = Registry(tmp_path / "own").suite("mine")
+    for _, recipe in Registry(tmp_path / "own").suite_recipes(suite):
+        finish(tmp_path / "results", make_run("mine", recipe, [50.0]), recipe)
+    for function in (bench.results, bench.curves):
+        frame = function("mine", results_dir=tmp_path / "results", recipes_dir=tmp_path / "own")
+        found = sorted(frame[["method", "variant"]].itertuples(index=False, name=None))
+        assert found == [("baseline", ""), ("guided", "teacher.seed=0"), ("guided", "teacher.seed=1")]
+
+
 def test_nothing_and_nonsense_give_a_sentence(results, tmp_path):
     for arguments, words in (
         ({"suite": "quik"}, "unknown suite 'quik'; known: cifar10, paper, quick; did you mean 'quick'"),
