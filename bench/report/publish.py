@@ -32,7 +32,7 @@ from bench.runs.folder import LOCAL, runs_dir
 
 def add_publish_options(parser: argparse.ArgumentParser) -> None:
     """The options of `publish`."""
-    parser.add_argument("suites", nargs="*", metavar="SUITE", help="take over this machine's runs of these suites")
+    parser.add_argument("what", nargs="*", metavar="SUITE", help="take over this machine's runs of these suites")
     parser.add_argument("--replace", action="store_true", help="where a run is committed already, this machine's counts")
     add_figure_options(parser)
     add_folders(parser, data=False)
@@ -41,7 +41,7 @@ def add_publish_options(parser: argparse.ArgumentParser) -> None:
 def run_publish(arguments: argparse.Namespace) -> int:
     """Take over runs of suites into the committed results; without suites, draw these anew."""
     registry, results, figures = Registry(*arguments.recipes_dir), Path(arguments.results_dir), figure_options(arguments)
-    names = list(dict.fromkeys(arguments.suites))
+    names = list(dict.fromkeys(arguments.what))
     if not names and not stored_suites(results):
         raise RecipeError(f"--results-dir {results}: no suite has committed records here: name the suites to publish")
     for change in [_publication(registry, results, name, arguments.replace) for name in names]:
@@ -54,7 +54,7 @@ def run_publish(arguments: argparse.Namespace) -> int:
 
 def add_merge_options(parser: argparse.ArgumentParser) -> None:
     """The options of `merge`."""
-    parser.add_argument("files", nargs="+", metavar="FILE", help="records.jsonl of others, in a folder named as the suite")
+    parser.add_argument("what", nargs="+", metavar="FILE", help="records.jsonl of others, in a folder named as the suite")
     parser.add_argument("--suite", metavar="NAME", help="the suite of files in a folder of another name")
     add_figure_options(parser)
     add_folders(parser, data=False)
@@ -64,7 +64,7 @@ def run_merge(arguments: argparse.Namespace) -> int:
     """Take over the records of others into the committed results. If one is refused, nothing is written."""
     registry, results, figures = Registry(*arguments.recipes_dir), Path(arguments.results_dir), figure_options(arguments)
     files: dict[str, list[Path]] = {}
-    for file in map(Path, arguments.files):
+    for file in map(Path, arguments.what):
         files.setdefault(arguments.suite or file.absolute().parent.name, []).append(file)
     changes = [_merged(registry, results, name, paths) for name, paths in files.items()]
     for change in changes:
@@ -94,13 +94,17 @@ class _Change:
     def sentences(self, registry: Registry) -> list[str]:
         """What has changed, which runs were left out, and which the suite lacks."""
         name, known = self.suite.name, [(run.key, environment(run.record)) for run in self.before]
-        new = [run for run in self.given if (run.key, environment(run.record)) not in known]
-        joined = sum(run in self.after.runs for run in new)
-        reproduced = sum(run in self.after.reproductions for run in new)
+        keys = {run.key for run in self.before}
+        counting = [run for run in self.given if run in self.after.runs and run not in self.before]
+        replaced = {run.key for run in counting if run.key in keys}
         after = [*self.after.runs, *self.after.reproductions]
-        removed = sum(run not in after for run in self.before)
-        out = [f"suite {name}: {count(joined, 'new run')}, {count(reproduced, 'new reproduction')}"]
-        out[0] += f", {count(removed, 'earlier run')} removed" if removed else ""
+        numbers = [count(len(counting) - len(replaced), "new run")]
+        new = [run for run in self.given if (run.key, environment(run.record)) not in known]
+        numbers.append(count(sum(run in self.after.reproductions for run in new), "new reproduction"))
+        numbers += [f"{count(len(replaced), 'run')} replaced"] if replaced else []
+        removed = sum(run not in after and run.key not in replaced for run in self.before)
+        numbers += [f"{count(removed, 'earlier run')} removed"] if removed else []
+        out = [f"suite {name}: {', '.join(numbers)}"]
         out += [f"{text}: the committed one stays (publish --replace takes the other)" for text in self.after.conflicts]
         return out + _missing_runs(registry, self.suite, self.after.runs)
 

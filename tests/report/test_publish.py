@@ -68,10 +68,11 @@ def test_publish_takes_over_new_seeds_and_keeps_committed_ones(results, capsys):
     assert files == {path: path.read_bytes() for path in results.rglob("*.*")}
 
 
-def test_replace_lets_this_machine_count(results):
+def test_replace_lets_this_machine_count(results, capsys):
     finish(results, quick_run("guided", 0, (90.0, 98.0), **LAPTOP))
     finish(results, quick_run("guided", 1, (90.0, 97.0)))
-    assert bench("publish", "quick", "--replace", "--results-dir", results) == 0
+    assert bench("publish", "--replace", "--results-dir", results, "quick") == 0  # words may follow the options
+    assert "suite quick: 0 new runs, 0 new reproductions, 2 runs replaced\n" in capsys.readouterr().out
     runs = accuracies(read_runs(results, "quick"))
     assert (runs["guided", 0], runs["guided", 1], runs["guided", 2]) == (98.0, 97.0, 92.0)
     assert accuracies(read_runs(results, "quick", REPRODUCTIONS)) == {("guided", 0): 90.0}
