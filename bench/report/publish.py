@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,16 +93,13 @@ class _Change:
 
     def sentences(self, registry: Registry) -> list[str]:
         """What has changed, which runs were left out, and which the suite lacks."""
-        name, known = self.suite.name, [(run.key, environment(run.record)) for run in self.before]
-        keys = {run.key for run in self.before}
-        counting = [run for run in self.given if run in self.after.runs and run not in self.before]
-        replaced = {run.key for run in counting if run.key in keys}
-        after = [*self.after.runs, *self.after.reproductions]
-        numbers = [count(len(counting) - len(replaced), "new run")]
-        new = [run for run in self.given if (run.key, environment(run.record)) not in known]
-        numbers.append(count(sum(run in self.after.reproductions for run in new), "new reproduction"))
-        numbers += [f"{count(len(replaced), 'run')} replaced"] if replaced else []
-        removed = sum(run not in after and run.key not in replaced for run in self.before)
+        name, keys, after = self.suite.name, {run.key for run in self.before}, [*self.after.runs, *self.after.reproductions]
+        counting = {run.key for run in self.given if run in self.after.runs and run not in self.before}
+        known = [(run.key, environment(run.record)) for run in self.before]
+        new = {(run.key, environment(run.record)) for run in self.given if run in self.after.reproductions}
+        removed = sum(run not in after and run.key not in counting for run in self.before)
+        numbers = [count(len(counting - keys), "new run"), count(len(new.difference(known)), "new reproduction")]
+        numbers += [f"{count(len(counting & keys), 'run')} replaced"] if counting & keys else []
         numbers += [f"{count(removed, 'earlier run')} removed"] if removed else []
         out = [f"suite {name}: {', '.join(numbers)}"]
         out += [f"{text}: the committed one stays (publish --replace takes the other)" for text in self.after.conflicts]
@@ -118,9 +115,7 @@ def _publication(registry: Registry, results: Path, name: str, replace: bool) ->
     recipes = {(recipe.id, recipe.hash): recipe for _, recipe in suite_recipes(registry, suite, local)}
     for run in local:
         _check_code(run, "commit the changes or remove them, then run it again", recipes[run.key[:2]])
-    # a run that other code has recorded gives way to one of this code
-    stale = [run for run in before if is_stale(run.record, recipes.get(run.key[:2]))]
-    fresh = [run for run in before if run not in stale]
+    fresh, stale = _by_code(before, recipes)
     order = [*local, *fresh, *stale] if replace else [*fresh, *local, *stale]
     return _change(registry, suite, content, before, local, order)
 
@@ -134,10 +129,19 @@ def _merged(registry: Registry, results: Path, name: str, files: Sequence[Path])
         raise RecipeError(problems[0])
     for run in given:
         _check_code(run, "its author commits the changes or removes them, and runs it again")
-    change = _change(registry, suite, content, before, given, [*before, *given])
+    fresh, stale = _by_code(before, {})
+    change = _change(registry, suite, content, before, given, [*fresh, *given, *stale])
     if change.after.conflicts:
         raise RecipeError(change.after.conflicts[0])
     return change
+
+
+def _by_code(
+    runs: Sequence[PublishedRun], recipes: Mapping[tuple[str, str], Recipe]
+) -> tuple[list[PublishedRun], list[PublishedRun]]:
+    """Runs of this code, and those that other code has recorded, which give way. recipes: of `is_stale`, by id and hash."""
+    stale = [run for run in runs if is_stale(run.record, recipes.get(run.key[:2]))]
+    return [run for run in runs if run not in stale], stale
 
 
 def _change(
@@ -152,6 +156,8 @@ def _change(
     runs, reproductions = (current_runs(registry, suite, some) for some in (united.runs, united.reproductions))
     if problems := mismatches(registry, suite, runs):
         raise RecipeError(problems[0])
+    if not runs:
+        raise RecipeError(f"suite {suite.name}: no run is of its recipes as they are now, so nothing is written")
     return _Change(suite, content, before, given, United(runs, reproductions, united.conflicts))
 
 
