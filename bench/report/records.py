@@ -152,14 +152,17 @@ def mismatches(registry: Registry, suite: Suite, runs: Sequence[PublishedRun]) -
             out.append(f"{run.name}: not in suite {suite.name}")
         elif problem := _contradiction(run):
             out.append(problem)
-        elif run_hash not in hashes[recipe_id]:  # a recipe that can be read is there
-            out.append(f"{run.name}: its hash {run_hash[:8]} is not its recipe's, {hashes[recipe_id][0][:8]}")
+        elif run_hash not in (known := hashes.get(recipe_id, [])):
+            wanted = f"its recipe's, {known[0][:8]}" if known else f"that of a recipe of suite {suite.name}"
+            out.append(f"{run.name}: its hash {run_hash[:8]} is not {wanted}")
     return out
 
 
 def _contradiction(run: PublishedRun) -> str | None:
     """A sentence if a record was changed: id, seed or hash are not its recipe's, or accuracies are not its history's."""
     record, accuracies = run.record, run.history["test_accuracy"]
+    if problem := _history_problem(run.history, record.epochs):
+        return f"{run.name}: its history{problem}"
     if record.recipe.get("seed") != record.seed or not 0 <= record.seed < 2**63:
         return f"{run.name}: its seed is not that of its recipe"
     if record.recipe.get("id") != record.id:
@@ -172,6 +175,8 @@ def _contradiction(run: PublishedRun) -> str | None:
         return f"{run.name}: its hash {record.hash[:8]} is not that of its recipe, {hash_now[:8]}"
     if not record.diverged and (record.last_accuracy, record.best_accuracy) != (accuracies[-1], max(accuracies)):
         return f"{run.name}: its last or best accuracy is not that of its history"
+    if not record.diverged and accuracies[record.best_epoch - 1] != record.best_accuracy:
+        return f"{run.name}: its best epoch is not that of its history"
     return None
 
 

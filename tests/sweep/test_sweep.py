@@ -55,7 +55,11 @@ def status(path: Path) -> dict:
         return {}
 
 
-def test_kills_and_slots_change_no_number(recipes, tmp_path):
+def test_kills_and_slots_change_no_number(tmp_path):
+    recipes = tmp_path / "recipes"
+    (recipes / "suites").mkdir(parents=True)
+    # long enough that a run is still there when it is killed, also on a slow machine
+    (recipes / "suites" / "short.yaml").write_text(SUITE.replace("epochs: 12", "epochs: 60", 1))
     # two slots, not disturbed
     first = command(*sweep_words(recipes, tmp_path / "a"), "--runs-per-gpu", "2", check=True)
     assert first.stdout.startswith("suite short, 2 runs: ") and "[3/3]" in first.stdout
