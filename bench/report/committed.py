@@ -18,15 +18,16 @@ from bench.report.definition import FILE, is_known, stored_definition, stored_su
 from bench.report.figures import check_figures
 from bench.report.output import draw, read_text, table_files, write_if_changed, write_suite
 from bench.report.page import render_page
-from bench.report.records import REPRODUCTIONS, PublishedRun, mismatches, read_runs, records_path
+from bench.report.records import REPRODUCTIONS, mismatches, read_runs, records_path
 from bench.report.suite_report import SuiteReport
 from bench.report.unite import unite
+from bench.runs.finished import FinishedRun
 
 FORMATTERS = ("pandas", "tabulate", "matplotlib", "jinja2")  # their versions may change the text of files
 CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
 
 
-def read_committed(results: Path, name: str) -> list[PublishedRun]:
+def read_committed(results: Path, name: str) -> list[FinishedRun]:
     """The committed runs of a suite, then the reproductions of them."""
     return [*read_runs(results, name), *read_runs(results, name, REPRODUCTIONS)]
 

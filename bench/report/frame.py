@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from bench.config.names import split_id
-from bench.report.records import PublishedRun
+from bench.runs.finished import FinishedRun
 from bench.runs.record import Record
 
 CELL = [
@@ -28,7 +28,7 @@ _MAY_BE_MISSING = {  # columns of `runs_frame` whose type would depend on the ru
 _NO_COLUMNS = ["recipe", "feature_maps", "teacher", "hardware", "code", "image_size", "weights", "class_names"]
 
 
-def runs_frame(runs: Sequence[PublishedRun], variants: Sequence[str] = ()) -> pd.DataFrame:
+def runs_frame(runs: Sequence[FinishedRun], variants: Sequence[str] = ()) -> pd.DataFrame:
     """One row per run, in the order of `runs`, which may not be empty. variants: one per run, in a suite that varies keys.
 
     The columns are the fields of `Record`, its hardware, code and dataset (see bench/runs/record.py) but _NO_COLUMNS, and:
@@ -43,7 +43,7 @@ def runs_frame(runs: Sequence[PublishedRun], variants: Sequence[str] = ()) -> pd
     return pd.DataFrame(rows).drop(columns=_NO_COLUMNS).astype(_MAY_BE_MISSING)
 
 
-def curves_frame(runs: Sequence[PublishedRun], variants: Sequence[str] = ()) -> pd.DataFrame:
+def curves_frame(runs: Sequence[FinishedRun], variants: Sequence[str] = ()) -> pd.DataFrame:
     """One row per run and epoch, in the order of `runs`: RUN, diverged (of the run), epoch (from 1), test_accuracy (%)."""
     columns = [*RUN, "diverged", "epoch", "test_accuracy"]
     rows = []
@@ -64,11 +64,11 @@ def machine(record: Record) -> str:
     return f"{record.world_size} x {name}, {record.precision.used}"
 
 
-def _with_variants(runs: Sequence[PublishedRun], variants: Sequence[str]) -> Iterable[tuple[PublishedRun, str]]:
+def _with_variants(runs: Sequence[FinishedRun], variants: Sequence[str]) -> Iterable[tuple[FinishedRun, str]]:
     return zip(runs, variants or [""] * len(runs), strict=True)
 
 
-def _run_row(run: PublishedRun, variant: str) -> dict[str, object]:
+def _run_row(run: FinishedRun, variant: str) -> dict[str, object]:
     record = run.record
     model, dataset, method = split_id(record.id)
     on_cpu = record.hardware.device == "cpu"

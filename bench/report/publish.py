@@ -18,15 +18,14 @@ from bench.report.committed import read_committed, write_committed
 from bench.report.definition import Content, find_suite, stored_suites, suite_recipes, write_definition
 from bench.report.records import (
     REPRODUCTIONS,
-    PublishedRun,
     current_runs,
-    is_stale,
     local_runs,
     mismatches,
     read_file_of_runs,
     write_runs,
 )
 from bench.report.unite import United, environment, unite
+from bench.runs.finished import FinishedRun, is_stale
 from bench.runs.folder import LOCAL, runs_dir
 
 
@@ -81,8 +80,8 @@ class _Change:
 
     suite: Suite
     content: Content
-    before: list[PublishedRun]
-    given: list[PublishedRun]
+    before: list[FinishedRun]
+    given: list[FinishedRun]
     after: United
 
     def write(self, results: Path) -> None:
@@ -140,9 +139,9 @@ def _change(
     registry: Registry,
     suite: Suite,
     content: Content,
-    before: list[PublishedRun],
-    given: list[PublishedRun],
-    order: Iterable[PublishedRun],
+    before: list[FinishedRun],
+    given: list[FinishedRun],
+    order: Iterable[FinishedRun],
 ) -> _Change:
     united = unite(order)
     runs, reproductions = (current_runs(registry, suite, some) for some in (united.runs, united.reproductions))
@@ -151,7 +150,7 @@ def _change(
     return _Change(suite, content, before, given, United(runs, reproductions, united.conflicts))
 
 
-def _check_code(run: PublishedRun, advice: str, recipe: Recipe | None = None) -> None:
+def _check_code(run: FinishedRun, advice: str, recipe: Recipe | None = None) -> None:
     """Raise RecipeError if nobody can know what code a run used, or it was other code. recipe: see `is_stale`."""
     record = run.record
     if record.code.dirty:
@@ -164,7 +163,7 @@ def _check_code(run: PublishedRun, advice: str, recipe: Recipe | None = None) ->
     raise RecipeError(f"{run.name}: {problem}: {advice}: {again} --force")
 
 
-def _missing_runs(registry: Registry, suite: Suite, runs: Sequence[PublishedRun]) -> list[str]:
+def _missing_runs(registry: Registry, suite: Suite, runs: Sequence[FinishedRun]) -> list[str]:
     """The runs that a suite lacks, a line per recipe."""
     there = {run.key for run in runs}
     missing = {}

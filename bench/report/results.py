@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -16,9 +15,10 @@ from bench.config.registry import Registry
 from bench.config.schema import RecipeError
 from bench.report.definition import find_suite, is_known, stored_definition, stored_suites, suite_recipes
 from bench.report.frame import RUN, runs_frame
-from bench.report.records import PublishedRun, read_runs
-from bench.runs.folder import LOCAL, runs_dir
-from bench.runs.record import HISTORY_COLUMNS, read_history, read_record
+from bench.report.records import read_runs
+from bench.runs.finished import FinishedRun, run_from_folder
+from bench.runs.folder import LOCAL, finished_runs
+from bench.runs.record import HISTORY_COLUMNS
 
 Folder = str | PathLike[str]
 Origin = Literal["local", "published"]
@@ -81,7 +81,7 @@ def curves(
 
 
 class _Found(NamedTuple):
-    run: PublishedRun  # its suite is the names of all suites that it is in, joined
+    run: FinishedRun  # its suite is the names of all suites that it is in, joined
     origin: Origin
     folder: str | None
     variant: str
@@ -105,15 +105,15 @@ def _find(suite: str | None, results: Path, origin: str | None, recipes_dir: Fol
         raise RecipeError(f"unknown suite {short_repr(suite)}; known: {', '.join(known)}{nearest(suite, known)}")
     names = [name for name in known if suite in (None, name)]
     published = [run for name in names for run in read_runs(results, name)]
-    local = list(_local_runs(results)) if origin != "published" else []
-    runs = [*published, *(run for run, _ in local)]
+    local = {folder: run_from_folder(folder) for folder in finished_runs(results)} if origin != "published" else {}
+    runs = [*published, *local.values()]
     variants = {name: _variants(registry, name, places, runs) for name in names}
     for run in published:  # also those whose suite has other recipes now
         variants[run.suite].setdefault((run.record.id, run.record.hash), set())
     found = {}
     for run, of, folder in (
         *((run, "published", None) for run in published if origin != "local"),
-        *((run, "local", str(folder)) for run, folder in local),
+        *((run, "local", str(folder)) for folder, run in local.items()),
     ):
         of_suites = {name: own[run.key[:2]] for name, own in variants.items() if run.key[:2] in own}
         if suite is None or of_suites:
@@ -127,7 +127,7 @@ def _find(suite: str | None, results: Path, origin: str | None, recipes_dir: Fol
 
 
 def _variants(
-    registry: Registry, suite: str, places: Sequence[Path], runs: Sequence[PublishedRun]
+    registry: Registry, suite: str, places: Sequence[Path], runs: Sequence[FinishedRun]
 ) -> dict[tuple[str, str], set[str]]:
     """{(id, hash): the variants} of each recipe of a suite. A baseline is in every variant of the teacher's keys."""
     folders = [place / suite for place in places]
@@ -139,11 +139,3 @@ def _variants(
         for entry, recipe in suite_recipes(registry, definition, runs):
             out.setdefault((recipe.id, recipe.hash), set()).add(entry.variant)
     return out
-
-
-def _local_runs(results: Path) -> Iterator[tuple[PublishedRun, Path]]:
-    """The finished students of this machine with their folders, without runs that --force has renamed."""
-    for path in sorted(runs_dir(results).glob("*/*/*/*/record.json")):  # a teacher's is less deep
-        if re.fullmatch(r"[0-9a-f]{8}-seed\d+", path.parent.name):
-            record, rows = read_record(path), read_history(path.with_name("history.csv"))
-            yield PublishedRun("", record, {name: [row[name] for row in rows] for name in HISTORY_COLUMNS}), path.parent

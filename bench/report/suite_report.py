@@ -15,8 +15,8 @@ from bench.config.suite import BASELINE, Suite, SuiteEntry
 from bench.report.definition import suite_recipes
 from bench.report.frame import CELL, curves_frame, runs_frame
 from bench.report.published import published_frame
-from bench.report.records import PublishedRun
 from bench.report.stats import cells_frame, pairs_frame
+from bench.runs.finished import FinishedRun
 from bench.runs.record import stale_parts
 
 
@@ -60,12 +60,12 @@ class SuiteReport:
         return [self.protocol_note, *self.notes]
 
 
-def build_suite_report(registry: Registry, suite: Suite, published_runs: Sequence[PublishedRun]) -> SuiteReport:
+def build_suite_report(registry: Registry, suite: Suite, published_runs: Sequence[FinishedRun]) -> SuiteReport:
     """The report of a suite from its runs, of which there must be at least one."""
     guidance = tuple(sorted(suite.guidance, key=lambda name: name != suite.reference))
     suite = dataclasses.replace(suite, guidance=guidance)
     recipes = suite_recipes(registry, suite, published_runs)
-    by_recipe: dict[tuple[str, str], list[PublishedRun]] = {}
+    by_recipe: dict[tuple[str, str], list[FinishedRun]] = {}
     for run in published_runs:
         by_recipe.setdefault((run.record.id, run.record.hash), []).append(run)
     placed = [(run, one.variant) for one, recipe in recipes for run in by_recipe.get((one.id, recipe.hash), ())]
@@ -140,7 +140,7 @@ def _comparison_notes(runs: pd.DataFrame) -> list[str]:
     return out
 
 
-def _stale_note(recipes: Iterable[Recipe], runs: Sequence[PublishedRun]) -> list[str]:
+def _stale_note(recipes: Iterable[Recipe], runs: Sequence[FinishedRun]) -> list[str]:
     """A sentence about runs that are recorded with other code, if there are such."""
     now, records = {recipe.hash: recipe for recipe in recipes}, [run.record for run in runs]
     changed = [parts for one in records if one.hash in now and (parts := stale_parts(one, now[one.hash]))]

@@ -30,8 +30,8 @@ from bench.config.registry import Registry
 from bench.config.schema import RecipeError
 from bench.config.suite import Suite
 from bench.data.preflight import data_folder
-from bench.report.records import published_records
-from bench.runs.folder import LOCAL, old_runs_warning, runs_in_no_suite
+from bench.report.records import other_runs_note, published_records
+from bench.runs.folder import LOCAL, old_runs_warning
 from bench.sweep.display import Display
 from bench.sweep.local import LocalExecutor, make_slots
 from bench.sweep.plan import Plan, PlannedRun, as_dict, as_text, make_plan, summary
@@ -100,9 +100,8 @@ def run_plan(arguments: argparse.Namespace) -> int:
         print(json.dumps(as_dict(plan), indent=2))
         return DONE
     print(as_text(plan, len(make_slots(arguments.gpus_per_run, arguments.runs_per_gpu))))
-    if others := len(runs_in_no_suite(registry, arguments.results_dir)):
-        verb = "is" if others == 1 else "are"
-        print(f"{count(others, 'finished run')} here {verb} in no suite: python -m bench compare ID… compares recipes")
+    if (others := other_runs_note(registry, arguments.results_dir)) is not None:
+        print(others)
     return DONE
 
 
@@ -223,16 +222,10 @@ def _run(registry: Registry, suites: Sequence[Suite], arguments: argparse.Namesp
 
 def _report(registry: Registry, suites: Sequence[Suite], plan: Plan, arguments: argparse.Namespace, prints: bool) -> None:
     """Draw the reports of suites with finished runs, print headlines if wanted, and compare with committed results."""
-    # They import pandas and matplotlib, which takes seconds that `plan` and the start of a sweep do not have.
-    report, comparison = map(importlib.import_module, ("bench.report.commands", "bench.report.comparison"))
-    results, pages, reports = Path(arguments.results_dir), [], []
-    if filed := [suite.name for suite in suites if suite.name == suite.file]:
-        reports, _ = report.write_local(registry, results, filed, with_published=arguments.skip_published)
-        pages.append(results / LOCAL / "index.html")
-    for suite in (suite for suite in suites if suite.name != suite.file and suite.guidance):
-        if (drawn := comparison.write_comparison(registry, suite, results)) is not None:
-            reports.append(drawn[0])
-            pages.append(drawn[1])
+    # It imports pandas and matplotlib, which takes seconds that `plan` and the start of a sweep do not have.
+    report = importlib.import_module("bench.report.commands")
+    results = Path(arguments.results_dir)
+    reports, pages = report.write_selection(registry, suites, results, with_published=arguments.skip_published)
     if prints:
         report.print_report(reports)
     if lines := beside_published(plan, published_records(results)):
