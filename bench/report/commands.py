@@ -1,4 +1,4 @@
-"""The verb `report`: tables, figures and a page of this machine's runs, or a check of the committed ones."""
+"""The verb `report`: tables, figures and a page of this machine's runs, or a check of the published ones."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from bench.report import tables
 from bench.report.committed import check_committed
 from bench.report.definition import stored_suites
 from bench.report.local import write_local, write_selection
+from bench.report.output import FigureOptions
 from bench.report.records import other_runs_note
 from bench.report.suite_report import SuiteReport
 from bench.runs.folder import LOCAL, runs_dir
@@ -25,10 +26,8 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
     """The options of `report`."""
     add_selection(parser)
     parser.add_argument("--suite", help=argparse.SUPPRESS)  # of earlier versions
-    parser.add_argument(
-        "--with-published", action="store_true", help="together with the committed runs of the same recipes"
-    )
-    parser.add_argument("--check", action="store_true", help="write nothing; fail if a committed file is not as published")
+    parser.add_argument("--with-published", action="store_true", help="together with published runs of the same recipes")
+    parser.add_argument("--check", action="store_true", help="check that the published files are what their records give")
     add_figure_options(parser)
     add_folders(parser, data=False)
 
@@ -39,8 +38,8 @@ def add_figure_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--figure-width", type=float, metavar="INCHES", help="3.25 for example, the column of a paper")
 
 
-def figure_options(arguments: argparse.Namespace) -> dict[str, bool | float | None]:
-    """The options of `add_figure_options` as `write_figures` takes them. Raises RecipeError for an impossible width."""
+def figure_options(arguments: argparse.Namespace) -> FigureOptions:
+    """The options of `add_figure_options`. Raises RecipeError for an impossible width."""
     width = arguments.figure_width
     if width is not None and not 1 <= width <= 30:
         raise RecipeError(f"--figure-width: got {width:g}, allowed from 1 to 30 inches")
@@ -48,17 +47,17 @@ def figure_options(arguments: argparse.Namespace) -> dict[str, bool | float | No
 
 
 def run_report(arguments: argparse.Namespace) -> int:
-    """Draw what this machine has run, or check what is committed."""
+    """Draw what this machine has run, or check what is published."""
     results, figures = Path(arguments.results_dir), figure_options(arguments)
     if arguments.suite is not None:
         raise RecipeError(f"report: --suite is no option any more: write python -m bench report {arguments.suite}")
     names, registry = arguments.what, Registry(*arguments.recipes_dir)
     if arguments.check:
         return _check(results, names or stored_suites(results))
-    figures["with_published"] = arguments.with_published
+    options = {"with_published": arguments.with_published, **figures}
     if arguments.set or arguments.protocol or any("/" in word for word in names):
         suites = selected_suites(arguments, registry)
-        reports, pages = write_selection(registry, suites, results, **figures)
+        reports, pages = write_selection(registry, suites, results, **options)
         drawn = [report.suite.name for report in reports]
         for suite in suites:
             if suite.guidance and suite.name not in drawn:
@@ -66,13 +65,13 @@ def run_report(arguments: argparse.Namespace) -> int:
                 raise RecipeError(f"no run of {what} has finished: python -m bench compare runs recipes, sweep runs suites")
         others = None
     else:
-        reports = write_local(registry, results, names or None, **figures)
+        reports = write_local(registry, results, names or None, **options)
         pages = [results / LOCAL / "index.html"] if reports else []
         others = other_runs_note(registry, results)
         if not reports and (names or others is None):
             raise RecipeError(
                 f"{', '.join(names or ('report',))}: no run below {runs_dir(results)} has finished: run ./run_all.sh"
-                f" {names[0] if names else 'quick'} (`python -m bench publish` draws the committed results)"
+                f" {names[0] if names else 'quick'} (`python -m bench publish` draws the published results)"
             )
     print_report(reports)
     for page in pages:
@@ -84,7 +83,7 @@ def run_report(arguments: argparse.Namespace) -> int:
 
 def _check(results: Path, names: Sequence[str]) -> int:
     if not names:
-        raise RecipeError(f"--results-dir {results}: no suite has committed records here")
+        raise RecipeError(f"--results-dir {results}: no suite has published records here")
     if problems := check_committed(results, names):
         print("\n".join(problems), file=sys.stderr)
         return PROBLEMS

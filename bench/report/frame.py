@@ -1,4 +1,4 @@
-"""Tidy frames of the published runs: one row per run, and one row per epoch."""
+"""Tidy frames of finished runs: one row per run, and one row per epoch."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
+from bench.cli import count
 from bench.config.names import split_id
 from bench.runs.finished import FinishedRun
 from bench.runs.record import Record
 
-CELL = [
-    "model",
-    "dataset",
-    "variant",
-]  # the columns that name a cell: a student on a dataset, with the suite's varied values
+CELL = ["model", "dataset", "variant"]  # name a cell: a student on a dataset, with the suite's varied values
 METHOD = [*CELL, "method"]  # those that name a recipe of a suite
 RUN = [*METHOD, "seed"]  # those that name a run
 
@@ -59,8 +56,7 @@ def machine(record: Record) -> str:
     """The hardware of a run and its precision, in words."""
     name = record.hardware.device
     if name == "cpu":
-        threads = record.hardware.threads
-        name = f"{record.hardware.processor}, {threads} thread{'s' if threads > 1 else ''}"
+        name = f"{record.hardware.processor}, {count(record.hardware.threads, 'thread')}"
     return f"{record.world_size} x {name}, {record.precision.used}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Unpack
 
 from bench.cli import count
 from bench.config.registry import Registry
@@ -12,7 +13,7 @@ from bench.config.schema import RecipeError
 from bench.config.suite import Suite
 from bench.report.committed import read_committed
 from bench.report.definition import find_suite, stored_suites, write_definition
-from bench.report.output import draw, write_if_changed, write_suite
+from bench.report.output import FigureOptions, draw, write_if_changed, write_suite
 from bench.report.page import render_page
 from bench.report.records import current_runs, local_runs, write_runs
 from bench.report.suite_report import SuiteReport
@@ -28,15 +29,13 @@ def write_local(
     names: Sequence[str] | None = None,
     *,
     with_published: bool = False,
-    title: bool = True,
-    width: float | None = None,
+    **figures: Unpack[FigureOptions],
 ) -> list[SuiteReport]:
     """Write records, tables and figures of this machine's runs to `results/local/<suite>/`, and the page of all its suites.
 
     Args:
         names: suites that are written, if they have runs; None: all that have.
-        with_published: draw them together with the committed runs.
-        title, width: see `write_figures`.
+        with_published: draw them together with the published runs.
 
     Raises:
         RecipeError: a named suite is unknown, or a run is damaged.
@@ -57,7 +56,7 @@ def write_local(
             reports[name] = report
     chosen = [name for name in reports if names is None or name in names]
     for name in chosen:
-        write_suite(reports[name], local / name, title=title, width=width)
+        write_suite(reports[name], local / name, **figures)
     if reports:
         write_if_changed(local / "index.html", render_page(list(reports.values())))
     return [reports[name] for name in chosen]
@@ -66,9 +65,9 @@ def write_local(
 def _draw(registry: Registry, results: Path, name: str, with_published: bool) -> SuiteReport | None:
     """The report of a suite, None if it has no runs. Its runs of this machine are stored with its definition."""
     local = results / LOCAL
-    suite, content = find_suite(registry, name, local / name, results / name)
+    suite = find_suite(registry, name, local / name, results / name)
     if runs := local_runs(registry, suite, results):
-        write_definition(content, local / name)
+        write_definition(suite, local / name)
         write_runs(runs, local, name)
     committed = current_runs(registry, suite, read_committed(results, name)) if with_published else []
     united = unite([*runs, *committed])
@@ -85,24 +84,23 @@ def write_selection(
     results: str | Path,
     *,
     with_published: bool = False,
-    title: bool = True,
-    width: float | None = None,
+    **figures: Unpack[FigureOptions],
 ) -> tuple[list[SuiteReport], list[Path]]:
     """Write the results of suites that a command selects. Those of no suite's file have a folder and a page of their own.
 
-    with_published, title, width: see `write_local`; only suites with a file can have published runs.
+    with_published: see `write_local`; only suites with a file can have published runs.
 
     Returns:
         (a report for each suite that has runs, the pages).
     """
     results, reports, pages = Path(results), [], []
     if names := [suite.name for suite in suites if suite.name == suite.file]:
-        reports += write_local(registry, results, names, with_published=with_published, title=title, width=width)
+        reports += write_local(registry, results, names, with_published=with_published, **figures)
         pages += [results / LOCAL / "index.html"] if reports else []
     for suite in suites:
         if suite.name != suite.file and suite.guidance and (runs := local_runs(registry, suite, results)):
             report, folder = draw(registry, suite, unite(runs)), results / LOCAL / suite.name
-            write_suite(report, folder, title=title, width=width)
+            write_suite(report, folder, **figures)
             write_if_changed(folder / "index.html", render_page([report], in_folder=True))
             reports.append(report)
             pages.append(folder / "index.html")

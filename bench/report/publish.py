@@ -1,4 +1,4 @@
-"""The verbs `publish` and `merge`: this machine's runs, or those of others, into the committed results."""
+"""The verbs `publish` and `merge`: this machine's runs, or those of others, into the published results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from bench.config.schema import Recipe, RecipeError
 from bench.config.suite import Suite
 from bench.report.commands import add_figure_options, figure_options, print_report
 from bench.report.committed import read_committed, write_committed
-from bench.report.definition import Content, find_suite, stored_suites, suite_recipes, write_definition
+from bench.report.definition import find_suite, stored_suites, suite_recipes, write_definition
+from bench.report.output import FigureOptions
 from bench.report.records import (
     REPRODUCTIONS,
     current_runs,
@@ -32,23 +33,19 @@ from bench.runs.folder import LOCAL, runs_dir
 def add_publish_options(parser: argparse.ArgumentParser) -> None:
     """The options of `publish`."""
     parser.add_argument("suites", nargs="*", metavar="SUITE", help="take over this machine's runs of these suites")
-    parser.add_argument("--replace", action="store_true", help="where a run is committed already, this machine's counts")
+    parser.add_argument("--replace", action="store_true", help="where a run is published already, this machine's counts")
     add_figure_options(parser)
     add_folders(parser, data=False)
 
 
 def run_publish(arguments: argparse.Namespace) -> int:
-    """Take over runs of suites into the committed results; without suites, draw these anew."""
+    """Take over runs of suites into the published results; without suites, draw these anew."""
     registry, results, figures = Registry(*arguments.recipes_dir), Path(arguments.results_dir), figure_options(arguments)
     names = list(dict.fromkeys(arguments.suites))
     if not names and not stored_suites(results):
-        raise RecipeError(f"--results-dir {results}: no suite has committed records here: name the suites to publish")
-    for change in [_publication(registry, results, name, arguments.replace) for name in names]:
-        change.write(results)
-        print("\n".join(change.sentences(registry)))
-    print_report(write_committed(results, names or stored_suites(results), **figures))
-    print(f"tables, figures and page: {results / 'index.html'}")
-    return DONE
+        raise RecipeError(f"--results-dir {results}: no suite has published records here: name the suites to publish")
+    changes = [_publication(registry, results, name, arguments.replace) for name in names]
+    return _write(registry, results, changes, names or stored_suites(results), figures)
 
 
 def add_merge_options(parser: argparse.ArgumentParser) -> None:
@@ -60,33 +57,39 @@ def add_merge_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_merge(arguments: argparse.Namespace) -> int:
-    """Take over the records of others into the committed results. If one is refused, nothing is written."""
+    """Take over the records of others into the published results. If one is refused, nothing is written."""
     registry, results, figures = Registry(*arguments.recipes_dir), Path(arguments.results_dir), figure_options(arguments)
     files: dict[str, list[Path]] = {}
     for file in map(Path, arguments.files):
         files.setdefault(arguments.suite or file.absolute().parent.name, []).append(file)
     changes = [_merged(registry, results, name, paths) for name, paths in files.items()]
+    return _write(registry, results, changes, list(files), figures)
+
+
+def _write(
+    registry: Registry, results: Path, changes: Iterable[_Change], names: Sequence[str], figures: FigureOptions
+) -> int:
+    """Write changed records, then all that is drawn of suites."""
     for change in changes:
         change.write(results)
         print("\n".join(change.sentences(registry)))
-    print_report(write_committed(results, list(files), **figures))
+    print_report(write_committed(results, names, **figures))
     print(f"tables, figures and page: {results / 'index.html'}")
     return DONE
 
 
 @dataclass(frozen=True)
 class _Change:
-    """What becomes of the committed records of a suite. before: they as they are, reproductions included."""
+    """What becomes of the published records of a suite. before: they as they are, reproductions included."""
 
     suite: Suite
-    content: Content
     before: list[FinishedRun]
     given: list[FinishedRun]
     after: United
 
     def write(self, results: Path) -> None:
         """Write definition, records and reproductions."""
-        write_definition(self.content, results / self.suite.name)
+        write_definition(self.suite, results / self.suite.name)
         write_runs(self.after.runs, results, self.suite.name)
         write_runs(self.after.reproductions, results, self.suite.name, REPRODUCTIONS)
 
@@ -100,13 +103,13 @@ class _Change:
         removed = sum(run not in after for run in self.before)
         out = [f"suite {name}: {count(joined, 'new run')}, {count(reproduced, 'new reproduction')}"]
         out[0] += f", {count(removed, 'earlier run')} removed" if removed else ""
-        out += [f"{text}: the committed one stays (publish --replace takes the other)" for text in self.after.conflicts]
+        out += [f"{text}: the published one stays (publish --replace takes the other)" for text in self.after.conflicts]
         return out + _missing_runs(registry, self.suite, self.after.runs)
 
 
 def _publication(registry: Registry, results: Path, name: str, replace: bool) -> _Change:
-    """This machine's runs united with the committed ones of a suite. Raises RecipeError if one cannot be published."""
-    suite, content = find_suite(registry, name, results / LOCAL / name, results / name)
+    """This machine's runs united with the published ones of a suite. Raises RecipeError if one cannot be published."""
+    suite = find_suite(registry, name, results / LOCAL / name, results / name)
     local, before = local_runs(registry, suite, results), read_committed(results, name)
     if not local and not before:
         raise RecipeError(f"suite {name}: no run below {runs_dir(results)} has finished: run ./run_all.sh {name}")
@@ -117,19 +120,19 @@ def _publication(registry: Registry, results: Path, name: str, replace: bool) ->
     stale = [run for run in before if is_stale(run.record, recipes.get(run.key[:2]))]
     fresh = [run for run in before if run not in stale]
     order = [*local, *fresh, *stale] if replace else [*fresh, *local, *stale]
-    return _change(registry, suite, content, before, local, order)
+    return _change(registry, suite, before, local, order)
 
 
 def _merged(registry: Registry, results: Path, name: str, files: Sequence[Path]) -> _Change:
-    """The records in files united with the committed ones. Raises RecipeError if one is refused."""
-    suite, content = find_suite(registry, name, results / name, *(file.absolute().parent for file in files))
+    """The records in files united with the published ones. Raises RecipeError if one is refused."""
+    suite = find_suite(registry, name, results / name, *(file.absolute().parent for file in files))
     before = read_committed(results, name)
     given = [run for file in files for run in read_file_of_runs(file, name)]
     if problems := mismatches(registry, suite, [*before, *given]):
         raise RecipeError(problems[0])
     for run in given:
         _check_code(run, "its author commits the changes or removes them, and runs it again")
-    change = _change(registry, suite, content, before, given, [*before, *given])
+    change = _change(registry, suite, before, given, [*before, *given])
     if change.after.conflicts:
         raise RecipeError(change.after.conflicts[0])
     return change
@@ -138,7 +141,6 @@ def _merged(registry: Registry, results: Path, name: str, files: Sequence[Path])
 def _change(
     registry: Registry,
     suite: Suite,
-    content: Content,
     before: list[FinishedRun],
     given: list[FinishedRun],
     order: Iterable[FinishedRun],
@@ -147,7 +149,7 @@ def _change(
     runs, reproductions = (current_runs(registry, suite, some) for some in (united.runs, united.reproductions))
     if problems := mismatches(registry, suite, runs):
         raise RecipeError(problems[0])
-    return _Change(suite, content, before, given, United(runs, reproductions, united.conflicts))
+    return _Change(suite, before, given, United(runs, reproductions, united.conflicts))
 
 
 def _check_code(run: FinishedRun, advice: str, recipe: Recipe | None = None) -> None:
@@ -173,7 +175,5 @@ def _missing_runs(registry: Registry, suite: Suite, runs: Sequence[FinishedRun])
     if not missing:
         return []
     total = sum(map(len, missing.values()))
-    rows = [
-        f"  {recipe_id} seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}" for recipe_id, seeds in missing.items()
-    ]
+    rows = [f"  {name} seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}" for name, seeds in missing.items()]
     return [f"suite {suite.name} lacks {count(total, 'run')}:", *rows]

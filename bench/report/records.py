@@ -1,4 +1,4 @@
-"""The runs of a suite: committed ones in `results/<suite>/records.jsonl`, this machine's in `results/local/runs`.
+"""The runs of a suite: published ones in `results/<suite>/records.jsonl`, this machine's in `results/local/runs`.
 
 A line of records.jsonl is a record with its history. reproductions.jsonl beside it has the same form: runs of the same
 recipes and seeds from other machines.
@@ -29,7 +29,7 @@ def records_path(results: str | Path, suite: str, file: str = RECORDS) -> Path:
 
 
 def read_runs(results: str | Path, suite: str, file: str = RECORDS) -> list[FinishedRun]:
-    """The committed runs of a suite; none if there is no file. Raises RecipeError if a line is not a record."""
+    """The published runs of a suite; none if there is no file. Raises RecipeError if a line is not a record."""
     path = records_path(results, suite, file)
     return read_file_of_runs(path, suite) if path.is_file() else []
 
@@ -53,7 +53,7 @@ def write_runs(runs: Sequence[FinishedRun], results: str | Path, suite: str, fil
 
 
 def published_records(results: str | Path) -> dict[RunKey, Record]:
-    """The records of all committed suites that this code would give again."""
+    """The records of all published suites that this code would give again."""
     runs = (run for suite in stored_suites(results) for run in read_runs(results, suite))
     return {run.key: run.record for run in runs if not is_stale(run.record)}
 

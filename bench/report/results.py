@@ -13,7 +13,7 @@ import pandas as pd
 from bench.config.parse import nearest, short_repr
 from bench.config.registry import Registry
 from bench.config.schema import RecipeError
-from bench.report.definition import find_suite, is_known, stored_definition, stored_suites, suite_recipes
+from bench.report.definition import FILE, find_suite, is_known, stored_suites, suite_recipes
 from bench.report.frame import RUN, runs_frame
 from bench.report.records import read_runs
 from bench.runs.finished import FinishedRun, run_from_folder
@@ -37,7 +37,7 @@ def results(
     Args:
         suite: its runs; None: all that are found, also those of no suite. Teachers are not among them.
         results_dir: the folder `results/` of a checkout, or the `--results-dir` of the runs.
-        origin: "local": only runs of this machine; "published": only committed ones; None: both, and a run that is in both
+        origin: "local": only runs of this machine; "published": only published ones; None: both, and a run that is in both
             once, as this machine has it.
         recipes_dir: your own recipe files, if the suite is there; one folder or several.
 
@@ -131,9 +131,9 @@ def _variants(
 ) -> dict[tuple[str, str], set[str]]:
     """{(id, hash): the variants} of each recipe of a suite. A baseline is in every variant of the teacher's keys."""
     folders = [place / suite for place in places]
-    if not is_known(registry, suite) and not any(map(stored_definition, folders)):
+    if not is_known(registry, suite) and not any((folder / FILE).exists() for folder in folders):
         return {}  # records alone say what is in it
-    definition, _ = find_suite(registry, suite, *folders)
+    definition = find_suite(registry, suite, *folders)
     ids, out = {run.record.id for run in runs}, {}
     if not ids.isdisjoint(definition.ids):  # composing hundreds of recipes takes time
         for entry, recipe in suite_recipes(registry, definition, runs):

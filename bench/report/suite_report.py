@@ -14,7 +14,7 @@ from bench.config.schema import Recipe
 from bench.config.suite import BASELINE, Suite, SuiteEntry
 from bench.report.definition import suite_recipes
 from bench.report.frame import CELL, curves_frame, runs_frame
-from bench.report.published import published_frame
+from bench.report.papers import published_frame
 from bench.report.stats import cells_frame, pairs_frame
 from bench.runs.finished import FinishedRun
 from bench.runs.record import stale_parts
@@ -27,7 +27,7 @@ class SuiteReport:
     recipes: the entries of the suite with their recipes, seed 0; within a cell the reference is first.
     runs, curves: see bench/report/frame.py; a run is there once for each entry that it belongs to.
     pairs, cells: see bench/report/stats.py.
-    published: see `published.published_frame`.
+    published: see `papers.published_frame`.
     settings: {key: value as text} that the suite sets over its protocol.
     protocol_note: a sentence with the protocol's name, its main settings unless it is `paper`, and `settings`.
     notes: further sentences that a reader must know before comparing.

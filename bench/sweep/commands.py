@@ -81,7 +81,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     share = "runs that share a GPU (1); without a GPU, runs at a time (one per core)"
     parser.add_argument("--seeds", type=int, metavar="N", help=seeds)
     parser.add_argument("--filter", action="append", default=[], metavar="TEXT", help="only ids with this text or glob")
-    parser.add_argument("--skip-published", action="store_true", help="leave out runs whose results are committed")
+    parser.add_argument("--skip-published", action="store_true", help="leave out runs whose results are published")
     parser.add_argument("--stale", action="store_true", help="also what is recorded with other code; the old is renamed")
     parser.add_argument("--gpus-per-run", type=int, default=1, metavar="N", help=gpus)
     parser.add_argument("--runs-per-gpu", type=int, metavar="K", help=share)
@@ -221,7 +221,7 @@ def _run(registry: Registry, suites: Sequence[Suite], arguments: argparse.Namesp
 
 
 def _report(registry: Registry, suites: Sequence[Suite], plan: Plan, arguments: argparse.Namespace, prints: bool) -> None:
-    """Draw the reports of suites with finished runs, print headlines if wanted, and compare with committed results."""
+    """Draw the reports of suites with finished runs, print headlines if wanted, and compare with published results."""
     # It imports pandas and matplotlib, which takes seconds that `plan` and the start of a sweep do not have.
     report = importlib.import_module("bench.report.commands")
     results = Path(arguments.results_dir)

@@ -176,7 +176,7 @@ def test_options_that_cannot_be(results, capsys):
         (["--suite", "quick"], "write python -m bench report quick"),
         (["deit_micro/digits/kd"], "no run of deit_micro/digits/kd has finished"),
         ([], "no run below"),
-        (["--check", "--results-dir", str(results / "quick")], "no suite has committed records"),
+        (["--check", "--results-dir", str(results / "quick")], "no suite has published records"),
     ):
         assert main(["report", "--results-dir", str(results), *options]) == 2
         assert words in capsys.readouterr().err
