@@ -52,10 +52,12 @@ def run_show(arguments: argparse.Namespace) -> int:
     if arguments.parameters or recipe.model.builder == "any_timm":  # only the network itself knows its feature layers
         models = importlib.import_module("bench.models")  # imports torch, which other recipes do not need
         classes = recipe.data.classes
-        built = models.create(recipe.model, classes or 2, recipe.seed, feature_layers=recipe.uses_feature_loss)
+        built = models.create_student(recipe, classes or 2)
         if classes is not None:
             content["parameters"] = sum(p.numel() for p in built.network.parameters() if p.requires_grad)
         content["feature_maps"] = {n: list(shape) for n, shape in zip(built.feature_layers, built.shapes, strict=True)}
+    if recipe.guidance is not None and (scaled := recipe.guidance.scaled_epochs(recipe.train.epochs)):
+        content["scaled_epochs"] = scaled  # keys that count epochs of the published runs, in epochs of this run
     print(json.dumps(content, indent=2) if arguments.json else yaml.safe_dump(content, sort_keys=False).rstrip())
     return DONE
 

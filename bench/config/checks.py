@@ -10,7 +10,7 @@ from bench.config.image_sizes import size_problem
 from bench.config.names import NAME
 from bench.config.parse import nearest, short_repr
 from bench.config.plugins import PACKAGE, explained, modules_defining
-from bench.config.schema import Data, Model, Recipe, RecipeError, TeacherPass
+from bench.config.schema import Data, Guidance, Model, Recipe, RecipeError, Schedule, TeacherPass
 
 MAX_WEIGHTS = 5e8  # of a network; ViT-L has 3e8
 MAX_TOKENS = 4096  # 64 x 64
@@ -69,11 +69,6 @@ def check_processes(recipe: Recipe, world: int) -> None:
         raise RecipeError(f"{recipe.id}: a teacher is trained by one process, not {world}")
     if recipe.train.batch_size % world:
         raise RecipeError(f"train.batch_size: {recipe.train.batch_size} cannot be divided among {world} processes")
-    if world > 1 and whole_batch:
-        raise RecipeError(
-            f"guidance.method: {recipe.guidance.method} with these parameters compares the samples of one process, and"
-            f" {world} were started"
-        )
     own, micro = recipe.train.batch_size // world, recipe.train.micro_batch or 1
     if own % micro:
         raise RecipeError(f"train.micro_batch: {micro} does not divide a process's batch of {own}")
@@ -114,8 +109,7 @@ def _check_size(model: Model, fail: Fail) -> None:
 
 def _check_guidance(recipe: Recipe, fail: Fail) -> None:
     """Refuse guidance that does not fit the student, the teacher or the data."""
-    guidance, student, teacher = recipe.guidance, recipe.model, recipe.teacher.model
-    schedule, teacher_pass = guidance.schedule, guidance.teacher
+    guidance, schedule = recipe.guidance, recipe.guidance.schedule
     if schedule.from_epoch >= recipe.train.epochs:
         fail(
             "guidance.schedule.from_epoch",
@@ -124,14 +118,24 @@ def _check_guidance(recipe: Recipe, fail: Fail) -> None:
     if schedule.until_epoch is not None and schedule.until_epoch <= schedule.from_epoch:
         problem = f"got {schedule.until_epoch}, allowed is more than from_epoch, {schedule.from_epoch}"
         fail("guidance.schedule.until_epoch", problem)
-    student_layers = len(student.feature_layers) or DEFAULT_FEATURE_LAYERS
+    without_effect = {"none": ("window", "threshold", "first_test"), "paper": ("first_test",)}.get(schedule.adaptive, ())
+    for name in without_effect:
+        if getattr(schedule, name) != getattr(Schedule(), name):
+            fail(f"guidance.schedule.{name}", f"has no effect with guidance.schedule.adaptive={schedule.adaptive}")
+    student_layers = len(recipe.model.feature_layers) or DEFAULT_FEATURE_LAYERS
+    teacher_layers = len(recipe.teacher.model.feature_layers) if recipe.teacher is not None else 0
     for params in guidance.params:
         with explained(params.plugin):
-            problems = [
-                (str(name), problem) for name, problem in params.problems(student_layers, len(teacher.feature_layers))
-            ]
+            problems = [(str(name), problem) for name, problem in params.problems(student_layers, teacher_layers)]
         for name, problem in problems:
             fail(name if name.startswith("model.") else f"guidance.params.{name}", problem)
+    if recipe.teacher is not None:
+        _check_teacher_pass(recipe, guidance, fail)
+
+
+def _check_teacher_pass(recipe: Recipe, guidance: Guidance, fail: Fail) -> None:
+    """Refuse a way to use the teacher that does not fit the methods or the student's transform."""
+    teacher_pass = guidance.teacher
     if teacher_pass.offline:
         if "logits" in guidance.needs:
             fail("teacher.offline", f"the stored features have no logits, which {guidance.method} needs")

@@ -10,7 +10,15 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from bench.config.checks import check_recipe
-from bench.config.methods import OUTPUTS, builder_names, method_names, params_class, plugin_params, stored_params
+from bench.config.methods import (
+    OUTPUTS,
+    STUDENT_MAPS,
+    builder_names,
+    method_names,
+    params_class,
+    plugin_params,
+    stored_params,
+)
 from bench.config.names import split_id
 from bench.config.params import ModelParams, Params
 from bench.config.parse import RENAMED_METHODS, SourcedValue, check_known, fail_at, flatten, nearest, read_value
@@ -35,11 +43,13 @@ class Known:
     """The plug-ins that recipes may name.
 
     files: of the folders that the user named.
-    needs: for a recipe from a record, whose plug-ins need not be here: the teacher's outputs that its methods use.
+    needs, student_maps: for a recipe from a record, whose plug-ins need not be here: the teacher's outputs and the
+        student's maps that its methods use.
     """
 
     files: PluginFiles
     needs: frozenset[str] | None = None
+    student_maps: frozenset[str] = frozenset()
 
     @property
     def is_record(self) -> bool:
@@ -96,7 +106,7 @@ def build_recipe(
 
     Args:
         keys: of the recipe itself.
-        teacher: of guided students.
+        teacher: of students that a teacher guides.
         teacher_keys: the keys under `teacher.`, without that prefix.
         written_as: a key as the user wrote it, for errors.
     """
@@ -109,7 +119,7 @@ def build_recipe(
     params = _model_params(given, builder, everything, known, written_as)
     sections["model"] = dataclasses.replace(sections["model"], name=model, params=params)
     sections["data"] = dataclasses.replace(sections["data"], name=dataset)
-    if teacher is not None:
+    if "guidance.method" in keys:
         methods = str(everything["guidance.method"].value).split("+")
         sections["guidance"] = Guidance(
             "+".join(methods),
@@ -125,6 +135,17 @@ def build_recipe(
 
     check_recipe(recipe, fail)
     return recipe
+
+
+def has_teacher(method: str, known: Known) -> bool:
+    """Whether a method in the value of `guidance.method` needs a teacher. True if one is unknown."""
+    for name in method.split("+"):
+        own = known.files.get(("guidance", name))
+        if own is None and name not in method_names():
+            return True
+        if (params_class(name) if own is None else plugin_params(read_plugin("guidance", name, own))).needs:
+            return True
+    return False
 
 
 def read_section(cls: type, prefix: str, keys: Keys, written_as: Callable[[str], str] = lambda path: path) -> Any:
@@ -182,7 +203,7 @@ def _method_params(methods: list[str], keys: Keys, known: Known) -> tuple[Method
         if cls is not None:
             out.append(_read_params(cls, prefix, keys))
         else:
-            out.append(stored_params(MethodParams, others, known.needs))
+            out.append(stored_params(MethodParams, others, known.needs, known.student_maps))
             others = {}
     if others:
         _check_allowed(prefix, keys, allowed, str(given.value))
@@ -240,7 +261,8 @@ def recipe_from_dict(content: Any, where: str, plugins: PluginFiles = NO_PLUGINS
         sections = (*SECTIONS, "guidance")
         own = {name: dict(content[name]) for name in sections if name in content}
         needs = frozenset(own["guidance"].pop("needs", ())) if "guidance" in own else frozenset()
-        if not needs <= OUTPUTS:
+        student_maps = frozenset(own["guidance"].pop("student_maps", ())) if "guidance" in own else frozenset()
+        if not needs <= OUTPUTS or not student_maps <= STUDENT_MAPS:
             raise TypeError("guidance.needs")
         keys = flatten(own, where, sections)
         if "select" in content:
@@ -255,7 +277,7 @@ def recipe_from_dict(content: Any, where: str, plugins: PluginFiles = NO_PLUGINS
             teacher = recipe_from_dict(content["teacher"], where, plugins)
             passes = {name: SourcedValue(content["teacher"][name], where) for name in TEACHER_PASS_KEYS}
             keys["guidance.method"]  # KeyError: not a recipe
-        known = Known(plugins, needs)
+        known = Known(plugins, needs, student_maps)
         return build_recipe(recipe_id, protocol, keys, seed, known, teacher=teacher, teacher_keys=passes)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         if isinstance(error, RecipeError):

@@ -26,6 +26,7 @@ NAMES = {
 }
 BASES = {"guidance": MethodParams, "models": ModelParams}
 OUTPUTS = {"maps", "logits"}
+STUDENT_MAPS = {"chosen", "all"}
 P = TypeVar("P", bound=Params)
 
 
@@ -71,11 +72,19 @@ def plugin_params(plugin: Plugin) -> type[Params]:
     return params
 
 
-def stored_params(base: type[P], values: Mapping[str, Any], needs: frozenset[str] = frozenset()) -> P:
+def stored_params(
+    base: type[P],
+    values: Mapping[str, Any],
+    needs: frozenset[str] = frozenset(),
+    student_maps: frozenset[str] = frozenset(),
+) -> P:
     """The parameters of a plug-in as a record has them, without its file. Raises TypeError if they cannot be ones."""
     if wrong := [name for name in values if hasattr(base, name)]:
         raise TypeError(f"{wrong[0]} is not a parameter")
-    namespace = {"own": True, "needs": needs} if base is MethodParams else {"own": True}
+    namespace: dict[str, object] = {"own": True}
+    if base is MethodParams:
+        layers = next((maps for maps in ("chosen", "all") if maps in student_maps), None)
+        namespace |= {"needs": needs, "student_layers": layers}
     params = dataclasses.make_dataclass("Params", list(values), bases=(base,), frozen=True, namespace=namespace)
     return params(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
@@ -110,8 +119,11 @@ def _problem(params: type, base: type[Params]) -> str | None:
                 f"has a parameter {field.name} of type {field.type}, allowed are int, float, bool, str, Literal[...],"
                 " tuple[...] of int, float or str, and any of these with | None"
             )
-    if base is MethodParams and not (isinstance(params.needs, (set, frozenset)) and set() < params.needs <= OUTPUTS):
-        return 'must have needs: ClassVar[frozenset[str]] = frozenset({"maps"}), or {"logits"}, or both'
+    if base is MethodParams:
+        if not ("needs" in vars(params) and isinstance(params.needs, (set, frozenset)) and params.needs <= OUTPUTS):
+            return 'must have needs: ClassVar[frozenset[str]] = frozenset({"maps"}), or {"logits"}, both, or empty'
+        if params.student_layers not in (None, *STUDENT_MAPS):
+            return 'must have student_layers "chosen", "all" or None'
     return None
 
 

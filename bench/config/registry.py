@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.config.checks import check_data
-from bench.config.compose import Known, build_recipe, build_teacher, read_section, split_teacher
+from bench.config.compose import Known, build_recipe, build_teacher, has_teacher, read_section, split_teacher
 from bench.config.names import DATASET, MODEL, NAME, NAME_RULE, external_content
 from bench.config.parse import (
     RENAMED_METHODS,
@@ -211,6 +211,12 @@ class Registry:
                 if path.startswith(GUIDED_ONLY):
                     fail_at(given, path, f"{recipe_id} has no guidance, so this would change nothing")
             own = {path: given for path, given in own.items() if not path.startswith("guidance.")}
+            return build_recipe(recipe_id, protocol, own, seed, self._known)
+        method = str(own["guidance.method"].value)
+        if not has_teacher(method, self._known):
+            for path, given in overrides.items():
+                if path.startswith("teacher."):
+                    fail_at(given, path, f"{method} has no teacher, so this would change nothing")
             return build_recipe(recipe_id, protocol, own, seed, self._known)
         if "model.name" not in teacher_keys:
             raise RecipeError(

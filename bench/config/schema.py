@@ -7,10 +7,10 @@ import functools
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
-from bench.config.params import NO_PARAMS, ModelParams, Params, Plugin
+from bench.config.params import NO_PARAMS, MethodParams, ModelParams, Params, Plugin, key, scaled_epochs
 
 # Part of every hash. Raise it when the default of a hashed key changes, or when a key gets another meaning.
 SCHEMA = 3
@@ -32,11 +32,6 @@ class RecipeError(ValueError):
         line = re.sub(r"\S{400,}", lambda word: f"{word[0][:100]}…", line)
         too_long = len(line) > MAX_ERROR_CHARS
         super().__init__(f"{line[: MAX_ERROR_CHARS - 403]} … {line[-400:]}" if too_long else line)
-
-
-def key(default: Any, *, low: float | None = None, high: float | None = None, hashed: bool = True) -> Any:
-    """A recipe key: its default, its closed range, and whether it changes the mathematics and so the hash."""
-    return field(default=default, metadata={"low": low, "high": high, "hashed": hashed})
 
 
 @dataclass(frozen=True)
@@ -137,34 +132,16 @@ class Train:
 
 
 @dataclass(frozen=True)
-class MethodParams(Params):
-    """Base of the parameters of a guidance method: the class `Params` in its file, bench/guidance/METHOD.py.
-
-    needs: the teacher's outputs that the method uses, "maps" and "logits".
-    """
-
-    needs: ClassVar[frozenset[str]] = frozenset()
-
-    @property
-    def needs_whole_batch(self) -> bool:
-        """Whether the loss compares samples of one batch, so that a batch may not be split."""
-        return False
-
-    def problems(self, student_layers: int, teacher_layers: int) -> list[tuple[str, str]]:
-        """What does not fit together, as (key, problem).
-
-        Args:
-            student_layers, teacher_layers: numbers of feature layers.
-        """
-        return []
-
-
-@dataclass(frozen=True)
 class Schedule:
-    """The epochs in which guidance is active, counted from 0."""
+    """The epochs in which guidance is active, counted from 0, and whether it ends by itself."""
 
     from_epoch: int = key(0, low=0)
     until_epoch: int | None = key(None, low=1)  # exclusive; None: to the end
+    # ALG, bench/guidance/schedule.py: guidance ends once its loss falls too slowly. The rest has effect with it only.
+    adaptive: Literal["none", "paper", "researcher"] = "none"
+    window: int = key(50, low=1, scaled=True)
+    threshold: float = -0.02  # change of the loss per epoch
+    first_test: int = key(20, low=1, scaled=True)  # the first epoch that may be the last; researcher
 
 
 @dataclass(frozen=True)
@@ -182,7 +159,7 @@ class TeacherPass:
 
 @dataclass(frozen=True)
 class Guidance:
-    """How a teacher guides the student (arXiv 2207.10026).
+    """How the student is guided, by a teacher (arXiv 2207.10026) or by a task of its own.
 
     method: a file in bench/guidance or a plug-in, or several joined by "+", whose losses are added.
     params: the parameters of each of these methods, in this order.
@@ -195,13 +172,30 @@ class Guidance:
 
     @property
     def needs(self) -> frozenset[str]:
-        """The teacher's outputs that the methods use, of "maps" and "logits"."""
+        """The teacher's outputs that the methods use, of "maps" and "logits"; empty: there is no teacher."""
         return frozenset().union(*(params.needs for params in self.params))
 
     @property
+    def student_maps(self) -> frozenset[str]:
+        """The student's maps that the methods use, of "chosen" and "all"."""
+        return frozenset(params.student_maps for params in self.params) - {None}
+
+    @property
     def needs_whole_batch(self) -> bool:
-        """Whether the loss compares samples of one batch, so that a batch may not be split."""
+        """Whether the loss compares samples of one batch, so that a batch may not be split into micro-batches."""
         return any(params.needs_whole_batch for params in self.params)
+
+    def scaled_epochs(self, epochs: int) -> dict[str, int]:
+        """The keys that count epochs of the published runs, as {key: number for a run of `epochs`}."""
+        sections = [("guidance.params.", params) for params in self.params]
+        if self.schedule.adaptive != "none":
+            sections.append(("guidance.schedule.", self.schedule))
+        return {
+            prefix + f.name: scaled_epochs(getattr(section, f.name), epochs)
+            for prefix, section in sections
+            for f in fields(section)
+            if f.metadata.get("scaled")
+        }
 
 
 @dataclass(frozen=True)
@@ -215,7 +209,7 @@ class Recipe:
     augment: Augment
     train: Train
     guidance: Guidance | None = None  # None for baselines and teachers
-    teacher: Recipe | None = None  # of the CNN that guides the student
+    teacher: Recipe | None = None  # of the CNN that guides the student; None too for guidance without a teacher
     seed: int = key(0, low=0, high=2**63 - 1)
     select: Literal["last", "best"] = "last"  # of a teacher: the epoch whose weights are used; "best" looks at the test set
 
@@ -229,7 +223,7 @@ class Recipe:
         content: dict[str, Any] = {"schema": SCHEMA}
         for section in ("model", "data", "augment", "train"):
             content[section] = _non_default(getattr(self, section))
-        if not self.uses_feature_loss:
+        if self.guidance is None or "chosen" not in self.guidance.student_maps:
             content["model"].pop("feature_layers", None)  # baselines and teachers are trained without them
         if self.select != "last":
             content["select"] = self.select
@@ -237,9 +231,10 @@ class Recipe:
             params = {name: value for params in self.guidance.params for name, value in _non_default(params).items()}
             schedule = _non_default(self.guidance.schedule)
             content["guidance"] = {"method": self.guidance.method, "params": params, "schedule": schedule}
+        if self.teacher is not None:
             # All student seeds share one teacher, so the teacher's seed changes the mathematics.
             teacher = {"hash": self.teacher.hash, "seed": self.teacher.seed, **_non_default(self.guidance.teacher)}
-            if self.uses_feature_loss:
+            if "maps" in self.guidance.needs:
                 teacher["feature_layers"] = list(self.teacher.model.feature_layers)
             content["teacher"] = teacher
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -259,8 +254,8 @@ class Recipe:
 
     @property
     def uses_feature_loss(self) -> bool:
-        """Whether the student learns from the teacher's feature maps, so that its own are needed."""
-        return self.guidance is not None and "maps" in self.guidance.needs
+        """Whether a guidance method uses the student's feature maps."""
+        return self.guidance is not None and bool(self.guidance.student_maps)
 
     def to_dict(self) -> dict[str, Any]:
         """The composed recipe as plain types, hash included, as `show` prints it and records store it."""
@@ -275,6 +270,8 @@ class Recipe:
             out["guidance"] = {"method": self.guidance.method, "params": params, "schedule": schedule}
             if any(params.own for params in self.guidance.params):  # elsewhere the file that says so is not there
                 out["guidance"]["needs"] = sorted(self.guidance.needs)
+                out["guidance"]["student_maps"] = sorted(self.guidance.student_maps)
+        if self.teacher is not None:
             out["teacher"] = {**_to_plain(self.guidance.teacher), **self.teacher.to_dict()}
         return out
 

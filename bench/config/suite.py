@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.config.names import split_id
 from bench.config.parse import SourcedValue, check_known, fail_at, flatten, nearest, parse_set, set_text, short_repr
-from bench.config.schema import LAYER_SECTIONS, SECTIONS, RecipeError
+from bench.config.schema import LAYER_SECTIONS, SECTIONS, Recipe, RecipeError
 
 BASELINE = "baseline"
 KEYS = ("protocol", "models", "datasets", "guidance", "seeds", "set", "vary", "reference")
@@ -94,13 +94,13 @@ class Suite:
         overrides = tuple({**dict(self.overrides), **given}.items())
         return dataclasses.replace(self, overrides=overrides, assignments=(*self.assignments, *assignments))
 
-    def run_options(self, entry: SuiteEntry, *, guided: bool) -> list[str]:
+    def run_options(self, entry: SuiteEntry, recipe: Recipe) -> list[str]:
         """The options with which bench/run.py composes the recipe of an entry from its id.
 
-        Args:
-            guided: whether the recipe has guidance; a run of another refuses keys of teacher and guidance.
+        A run without guidance refuses keys of teacher and guidance, one without a teacher those of a teacher.
         """
-        settings = [text for text in (*self.assignments, *entry.settings) if guided or not text.startswith(GUIDED_ONLY)]
+        refused = GUIDED_ONLY if recipe.guidance is None else "teacher." if recipe.teacher is None else ()
+        settings = [text for text in (*self.assignments, *entry.settings) if not text.startswith(refused)]
         where = ["--protocol", self.protocol] if self.file is None else ["--suite", self.file]
         return where + [word for text in settings for word in ("--set", text)]
 

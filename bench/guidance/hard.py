@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.config.schema import MethodParams, key
-from bench.guidance import Method, Outputs, Shape
+from bench.guidance import Method, Outputs, Samples, Shape
 
 NUMERICS = 1  # raised when results change: bench/config/numerics.py
 
@@ -35,7 +35,7 @@ class HardDistillation(Method):
         super().__init__()
         self.weight, self.ce_weight = params.alpha, 1 - params.alpha
 
-    def forward(self, student: Outputs, teacher: Outputs) -> Tensor:
+    def forward(self, student: Outputs, teacher: Outputs, samples: Samples) -> Tensor:
         """A scalar in fp32."""
         with torch.autocast(student.logits.device.type, enabled=False):
             return F.cross_entropy(student.logits.float(), teacher.logits.argmax(1))

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.config.schema import MethodParams, key
-from bench.guidance import Method, Outputs, Shape
+from bench.guidance import Method, Outputs, Samples, Shape
 
 NUMERICS = 1  # raised when results change: bench/config/numerics.py
 
@@ -40,7 +40,7 @@ class KnowledgeDistillation(Method):
         self.temperature = params.temperature
         self.weight, self.ce_weight = params.alpha, 1 - params.alpha
 
-    def forward(self, student: Outputs, teacher: Outputs) -> Tensor:
+    def forward(self, student: Outputs, teacher: Outputs, samples: Samples) -> Tensor:
         """A scalar in fp32; the gradient reaches the student only."""
         with torch.autocast(student.logits.device.type, enabled=False):
             ours, theirs = (

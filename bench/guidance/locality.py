@@ -17,7 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.config.schema import MethodParams, key
-from bench.guidance import Method, Outputs, Shape
+from bench.guidance import Method, Outputs, Samples, Shape
+from bench.guidance.global_batch import gather
+from bench.guidance.resize import Resize
 
 NUMERICS = 1  # raised when results change: bench/config/numerics.py
 
@@ -75,7 +77,7 @@ class LocalityGuidance(Method):
             self.resize_student.append(Resize(s[1:], size))
             self.resize_teacher.append(Resize(t[1:], size))
 
-    def forward(self, student: Outputs, teacher: Outputs) -> Tensor:
+    def forward(self, student: Outputs, teacher: Outputs, samples: Samples) -> Tensor:
         """A scalar in fp32, from maps [batch, channels, height, width]."""
         device = student.maps[0].device
         with torch.autocast(device.type, enabled=False):
@@ -106,27 +108,9 @@ def attention(maps: Tensor) -> Tensor:
 
 def similarity(maps: Tensor) -> Tensor:
     """Which samples are alike: the Gram matrix of the flattened maps, rows L2-normalised. [batch, c, h, w] to
-    [batch, batch] (Tung and Mori, ICCV 2019, arXiv 1907.09682)."""
-    flat = maps.flatten(1)
+    [global batch, global batch] (Tung and Mori, ICCV 2019, arXiv 1907.09682)."""
+    flat = gather(maps.flatten(1))
     return F.normalize(flat @ flat.T)
-
-
-class Resize(nn.Module):
-    """Bilinear resize (align_corners off, no antialiasing) as two matrix products.
-
-    `F.interpolate` gives the same numbers, but its backward pass on a GPU adds in no fixed order: it is not reproducible.
-    """
-
-    def __init__(self, from_size: tuple[int, int], to_size: tuple[int, int]) -> None:
-        super().__init__()
-        self._same = from_size == to_size
-        for name, source, target in (("down", from_size[0], to_size[0]), ("across", from_size[1], to_size[1])):
-            rows = F.interpolate(torch.eye(source)[None], size=target, mode="linear", align_corners=False)[0]
-            self.register_buffer(name, rows.T.contiguous(), persistent=False)  # [target, source]
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """[..., height, width] to [..., target height, target width]."""
-        return maps if self._same else self.down @ maps @ self.across.T
 
 
 def build(params: Params, student: Sequence[Shape], teacher: Sequence[Shape]) -> LocalityGuidance:

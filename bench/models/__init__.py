@@ -18,26 +18,36 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from bench.config.methods import builder_names
 from bench.config.plugins import explained, load, place, place_of
-from bench.config.schema import Model, RecipeError
-from bench.models.features import FeatureExtractor, check_spatial_order, default_feature_layers
+from bench.config.schema import Model, Recipe, RecipeError
+from bench.models.features import FeatureExtractor, block_names, check_spatial_order, default_feature_layers
 from bench.rng import Stream, torch_seed
 from bench.storage import first_line
 
 
-def create(model: Model, classes: int, seed: int, *, feature_layers: bool = True) -> FeatureExtractor:
+def create_student(recipe: Recipe, classes: int) -> FeatureExtractor:
+    """The network of a recipe on the CPU, with the feature maps that its guidance uses. Raises RecipeError as `create`."""
+    maps = recipe.guidance.student_maps if recipe.guidance is not None else ()
+    return create(recipe.model, classes, recipe.seed, feature_layers="chosen" in maps, all_blocks="all" in maps)
+
+
+def create(
+    model: Model, classes: int, seed: int, *, feature_layers: bool = True, all_blocks: bool = False
+) -> FeatureExtractor:
     """The network of a recipe on the CPU. Its initial weights depend on the seed alone.
 
     Args:
         feature_layers: whether its forward pass returns the maps of `model.feature_layers`, or of
             `default_feature_layers` if the recipe names none.
+        all_blocks: whether it returns the output of every block, too.
 
     Raises:
         RecipeError: the architecture does not take this size, or a feature layer does not exist or gives no map.
     """
     network = create_network(model, classes, seed)
     names = (model.feature_layers or default_feature_layers(network, model)) if feature_layers else ()
-    extractor = FeatureExtractor(network, model, names)
-    if names and not model.feature_layers:
+    blocks = block_names(network, model) if all_blocks else ()
+    extractor = FeatureExtractor(network, model, names, blocks)
+    if extractor.feature_layers and not model.feature_layers:
         check_spatial_order(extractor, model)
     return extractor
 

@@ -24,21 +24,25 @@ class FeatureExtractor(nn.Module):
 
     Attributes:
         network: the network, under its own parameter names.
-        feature_layers: names of the modules whose outputs are the maps, first to last.
+        feature_layers: names of the modules whose outputs are the maps: the feature layers, then other blocks.
         shapes: (channels, height, width) of each map.
+        groups: the indices of the maps of "chosen", the feature layers, and of "all", blocks in the order of their calls.
         drop_path_rates: the rate of each drop-path call in a forward pass, in order.
     """
 
-    def __init__(self, network: nn.Module, model: Model, feature_layers: Sequence[str] = ()) -> None:
+    def __init__(
+        self, network: nn.Module, model: Model, feature_layers: Sequence[str] = (), blocks: Sequence[str] = ()
+    ) -> None:
         super().__init__()
         replace_drop_path(network)
         self.network = network
-        self.feature_layers = tuple(feature_layers)
+        self.feature_layers = names = (*feature_layers, *(name for name in blocks if name not in feature_layers))
+        self.groups = {"chosen": [*range(len(feature_layers))], "all": [*map(names.index, blocks)]}
         modules = dict(network.named_modules())
-        for name in feature_layers:
+        for name in names:
             if name not in modules:
                 raise RecipeError(f"model.feature_layers: {model.name} has no module {name!r}")
-        layers = [modules[name] for name in feature_layers]
+        layers = [modules[name] for name in names]
         drop_paths = [module for module in modules.values() if isinstance(module, DropPath)]
         calls = _record_calls(network, model, {*layers, *drop_paths})
         self._drop_paths = [module for module, _ in calls if isinstance(module, DropPath)]
@@ -51,7 +55,7 @@ class FeatureExtractor(nn.Module):
             try:
                 self._layouts.append(layout_of(outputs.get(layer), network))
             except ValueError as error:
-                where = f"{model.name} has no feature map at {feature_layers[index]!r}"
+                where = f"{model.name} has no feature map at {names[index]!r}"
                 raise RecipeError(f"model.feature_layers: {where}: {error}") from None
             self.shapes.append(tuple(to_map(outputs[layer], self._layouts[index]).shape[1:]))
             layer.register_forward_hook(functools.partial(self._collect, index))
@@ -129,6 +133,15 @@ def to_map(output: Tensor, layout: Layout) -> Tensor:
 def default_feature_layers(network: nn.Module, model: Model) -> tuple[str, ...]:
     """The first, the middle (number n // 2 of n, from 0) and the last block of a network, in the order of their calls.
 
+    Raises RecipeError if fewer than three are found.
+    """
+    called = block_names(network, model)
+    return called[0], called[len(called) // 2], called[-1]
+
+
+def block_names(network: nn.Module, model: Model) -> list[str]:
+    """The names of a network's blocks, in the order of their calls.
+
     Blocks are the outermost modules in lists whose class timm calls a block, but for those that process only a class token.
     Raises RecipeError if fewer than three are found.
     """
@@ -145,7 +158,7 @@ def default_feature_layers(network: nn.Module, model: Model) -> tuple[str, ...]:
             f"model.feature_layers: {model.name} has no default feature layers, since only {len(called)} blocks were found:"
             " set model.feature_layers to three modules whose outputs are maps or tokens"
         )
-    return called[0], called[len(called) // 2], called[-1]
+    return called
 
 
 @torch.no_grad()

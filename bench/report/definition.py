@@ -102,9 +102,9 @@ def _recipe(registry: Registry, suite: Suite, entry: SuiteEntry, records: Iterab
 
 
 def _is_of(recipe: Mapping[str, Any], entry: SuiteEntry) -> bool:
-    """Whether the recipe of a record has the varied values of an entry; a baseline has no keys of the teacher."""
+    """Whether the recipe of a record has the varied values of an entry; a run without a teacher has no keys of one."""
     for path, given in entry.overrides:
-        if path.startswith(GUIDED_ONLY) and "guidance" not in recipe:
+        if path.startswith(GUIDED_ONLY) and path.partition(".")[0] not in recipe:
             continue
         value: object = recipe
         for name in path.split("."):

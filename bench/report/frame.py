@@ -17,12 +17,14 @@ RUN = [*METHOD, "seed"]  # those that name a run
 
 _MAY_BE_MISSING = {  # columns of `runs_frame` whose type would depend on the runs
     **dict.fromkeys(("last_accuracy", "best_accuracy", "teacher_accuracy", "teacher_seconds"), "float64"),
-    **dict.fromkeys(("best_epoch", "teacher_seed", "teacher_epochs"), "Int64"),
+    **dict.fromkeys(("best_epoch", "teacher_seed", "teacher_epochs", "guidance_stop_epoch"), "Int64"),
     **dict.fromkeys(("teacher_key", "teacher_id", "teacher_select", "commit"), "str"),
     "dirty": "boolean",
 }
 # fields of a record
-_NO_COLUMNS = ["recipe", "feature_maps", "teacher", "hardware", "code", "image_size", "weights", "class_names"]
+_NO_COLUMNS = [
+    *("recipe", "feature_maps", "teacher", "hardware", "code", "image_size", "weights", "class_names", "guidance_stop")
+]
 
 
 def runs_frame(runs: Sequence[FinishedRun], variants: Sequence[str] = ()) -> pd.DataFrame:
@@ -34,6 +36,7 @@ def runs_frame(runs: Sequence[FinishedRun], variants: Sequence[str] = ()) -> pd.
     variant: the varied keys with their values, "" in a suite that varies nothing.
     precision: the one that was used.
     machine: the hardware and precision in words. device_hours: of the run, in device_unit, "GPU-hours" or "core-hours".
+    guidance_stop_epoch: the last epoch with guidance, missing unless an adaptive schedule ended it.
     teacher_*: fields of `TeacherSummary`, missing without a teacher. teacher_accuracy: of the weights that guide, in %.
     """
     rows = [_run_row(run, variant) for run, variant in _with_variants(runs, variants)]
@@ -76,6 +79,7 @@ def _run_row(run: FinishedRun, variant: str) -> dict[str, object]:
         **vars(record.code),
         **vars(record.dataset),
         **{f"teacher_{name}": getattr(record.teacher, name, None) for name in of_teacher},
+        "guidance_stop_epoch": getattr(record.guidance_stop, "epoch", None),
         "suite": run.suite,
         "model": model,
         "dataset": dataset,

@@ -70,6 +70,15 @@ class DatasetSummary:
 
 
 @dataclass(frozen=True)
+class GuidanceStop:
+    """Where an adaptive schedule ended guidance."""
+
+    epoch: int  # the last one with guidance, counted from 1
+    slope: float  # smoothed change of the guidance loss per epoch
+    relative_slope: float  # the same, divided by the loss of that epoch
+
+
+@dataclass(frozen=True)
 class Precision:
     """The precision that was asked for, "auto" for example, and the one that was used: fp32, bf16 or fp16."""
 
@@ -129,6 +138,7 @@ class Record:
     recipe: dict[str, Any]  # as `Recipe.to_dict` writes it
     settings: list[object]  # the `--set` options of the command
     weights: str | None = None  # SHA-256 of model.safetensors; None if the run diverged
+    guidance_stop: GuidanceStop | None = None  # None: guidance was not adaptive, or it did not stop
 
     def to_dict(self) -> dict[str, object]:
         """The record as JSON content."""

@@ -20,7 +20,7 @@ from bench.data.loaders import ImageTransform
 from bench.guidance import Outputs
 from bench.guidance.locality import LocalityGuidance
 from bench.models import default_feature_layers
-from bench.models.features import FeatureExtractor
+from bench.models.features import FeatureExtractor, block_names
 from bench.runs.folder import RunFolder
 from bench.runs.record import Record
 from bench.share.load import Folders, read_run, trained_network
@@ -97,7 +97,8 @@ class Pair:
         compared = {}
         for method in self.guidance.values():
             if isinstance(method, LocalityGuidance):
-                pairs = (Compared(*method.compared(k, ours, theirs)) for k in range(len(method.stages)))
+                chosen = Outputs(ours.logits, [ours.maps[index] for index in method.student_maps])
+                pairs = (Compared(*method.compared(k, chosen, theirs)) for k in range(len(method.stages)))
                 compared = dict(zip(self.projections, pairs, strict=True))
         return FeatureMaps(
             dict(zip(student.feature_layers, ours.maps, strict=True)),
@@ -122,14 +123,17 @@ def load_pair(path: str | os.PathLike[str], recipes_dir: Folders = ()) -> Pair:
     record, recipe = read_run(folder, recipes_dir)
     if recipe.guidance is None:
         raise RecipeError(f"{folder}: {recipe.id} has no guidance, so it has no teacher: bench.load loads its network")
-    if not recipe.uses_feature_loss:
+    if recipe.teacher is None or "maps" not in recipe.guidance.needs:
         raise RecipeError(f"{folder}: the guidance {recipe.guidance.method} compares no feature maps, so there is no pair")
     network = trained_network(folder, recipe, record.dataset.classes, record.weights)
-    layers = recipe.model.feature_layers or default_feature_layers(network, recipe.model)
-    student = FeatureExtractor(network, recipe.model, layers).eval()
+    maps = recipe.guidance.student_maps
+    layers = recipe.model.feature_layers or default_feature_layers(network, recipe.model) if "chosen" in maps else ()
+    blocks = block_names(network, recipe.model) if "all" in maps else ()
+    student = FeatureExtractor(network, recipe.model, layers, blocks).eval()
     teacher_weights = _teacher_weights(folder, recipe, record)
     teacher = Teacher(recipe.teacher, record.dataset.classes, teacher_weights, recipe.guidance.teacher)
-    methods = guidance.create(recipe.guidance, student.shapes, teacher.shapes, recipe.seed).eval().requires_grad_(False)
+    methods = guidance.create(recipe.guidance, student.shapes, teacher.shapes, recipe.seed, student.groups)
+    methods.eval().requires_grad_(False)
     _load_guidance(folder / "guidance.safetensors", methods)
     projections = {}
     for method in methods.values():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import importlib
 import json
 import logging
@@ -114,8 +113,7 @@ def _plan(registry: Registry, suites: Sequence[Suite], arguments: argparse.Names
         for entry, recipe in registry.suite_recipes(suite):
             if not matches(entry.id, arguments.filter):
                 continue
-            guided = recipe.guidance is not None
-            options = suite.run_options(entry, guided=guided)
+            options = suite.run_options(entry, recipe)
             settings = [text for text in entry.settings if text in options]  # without those of the teacher for a baseline
             for place, seed in enumerate(suite.seeds if arguments.seeds is None else range(arguments.seeds)):
                 planned.append((place, PlannedRun(recipe.with_seed(seed), options, settings)))
@@ -172,8 +170,6 @@ def _run(registry: Registry, suites: Sequence[Suite], arguments: argparse.Namesp
     request = SlurmRequest.from_options(arguments) if on_cluster else refuse_slurm_options(arguments)
     slots = [] if on_cluster else make_slots(arguments.gpus_per_run, arguments.runs_per_gpu)
     plan, title = _plan(registry, suites, arguments), _named(suites)
-    if arguments.seeds is not None:  # recipes without a suite are complete with these
-        suites = [dataclasses.replace(one, seeds=tuple(range(arguments.seeds))) if one.recipes else one for one in suites]
     jobs = plan.jobs
     at_once = len(slots) or min(arguments.array_parallelism or len(jobs), len(jobs))
     options = _shared_options(arguments)

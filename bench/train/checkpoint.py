@@ -34,6 +34,7 @@ class TrainingState(TypedDict):
     scaler: dict[str, object] | None  # of fp16
     best_state: dict[str, dict[str, Tensor] | Tensor]  # network and predictions; empty unless the recipe selects the best
     history: list[HistoryRow]
+    guidance_losses: list[float]  # of the epochs with guidance, unweighted and not rounded, on which its end depends
     losses: Tensor  # [2], sums over the steps of this epoch
     seconds: float  # of training and evaluation
 

@@ -76,7 +76,7 @@ def replay(maps: Tensor, boxes: Tensor, flips: Tensor) -> Tensor:
 def open_teacher(
     recipe: Recipe, weights: Path | None, key: str, dataset: DecodedDataset, device: torch.device
 ) -> Teacher | FeatureCache | None:
-    """The frozen teacher of a guided recipe, or its stored features with `teacher.offline`; None without guidance.
+    """The frozen teacher of a guided recipe, or its stored features with `teacher.offline`; None without a teacher.
 
     Args:
         weights: of the teacher; None: initial ones.

@@ -12,13 +12,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from bench import models
+from bench import guidance, models
 from bench.config.schema import Recipe, RecipeError
 from bench.data.loaders import EvalLoader, Shard, TrainLoader
 from bench.data.subsets import DecodedDataset
-from bench.guidance import Shape
+from bench.guidance import Shape, schedule
 from bench.models.drop_path import sample_drop_path_masks
-from bench.runs.record import HistoryRow
+from bench.runs.record import GuidanceStop, HistoryRow
 from bench.train.checkpoint import Checkpoints, TrainingState
 from bench.train.console import Progress
 from bench.train.evaluate import accuracy, flops_per_image
@@ -46,6 +46,7 @@ class TrainResult:
     feature_maps: dict[str, Shape]
     diverged: bool  # whether the last loss or a weight was not finite; training ended there
     compiled: str  # mode of torch.compile, "off", or "fell back" if there is no compiler
+    guidance_stop: GuidanceStop | None  # where an adaptive schedule ended guidance
 
 
 class Training:
@@ -55,7 +56,7 @@ class Training:
     with the same number of threads, bit for bit.
 
     Args:
-        teacher: the frozen teacher of a guided recipe, or its stored features with `teacher.offline`.
+        teacher: the recipe's frozen teacher, or its stored features with `teacher.offline`; None without a teacher.
         after_epoch: called on every process with the history after each epoch, and once on resume.
         checkpoints: None saves none.
         stop: asked after every step whether to save and stop. If it is true on one process, all stop.
@@ -75,15 +76,15 @@ class Training:
         self._after_epoch, self._stop = after_epoch, stop
         device, shard = accelerator.device, Shard(accelerator.process_index, accelerator.num_processes)
         classes = dataset.classes(recipe.data)
-        self._student = models.create(recipe.model, classes, recipe.seed, feature_layers=recipe.uses_feature_loss)
+        self._student = models.create_student(recipe, classes)
         self._step = Step(recipe, self._student, teacher, accelerator)
         self._loader = TrainLoader(recipe, dataset, device, shard)
         self._eval_loader = EvalLoader(recipe, dataset, device, shard)
         evaluated_on = "held-out" if recipe.data.holdout else "test"
         self._progress = Progress(recipe.train.epochs, self._loader.steps, not accelerator.is_main_process, evaluated_on)
-        self._guided = teacher is not None
         # the state that checkpoints hold
         self._history: list[HistoryRow] = []
+        self._guidance_losses: list[float] = []  # unweighted, of the epochs with guidance
         self._best_state: dict[str, dict[str, Tensor] | Tensor] = {}  # of the best epoch, if the recipe selects it
         self._losses = torch.zeros(2)  # sums over the steps of the current epoch
         self._first_epoch, self._first_step = 0, 0
@@ -121,6 +122,7 @@ class Training:
             feature_maps=dict(zip(student.feature_layers, student.shapes, strict=True)),
             diverged=diverged,
             compiled=self._step.compiled,
+            guidance_stop=self._guidance_stop(),
         )
 
     def _train_epoch(self, epoch: int) -> float:
@@ -130,11 +132,12 @@ class Training:
             group["lr"] = learning_rate(epoch, self._recipe.train)
         masks = sample_drop_path_masks(self._student.drop_path_rates, loader.positions, self._recipe.seed, epoch)
         drop_path = masks.to(device)
+        draws = self._draws(epoch)
         self._step.task.train()
         self._losses = self._losses.to(device)  # they stay on the device until the epoch ends, so no step waits for it
-        guided, began = self._is_guided(epoch), time.perf_counter()
+        began = time.perf_counter()
         for step, batch in enumerate(loader.epoch(epoch, self._first_step), self._first_step + 1):
-            self._losses += self._step(batch, drop_path[:, batch.positions], guided)
+            self._losses += self._step(batch, drop_path[:, batch.positions], draws)
             self._progress.step()
             if step < loader.steps and self._stop_agreed(step):
                 self._save_and_stop(epoch, step)
@@ -149,12 +152,15 @@ class Training:
         test_accuracy, predictions = accuracy(student.network, self._eval_loader, self._accelerator)
         weights = [parameter.detach().isfinite().all() for parameter in self._step.task.parameters()]
         finite = torch.stack(weights).all().item()
+        guided = self._is_guided(epoch)
+        if guided:
+            self._guidance_losses.append(guidance_loss)
         images = (loader.steps - self._first_step) * recipe.train.batch_size
         row = HistoryRow(
             epoch=epoch + 1,
             lr=learning_rate(epoch, recipe.train),
             train_loss=round(train_loss, 6) if math.isfinite(train_loss) else None,
-            guidance_loss=round(guidance_loss, 6) if self._is_guided(epoch) and math.isfinite(guidance_loss) else None,
+            guidance_loss=round(guidance_loss, 6) if guided and math.isfinite(guidance_loss) else None,
             test_accuracy=round(test_accuracy, 4),
             images_per_second=round(images / seconds, 1),
         )
@@ -173,10 +179,29 @@ class Training:
             self._save(epoch, 0)
 
     def _is_guided(self, epoch: int) -> bool:
-        if not self._guided:
+        """Whether guidance is active in an epoch. All earlier epochs have to be over."""
+        if self._recipe.guidance is None or self._guidance_stop() is not None:
             return False
-        schedule = self._recipe.guidance.schedule
-        return schedule.from_epoch <= epoch < (schedule.until_epoch or math.inf)
+        planned = self._recipe.guidance.schedule
+        return planned.from_epoch <= epoch < (planned.until_epoch or math.inf)
+
+    def _draws(self, epoch: int) -> dict[str, Tensor] | None:
+        """Prepare the guidance methods for an epoch. Returns their random draws on the device; None without guidance."""
+        if not self._is_guided(epoch):
+            return None
+        methods, train = self._step.task.guidance, self._recipe.train
+        draws = guidance.begin_epoch(methods, self._recipe.seed, epoch, train.epochs, self._loader.positions)
+        return {name: drawn.to(self._accelerator.device) for name, drawn in draws.items()}
+
+    def _guidance_stop(self) -> GuidanceStop | None:
+        """Where an adaptive schedule has ended guidance."""
+        if self._recipe.guidance is None:
+            return None
+        planned, losses = self._recipe.guidance.schedule, self._guidance_losses
+        if (found := schedule.stop(planned, self._recipe.train.epochs, losses)) is None:
+            return None
+        count, slope = found
+        return GuidanceStop(planned.from_epoch + count, slope, slope / losses[count - 1])
 
     def _resume(self) -> None:
         """Load the newest checkpoint, if there is one. Raises RecipeError if the processes find different ones."""
@@ -195,6 +220,7 @@ class Training:
         if self._accelerator.scaler is not None:
             self._accelerator.scaler.load_state_dict(state["scaler"])
         self._history, self._best_state, self._losses = state["history"], state["best_state"], state["losses"]
+        self._guidance_losses = state.get("guidance_losses", [])  # runs that earlier versions began have none
         self._first_epoch, self._first_step, self._earlier_seconds = state["epoch"], state["step"], state["seconds"]
         self._progress.resume(self._first_epoch, self._first_step)
         if self._accelerator.is_main_process:
@@ -214,6 +240,7 @@ class Training:
             scaler=scaler.state_dict() if scaler is not None else None,
             best_state=self._best_state,
             history=self._history,
+            guidance_losses=self._guidance_losses,
             losses=self._losses.cpu(),
             seconds=self._seconds(),
         )

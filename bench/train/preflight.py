@@ -38,7 +38,10 @@ def check_recipe(recipe: Recipe, processes: int | None) -> None:
     for part in (recipe, recipe.teacher):
         if part is not None:
             classes = part.data.classes or 2
-            network = models.create(part.model, classes, part.seed, feature_layers=recipe.uses_feature_loss)
+            if part is recipe:
+                network = models.create_student(part, classes)
+            else:
+                network = models.create(part.model, classes, part.seed, feature_layers="maps" in recipe.guidance.needs)
             networks.append(network)
             _check_single_sample(network, part, world if part is recipe else 1)
             _check_micro_batch(network, part, world if part is recipe else 1)
@@ -53,18 +56,21 @@ def check_recipe(recipe: Recipe, processes: int | None) -> None:
         _check_methods(recipe, *networks)
 
 
-def _check_methods(recipe: Recipe, student: FeatureExtractor, teacher: FeatureExtractor) -> None:
+def _check_methods(recipe: Recipe, student: FeatureExtractor, teacher: FeatureExtractor | None = None) -> None:
     """Build the methods, and compute the terms of plug-ins once: not only after the teacher is trained."""
-    methods = guidance.create(recipe.guidance, student.shapes, teacher.shapes, recipe.seed)
+    shapes = [] if teacher is None else teacher.shapes
+    methods = guidance.create(recipe.guidance, student.shapes, shapes, recipe.seed, student.groups)
     if any(params.own for params in recipe.guidance.params):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            images = [torch.randn(2, 3, part.model.image_size, part.model.image_size) for part in (recipe, recipe.teacher)]
-            ours = Outputs(*student.eval()(images[0]))
-            with torch.no_grad():
-                logits, maps = teacher.eval()(images[1])
-            theirs = Outputs(logits if "logits" in recipe.guidance.needs else None, maps)
-            guidance.check_terms(recipe.guidance, methods, ours, theirs)
+            parts = [recipe] if teacher is None else [recipe, recipe.teacher]
+            images = [torch.randn(2, 3, part.model.image_size, part.model.image_size) for part in parts]
+            ours, theirs = Outputs(*student.eval()(images[0])), None
+            if teacher is not None:
+                with torch.no_grad():
+                    logits, maps = teacher.eval()(images[1])
+                theirs = Outputs(logits if "logits" in recipe.guidance.needs else None, maps)
+            guidance.check_terms(recipe.guidance, methods, ours, theirs, torch.tensor([0, 1]))
 
 
 def _check_single_sample(network: FeatureExtractor, recipe: Recipe, world: int) -> None:

@@ -18,6 +18,7 @@ from safetensors.torch import save
 
 from bench.cli import BAD_INPUT, FAILED, STOPPED
 from bench.config.numerics import numerics_versions
+from bench.config.params import PUBLISHED_EPOCHS
 from bench.config.schema import Recipe
 from bench.data.preflight import check_dataset
 from bench.data.store import open_dataset
@@ -244,6 +245,9 @@ class _Run:
         )
         if recipe.train.warmup_epochs >= recipe.train.epochs:
             LOG.info(f"note: every epoch is warm-up, since train.warmup_epochs is {recipe.train.warmup_epochs}")
+        if recipe.guidance is not None and (scaled := recipe.guidance.scaled_epochs(recipe.train.epochs)):
+            numbers = ", ".join(f"{name} {epochs}" for name, epochs in scaled.items())
+            LOG.info(f"epochs of {PUBLISHED_EPOCHS}-epoch runs, scaled to this one: {numbers}")
         if self._cache is not None:
             LOG.info(f"teacher {self._cache.recipe.id}: {self._cache.record().last_accuracy:.2f} %")
 
@@ -293,6 +297,7 @@ class _Run:
             recipe=recipe.to_dict(),
             settings=list(self._request.settings),
             weights=weights,
+            guidance_stop=result.guidance_stop,
         )
 
 

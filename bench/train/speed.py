@@ -72,7 +72,7 @@ def variants_of(recipe: Recipe, plain: bool) -> dict[str, Recipe]:
 
     The plain way is how one would train without this suite: timm's transform in worker processes, eager, fp32.
     """
-    guided = recipe.teacher is not None
+    guided = recipe.guidance is not None
     variants = {recipe.id.rpartition("/")[2] if guided else "baseline": recipe}
     if guided:
         variants["baseline"] = replace(recipe, guidance=None, teacher=None)
@@ -190,7 +190,7 @@ def measure(
     input_seconds: dict[str, list[float]] = {name: [] for name in recipes}  # per batch
     with contextlib.ExitStack() as stack:
         scratch = None
-        if any(recipe.guidance is not None and recipe.guidance.teacher.offline for recipe in recipes.values()):
+        if any(recipe.teacher is not None and recipe.guidance.teacher.offline for recipe in recipes.values()):
             # the features of an untrained teacher are of no use later
             cache_folder().mkdir(parents=True, exist_ok=True)
             scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="speed-", dir=cache_folder()))

@@ -24,13 +24,13 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import models
+from bench import guidance, models
 from bench.config.schema import Recipe
 from bench.data.loaders import Batch, TrainLoader
 from bench.data.preflight import check_dataset
 from bench.data.store import open_dataset
 from bench.data.subsets import DecodedDataset, Images
-from bench.guidance import Outputs
+from bench.guidance import Outputs, Signals
 from bench.models.drop_path import sample_drop_path_masks
 from bench.runs import environment
 from bench.runs.record import Code, Hardware
@@ -96,21 +96,27 @@ class Variant:
         self._accelerator, self._precision = make_accelerator(recipe.train)
         self.device = device = self._accelerator.device
         classes = dataset.classes(recipe.data)
-        student = models.create(recipe.model, classes, recipe.seed, feature_layers=recipe.uses_feature_loss)
+        student = models.create_student(recipe, classes)
         teacher = open_teacher(recipe, None, "untrained", dataset, device)
         self.step = Step(recipe, student, teacher, self._accelerator)
         self.step.task.train()
-        self._guided = teacher is not None
+        self._has_teacher = teacher is not None
         self._micro = recipe.train.micro_batch or recipe.train.batch_size
         loader = TrainLoader(recipe, dataset, device)
         masks = sample_drop_path_masks(student.drop_path_rates, loader.positions, recipe.seed, 0)
         self._drop_path = masks.to(device)
+        self._draws: dict[str, Tensor] | None = None
+        if recipe.guidance is not None:
+            methods, epochs = self.step.task.guidance, recipe.train.epochs
+            # of the last epoch, since some methods begin with a weight of zero
+            draws = guidance.begin_epoch(methods, recipe.seed, epochs - 1, epochs, loader.positions)
+            self._draws = {name: drawn.to(device) for name, drawn in draws.items()}
         self._batches = itertools.chain.from_iterable(map(loader.epoch, itertools.count()))
 
     def train(self, count: int) -> None:
         """Train that many steps, as a run does."""
         for batch in itertools.islice(self._batches, count):
-            self.step(batch, self._drop_path[:, batch.positions], self._guided)
+            self.step(batch, self._drop_path[:, batch.positions], self._draws)
 
     def load(self, count: int) -> Batch:
         """Make that many batches. Returns the last."""
@@ -134,14 +140,16 @@ class Variant:
         if self.step.mode == "reduce-overhead":
             torch.compiler.cudagraph_mark_step_begin()
 
-    def _teacher_outputs(self, batch: Batch) -> Outputs | None:
-        """A copy of the teacher's outputs, which the next run of a CUDA graph would overwrite."""
-        if not self._guided:
+    def _signals(self, batch: Batch) -> Signals | None:
+        """What guides the student. The teacher's outputs are copied, since the next run of a CUDA graph overwrites them."""
+        if self._draws is None:
             return None
         self._begin_step()
-        outputs = self.step.teacher_outputs(batch)
+        signals = self.step.signals(batch, self._draws)
+        if (outputs := signals.teacher) is None:
+            return signals
         logits = None if outputs.logits is None else outputs.logits.clone()
-        return Outputs(logits, [maps.clone() for maps in outputs.maps])
+        return Signals(Outputs(logits, [maps.clone() for maps in outputs.maps]), signals.draws)
 
     def parts(self, count: int) -> dict[str, float]:
         """Seconds of each part of a step by itself, the median of `count` repeats.
@@ -150,13 +158,13 @@ class Variant:
         timed and multiplied.
         """
         step, batch = self.step, self.load(1)
-        scales, teacher = self._drop_path[:, batch.positions], self._teacher_outputs(batch)
+        scales, signals = self._drop_path[:, batch.positions], self._signals(batch)
 
         def forward() -> Tensor:
-            return step.forward(batch, scales, teacher, slice(0, self._micro))[0]
+            return step.forward(batch, scales, signals, slice(0, self._micro))[0]
 
         def backward() -> None:
-            step.backward(batch, scales, teacher)
+            step.backward(batch, scales, signals)
 
         def begin_and_backward() -> None:
             self._begin_step()
@@ -170,7 +178,7 @@ class Variant:
             return median(times[UNTIMED_REPEATS:])
 
         out = {"input": timed(lambda: self.load(1))}
-        if self._guided:
+        if self._has_teacher:
             out["teacher"] = timed(lambda: step.teacher_outputs(batch))
         out["forward"] = timed(forward) * (len(batch.labels) // self._micro)
         out["backward"] = max(0.0, timed(backward) - out["forward"])
@@ -180,16 +188,16 @@ class Variant:
     def flops(self) -> dict[str, float]:
         """FLOPs per image: of the student's forward, of its forward and backward, of the teacher."""
         batch, rows = self.load(1), slice(0, self._micro)
-        scales, teacher = self._drop_path[:, batch.positions], self._teacher_outputs(batch)
+        scales, signals = self._drop_path[:, batch.positions], self._signals(batch)
         out = {}
         self._begin_step()
         with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"):
             with FlopCounterMode(display=False) as counter:
-                loss, _ = self.step.forward(batch, scales, teacher, rows)
+                loss, _ = self.step.forward(batch, scales, signals, rows)
                 out["forward"] = counter.get_total_flops() / self._micro
                 self._accelerator.backward(loss)
             out["forward and backward"] = counter.get_total_flops() / self._micro
-            if self._guided:
+            if self._has_teacher:
                 with FlopCounterMode(display=False) as counter:
                     self.step.teacher_outputs(batch)
                 out["teacher"] = counter.get_total_flops() / len(batch.labels)

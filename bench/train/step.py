@@ -6,6 +6,7 @@ Nothing here waits for the device.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 
 import torch
 from accelerate import Accelerator
@@ -14,7 +15,7 @@ from torch import Tensor
 from bench import guidance
 from bench.config.schema import Recipe
 from bench.data.loaders import Batch
-from bench.guidance import Outputs
+from bench.guidance import Outputs, Signals, outputs_rows
 from bench.models.features import FeatureExtractor
 from bench.train.feature_cache import FeatureCache
 from bench.train.task import Task, make_optimizer
@@ -26,7 +27,7 @@ class Step:
 
     Args:
         student: the network that is trained.
-        teacher: the frozen teacher, its stored features, or None.
+        teacher: the frozen teacher, its stored features, or None if no method needs one.
 
     Attributes:
         task: the module that learns: student and guidance methods.
@@ -40,8 +41,9 @@ class Step:
         self._guidance, self._teacher, self._accelerator = recipe.guidance, teacher, accelerator
         device, world = accelerator.device, accelerator.num_processes
         methods = None
-        if teacher is not None:
-            methods = guidance.create(recipe.guidance, student.shapes, teacher.shapes, recipe.seed)
+        if recipe.guidance is not None:
+            shapes = [] if teacher is None else teacher.shapes
+            methods = guidance.create(recipe.guidance, student.shapes, shapes, recipe.seed, student.groups)
         task = Task(student, methods)
         if device.type == "cuda" and world > 1:
             # batch norm of students uses the statistics of the global batch
@@ -61,20 +63,20 @@ class Step:
         micro = recipe.train.micro_batch or own
         self._micro_batches = [slice(first, first + micro) for first in range(0, own, micro)]
 
-    def __call__(self, batch: Batch, drop_path: Tensor, guided: bool) -> Tensor:
+    def __call__(self, batch: Batch, drop_path: Tensor, draws: Mapping[str, Tensor] | None) -> Tensor:
         """Train on one batch.
 
         Args:
             drop_path: [calls, batch] scales of these samples.
-            guided: whether guidance is active in this epoch.
+            draws: the random draws of the epoch by method, [positions, ...]; None if guidance is not active in this epoch.
 
         Returns:
             [2] on the device: the loss, and the sum of the unweighted guidance terms.
         """
         if self.mode == "reduce-overhead":
             torch.compiler.cudagraph_mark_step_begin()
-        losses = self.backward(batch, drop_path, self.teacher_outputs(batch) if guided else None)
-        if self.task.guidance is not None and not guided:
+        losses = self.backward(batch, drop_path, None if draws is None else self.signals(batch, draws))
+        if self.task.guidance is not None and draws is None:
             for parameter in self.task.guidance.parameters():
                 parameter.grad = None  # inactive: without a gradient there is no weight decay either
         self.update()
@@ -86,6 +88,11 @@ class Step:
         if self.mode is None:
             return "off"
         return self.mode if torch._dynamo.utils.counters["stats"]["unique_graphs"] else "fell back"
+
+    def signals(self, batch: Batch, draws: Mapping[str, Tensor]) -> Signals:
+        """What guides the student in a batch. draws: as in `__call__`."""
+        teacher = None if self._teacher is None else self.teacher_outputs(batch)
+        return Signals(teacher, {name: drawn[batch.positions] for name, drawn in draws.items()})
 
     def teacher_outputs(self, batch: Batch) -> Outputs:
         """The teacher's outputs for this process's samples.
@@ -104,23 +111,23 @@ class Step:
             outputs = teacher(images)
         if is_global:
             own = len(batch.labels)
-            outputs = _rows(outputs, slice(accelerator.process_index * own, (accelerator.process_index + 1) * own))
+            outputs = outputs_rows(outputs, slice(accelerator.process_index * own, (accelerator.process_index + 1) * own))
         return outputs if "logits" in self._guidance.needs else Outputs(None, outputs.maps)
 
     def forward(
-        self, batch: Batch, drop_path: Tensor, teacher: Outputs | None, rows: slice = slice(None)
+        self, batch: Batch, drop_path: Tensor, signals: Signals | None, rows: slice = slice(None)
     ) -> tuple[Tensor, Tensor]:
         """The loss of some rows of a batch, with its graph, and the sum of the unweighted guidance terms."""
-        teacher = None if teacher is None else _rows(teacher, rows)
-        return self._parallel(batch.images[rows], batch.labels[rows], drop_path[:, rows], teacher)
+        signals = None if signals is None else signals.rows(rows)
+        return self._parallel(batch.images[rows], batch.labels[rows], drop_path[:, rows], signals)
 
-    def backward(self, batch: Batch, drop_path: Tensor, teacher: Outputs | None) -> Tensor:
+    def backward(self, batch: Batch, drop_path: Tensor, signals: Signals | None) -> Tensor:
         """Forward and backward of a batch, in micro-batches if the recipe has them. Gradients add up to the batch's."""
         parts, losses = len(self._micro_batches), torch.zeros(2, device=self._accelerator.device)
         for part, rows in enumerate(self._micro_batches, 1):
             wait = part < parts  # processes exchange gradients once, after the last part
             with self._accelerator.no_sync(self._parallel) if wait else contextlib.nullcontext():
-                loss, guidance_loss = self.forward(batch, drop_path, teacher, rows)
+                loss, guidance_loss = self.forward(batch, drop_path, signals, rows)
                 self._accelerator.backward(loss / parts)
             losses += torch.stack([loss.detach(), guidance_loss]) / parts
         return losses
@@ -129,11 +136,6 @@ class Step:
         """The optimiser's update."""
         self.optimizer.step()
         self.optimizer.zero_grad()
-
-
-def _rows(outputs: Outputs, rows: slice) -> Outputs:
-    logits = None if outputs.logits is None else outputs.logits[rows]
-    return Outputs(logits, [maps[rows] for maps in outputs.maps])
 
 
 def compile_mode(recipe: Recipe, device: torch.device, world: int) -> str | None:

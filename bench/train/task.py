@@ -13,12 +13,12 @@ from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
 from bench.config.schema import Train
-from bench.guidance import Outputs
+from bench.guidance import Outputs, Samples, Signals
 from bench.models.features import FeatureExtractor
 
 
 class Task(nn.Module):
-    """A network with its loss: cross-entropy, or with guidance ce_weight · cross-entropy + Σ weight · term.
+    """A network with its loss: cross-entropy, or with guidance ce_weight · cross-entropy + Σ weight · scale · term.
 
     Args:
         student: the network that is trained (a teacher, in the teacher's own training).
@@ -30,14 +30,14 @@ class Task(nn.Module):
         self.student, self.guidance = student, methods
 
     def forward(
-        self, images: Tensor, labels: Tensor, drop_path: Tensor | None = None, teacher: Outputs | None = None
+        self, images: Tensor, labels: Tensor, drop_path: Tensor | None = None, signals: Signals | None = None
     ) -> tuple[Tensor, Tensor]:
         """The loss of a batch.
 
         Args:
             images: [batch, 3, size, size]; labels: [batch] int64.
             drop_path: [calls, batch] scales, see bench/models/drop_path.py.
-            teacher: the teacher's outputs for these images; None in epochs without guidance.
+            signals: what guides the student in these images; None in epochs without guidance.
 
         Returns:
             The loss, and the sum of the unweighted guidance terms (zero without guidance).
@@ -47,15 +47,16 @@ class Task(nn.Module):
         guidance_loss = torch.zeros_like(loss)
         if self.guidance is None:
             return loss, guidance_loss
-        if teacher is None:
+        if signals is None:
             # Data parallelism waits for a gradient of every parameter, so inactive projections get a gradient of zero.
             return loss + 0 * sum(parameter.sum() for parameter in self.guidance.parameters()), guidance_loss
         for method in self.guidance.values():
             if method.ce_weight != 1:
                 loss = method.ce_weight * loss
-        for method in self.guidance.values():
-            term = method(Outputs(logits, maps), teacher)
-            loss = loss + method.weight * term
+        for name, method in self.guidance.items():
+            student = Outputs(logits, [maps[index] for index in method.student_maps])
+            term = method(student, signals.teacher, Samples(labels, signals.draws.get(name)))
+            loss = loss + method.weight * (method.ramp * term)
             guidance_loss = guidance_loss + term.detach()
         return loss, guidance_loss
 

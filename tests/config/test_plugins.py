@@ -180,7 +180,7 @@ def test_a_file_that_cannot_be_used_is_refused_with_its_place(own, files, words)
     [
         (OWN, "guidance.params.wieght=1", ["guidance.params.wieght: is not a parameter of logit_mse", "'weight'"]),
         (OWN, "guidance.params.weight=0", ["guidance.params.weight: got 0, allowed is from"]),
-        (OWN, "guidance.method=logit_mes", ["allowed: none, hard, kd, locality, logit_mse; did you mean 'logit_mse'?"]),
+        (OWN, "guidance.method=logit_mes", ["allowed: none, dist, ", "logit_mse; did you mean 'logit_mse'?"]),
         (OWN, "guidance.method=locality+logit_mse", ["two of these methods have a parameter weight"]),
         (OWN, "model.builder=convnte", ["vit, convnet; did you mean 'convnet'?"]),
         (OWN, "model.params.kernel=8", ["model.params.kernel: got 8, allowed is from 1 to 7"]),

@@ -220,7 +220,7 @@ def test_varied_keys_multiply_the_cells(tmp_path):
         ("deit_micro/digits/baseline", "data.train_limit=500, train.lr=0.01"),
     ]
     for entry, recipe in pairs:  # bench/run.py composes the same from the command line
-        words = suite.run_options(entry, guided=recipe.guidance is not None)
+        words = suite.run_options(entry, recipe)
         assert words[:2] == ["--suite", "mine"] and words[2::2] == ["--set"] * 2
         assert own.compose(entry.id, assignments=words[3::2], suite=suite) == recipe
         assert recipe.train.epochs == 2 and f"data.train_limit={recipe.data.train_limit}" in entry.settings
@@ -235,7 +235,7 @@ def test_keys_of_teacher_and_guidance_are_left_aside_for_baselines(tmp_path):
     assert len(pairs) == 8 and len({recipe.hash for _, recipe in pairs}) == 5
     assert len(baselines) == 4 and len({recipe.hash for _, recipe in baselines}) == 1
     words = ["--suite", "mine", "--set", "train.epochs=1"]
-    assert [suite.run_options(entry, guided=False) for entry, _ in baselines] == [words] * 4
+    assert [suite.run_options(entry, recipe) for entry, recipe in baselines] == [words] * 4
     assert {recipe.teacher.train.epochs for _, recipe in pairs if recipe.teacher} == {1}
     with pytest.raises(RecipeError, match="has no guidance, so this would change nothing"):
         own.compose("deit_micro/digits/baseline", "quick", ["teacher.seed=1"])
@@ -254,7 +254,7 @@ def test_a_suite_of_explicit_ids_has_them_by_cell_with_the_reference_first():
     ids = ("deit_micro/digits/kd", "deit_tiny/digits/kd", "deit_micro/digits/baseline")
     suite = dataclasses.replace(registry.suite("quick"), recipes=ids, file=None)
     assert [entry.id for entry in suite.entries] == [ids[2], ids[0], ids[1]]
-    assert suite.run_options(suite.entries[0], guided=True) == ["--protocol", "quick"]
+    assert suite.run_options(suite.entries[0], registry.compose("deit_micro/digits/guided")) == ["--protocol", "quick"]
 
 
 def test_a_guidance_file_must_name_its_method(tmp_path):

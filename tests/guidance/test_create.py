@@ -13,7 +13,7 @@ from bench import guidance, models
 from bench.config.methods import method_names, params_class
 from bench.config.registry import Registry
 from bench.config.schema import RecipeError
-from bench.guidance import Outputs
+from bench.guidance import Outputs, Samples, Signals
 from bench.train.task import Task
 
 SHAPES = [(5, 3, 3), (4, 2, 2), (3, 1, 1)]
@@ -28,7 +28,8 @@ def composed(method, *assignments):
 def test_parameters_read_without_torch_are_those_of_the_module(method):
     """`params_class` takes the class from the file's source; here the file is imported."""
     read, imported = params_class(method), importlib.import_module(f"bench.guidance.{method}").Params
-    assert read is not imported and read.__doc__ == imported.__doc__ and read.needs == imported.needs
+    assert read is not imported and read.__doc__ == imported.__doc__
+    assert read.needs == imported.needs and read.student_layers == imported.student_layers
 
     def described(cls):
         return [(f.name, f.type, f.default, dict(f.metadata)) for f in dataclasses.fields(cls)]
@@ -50,9 +51,10 @@ def test_joined_methods_add_their_terms():
     assert list(methods) == ["kd", "locality"]
     images, labels = torch.randn(4, 3, 16, 16), torch.tensor([1, 2, 3, 4])
     teacher = Outputs(torch.randn(4, 10), [torch.randn(4, *shape) for shape in SHAPES])
-    loss, terms = Task(student.eval(), methods)(images, labels, None, teacher)
+    loss, terms = Task(student.eval(), methods)(images, labels, None, Signals(teacher, {}))
     logits, maps = student(images)
-    kd, locality = (method(Outputs(logits, maps), teacher).double() for method in methods.values())
+    ours, samples = Outputs(logits, maps), Samples(labels)
+    kd, locality = (method(ours, teacher, samples).double() for method in methods.values())
     expected = 0.75 * F.cross_entropy(logits.double(), labels) + 0.25 * kd + 2.5 * locality
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     assert terms.item() == pytest.approx((kd + locality).item(), rel=1e-5)

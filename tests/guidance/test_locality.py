@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.nn.functional import interpolate
+from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
-from bench.guidance import Outputs
-from bench.guidance.locality import Params, Resize, attention, build, similarity
+from bench.guidance import Outputs, Samples
+from bench.guidance.locality import Params, attention, build, similarity
+from bench.guidance.resize import Resize
 from tests.helpers.plain import bilinear
 
 
@@ -17,7 +18,7 @@ def locality(student, teacher, **params):
 
 
 def term(method, student, teacher):
-    return method(Outputs(None, student), Outputs(None, teacher))
+    return method(Outputs(None, student), Outputs(None, teacher), Samples(torch.zeros(len(student[0]), dtype=torch.int64)))
 
 
 @pytest.mark.parametrize(
@@ -56,11 +57,15 @@ def test_loss_and_gradients_equal_the_formula(student, teacher):
         assert torch.allclose(projection.bias.grad.double(), bias.grad, rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize(("source", "target"), [(8, 14), (7, 8), (28, 56), (16, 32), (5, 5)])
+@pytest.mark.parametrize(("source", "target"), [(8, 14), (7, 8), (28, 56), (16, 32), (5, 5), (14, 4), (7, 2), (3, 1)])
 def test_resize_is_that_of_torch(source, target):
-    maps = torch.randn(2, 3, source, source)
-    expected = interpolate(maps, (target, target), mode="bilinear", align_corners=False)
-    assert torch.allclose(Resize((source, source), (target, target))(maps), expected, atol=1e-5)
+    maps, sizes = torch.randn(2, 3, source, source), ((source, source), (target, target))
+    for mode, expected in (
+        ("linear", interpolate(maps, sizes[1], mode="bilinear", align_corners=False)),
+        ("nearest", interpolate(maps, sizes[1], mode="nearest")),
+        ("area", adaptive_avg_pool2d(maps, sizes[1])),
+    ):
+        assert torch.allclose(Resize(*sizes, mode)(maps), expected, atol=1e-5)
 
 
 def test_the_loss_is_fp32_under_autocast():

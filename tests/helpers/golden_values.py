@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench import guidance, models
 from bench.config.methods import method_names, params_class
@@ -27,7 +27,7 @@ from bench.data.augment import sample_augment_params
 from bench.data.loaders import EvalLoader, TrainLoader
 from bench.data.store import open_dataset
 from bench.data.subsets import DecodedDataset, Images
-from bench.guidance import Outputs
+from bench.guidance import Outputs, Samples
 from bench.models.drop_path import sample_drop_path_masks
 from bench.train.feature_cache import FeatureCache, open_teacher
 from bench.train.loop import Training
@@ -147,7 +147,7 @@ def _digest(*arrays: np.ndarray) -> str:
 def _defaults(*sections: type) -> dict[str, object]:
     """The defaults of hashed keys, as JSON has them. A hash leaves out what is at its default."""
     fields = [f for section in sections for f in dataclasses.fields(section) if f.metadata.get("hashed", True)]
-    return json.loads(json.dumps({f.name: f.default for f in fields}))
+    return json.loads(json.dumps({f.name: f.default for f in fields if not dataclasses.is_dataclass(f.default)}))
 
 
 # ---- what all runs share
@@ -172,7 +172,8 @@ def _of_train() -> Iterator[tuple[str, Golden]]:
 def student_recipe(name: str, method: str = "guided", *settings: str) -> Recipe:
     """The recipe of a student on images of its own size."""
     size = 16 if name == "deit_micro" else 32
-    own = [f"model.image_size={size}", "teacher.model.name=resnet8", *PLAIN, *FIVE_STEPS]
+    own = [f"model.image_size={size}", *PLAIN, *FIVE_STEPS]
+    own += ["teacher.model.name=resnet8"] if method != "drloc" else []  # which has no teacher
     own += ["model.patch_size=8"] if name in PATCH_SIZE_IS_FREE else []
     own += ["model.drop_path_rate=0.1"] if name == "deit_micro" else []
     return registry.compose(f"{name}/cifar10/{method}", "paper", [*own, *settings])
@@ -213,12 +214,16 @@ def _of_methods() -> Iterator[tuple[str, Golden]]:
             for seed, shapes in enumerate((student, teacher))
         )
         ours = Outputs(ours.logits, [maps.requires_grad_() for maps in (ours.logits, *ours.maps)][1:])
+        draws = guidance.begin_epoch(nn.ModuleDict({method: module}), 3, 2, 5, 4)
         with float64():
-            term = module(ours, theirs)
+            term = module(ours, theirs, Samples(torch.arange(4), draws.get(method)))
             term.backward()
         gradients = [tensor.grad for tensor in (ours.logits, *ours.maps) if tensor.grad is not None]
         values = [term.item(), module.weight, module.ce_weight, *(x for grad in gradients for x in _summary(grad))]
         yield f"guidance.{method}: loss of {recipe_name}", Golden([f"guidance.{method}"], values)
+        scales = [float(module.scale(epoch, 60)) for epoch in range(0, 60, 3)]
+        if set(scales) != {1.0}:
+            yield f"guidance.{method}: scales of {recipe_name}", Golden([f"guidance.{method}"], scales)
 
 
 def _random(*shape: int, seed: int) -> Tensor:

@@ -20,6 +20,7 @@ from bench.config.registry import Registry
 from bench.config.schema import RecipeError
 from bench.data.loaders import Batch, unaugmented
 from bench.data.store import open_dataset
+from bench.guidance import Samples
 from bench.runs.folder import RunFolder
 from bench.share.export import export
 from bench.storage import read_json, sha256, write_json
@@ -49,8 +50,8 @@ def pair_of(untrained, tmp_path):
         teacher.path.mkdir(parents=True)
         network = models.create_network(recipe.teacher.model, 10, 5)
         save_file(network.state_dict(), teacher.weights)
-        student, shapes = models.create(recipe.model, 10, 0), models.create(recipe.teacher.model, 10, 0).shapes
-        methods = guidance.create(recipe.guidance, student.shapes, shapes, 0)
+        student, shapes = models.create_student(recipe, 10), models.create(recipe.teacher.model, 10, 0).shapes
+        methods = guidance.create(recipe.guidance, student.shapes, shapes, 0, student.groups)
         if state := {name: noise(value.shape) for name, value in methods.state_dict().items()}:
             save_file(state, place / "guidance.safetensors")
         same = {"id": recipe.teacher.id, "hash": recipe.teacher.hash, "seed": 0, "epochs": 1, "seconds": 1.0, "key": "x"}
@@ -70,7 +71,7 @@ def term_of_training(place, teacher_weights, pair, images):
     """The guidance term that a step of training computes for these images, without augmentation."""
     recipe = recipe_from_dict(read_json(place / "record.json")["recipe"], "test")
     teacher = Teacher(recipe.teacher, 10, teacher_weights, recipe.guidance.teacher)
-    step = Step(recipe, models.create(recipe.model, 10, 0), teacher, Accelerator(cpu=True))
+    step = Step(recipe, models.create_student(recipe, 10), teacher, Accelerator(cpu=True))
     step.task.student.network.load_state_dict(load_file(place / "model.safetensors"))
     if (path := place / "guidance.safetensors").exists():
         step.task.guidance.load_state_dict(load_file(path))
@@ -79,7 +80,7 @@ def term_of_training(place, teacher_weights, pair, images):
         pixels, torch.arange(len(images)) % 10, slice(0, len(images)), np.arange(len(images)), none, none[:, 0] > 1
     )
     with torch.no_grad():
-        return step.task.eval()(batch.images, batch.labels, None, step.teacher_outputs(batch))[1]
+        return step.task.eval()(batch.images, batch.labels, None, step.signals(batch, {}))[1]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_the_projected_maps_give_the_guidance_term_of_training(pair_of, assignme
     term = sum(F.mse_loss(*both) for both in maps.compared.values())
     methods, weights = dict(pair.guidance), teacher / "model.safetensors"
     with torch.no_grad():
-        term += methods["kd"](*pair.outputs(images)) if "kd" in methods else 0
+        term += methods["kd"](*pair.outputs(images), Samples(torch.arange(len(images)))) if "kd" in methods else 0
     assert torch.allclose(term, term_of_training(place, weights, pair, images), rtol=1e-6) and term > 0.1
     assert list(maps.compared) == list(pair.projections) == layers
     assert list(maps.student) == ["blocks.0", "blocks.3", "blocks.5"] and list(maps.teacher) == [
@@ -114,7 +115,7 @@ def test_transforms_without_projections_and_other_methods_have_maps_too(pair_of)
     place, teacher = pair_of("guided", "guidance.params.transform=attention")
     pair, images = bench.load_pair(place), images_of(4)
     with torch.no_grad():
-        term = pair.guidance["locality"](*pair.outputs(images))
+        term = pair.guidance["locality"](*pair.outputs(images), Samples(torch.arange(len(images))))
     assert torch.allclose(term, term_of_training(place, teacher / "model.safetensors", pair, images), rtol=1e-6)
     assert not list(pair.guidance.parameters()) and pair.feature_maps(images[0]).student["blocks.0"].shape == (1, 64, 4, 4)
 
@@ -155,6 +156,15 @@ def test_the_teacher_comes_from_the_cache_and_must_be_that_of_the_run(pair_of, m
     assert words[:2] == ["python", "bench/run.py"] and request.recipe == recipe.teacher
 
 
+def test_a_method_of_all_blocks_has_the_maps_of_all(pair_of):
+    place, teacher = pair_of("lg-all")
+    pair, images = bench.load_pair(place), images_of(4)
+    with torch.no_grad():
+        term = pair.guidance["lg_all"](*pair.outputs(images), Samples(torch.arange(len(images))))
+    assert torch.allclose(term, term_of_training(place, teacher / "model.safetensors", pair, images), rtol=1e-6)
+    assert list(pair.feature_maps(images).student) == [f"blocks.{k}" for k in range(6)]
+
+
 def test_runs_without_a_pair_are_refused(pair_of, finished, tmp_path):
     with pytest.raises(RecipeError, match="deit_micro/digits/baseline has no guidance, so it has no teacher"):
         bench.load_pair(finished[0])
@@ -169,7 +179,8 @@ def test_runs_without_a_pair_are_refused(pair_of, finished, tmp_path):
         bench.load_pair(place)
 
 
-def test_guidance_by_logits_has_no_maps_to_compare(untrained):
-    folder, _ = untrained("deit_micro/digits/kd")
-    with pytest.raises(RecipeError, match="the guidance kd compares no feature maps"):
+@pytest.mark.parametrize("method", ["kd", "drloc"])
+def test_guidance_without_the_teachers_maps_has_nothing_to_compare(untrained, method):
+    folder, _ = untrained(f"deit_micro/digits/{method}")
+    with pytest.raises(RecipeError, match=f"the guidance {method} compares no feature maps"):
         bench.load_pair(folder)

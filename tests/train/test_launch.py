@@ -8,11 +8,9 @@ import os
 import pytest
 import torch
 
-from bench.config.registry import Registry
 from bench.config.schema import RecipeError, Train
 from bench.cores import CORES
 from bench.train.launch import choose_precision, choose_threads, make_accelerator
-from bench.train.preflight import check_recipe
 from tests.helpers.process import TINY, command, refused
 
 BASELINE = ["bench/run.py", "--recipe", "deit_micro/digits/baseline", "--protocol", "quick", "--results-dir"]
@@ -98,18 +96,6 @@ def test_a_launch_that_starts_fewer_processes_than_asked_for_is_refused(tmp_path
     launched = {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
     refused(command(*BASELINE, tmp_path, env=launched), "started one", "torchrun")
     refused(command(*BASELINE, tmp_path, "--num-processes", "2"), "2 processes were asked for, 1 started")
-
-
-@pytest.mark.parametrize("settings", [[], ["guidance.method=locality+kd"]])
-def test_guidance_that_needs_the_whole_batch_is_refused_on_several_processes(monkeypatch, settings):
-    similarity, attention = (
-        Registry().compose(f"deit_micro/digits/guided-{name}", "quick", settings) for name in ("similarity", "attention")
-    )
-    check_recipe(similarity, None)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    check_recipe(attention, None)
-    with pytest.raises(RecipeError, match=r"guidance\.method: .*compares the samples of one process, and 2 were started"):
-        check_recipe(similarity, None)
 
 
 def test_accelerate_launch_runs_a_recipe(tmp_path):

@@ -105,9 +105,10 @@ def test_a_step_written_out_gives_the_loss_of_the_training():
     (batch,) = TrainLoader(recipe, dataset, CPU).epoch(0)
     scales = sample_drop_path_masks(task.student.drop_path_rates, 32, 0, 0)
     logits, maps = task.student(batch.images, scales)
-    locality = task.guidance["locality"]
+    locality, samples = task.guidance["locality"], guidance.Samples(batch.labels)
     expected = torch.nn.functional.cross_entropy(logits, batch.labels)
-    expected = expected + 2.5 * locality(guidance.Outputs(logits, maps), teacher(teacher.resize_input(batch.images)))
+    theirs = teacher(teacher.resize_input(batch.images))
+    expected = expected + 2.5 * locality(guidance.Outputs(logits, maps), theirs, samples)
     assert result.history[0]["train_loss"] == pytest.approx(expected.item(), rel=1e-5)
 
 

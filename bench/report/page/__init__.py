@@ -91,7 +91,7 @@ def _suite(report: SuiteReport) -> dict[str, Any]:
             row["runs"] = runs.get((row["id"], row["variant"]), [])
             row["listed"] = row["method"] != suite.reference or len(rows) == 1  # in the table of results
             row["reference"] = rows[0] if rows[0]["method"] == suite.reference else None
-            options = [*suite.run_options(entry, guided=recipe.guidance is not None), *folder]
+            options = [*suite.run_options(entry, recipe), *folder]
             for run in row["runs"]:
                 further = [word for text in run["settings"] or () if text not in options for word in ("--set", text)]
                 run["command"] = _command(run["id"], run["seed"], [*options, *further])
