@@ -14,11 +14,10 @@ from bench.config.parse import nearest, short_repr
 from bench.config.registry import Registry
 from bench.config.schema import RecipeError
 from bench.report.definition import FILE, find_suite, is_known, stored_suites, suite_recipes
-from bench.report.frame import RUN, runs_frame
+from bench.report.frame import RUN, curves_frame, runs_frame
 from bench.report.records import read_runs
 from bench.runs.finished import FinishedRun, run_from_folder
 from bench.runs.folder import LOCAL, finished_runs
-from bench.runs.record import HISTORY_COLUMNS
 
 Folder = str | PathLike[str]
 Origin = Literal["local", "published"]
@@ -75,9 +74,7 @@ def curves(
     """
     found = _find(suite, Path(results_dir), origin, recipes_dir)
     frame = _frame(found)[["origin", "suite", *RUN, "id", "protocol", "hash", "diverged"]]
-    columns = {name: [run.history[name] for run in (one.run for one in found)] for name in HISTORY_COLUMNS}
-    frame = frame.assign(**columns).explode(list(HISTORY_COLUMNS), ignore_index=True)
-    return frame.astype({**dict.fromkeys(HISTORY_COLUMNS, "float64"), "epoch": "int64"})
+    return curves_frame(frame, [one.run for one in found])
 
 
 class _Found(NamedTuple):

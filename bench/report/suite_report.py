@@ -13,7 +13,7 @@ from bench.config.registry import Registry
 from bench.config.schema import Recipe
 from bench.config.suite import BASELINE, Suite, SuiteEntry
 from bench.report.definition import suite_recipes
-from bench.report.frame import CELL, curves_frame, runs_frame
+from bench.report.frame import CELL, RUN, curves_frame, runs_frame
 from bench.report.papers import published_frame
 from bench.report.stats import cells_frame, pairs_frame
 from bench.runs.finished import FinishedRun
@@ -70,7 +70,8 @@ def build_suite_report(registry: Registry, suite: Suite, published_runs: Sequenc
         by_recipe.setdefault((run.record.id, run.record.hash), []).append(run)
     placed = [(run, one.variant) for one, recipe in recipes for run in by_recipe.get((one.id, recipe.hash), ())]
     members, variants = [run for run, _ in placed], [variant for _, variant in placed]
-    runs, curves = runs_frame(members, variants), curves_frame(members, variants)
+    runs = runs_frame(members, variants)
+    curves = curves_frame(runs[[*RUN, "diverged"]], members)[[*RUN, "diverged", "epoch", "test_accuracy"]]
     pairs, published = pairs_frame(runs, curves, suite.reference), published_frame(registry, (one for _, one in recipes))
     cells = cells_frame(suite, recipes, runs, pairs, published)
     settings = {key: str(given.value) for key, given in suite.overrides}
