@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from bench.config.schema import Recipe
@@ -31,6 +32,12 @@ def numerics_versions(recipe: Recipe) -> dict[str, object]:
     return {name: own.get(name) or _version(component_file(name)) for name in components(recipe)}
 
 
+def differences(then: Mapping[str, object], now: Mapping[str, object], words: str = "now") -> list[str]:
+    """The components with other versions, as "guidance.kd 1, now 2"; without those whose file is not here now."""
+    names = [name for name in {**now, **then} if now.get(name) not in (then.get(name), NOT_HERE)]
+    return [f"{name} {_short(then.get(name))}, {words} {_short(now.get(name))}" for name in names]
+
+
 def components(recipe: Recipe) -> list[str]:
     """The components that a run of a recipe uses, each once."""
     names = ["train", "data", f"models.{recipe.model.builder}"]
@@ -45,6 +52,10 @@ def component_file(component: str) -> Path:
     """The file that has a component's version."""
     path = PACKAGE.joinpath(*component.split("."))
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def _short(version: object) -> str:
+    return "none" if version is None else str(version)[:15]  # of a digest the beginning
 
 
 @functools.cache  # the version of the code that this process has imported, or is about to

@@ -21,7 +21,7 @@ from bench.report.output import FigureOptions, draw, read_text, table_files, wri
 from bench.report.page import render_page
 from bench.report.records import REPRODUCTIONS, mismatches, read_runs, records_path
 from bench.report.suite_report import SuiteReport
-from bench.report.unite import unite
+from bench.report.unite import other_code_notes, unite
 from bench.runs.finished import FinishedRun
 
 FORMATTERS = ("pandas", "tabulate", "matplotlib", "jinja2")  # their versions may change the text of files
@@ -98,8 +98,9 @@ def _record_problems(registry: Registry, results: Path, name: str) -> list[str]:
     except RecipeError as error:
         return [*out, str(error)]
     if not out and len(united.runs) + len(united.reproductions) < len(everything):
-        superfluous = "has runs that are in another line, of another recipe, or of other code"
-        out += united.conflicts or [f"{records_path(results, name, REPRODUCTIONS)}: {superfluous}"]
+        superfluous = "has runs that are in another line or of another recipe"
+        out += [*other_code_notes(united), *united.conflicts]
+        out = out or [f"{records_path(results, name, REPRODUCTIONS)}: {superfluous}"]
     return out
 
 

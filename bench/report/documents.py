@@ -11,6 +11,7 @@ import pandas as pd
 
 from bench.report import tables
 from bench.report.figures import figure_name
+from bench.report.reproductions import NOTE, TITLE, reproduction_notes
 from bench.report.suite_report import SuiteReport
 
 # A README's marked parts: of every suite, or of one. The rest of the file is left as it is.
@@ -67,7 +68,10 @@ def markdown(report: SuiteReport) -> str:
         if table.empty:
             parts.append("No run has finished.")
         else:
-            parts += [_markdown_table(table), *(_text(" ".join(some)) for some in (sentences, report.remarks) if some)]
+            parts += [_markdown_table(table), *([_text(" ".join(sentences))] if sentences else [])]
+    if others := tables.reproduction_tables(report):
+        parts += [f"## {TITLE}", NOTE.format(reference=report.reference)]
+        parts += [part for where, table in others.items() for part in (_text(f"{where}:"), _markdown_table(table))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -100,11 +104,13 @@ def fill_readme(text: str, reports: Sequence[SuiteReport], folder: str = "") -> 
 
 
 def latex(report: SuiteReport) -> str:
-    r"""`table.tex`: the headline, one table per dataset, to `\input` with the packages booktabs and longtable."""
-    name = report.suite.name
-    parts = [f"% suite {name}; needs \\usepackage{{booktabs,longtable}}"]
-    for dataset, table in _accuracy_tables(report):
-        sentences = [f"Last epoch on {dataset}, suite {name}.", tables.accuracy_note(report), *report.remarks]
+    r"""`table.tex`: the headline, one table per dataset, to `\input` with the packages that its first line names."""
+    name, per_dataset = report.suite.name, list(_accuracy_tables(report))
+    packages = "booktabs" + ",longtable" * any(len(table) > PAGE_ROWS for _, table in per_dataset)
+    parts = [f"% suite {name}; needs \\usepackage{{{packages}}}"]
+    for dataset, table in per_dataset:
+        sentences = [f"Last epoch on {dataset}, suite {name}.", tables.accuracy_note(report), report.protocol_note]
+        sentences += [*reproduction_notes(report.reproductions), "Before comparing, see the notes in table.md."]
         long, names = len(table) > PAGE_ROWS, len(table.columns.intersection(list(tables.NAMES.values())))
         text = (
             table.map(_latex)

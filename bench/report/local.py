@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Unpack
 
 from bench.cli import count
+from bench.config.numerics import NOT_HERE, numerics_versions
 from bench.config.registry import Registry
 from bench.config.schema import RecipeError
 from bench.config.suite import Suite
 from bench.report.committed import read_committed
-from bench.report.definition import find_suite, stored_suites, write_definition
+from bench.report.definition import find_suite, stored_suites, suite_recipes, write_definition
 from bench.report.output import FigureOptions, draw, write_if_changed, write_suite
 from bench.report.page import render_page
-from bench.report.records import current_runs, local_runs, write_runs
+from bench.report.records import by_code, current_runs, local_runs, write_runs
 from bench.report.suite_report import SuiteReport
 from bench.report.unite import unite
+from bench.runs.finished import FinishedRun
 from bench.runs.folder import LOCAL
 
 LOG = logging.getLogger(__name__)
@@ -70,12 +72,21 @@ def _draw(registry: Registry, results: Path, name: str, with_published: bool) ->
         write_definition(suite, local / name)
         write_runs(runs, local, name)
     committed = current_runs(registry, suite, read_committed(results, name)) if with_published else []
-    united = unite([*runs, *committed])
+    united = unite([*by_code(registry, suite, runs, results), *committed])
     if not united.runs:
         return None
     published = sum(run not in runs for run in united.runs)
     note = [f"{published} of {count(len(united.runs), 'run')} are published ones."] if published else []
-    return draw(registry, suite, united, note)
+    return draw(registry, suite, united, [*note, *_not_compared(registry, suite, united.runs)])
+
+
+def _not_compared(registry: Registry, suite: Suite, runs: Sequence[FinishedRun]) -> list[str]:
+    """A sentence for each component whose file is not here; the versions in the records are then compared with no code."""
+    keys = {run.key[:2] for run in runs}
+    recipes = [recipe for _, recipe in suite_recipes(registry, suite, runs) if (recipe.id, recipe.hash) in keys]
+    versions = [item for recipe in recipes for item in numerics_versions(recipe).items()]
+    names = dict.fromkeys(name for name, version in versions if version == NOT_HERE)
+    return [f"The file of {name} is not here, so its code was not compared." for name in names]
 
 
 def write_selection(
@@ -99,7 +110,8 @@ def write_selection(
         pages += [results / LOCAL / "index.html"] if reports else []
     for suite in suites:
         if suite.name != suite.file and suite.guidance and (runs := local_runs(registry, suite, results)):
-            report, folder = draw(registry, suite, unite(runs)), results / LOCAL / suite.name
+            united, folder = unite(by_code(registry, suite, runs, results)), results / LOCAL / suite.name
+            report = draw(registry, suite, united, _not_compared(registry, suite, united.runs))
             write_suite(report, folder, **figures)
             write_if_changed(folder / "index.html", render_page([report], in_folder=True))
             reports.append(report)

@@ -14,7 +14,7 @@ from bench.report import documents
 from bench.report.figures import write_figures
 from bench.report.records import current_runs
 from bench.report.suite_report import SuiteReport, build_suite_report
-from bench.report.unite import United, reproduction_notes
+from bench.report.unite import United, other_code_notes
 from bench.storage import write_text
 
 DIGITS = 6  # of numbers in files: libraries differ in the last bits, and files are compared byte by byte
@@ -28,11 +28,9 @@ class FigureOptions(TypedDict, total=False):
 
 
 def draw(registry: Registry, suite: Suite, united: United, notes: Sequence[str] = ()) -> SuiteReport:
-    """The report of a suite's runs. Its notes name the reproductions, after the given ones."""
-    runs = current_runs(registry, suite, united.runs)
-    report = build_suite_report(registry, suite, runs)
-    notes = [*report.notes, *notes, *reproduction_notes(runs, united.reproductions)]
-    return dataclasses.replace(report, notes=notes)
+    """The report of a suite's runs. Its notes end with the given ones, and with the runs that other code made."""
+    report = build_suite_report(registry, suite, current_runs(registry, suite, united.runs), united.reproductions)
+    return dataclasses.replace(report, notes=[*report.notes, *notes, *other_code_notes(united)])
 
 
 def table_files(report: SuiteReport) -> dict[str, str]:

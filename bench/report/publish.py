@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.cli import DONE, add_folders, count
-from bench.config.command import command
-from bench.config.compose import recipe_from_dict
 from bench.config.registry import Registry
 from bench.config.schema import Recipe, RecipeError
 from bench.config.suite import Suite
@@ -25,9 +24,12 @@ from bench.report.records import (
     read_file_of_runs,
     write_runs,
 )
-from bench.report.unite import United, environment, unite
+from bench.report.unite import United, code_difference, environment, unite
 from bench.runs.finished import FinishedRun, is_stale
 from bench.runs.folder import LOCAL, runs_dir
+from bench.runs.record import stale_parts
+
+_DATA = " (with your --data-dir, if you gave one)"
 
 
 def add_publish_options(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +46,9 @@ def run_publish(arguments: argparse.Namespace) -> int:
     names = list(dict.fromkeys(arguments.what))
     if not names and not stored_suites(results):
         raise RecipeError(f"--results-dir {results}: no suite has published records here: name the suites to publish")
-    changes = [_publication(registry, results, name, arguments.replace) for name in names]
+    folders = [word for folder in arguments.recipes_dir for word in ("--recipes-dir", folder)]
+    folders += ["--results-dir", arguments.results_dir] if arguments.results_dir != "results" else []
+    changes = [_publication(registry, results, name, arguments.replace, folders) for name in names]
     return _write(registry, results, changes, names or stored_suites(results), figures)
 
 
@@ -61,6 +65,10 @@ def run_merge(arguments: argparse.Namespace) -> int:
     registry, results, figures = Registry(*arguments.recipes_dir), Path(arguments.results_dir), figure_options(arguments)
     files: dict[str, list[Path]] = {}
     for file in map(Path, arguments.what):
+        if file.is_dir():
+            raise RecipeError(f"{file}: is a folder: name the records.jsonl in it")
+        if not file.exists():
+            raise RecipeError(f"{file}: no such file")
         files.setdefault(arguments.suite or file.absolute().parent.name, []).append(file)
     changes = [_merged(registry, results, name, paths) for name, paths in files.items()]
     return _write(registry, results, changes, list(files), figures)
@@ -108,18 +116,35 @@ class _Change:
         return out + _missing_runs(registry, self.suite, self.after.runs)
 
 
-def _publication(registry: Registry, results: Path, name: str, replace: bool) -> _Change:
-    """This machine's runs united with the published ones of a suite. Raises RecipeError if one cannot be published."""
+def _publication(registry: Registry, results: Path, name: str, replace: bool, folders: Sequence[str]) -> _Change:
+    """This machine's runs united with the published ones of a suite. Raises RecipeError if one cannot be published.
+
+    folders: the options with which a run is run again.
+    """
     suite = find_suite(registry, name, results / LOCAL / name, results / name)
     local, before = local_runs(registry, suite, results), read_committed(results, name)
     if not local and not before:
         raise RecipeError(f"suite {name}: no run below {runs_dir(results)} has finished: run ./run_all.sh {name}")
-    recipes = {(recipe.id, recipe.hash): recipe for _, recipe in suite_recipes(registry, suite, local)}
+    entries = {(recipe.id, recipe.hash): (entry, recipe) for entry, recipe in suite_recipes(registry, suite, local)}
+    recipes = {key: recipe for key, (_, recipe) in entries.items()}
     for run in local:
-        _check_code(run, "commit the changes or remove them, then run it again", recipes[run.key[:2]])
+        entry, recipe = entries[run.key[:2]]
+        if run.record.code.dirty:
+            words = ["--recipe", entry.id, *suite.run_options(entry, recipe), "--seed", str(run.record.seed), *folders]
+            again = shlex.join(["python", "bench/run.py", *words, "--force"])
+            raise RecipeError(
+                f"{run.name}: it used code that differs from its commit: commit the changes or remove them, then run it"
+                f" again: {again}{_DATA}"
+            )
+        if is_stale(run.record, recipe):
+            again = shlex.join(["python", "-m", "bench", "sweep", name, "--stale", *folders])
+            parts = "; ".join(stale_parts(run.record, recipe))
+            raise RecipeError(f"{run.name}: it was recorded with other code ({parts}): run it again: {again}{_DATA}")
     fresh, stale = _by_code(before, recipes)
     order = [*local, *fresh, *stale] if replace else [*fresh, *local, *stale]
-    return _change(registry, suite, before, local, order)
+    replaced = {run.key for run in local} if replace else set()
+    advice = "publish --replace takes this machine's runs if they have all seeds that are published"
+    return _change(registry, suite, before, local, order, [run for run in fresh if run.key in replaced] + stale, advice)
 
 
 def _merged(registry: Registry, results: Path, name: str, files: Sequence[Path]) -> _Change:
@@ -129,10 +154,18 @@ def _merged(registry: Registry, results: Path, name: str, files: Sequence[Path])
     given = [run for file in files for run in read_file_of_runs(file, name)]
     if problems := mismatches(registry, suite, [*before, *given]):
         raise RecipeError(problems[0])
+    recipes = {(recipe.id, recipe.hash): recipe for _, recipe in suite_recipes(registry, suite, [*before, *given])}
     for run in given:
-        _check_code(run, "its author commits the changes or removes them, and runs it again")
-    fresh, stale = _by_code(before, {})
-    change = _change(registry, suite, before, given, [*fresh, *given, *stale])
+        if run.record.code.dirty:
+            advice = "its author commits the changes or removes them, and runs it again"
+            raise RecipeError(f"{run.name}: it used code that differs from its commit: {advice}")
+        if is_stale(run.record, recipe := recipes[run.key[:2]]):
+            parts = "; ".join(stale_parts(run.record, recipe))
+            raise RecipeError(f"{run.name}: it was recorded with other code ({parts}): its author runs it again")
+    fresh, stale = _by_code(before, recipes)
+    change = _change(
+        registry, suite, before, given, [*fresh, *given, *stale], stale, "its author runs it again with that code"
+    )
     if change.after.conflicts:
         raise RecipeError(change.after.conflicts[0])
     return change
@@ -152,27 +185,22 @@ def _change(
     before: list[FinishedRun],
     given: list[FinishedRun],
     order: Iterable[FinishedRun],
+    giving_way: Sequence[FinishedRun],
+    advice: str,
 ) -> _Change:
+    """The runs in their order, united. Raises RecipeError if runs of other code are left that do not give way."""
     united = unite(order)
+    for run in united.other_code:
+        if run not in giving_way:
+            first = next(one for one in united.runs if one.key[:2] == run.key[:2])
+            whose = "the published runs have" if first in before else "other runs have"
+            raise RecipeError(f"{run.name}: recorded with other code: {code_difference(run, first, whose)}: {advice}")
     runs, reproductions = (current_runs(registry, suite, some) for some in (united.runs, united.reproductions))
     if problems := mismatches(registry, suite, runs):
         raise RecipeError(problems[0])
     if not runs:
         raise RecipeError(f"suite {suite.name}: no run is of its recipes as they are now, so nothing is written")
     return _Change(suite, before, given, United(runs, reproductions, united.conflicts))
-
-
-def _check_code(run: FinishedRun, advice: str, recipe: Recipe | None = None) -> None:
-    """Raise RecipeError if nobody can know what code a run used, or it was other code. recipe: see `is_stale`."""
-    record = run.record
-    if record.code.dirty:
-        problem = "it used code that differs from its commit"
-    elif is_stale(record, recipe):
-        problem, advice = "it was recorded with other code", "run it again"
-    else:
-        return
-    again = command(recipe_from_dict(record.recipe, run.name)) or f"python bench/run.py --recipe {record.id} …"
-    raise RecipeError(f"{run.name}: {problem}: {advice}: {again} --force")
 
 
 def _missing_runs(registry: Registry, suite: Suite, runs: Sequence[FinishedRun]) -> list[str]:

@@ -79,6 +79,18 @@ def local_runs(registry: Registry, suite: Suite, results: str | Path) -> list[Fi
     return current_runs(registry, suite, runs)
 
 
+def by_code(registry: Registry, suite: Suite, runs: Sequence[FinishedRun], results: str | Path) -> list[FinishedRun]:
+    """This machine's runs in the order in which they count: those of the code that is here, then the newest first."""
+    recipes = {(recipe.id, recipe.hash): recipe for _, recipe in suite_recipes(registry, suite, runs)}
+
+    def rank(run: FinishedRun) -> tuple[bool, float]:
+        recipe = recipes[run.key[:2]]
+        path = RunFolder(results, recipe.with_seed(run.record.seed)).path / "record.json"
+        return is_stale(run.record, recipe), -path.stat().st_mtime if path.exists() else 0.0
+
+    return sorted(runs, key=rank)
+
+
 def runs_in_no_suite(registry: Registry, results: str | Path) -> list[Path]:
     """The folders of this machine's finished runs that no suite has, of any seed. A suite that cannot be read has none.
 

@@ -15,13 +15,14 @@ from bench.config.registry import Registry
 from bench.config.schema import RecipeError
 from bench.report.definition import FILE, find_suite, is_known, stored_suites, suite_recipes
 from bench.report.frame import RUN, curves_frame, runs_frame
-from bench.report.records import read_runs
+from bench.report.records import RECORDS, REPRODUCTIONS, read_runs
+from bench.report.unite import environment
 from bench.runs.finished import FinishedRun, run_from_folder
 from bench.runs.folder import LOCAL, finished_runs
 
 Folder = str | PathLike[str]
-Origin = Literal["local", "published"]
-ORIGINS = (None, "local", "published")
+Origin = Literal["local", "published", "reproduction"]
+ORIGINS = (None, "local", "published", "reproduction")
 
 
 def results(
@@ -37,11 +38,12 @@ def results(
         suite: its runs; None: all that are found, also those of no suite. Teachers are not among them.
         results_dir: the folder `results/` of a checkout, or the `--results-dir` of the runs.
         origin: "local": only runs of this machine; "published": only published ones; None: both, and a run that is in both
-            once, as this machine has it.
+            once, as this machine has it; "reproduction": only runs of published recipes and seeds on other machines.
         recipes_dir: your own recipe files, if the suite is there; one folder or several.
 
     Columns (all: docs/results.md, In Python):
-        origin: "local" or "published". folder: of a local run, for `bench.load` and `bench.load_pair`; else missing.
+        origin: "local", "published" or "reproduction".
+        folder: of a local run, for `bench.load` and `bench.load_pair`; else missing.
         suite: the names of its suites, joined by ", "; empty for none.
         variant: the varied keys with their values, as "data.train_limit=500"; empty for none, and for a run of several.
         model, dataset, method, seed; id, protocol, hash: of the recipe. method is "baseline" without guidance.
@@ -94,32 +96,38 @@ def _frame(found: Sequence[_Found]) -> pd.DataFrame:
 def _find(suite: str | None, results: Path, origin: str | None, recipes_dir: Folder | Sequence[Folder]) -> list[_Found]:
     """The runs that `results` has rows for, in the order of their ids, hashes and seeds."""
     if origin not in ORIGINS:
-        raise RecipeError(f"origin: got {short_repr(origin)}, allowed: 'local', 'published' or None for both")
+        raise RecipeError(f"origin: got {short_repr(origin)}, allowed: 'local', 'published', 'reproduction' or None")
     registry = Registry(*([recipes_dir] if isinstance(recipes_dir, (str, PathLike)) else recipes_dir))
     places = (results, results / LOCAL)
     known = sorted({*registry.names("suites"), *(name for place in places for name in stored_suites(place))})
     if suite is not None and suite not in known:
-        raise RecipeError(f"unknown suite {short_repr(suite)}; known: {', '.join(known)}{nearest(suite, known)}")
+        hint = f"{nearest(suite, known)}; recipes_dir and results_dir give others"
+        raise RecipeError(f"unknown suite {short_repr(suite)}; known: {', '.join(known)}{hint}")
     names = [name for name in known if suite in (None, name)]
-    published = [run for name in names for run in read_runs(results, name)]
-    local = {folder: run_from_folder(folder) for folder in finished_runs(results)} if origin != "published" else {}
+    file, committed = (REPRODUCTIONS, origin) if origin == "reproduction" else (RECORDS, "published")
+    published = [run for name in names for run in read_runs(results, name, file)]
+    local = {folder: run_from_folder(folder) for folder in finished_runs(results)} if origin in (None, "local") else {}
     runs = [*published, *local.values()]
     variants = {name: _variants(registry, name, places, runs) for name in names}
     for run in published:  # also those whose suite has other recipes now
         variants[run.suite].setdefault((run.record.id, run.record.hash), set())
     found = {}
     for run, of, folder in (
-        *((run, "published", None) for run in published if origin != "local"),
+        *((run, committed, None) for run in published if origin != "local"),
         *((run, "local", str(folder)) for folder, run in local.items()),
     ):
         of_suites = {name: own[run.key[:2]] for name, own in variants.items() if run.key[:2] in own}
         if suite is None or of_suites:
             texts = set().union(*of_suites.values())
             run = dataclasses.replace(run, suite=", ".join(of_suites))
-            found[run.key] = _Found(run, of, folder, texts.pop() if len(texts) == 1 else "")
+            machine = str(environment(run.record)) if of == "reproduction" else ""
+            found[*run.key, machine] = _Found(run, of, folder, texts.pop() if len(texts) == 1 else "")
     if not found:
         what = "no finished run" if suite is None else f"no finished run of suite {suite}"
-        raise RecipeError(f"{results}: {what}{f' that is {origin}' if origin else ''}: is this the results folder?")
+        raise RecipeError(
+            f"{results.absolute()}: {what}{f' that is {origin}' if origin else ''}: is this the results folder"
+            " (results_dir)?"
+        )
     return [found[key] for key in sorted(found)]
 
 

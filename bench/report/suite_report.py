@@ -15,6 +15,7 @@ from bench.config.suite import BASELINE, Suite, SuiteEntry
 from bench.report.definition import suite_recipes
 from bench.report.frame import CELL, RUN, curves_frame, runs_frame
 from bench.report.papers import published_frame
+from bench.report.reproductions import reproduction_notes, reproductions_frame
 from bench.report.stats import cells_frame, pairs_frame
 from bench.runs.finished import FinishedRun
 from bench.runs.record import stale_parts
@@ -27,9 +28,10 @@ class SuiteReport:
     recipes: the entries of the suite with their recipes, seed 0; within a cell the reference is first.
     runs, curves: see bench/report/frame.py; a run is there once for each entry that it belongs to.
     pairs, cells: see bench/report/stats.py.
-    published: see `papers.published_frame`.
+    published: see `papers.published_frame`. reproductions: see `reproductions_frame`.
     settings: {key: value as text} that the suite sets over its protocol.
-    protocol_note: a sentence with the protocol's name, its main settings unless it is `paper`, and `settings`.
+    protocol_note: a sentence with the protocol's name, and its main settings unless it is `paper`.
+    settings_note: sentences with `settings` and the varied keys, "" without them.
     notes: further sentences that a reader must know before comparing.
     """
 
@@ -40,8 +42,10 @@ class SuiteReport:
     pairs: pd.DataFrame
     cells: pd.DataFrame
     published: pd.DataFrame
+    reproductions: pd.DataFrame
     settings: dict[str, str]
     protocol_note: str
+    settings_note: str
     notes: list[str]
 
     @property
@@ -56,19 +60,18 @@ class SuiteReport:
 
     @property
     def remarks(self) -> list[str]:
-        """What differs from the protocol and between runs: the protocol note and the other notes."""
-        return [self.protocol_note, *self.notes]
+        """What differs from the protocol and between runs: the notes on protocol and settings, and the other ones."""
+        return [" ".join(filter(None, (self.protocol_note, self.settings_note))), *self.notes]
 
 
-def build_suite_report(registry: Registry, suite: Suite, published_runs: Sequence[FinishedRun]) -> SuiteReport:
-    """The report of a suite from its runs, of which there must be at least one."""
+def build_suite_report(
+    registry: Registry, suite: Suite, published_runs: Sequence[FinishedRun], reproductions: Sequence[FinishedRun] = ()
+) -> SuiteReport:
+    """The report of a suite from its runs, of which there must be at least one, and reproductions of them."""
     guidance = tuple(sorted(suite.guidance, key=lambda name: name != suite.reference))
     suite = dataclasses.replace(suite, guidance=guidance)
     recipes = suite_recipes(registry, suite, published_runs)
-    by_recipe: dict[tuple[str, str], list[FinishedRun]] = {}
-    for run in published_runs:
-        by_recipe.setdefault((run.record.id, run.record.hash), []).append(run)
-    placed = [(run, one.variant) for one, recipe in recipes for run in by_recipe.get((one.id, recipe.hash), ())]
+    placed = _placed(recipes, published_runs)
     members, variants = [run for run, _ in placed], [variant for _, variant in placed]
     runs = runs_frame(members, variants)
     curves = curves_frame(runs[[*RUN, "diverged"]], members)[[*RUN, "diverged", "epoch", "test_accuracy"]]
@@ -77,16 +80,28 @@ def build_suite_report(registry: Registry, suite: Suite, published_runs: Sequenc
     settings = {key: str(given.value) for key, given in suite.overrides}
     distinct = runs.drop_duplicates(["id", "hash", "seed"])
     notes = [*_deviations(suite, recipes, distinct), *_comparison_notes(distinct), *_pairing_notes(suite, cells)]
-    notes += _stale_note((recipe for _, recipe in recipes), published_runs)
-    protocol = _protocol_note(suite, recipes, settings)
-    return SuiteReport(suite, recipes, runs, curves, pairs, cells, published, settings, protocol, notes)
+    others = reproductions_frame(runs, pairs, _placed(recipes, reproductions), suite.reference)
+    notes += [*_stale_note((recipe for _, recipe in recipes), published_runs), *reproduction_notes(others)]
+    said = _protocol_note(suite, recipes), _settings_note(suite, settings)
+    return SuiteReport(suite, recipes, runs, curves, pairs, cells, published, others, settings, *said, notes)
 
 
-def _protocol_note(suite: Suite, recipes: Sequence[tuple[SuiteEntry, Recipe]], settings: Mapping[str, str]) -> str:
-    own = f" Settings of this suite: {', '.join(f'{key}={value}' for key, value in settings.items())}." if settings else ""
-    own += f" Varied: {', '.join(key for key, _ in suite.vary)}." if suite.vary else ""
+def _placed(recipes: Sequence[tuple[SuiteEntry, Recipe]], runs: Iterable[FinishedRun]) -> list[tuple[FinishedRun, str]]:
+    """Runs with the variants of the entries that they belong to, in the order of the entries."""
+    by_recipe: dict[tuple[str, str], list[FinishedRun]] = {}
+    for run in runs:
+        by_recipe.setdefault(run.key[:2], []).append(run)
+    return [(run, one.variant) for one, recipe in recipes for run in by_recipe.get((one.id, recipe.hash), ())]
+
+
+def _settings_note(suite: Suite, settings: Mapping[str, str]) -> str:
+    own = [f"Settings of this suite: {', '.join(f'{key}={value}' for key, value in settings.items())}."] if settings else []
+    return " ".join([*own, *([f"Varied: {', '.join(key for key, _ in suite.vary)}."] if suite.vary else [])])
+
+
+def _protocol_note(suite: Suite, recipes: Sequence[tuple[SuiteEntry, Recipe]]) -> str:
     if suite.protocol == "paper":
-        return f"Protocol: paper (arXiv 2207.10026).{own}"
+        return "Protocol: paper (arXiv 2207.10026)."
 
     def listed(values: Iterable[int]) -> str:
         return " or ".join(map(str, sorted(set(values))))
@@ -96,7 +111,7 @@ def _protocol_note(suite: Suite, recipes: Sequence[tuple[SuiteEntry, Recipe]], s
     return (
         f"Protocol: {suite.protocol}, not the published one: {epochs} {'epoch' if epochs == '1' else 'epochs'}, batch size"
         f" {listed(part.batch_size for part in train)}, image size"
-        f" {listed(recipe.model.image_size for _, recipe in recipes)} px.{own}"
+        f" {listed(recipe.model.image_size for _, recipe in recipes)} px."
     )
 
 
@@ -149,7 +164,8 @@ def _stale_note(recipes: Iterable[Recipe], runs: Sequence[FinishedRun]) -> list[
         return []
     names = "; ".join(dict.fromkeys(part for parts in changed for part in parts))
     verb = "is" if len(changed) == 1 else "are"
-    return [f"{len(changed)} of {count(len(runs), 'run')} {verb} recorded with other code ({names}): --stale runs anew."]
+    said = f"{len(changed)} of {count(len(runs), 'run')} {verb} recorded with other code ({names})"
+    return [f"{said}: `sweep --stale` runs {'it' if len(changed) == 1 else 'them'} again."]
 
 
 def _pairing_notes(suite: Suite, cells: pd.DataFrame) -> list[str]:

@@ -102,6 +102,19 @@ def runs_table(report: SuiteReport) -> pd.DataFrame:
     return _table(report.runs.merge(pairs, on=RUN, how="left"), columns)
 
 
+def reproduction_tables(report: SuiteReport) -> dict[str, pd.DataFrame]:
+    """{other machine in words: the accuracies and gains of its runs beside those of the same seeds here}."""
+    columns = {
+        "seeds": lambda row: f"{row['seeds']}{f', {number} diverged' if (number := row['diverged']) else ''}",
+        "mean there": _value("there", ".2f"),
+        "mean here": _value("here", ".2f"),
+        "mean difference": _value("difference", "+.2f"),
+        "gain there": _value("gain_there", "+.2f"),
+        "gain here": _value("gain_here", "+.2f"),
+    }
+    return {str(where): _table(own, columns) for where, own in report.reproductions.groupby("where", sort=False)}
+
+
 def teacher_sentences(runs: pd.DataFrame) -> list[str]:
     """A sentence on each teacher of these runs."""
     return [

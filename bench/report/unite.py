@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
+from bench.cli import count
+from bench.config.numerics import differences
 from bench.config.schema import RecipeError
-from bench.report.frame import machine
 from bench.runs.finished import FinishedRun
 from bench.runs.record import Record, accuracy_text
 
@@ -18,18 +19,20 @@ class United:
     runs: one per recipe and seed.
     reproductions: of `runs`, from other hardware, libraries or threads; never averaged with them.
     conflicts: a sentence for each run that was left out since another one from an equal machine has other numbers.
+    other_code: the runs that were left out since other code made them than the first run of their recipe.
     """
 
     runs: list[FinishedRun]
     reproductions: list[FinishedRun]
     conflicts: list[str]
+    other_code: list[FinishedRun] = field(default_factory=list)
 
 
 def unite(runs: Iterable[FinishedRun]) -> United:
     """Runs of one suite from several places, the first of each recipe and seed counts.
 
-    A later one is a reproduction if its machine is another one, and is left out if that machine is already there, or if
-    other code made it (another numerics version).
+    A later one is a reproduction if its machine is another one, and is left out if that machine is already there. The
+    numerics versions of the first run of a recipe are those of all its runs: others are left out, whatever their seed.
 
     Raises:
         RecipeError: two runs of one recipe have other images.
@@ -37,7 +40,9 @@ def unite(runs: Iterable[FinishedRun]) -> United:
     counting: dict[object, FinishedRun] = {}
     others: dict[object, FinishedRun] = {}
     images: dict[str, str] = {}
-    conflicts = []
+    conflicts: list[str] = []
+    code: dict[str, dict[str, object]] = {}
+    other_code = []
     for run in runs:
         fingerprint = images.setdefault(run.record.hash, run.record.dataset.fingerprint)
         if run.record.dataset.fingerprint != fingerprint:
@@ -45,8 +50,11 @@ def unite(runs: Iterable[FinishedRun]) -> United:
                 f"{run.name}: it is of other images (fingerprint {run.record.dataset.fingerprint[:8]}) than other runs of"
                 f" this recipe ({fingerprint[:8]})"
             )
+        if code.setdefault(run.record.hash, run.record.numerics) != run.record.numerics:
+            other_code.append(run)
+            continue
         first = counting.setdefault(run.key, run)
-        if first is run or first.record.numerics != run.record.numerics:
+        if first is run:
             continue
         if environment(first.record) != environment(run.record):
             first = others.setdefault((run.key, environment(run.record)), run)
@@ -55,7 +63,7 @@ def unite(runs: Iterable[FinishedRun]) -> United:
                 f"{run.name}: another run of this recipe and seed, on the same hardware with the same libraries and"
                 f" threads, has other results: {accuracy_text(first.record)} against {accuracy_text(run.record)}"
             )
-    return United(list(counting.values()), list(others.values()), conflicts)
+    return United(list(counting.values()), list(others.values()), conflicts, other_code)
 
 
 def environment(record: Record) -> tuple[object, ...]:
@@ -64,24 +72,23 @@ def environment(record: Record) -> tuple[object, ...]:
     return record.hardware, libraries, record.world_size, record.precision.used, record.compile
 
 
-def reproduction_notes(runs: Sequence[FinishedRun], reproductions: Iterable[FinishedRun]) -> list[str]:
-    """A sentence for each other machine, with the accuracy of each of its reproductions beside that of the run."""
-    counting = {run.key: run.record for run in runs}
-    texts: dict[str, list[str]] = {}
-    for run in reproductions:
-        if (first := counting.get(run.key)) is not None:
-            text = f"{run.record.id} seed {run.record.seed}: {accuracy_text(run.record)} against {accuracy_text(first)}"
-            texts.setdefault(_other_machine(run.record, first), []).append(text)
-    return [f"Reproduced on {where}: {'; '.join(own)}." for where, own in texts.items()]
+def code_difference(run: FinishedRun, first: FinishedRun, whose: str) -> str:
+    """What code two runs of one recipe used, as "guidance.kd 1, the published runs have 2". whose: the first."""
+    return "; ".join(differences(run.record.numerics, first.record.numerics, whose))
+
+
+def other_code_notes(united: United) -> list[str]:
+    """A sentence about the runs that are left out since other code made them; none if there are none."""
+    if not united.other_code:
+        return []
+    firsts = {run.key[:2]: run for run in reversed(united.runs)}
+    texts = [code_difference(run, firsts[run.key[:2]], "the others") for run in united.other_code]
+    number = len(united.other_code)
+    total = count(number + len(united.runs), "run")
+    verb = "is" if number == 1 else "are"
+    return [f"{number} of {total} {verb} left out, recorded with other code ({'; '.join(dict.fromkeys(texts))})."]
 
 
 def _numbers(run: FinishedRun) -> object:
     """The numbers of a run that one machine gives again."""
     return run.record.diverged, run.history["test_accuracy"]
-
-
-def _other_machine(record: Record, first: Record) -> str:
-    """A machine in words, with the libraries that are others than those of the first run."""
-    differing = [f"{name} {version}" for name, version in record.libraries.items() if first.libraries.get(name) != version]
-    differing += [f"compile {record.compile}"] if record.compile != first.compile else []
-    return machine(record) + (f" with {', '.join(map(str, differing))}" if differing else "")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypedDict
 
-from bench.config.numerics import NOT_HERE, numerics_versions
+from bench.config.numerics import differences, numerics_versions
 from bench.config.parse import field_types, inner_type, short_repr
 from bench.config.schema import Recipe, RecipeError
 from bench.storage import is_number, read_json
@@ -268,10 +268,4 @@ def stale_parts(record: Record, recipe: Recipe) -> list[str]:
     Args:
         recipe: the record's, as it is composed now.
     """
-    then, now = record.numerics, numerics_versions(recipe)
-    names = [name for name in {**now, **then} if now.get(name) not in (then.get(name), NOT_HERE)]
-    return [f"{name} {_short(then.get(name))}, now {_short(now.get(name))}" for name in names]
-
-
-def _short(version: object) -> str:
-    return "none" if version is None else str(version)[:15]  # of a digest the beginning
+    return differences(record.numerics, numerics_versions(recipe))

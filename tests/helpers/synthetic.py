@@ -107,13 +107,22 @@ def make_run(
     losses: Sequence[float] | None = None,
     **changes: object,
 ) -> FinishedRun:
-    """A run of a recipe with these test accuracies in %, one per epoch.
+    """A run of a recipe with these test accuracies in %, one per epoch, as near as whole numbers of test images allow.
 
     Args:
         losses: of training, one per epoch.
         changes: fields of the record that shall differ.
     """
-    accuracies, teacher = [float(value) for value in accuracies], recipe.teacher
+    dataset = changes.get("dataset") or DatasetSummary(
+        _digest(recipe.data.name),
+        recipe.data.classes or 10,
+        recipe.data.train_images or 5000,
+        10_000,  # so that every accuracy with two decimal places is a whole number of images
+        None,
+        "holdout" if recipe.data.holdout else "test",
+    )
+    images, teacher = dataset.test_images, recipe.teacher
+    accuracies = [round(100 * round(value * images / 100) / images, 4) for value in accuracies]  # as training rounds them
     best = max(accuracies)
     results = {"last_accuracy": accuracies[-1], "best_accuracy": best, "best_epoch": accuracies.index(best) + 1}
     record = Record(
@@ -128,14 +137,7 @@ def make_run(
             "parameters": 304970,
             "flops_per_image": 10570496,
             "teacher": make_teacher(teacher) if teacher is not None else None,
-            "dataset": DatasetSummary(
-                _digest(recipe.data.name),
-                recipe.data.classes or 10,
-                recipe.data.train_images or 5000,
-                recipe.data.test_images or 1000,
-                None,
-                "holdout" if recipe.data.holdout else "test",
-            ),
+            "dataset": dataset,
             "feature_maps": {},
             "precision": Precision("auto", "bf16"),
             "compile": "graphs",
@@ -234,7 +236,7 @@ def _curve(done: np.ndarray, final: float, pace: float, rng: np.random.Generator
     """Test accuracy in % by the share of the training that is done: it rises, and fluctuates less towards the end."""
     rise = (1 - np.exp(-done / pace)) / (1 - math.exp(-1 / pace))
     noise = rng.normal(0, 1, len(done)) * (0.15 + 1.6 * (1 - done) ** 2)
-    return [round(value, 4) for value in np.clip(1 + (final - 1) * rise + noise, 0, 100).tolist()]
+    return np.clip(1 + (final - 1) * rise + noise, 0, 100).tolist()
 
 
 def _digest(text: str) -> str:

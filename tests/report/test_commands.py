@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -139,7 +140,27 @@ def test_runs_of_this_machine_are_united_with_published_ones(results):
     assert together.cells["last_mean"].tolist()[1] == (98 + 94 + 92 + 98) / 4  # seed 0 counts once: this machine's
     notes = " ".join(together.remarks)
     assert "5 of 7 runs are published ones." in notes
-    assert "Reproduced on 1 x Synthetic GPU, bf16 with " in notes and "guided seed 0: 90.00 % against 98.00 %." in notes
+    assert "1 run was repeated on other machines; the largest difference is 8.00 points." in notes
+    (row,) = together.reproductions.to_dict("records")
+    assert row["where"].startswith("1 x Synthetic GPU, bf16 with ") and (row["there"], row["here"]) == (90.0, 98.0)
+
+
+def test_local_runs_of_two_codes_are_counted_apart(tmp_path):
+    """Those of the code that is here count; where its file is not here, or neither is of it, the newest."""
+    now = quick_run("guided", 0).record.numerics
+    cases = [({**now, "guidance.locality": 0}, now), (now, {**now, "guidance.locality": 0})]
+    cases.append(({**now, "train": 0}, {**now, "guidance.locality": 0}))
+    for number, versions in enumerate(cases):
+        results = tmp_path / str(number)
+        for seed, one in enumerate(versions):
+            folder = finish(results, quick_run("guided", seed, (80.0, 90.0 + seed), numerics=one))
+            os.utime(folder.path / "record.json", (seed, seed))
+        (report,) = write_local(registry, results)
+        assert report.runs["seed"].tolist() == [[1], [0], [1]][number]
+        (remark,) = [
+            text for text in report.notes if text.startswith("1 of 2 runs is left out, recorded with other code (")
+        ]
+        assert ("train" in remark) == (number == 2) and len(read_runs(results / "local", "quick")) == 2
 
 
 def test_a_suite_of_ones_own_is_drawn_later_without_its_folder(tmp_path):

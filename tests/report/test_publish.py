@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from bench.__main__ import main
+from bench.config import numerics
 from bench.config.registry import Registry
 from bench.data.store import current_fingerprint
 from bench.report import output
 from bench.report.records import REPRODUCTIONS, read_runs, records_path, write_runs
+from bench.runs import record
 from bench.runs.record import Code, Hardware
 from tests.helpers.own import write_own
 from tests.helpers.process import ROOT
@@ -61,8 +63,13 @@ def test_publish_takes_over_new_seeds_and_keeps_committed_ones(results, capsys):
     assert accuracies(read_runs(results, "quick")) == {**before, ("guided", 3): 98.0}
     assert accuracies(read_runs(results, "quick", REPRODUCTIONS)) == {("guided", 0): 98.0}
     table = (results / "quick" / "table.md").read_text()
-    assert "Reproduced on 1 x Laptop, 1 thread" in table and "guided seed 0: 98.00 % against 90.00 %" in table
-    assert "98.00 % against 90.00 %" in (results / "index.html").read_text()
+    (row,) = [
+        line
+        for line in table.partition("\n1 x Laptop, 1 thread, bf16 with python 3.12.0")[2].splitlines()
+        if "98.00" in line
+    ]
+    assert [part.strip() for part in row.split("|")[4:-1]] == ["1", "98.00", "90.00", "+8.00"]
+    assert "The same recipes on other machines" in (page := (results / "index.html").read_text()) and "+8.00" in page
     files = {path: path.read_bytes() for path in results.rglob("*.*")}
     assert bench("publish", "quick", "--results-dir", results) == 0
     assert files == {path: path.read_bytes() for path in results.rglob("*.*")}
@@ -88,7 +95,9 @@ def test_a_run_of_other_code_is_refused_and_a_committed_one_gives_way(tmp_path, 
     finish(results, quick_run("guided", 1, numerics=old))
     capsys.readouterr()
     assert bench("publish", "quick", "--results-dir", results) == 2
-    assert "guided seed 1: it was recorded with other code: run it again: python bench/run.py" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "guided seed 1: it was recorded with other code (guidance.locality 0, now 1): run it again: python -m" in said
+    assert f" -m bench sweep quick --stale --results-dir {results} (with your --data-dir" in said and "--force" not in said
     assert bench("merge", of_others(tmp_path, quick_run("guided", 2, numerics=old)), "--results-dir", results) == 2
     assert "guided seed 2: it was recorded with other code" in capsys.readouterr().err
     write_runs([quick_run("guided", 0, (80.0, 70.0), numerics=old)], results, "quick")
@@ -96,6 +105,36 @@ def test_a_run_of_other_code_is_refused_and_a_committed_one_gives_way(tmp_path, 
     assert bench("merge", file, file, "--results-dir", results) == 0
     assert "suite quick: 0 new runs, 0 new reproductions, 1 run replaced\n" in capsys.readouterr().out
     assert accuracies(read_runs(results, "quick")) == {("guided", 0): 90.0}
+
+
+NEW, OLD = ({**quick_run("guided", 0).record.numerics, "guidance.mine": f"sha256:{digit * 64}"} for digit in "1e")
+
+
+@pytest.mark.parametrize("changes", [{}, LAPTOP], ids=["this machine", "another machine"])
+@pytest.mark.parametrize("seed", [0, 7], ids=["a published seed", "a new seed"])
+def test_runs_of_two_codes_never_stand_in_one_row(tmp_path, results, monkeypatch, seed, changes, capsys):
+    """The file of a method is not here: the digests in the records alone say that its code was another."""
+    monkeypatch.setattr(record, "numerics_versions", lambda _: {**NEW, "guidance.mine": numerics.NOT_HERE})
+    published = three_seeds(numerics=NEW)[3:]
+    write_runs(published, results, "quick")
+    words = "guided seed {}: recorded with other code: guidance.mine sha256:{}, {} have sha256:{}"
+    other = quick_run("guided", seed, (80.0, 95.0), numerics=OLD, **changes)
+    assert bench("merge", of_others(tmp_path, other), "--results-dir", results) == 2
+    said = words.format(seed, "e" * 8, "the published runs", "1" * 8)
+    assert said in capsys.readouterr().err
+    finish(results, other)
+    assert bench("publish", "quick", "--results-dir", results) == 2 and said in capsys.readouterr().err
+    assert bench("publish", "quick", "--replace", "--results-dir", results) == 2  # two of three would stay
+    assert words.format(0 if seed else 1, "1" * 8, "other runs", "e" * 8) in capsys.readouterr().err
+    assert read_runs(results, "quick") == published
+    for number in range(3):
+        finish(results, quick_run("guided", number, (80.0, 95.0), numerics=OLD))
+    assert bench("publish", "quick", "--replace", "--results-dir", results) == 0
+    assert {run.record.numerics["guidance.mine"][7] for run in read_runs(results, "quick")} == {"e"}
+    write_runs([*published[1:], other], results, "quick")
+    assert (
+        bench("report", "--check", "--results-dir", results) == 1 and "recorded with other code" in capsys.readouterr().err
+    )
 
 
 def test_publish_names_the_missing_runs_and_refuses_changed_code(results, capsys):
@@ -112,7 +151,7 @@ def test_publish_names_the_missing_runs_and_refuses_changed_code(results, capsys
     assert bench("publish", "quick", "--results-dir", results) == 2
     said = capsys.readouterr().err
     assert "record deit_micro/digits/guided seed 1: it used code that differs from its commit" in said
-    assert "python bench/run.py --recipe deit_micro/digits/guided --protocol quick --seed 1 --force" in said
+    assert f"/guided --suite quick --seed 1 --results-dir {results} --force (with your --data-dir" in said
     assert records_path(results, "quick").read_bytes() == committed
     shutil.rmtree(folder.path.parent)
     assert bench("publish", "paper", "--results-dir", results) == 2
@@ -152,7 +191,7 @@ def test_two_machines_become_one_table(tmp_path, results, capsys):
     cells = json.loads((results / "quick" / "table.json").read_text())["cells"]
     assert [cell["seeds"] for cell in cells] == [4, 4]
     assert cells[1]["last_mean"] == (90 + 94 + 92 + 96) / 4  # the 97 of the laptop's seed 0 is in no mean
-    assert "guided seed 0: 97.00 % against 90.00 %" in (results / "quick" / "table.md").read_text()
+    assert "| 97.00        | 90.00       | +7.00 " in (results / "quick" / "table.md").read_text()
     files = {path: path.read_bytes() for path in results.rglob("*.*")}
     assert bench("merge", file, "--results-dir", results) == 0
     assert files == {path: path.read_bytes() for path in results.rglob("*.*")}
@@ -192,7 +231,8 @@ def test_an_unknown_suite_comes_with_its_definition(tmp_path, results, capsys):
     assert read_runs(results, "theirs") == [run] and (results / "theirs" / "suite.yaml").is_file()
     moved = shutil.copy(file, tmp_path / "sent.jsonl")
     assert bench("merge", moved, "--suite", "theirs", "--results-dir", results) == 0
-    assert bench("merge", tmp_path / "none" / "records.jsonl", "--suite", "quick", "--results-dir", results) == 2
+    for path, words in ((tmp_path / "none" / "records.jsonl", "no such file"), (tmp_path, "is a folder: name the records")):
+        assert bench("merge", path, "--results-dir", results) == 2 and words in capsys.readouterr().err
 
 
 def test_a_fresh_clone_stays_clean_after_a_sweep(tmp_path, cache):
@@ -237,10 +277,15 @@ def test_results_of_a_method_of_ones_own_are_drawn_without_its_file(tmp_path, re
         finish(results, make_run("mine", recipe, [50.0, 60.0]), recipe)
     words = ["publish", "mine", "--results-dir", results, "--recipes-dir", own]
     assert bench(*words) == 0 and len(read_runs(results, "mine")) == 2
+    assert bench("report", *words[1:]) == 0 and "not compared" not in capsys.readouterr().out
     method = own / "guidance" / "logit_mse.py"
     source = method.read_text()
     method.write_text(source + "\n")
-    assert bench(*words) == 2 and "it was recorded with other code" in capsys.readouterr().err
+    assert bench(*words) == 2 and "it was recorded with other code" in (said := capsys.readouterr().err)
+    assert f"sweep mine --stale --recipes-dir {own} --results-dir {results}" in said
     shutil.rmtree(own)
+    assert bench("report", "mine", "--results-dir", results) == 0
+    remark = "The file of guidance.logit_mse is not here, so its code was not compared."
+    assert remark in capsys.readouterr().out and remark not in (results / "README.md").read_text()
     assert bench("publish", "--results-dir", results) == 0
     assert "other code" not in (results / "README.md").read_text() and "`logit_mse`" in (results / "README.md").read_text()

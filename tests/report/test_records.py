@@ -115,3 +115,12 @@ def test_a_damaged_local_run_is_named(tmp_path, name, content):
     (folder.path / name).write_text(content)
     with pytest.raises(RecipeError, match=name):
         local_runs(registry, suite, tmp_path)
+
+
+def test_invented_runs_have_whole_numbers_of_images():
+    few = dataclasses.replace(quick_run("guided", 0).record.dataset, test_images=120)
+    run = quick_run("guided", 0, (55.84, 61.0), dataset=few)
+    assert run.history["test_accuracy"] == [55.8333, 60.8333] and mismatches(registry, suite, [run]) == []
+    history = {**run.history, "test_accuracy": [55.84, 60.8333]}
+    (problem,) = mismatches(registry, suite, [dataclasses.replace(run, history=history)])
+    assert "55.84 % of 120 test images is not a whole number of images" in problem

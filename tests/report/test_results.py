@@ -12,9 +12,9 @@ import pytest
 import bench
 from bench.config.registry import Registry
 from bench.config.schema import RecipeError
-from bench.report.records import write_runs
+from bench.report.records import REPRODUCTIONS, write_runs
 from bench.runs.folder import RunFolder
-from bench.runs.record import HISTORY_COLUMNS
+from bench.runs.record import HISTORY_COLUMNS, Hardware
 from tests.helpers.synthetic import history_rows, make_run, quick_run
 
 registry = Registry()
@@ -83,6 +83,16 @@ def test_curves_have_one_row_per_epoch_with_the_whole_history(results):
     assert last_of_run.tolist() == accuracies.tolist()
 
 
+def test_reproductions_have_a_row_for_each_machine_if_asked_for(results):
+    there = [quick_run("guided", 0, (1.0, 85.0 + threads), hardware=Hardware("cpu", "Xeon", threads)) for threads in (1, 2)]
+    before = rows(bench.results("quick", results_dir=results))
+    write_runs(there, results, "quick", REPRODUCTIONS)
+    frame = bench.results("quick", results_dir=results, origin="reproduction")
+    assert frame["last_accuracy"].tolist() == [86.0, 87.0] and set(frame["origin"]) == {"reproduction"}
+    assert rows(bench.results("quick", results_dir=results)) == before
+    assert len(bench.curves(results_dir=results, origin="reproduction")) == 4
+
+
 def test_committed_results_of_this_repository_are_found():
     frame = bench.results("quick", origin="published")
     means = frame.groupby("method")["last_accuracy"].agg(["mean", "count"])
@@ -124,7 +134,7 @@ def test_nothing_and_nonsense_give_a_sentence(results, tmp_path):
         ({"suite": "quik"}, "unknown suite 'quik'; known: cifar10, paper, quick; did you mean 'quick'"),
         ({"suite": "paper"}, "no finished run of suite paper"),
         ({"results_dir": tmp_path / "none"}, "none: no finished run: is this the results folder"),
-        ({"origin": "here"}, "origin: got 'here', allowed: 'local', 'published' or None"),
+        ({"origin": "here"}, "origin: got 'here', allowed: 'local', 'published', 'reproduction' or None"),
         ({"recipes_dir": "nowhere"}, "--recipes-dir nowhere: no such folder"),
     ):
         for function in (bench.results, bench.curves):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.config.schema import RecipeError
-from bench.report.unite import environment, reproduction_notes, unite
+from bench.report.unite import environment, other_code_notes, unite
 from bench.runs.record import DatasetSummary, Hardware
 from tests.helpers.synthetic import quick_run
 
@@ -69,13 +69,12 @@ def test_runs_of_other_images_are_not_united():
         unite([quick_run("guided", 0), quick_run("guided", 1, dataset=other)])
 
 
-def test_a_reproduction_is_said_with_machine_and_both_accuracies():
-    ours = [quick_run("guided", seed, (80.0, 98.33)) for seed in range(2)]
-    theirs = [quick_run("guided", 0, (80.0, 97.78), hardware=Hardware("cpu", "Xeon", 2), libraries={"torch": "9"})]
-    theirs.append(quick_run("guided", 1, (80.0,), diverged=True, hardware=Hardware("cpu", "Xeon", 2)))
-    united = unite([*ours, *theirs])
-    notes = reproduction_notes(united.runs, united.reproductions)
-    assert notes == [
-        "Reproduced on 1 x Xeon, 2 threads, bf16 with torch 9: deit_micro/digits/guided seed 0: 97.78 % against 98.33 %.",
-        "Reproduced on 1 x Xeon, 2 threads, bf16: deit_micro/digits/guided seed 1: diverged against 98.33 %.",
+def test_runs_of_other_code_stand_in_no_row_with_the_first():
+    old = {**quick_run("guided", 0).record.numerics, "guidance.locality": "sha256:0123456789"}
+    runs = [quick_run("guided", 1, numerics=old), quick_run("guided", 0), quick_run("guided", 2), quick_run("baseline", 0)]
+    united = unite(runs)
+    assert (united.runs, united.other_code) == ([runs[0], runs[3]], runs[1:3]) and not united.reproductions
+    assert other_code_notes(united) == [
+        "2 of 4 runs are left out, recorded with other code (guidance.locality 1, the others sha256:01234567)."
     ]
+    assert other_code_notes(unite(runs[1:])) == []

@@ -32,6 +32,7 @@ from bench.report import tables
 from bench.report.figures.base import DARK, LIGHT, method_style
 from bench.report.frame import CELL, RUN
 from bench.report.papers import MARKS
+from bench.report.reproductions import NOTE, TITLE
 from bench.report.suite_report import SuiteReport
 
 PARTS = Path(__file__).parent
@@ -66,6 +67,8 @@ def render_page(suites: Sequence[SuiteReport], *, in_folder: bool = False) -> st
         figures={context["report"].suite.name: context["figures"] for context in contexts},
         colours={name: f"light-dark({light}, {DARK[name]})" for name, light in LIGHT.items()},
         marks=MARKS,
+        others_title=TITLE,
+        others_note=NOTE,
     )
 
 
@@ -115,6 +118,7 @@ def _suite(report: SuiteReport) -> dict[str, Any]:
             "Convergence": _by_cell(tables.convergence_table(report)),
             "Cost": _by_cell(tables.cost_table(report)),
         },
+        "others": {where: _rows(table) for where, table in tables.reproduction_tables(report).items()},
         "published": _grouped(report.published, ["model", "dataset"]),
         "teachers": {cell: tables.teacher_sentences(own) for cell, own in report.runs.groupby(CELL)},
         "variants": list(dict.fromkeys(filter(None, (variant for _, _, variant in cells)))),
