@@ -151,7 +151,11 @@ def _merged(registry: Registry, results: Path, name: str, files: Sequence[Path])
     """The records in files united with the published ones. Raises RecipeError if one is refused."""
     suite = find_suite(registry, name, results / name, *(file.absolute().parent for file in files))
     before = read_committed(results, name)
-    given = [run for file in files for run in read_file_of_runs(file, name)]
+    given = []
+    for file in files:
+        if not (runs := read_file_of_runs(file, name)):
+            raise RecipeError(f"{file}: has no records")
+        given += runs
     if problems := mismatches(registry, suite, [*before, *given]):
         raise RecipeError(problems[0])
     recipes = {(recipe.id, recipe.hash): recipe for _, recipe in suite_recipes(registry, suite, [*before, *given])}

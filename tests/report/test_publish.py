@@ -231,7 +231,8 @@ def test_an_unknown_suite_comes_with_its_definition(tmp_path, results, capsys):
     assert read_runs(results, "theirs") == [run] and (results / "theirs" / "suite.yaml").is_file()
     moved = shutil.copy(file, tmp_path / "sent.jsonl")
     assert bench("merge", moved, "--suite", "theirs", "--results-dir", results) == 0
-    for path, words in ((tmp_path / "none" / "records.jsonl", "no such file"), (tmp_path, "is a folder: name the records")):
+    none, empty = tmp_path / "none" / "records.jsonl", of_others(tmp_path)
+    for path, words in ((none, "no such file"), (tmp_path, "is a folder: name the records"), (empty, "has no records")):
         assert bench("merge", path, "--results-dir", results) == 2 and words in capsys.readouterr().err
 
 
