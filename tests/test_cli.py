@@ -6,11 +6,12 @@ import json
 
 import pytest
 
+from bench import packages
 from bench.__main__ import VERBS
 from bench.config.registry import Registry
 from tests.helpers.commands import assert_sentence, call
 from tests.helpers.hostile import HOSTILE
-from tests.helpers.process import TINY, command, refused
+from tests.helpers.process import ROOT, TINY, command, refused
 
 registry = Registry()
 
@@ -101,6 +102,27 @@ def test_list_and_show_print_ids_and_recipes(capsys):
 def test_wrong_options_print_the_usage_of_their_verb(verb, capsys):
     code, _, errors = call(capsys, "bench", verb, "--no-such-option", "x")
     assert code == 2 and errors.startswith(f"usage: python -m bench {verb} ")
+
+
+def test_a_missing_package_is_one_sentence_with_the_remedy(monkeypatch, capsys):
+    for words in (["-m", "bench", "plan", "quick"], ["bench/run.py", "--recipe", "deit_micro/digits/guided"]):
+        refused(command("-S", *words), "is not installed for this Python")  # without site-packages
+    for venv, remedy in ((ROOT / "bench", "source bench/bin/activate"), (ROOT / "none", "pip install -c constraints.txt")):
+        monkeypatch.setattr(packages, "VENV", venv)
+        monkeypatch.chdir(ROOT)
+        with pytest.raises(SystemExit, match="2"), packages.required_packages():
+            raise ModuleNotFoundError("No module named 'yaml'", name="yaml")
+        assert remedy in capsys.readouterr().err
+    with pytest.raises(ModuleNotFoundError), packages.required_packages():
+        raise ModuleNotFoundError("No module named 'bench.x'", name="bench.x")
+    monkeypatch.setattr("sys.prefix", str(ROOT / "none"))
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
+    assert packages.activation_note().endswith(": source none/bin/activate")
+
+
+def test_a_word_that_is_nearly_right_gets_a_proposal(capsys):
+    assert "did you mean 'plan'?" in call(capsys, "bench", "pln", "quick")[2]
+    assert "did you mean '--seeds'?" in call(capsys, "bench", "plan", "quick", "--sed=3")[2]
 
 
 def test_real_command_lines_refuse_bad_input(tmp_path):

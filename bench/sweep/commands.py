@@ -29,6 +29,7 @@ from bench.config.registry import Registry
 from bench.config.schema import RecipeError
 from bench.config.suite import Suite
 from bench.data.preflight import data_folder
+from bench.packages import activation_note
 from bench.report.records import other_runs_note, published_records
 from bench.runs.folder import LOCAL, old_runs_warning
 from bench.sweep.display import Display
@@ -159,7 +160,10 @@ def run_compare(arguments: argparse.Namespace) -> int:
 def run_sweep(arguments: argparse.Namespace) -> int:
     """Run what is not finished of suites or recipes, then draw the report. Returns DONE, FAILED or STOPPED."""
     registry = Registry(*arguments.recipes_dir)
-    return _run(registry, selected_suites(arguments, registry), arguments)
+    code = _run(registry, selected_suites(arguments, registry), arguments)
+    if (note := activation_note()) is not None:
+        print(note)
+    return code
 
 
 def _run(registry: Registry, suites: Sequence[Suite], arguments: argparse.Namespace) -> int:

@@ -23,12 +23,12 @@ from bench.data.preflight import Preflight, data_folder
 from bench.data.sources import MissingDataset
 from bench.data.store import state
 from bench.locks import cache_folder
+from bench.packages import INSTALL
 from bench.train.launch import check_launch, choose_device, choose_precision, choose_threads
 from bench.train.preflight import check_recipe
 
 MIN_FREE_GIB = 5  # decoded CIFAR-100 and a dozen runs need less, Flowers-102 needs more
 HOW_TO_CHOOSE = {"cache": " with LOCALITY_BENCH_CACHE", "results": " with --results-dir"}
-INSTALL = "pip install -c constraints.txt -e ."
 
 
 def add_doctor_options(parser: argparse.ArgumentParser) -> None:
