@@ -88,6 +88,8 @@ def test_list_and_show_print_ids_and_recipes(capsys):
     assert json.loads(quick) == ["deit_micro/digits/baseline", "deit_micro/digits/guided"]
     some = call(capsys, "bench", "list", "micro/digits/guided", "--suite", "quick", "pit*")[1]
     assert some.split() == ["deit_micro/digits/guided"]
+    code, _, errors = call(capsys, "bench", "list", "garden", "--data-dir", "none")
+    assert code == 2 and "'garden': no id has this text" in errors and "--suite NAME" in errors
     globs = call(capsys, "bench", "list", "pit_tiny/cifar10/k*", "cvt_13/chaoyang/baseline")[1]
     assert globs.split() == ["cvt_13/chaoyang/baseline", "pit_tiny/cifar10/kd"]
     paper = call(capsys, "bench", "list", "--suite", "paper", "--teachers")[1]
@@ -140,7 +142,11 @@ def test_real_command_lines_refuse_bad_input(tmp_path):
         ([*baseline, *TINY[:4], "--set", "train.weight_decay=1001"], "train.weight_decay", "0 to 1000"),
         ([*baseline, "--data-dir", tmp_path / "none"], "none: no such folder"),
         (["-m", "bench", "show", "deit_tony/cifar10/guided"], "deit_tony"),
-        (["-m", "bench", "list", "--suite", "slow"], "slow", "known: cifar10, paper, quick"),
+        (
+            ["-m", "bench", "list", "--suite", "slow"],
+            "slow",
+            "known: cifar10, paper, quick; one of your own needs --recipes-dir",
+        ),
     ):
         refused(command(*options), *sentence)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["models"]
