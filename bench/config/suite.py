@@ -13,6 +13,7 @@ from bench.config.parse import SourcedValue, check_known, fail_at, flatten, near
 from bench.config.schema import LAYER_SECTIONS, SECTIONS, Recipe, RecipeError
 
 BASELINE = "baseline"
+RESERVED = ("local", "runs", "slurm", "index.html", "README.md")  # in results/ and results/local/, and not a suite's
 KEYS = ("protocol", "models", "datasets", "guidance", "seeds", "set", "vary", "reference")
 GUIDED_ONLY = ("teacher.", "guidance.")  # begin the keys that a recipe without guidance does not have
 
@@ -123,8 +124,10 @@ def read_suite(name: str, content: Mapping[str, Any], where: str) -> Suite:
         where: the file, for errors.
 
     Raises:
-        RecipeError: a key is unknown, missing or of a wrong type.
+        RecipeError: a key is unknown, missing or of a wrong type, or the name is reserved.
     """
+    if name in RESERVED:
+        raise RecipeError(f"{where}: suite {name}: the results folder has a file or folder of this name: rename the suite")
     for entry in content:
         if entry not in KEYS:
             raise RecipeError(

@@ -19,14 +19,12 @@ from bench.config.names import NAME
 from bench.config.parse import read_file
 from bench.config.registry import Registry
 from bench.config.schema import Recipe, RecipeError
-from bench.config.suite import GUIDED_ONLY, Suite, SuiteEntry, read_suite
+from bench.config.suite import GUIDED_ONLY, RESERVED, Suite, SuiteEntry, read_suite
 from bench.runs.finished import FinishedRun
-from bench.runs.folder import LOCAL
 from bench.runs.record import Record
 from bench.storage import write_text
 
 FILE = "suite.yaml"
-RESERVED = (LOCAL, "runs", "slurm")  # folders of results/ and results/local/ that are not a suite's
 _HEAD = "# The definition of the suite of these results, the content of its file in recipes/suites.\n"
 
 
@@ -47,10 +45,8 @@ def find_suite(registry: Registry, name: str, *folders: Path) -> Suite:
     """A suite: the registry's, else that of the first of these folders of results that has its definition.
 
     Raises:
-        RecipeError: nobody has it, it is damaged, or its name is reserved.
+        RecipeError: nobody has it, or it is damaged.
     """
-    if name in RESERVED:
-        raise RecipeError(f"suite {name}: the name is that of a folder of results/local: give the suite another name")
     if not is_known(registry, name) and re.fullmatch(NAME, name):  # another name is no folder of results
         for folder in folders:
             if (suite := stored_suite(folder, name)) is not None:

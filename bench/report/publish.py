@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from bench.runs.folder import LOCAL, runs_dir
 
 def add_publish_options(parser: argparse.ArgumentParser) -> None:
     """The options of `publish`."""
-    parser.add_argument("suites", nargs="*", metavar="SUITE", help="take over this machine's runs of these suites")
+    parser.add_argument("what", nargs="*", metavar="SUITE", help="take over this machine's runs of these suites")
     parser.add_argument("--replace", action="store_true", help="where a run is published already, this machine's counts")
     add_figure_options(parser)
     add_folders(parser, data=False)
@@ -41,7 +41,7 @@ def add_publish_options(parser: argparse.ArgumentParser) -> None:
 def run_publish(arguments: argparse.Namespace) -> int:
     """Take over runs of suites into the published results; without suites, draw these anew."""
     registry, results, figures = Registry(*arguments.recipes_dir), Path(arguments.results_dir), figure_options(arguments)
-    names = list(dict.fromkeys(arguments.suites))
+    names = list(dict.fromkeys(arguments.what))
     if not names and not stored_suites(results):
         raise RecipeError(f"--results-dir {results}: no suite has published records here: name the suites to publish")
     changes = [_publication(registry, results, name, arguments.replace) for name in names]
@@ -50,7 +50,7 @@ def run_publish(arguments: argparse.Namespace) -> int:
 
 def add_merge_options(parser: argparse.ArgumentParser) -> None:
     """The options of `merge`."""
-    parser.add_argument("files", nargs="+", metavar="FILE", help="records.jsonl of others, in a folder named as the suite")
+    parser.add_argument("what", nargs="+", metavar="FILE", help="records.jsonl of others, in a folder named as the suite")
     parser.add_argument("--suite", metavar="NAME", help="the suite of files in a folder of another name")
     add_figure_options(parser)
     add_folders(parser, data=False)
@@ -60,7 +60,7 @@ def run_merge(arguments: argparse.Namespace) -> int:
     """Take over the records of others into the published results. If one is refused, nothing is written."""
     registry, results, figures = Registry(*arguments.recipes_dir), Path(arguments.results_dir), figure_options(arguments)
     files: dict[str, list[Path]] = {}
-    for file in map(Path, arguments.files):
+    for file in map(Path, arguments.what):
         files.setdefault(arguments.suite or file.absolute().parent.name, []).append(file)
     changes = [_merged(registry, results, name, paths) for name, paths in files.items()]
     return _write(registry, results, changes, list(files), figures)
@@ -95,14 +95,15 @@ class _Change:
 
     def sentences(self, registry: Registry) -> list[str]:
         """What has changed, which runs were left out, and which the suite lacks."""
-        name, known = self.suite.name, [(run.key, environment(run.record)) for run in self.before]
-        new = [run for run in self.given if (run.key, environment(run.record)) not in known]
-        joined = sum(run in self.after.runs for run in new)
-        reproduced = sum(run in self.after.reproductions for run in new)
-        after = [*self.after.runs, *self.after.reproductions]
-        removed = sum(run not in after for run in self.before)
-        out = [f"suite {name}: {count(joined, 'new run')}, {count(reproduced, 'new reproduction')}"]
-        out[0] += f", {count(removed, 'earlier run')} removed" if removed else ""
+        name, keys, after = self.suite.name, {run.key for run in self.before}, [*self.after.runs, *self.after.reproductions]
+        counting = {run.key for run in self.given if run in self.after.runs and run not in self.before}
+        known = [(run.key, environment(run.record)) for run in self.before]
+        new = {(run.key, environment(run.record)) for run in self.given if run in self.after.reproductions}
+        removed = sum(run not in after and run.key not in counting for run in self.before)
+        numbers = [count(len(counting - keys), "new run"), count(len(new.difference(known)), "new reproduction")]
+        numbers += [f"{count(len(counting & keys), 'run')} replaced"] if counting & keys else []
+        numbers += [f"{count(removed, 'earlier run')} removed"] if removed else []
+        out = [f"suite {name}: {', '.join(numbers)}"]
         out += [f"{text}: the published one stays (publish --replace takes the other)" for text in self.after.conflicts]
         return out + _missing_runs(registry, self.suite, self.after.runs)
 
@@ -116,9 +117,7 @@ def _publication(registry: Registry, results: Path, name: str, replace: bool) ->
     recipes = {(recipe.id, recipe.hash): recipe for _, recipe in suite_recipes(registry, suite, local)}
     for run in local:
         _check_code(run, "commit the changes or remove them, then run it again", recipes[run.key[:2]])
-    # a run that other code has recorded gives way to one of this code
-    stale = [run for run in before if is_stale(run.record, recipes.get(run.key[:2]))]
-    fresh = [run for run in before if run not in stale]
+    fresh, stale = _by_code(before, recipes)
     order = [*local, *fresh, *stale] if replace else [*fresh, *local, *stale]
     return _change(registry, suite, before, local, order)
 
@@ -132,10 +131,19 @@ def _merged(registry: Registry, results: Path, name: str, files: Sequence[Path])
         raise RecipeError(problems[0])
     for run in given:
         _check_code(run, "its author commits the changes or removes them, and runs it again")
-    change = _change(registry, suite, before, given, [*before, *given])
+    fresh, stale = _by_code(before, {})
+    change = _change(registry, suite, before, given, [*fresh, *given, *stale])
     if change.after.conflicts:
         raise RecipeError(change.after.conflicts[0])
     return change
+
+
+def _by_code(
+    runs: Sequence[FinishedRun], recipes: Mapping[tuple[str, str], Recipe]
+) -> tuple[list[FinishedRun], list[FinishedRun]]:
+    """Runs of this code, and those that other code has recorded, which give way. recipes: of `is_stale`, by id and hash."""
+    stale = [run for run in runs if is_stale(run.record, recipes.get(run.key[:2]))]
+    return [run for run in runs if run not in stale], stale
 
 
 def _change(
@@ -149,6 +157,8 @@ def _change(
     runs, reproductions = (current_runs(registry, suite, some) for some in (united.runs, united.reproductions))
     if problems := mismatches(registry, suite, runs):
         raise RecipeError(problems[0])
+    if not runs:
+        raise RecipeError(f"suite {suite.name}: no run is of its recipes as they are now, so nothing is written")
     return _Change(suite, before, given, United(runs, reproductions, united.conflicts))
 
 

@@ -131,6 +131,7 @@ def mismatches(registry: Registry, suite: Suite, runs: Sequence[FinishedRun]) ->
             out.append(f"{run.name}: not in suite {suite.name}")
         elif problem := run.contradiction:
             out.append(problem)
-        elif run_hash not in hashes[recipe_id]:  # a recipe that can be read is there
-            out.append(f"{run.name}: its hash {run_hash[:8]} is not its recipe's, {hashes[recipe_id][0][:8]}")
+        elif run_hash not in (known := hashes.get(recipe_id, [])):
+            wanted = f"its recipe's, {known[0][:8]}" if known else f"that of a recipe of suite {suite.name}"
+            out.append(f"{run.name}: its hash {run_hash[:8]} is not {wanted}")
     return out

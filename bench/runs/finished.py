@@ -22,6 +22,7 @@ from bench.runs.record import (
 )
 from bench.storage import from_json
 
+ROUNDING = 1e-4  # of accuracies in histories, in %
 History = dict[str, list[float | None]]  # {column of HISTORY_COLUMNS: one value per epoch}
 
 
@@ -47,6 +48,8 @@ class FinishedRun:
     def contradiction(self) -> str | None:
         """A sentence if the record was changed: id, seed or hash are not its recipe's, or accuracies not its history's."""
         record, accuracies = self.record, self.history["test_accuracy"]
+        if problem := _history_problem(self.history, record.epochs):
+            return f"{self.name}: its history{problem}"
         if record.recipe.get("seed") != record.seed or not 0 <= record.seed < 2**63:
             return f"{self.name}: its seed is not that of its recipe"
         if record.recipe.get("id") != record.id:
@@ -59,6 +62,12 @@ class FinishedRun:
             return f"{self.name}: its hash {record.hash[:8]} is not that of its recipe, {hash_now[:8]}"
         if not record.diverged and (record.last_accuracy, record.best_accuracy) != (accuracies[-1], max(accuracies)):
             return f"{self.name}: its last or best accuracy is not that of its history"
+        if not record.diverged and accuracies[record.best_epoch - 1] != record.best_accuracy:
+            return f"{self.name}: its best epoch is not that of its history"
+        images = record.dataset.test_images
+        for accuracy in accuracies:
+            if abs(accuracy - 100 * round(accuracy * images / 100) / images) > ROUNDING:
+                return f"{self.name}: {accuracy} % of {images} test images is not a whole number of images"
         return None
 
     def to_line(self) -> str:

@@ -36,6 +36,8 @@ def main(arguments: argparse.Namespace) -> int:
             _run(arguments, stop)
             return DONE
         except Exception as error:
+            if stop.ended:
+                raise KeyboardInterrupt from error
             return _exit_code(error)
     except KeyboardInterrupt:  # also one that arrives while another error is handled
         print("stopped; the same command starts it again", file=sys.stderr)

@@ -23,14 +23,16 @@ class StopSignals:
     """The handler of SIGTERM and SIGINT.
 
     During training it sets `asked`, and the loop saves its state and stops after the step. At other times, and at a second
-    Ctrl-C, it ends the run at once.
+    Ctrl-C, it ends the run at once: it sets `ended` and raises KeyboardInterrupt, which some libraries turn into an error
+    of their own (numpy into ImportError while it is imported).
     """
 
     def __init__(self) -> None:
-        self.training, self.asked = False, False
+        self.training, self.asked, self.ended = False, False, False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if not self.training or (self.asked and number == signal.SIGINT):
+            self.ended = True
             raise KeyboardInterrupt
         self.asked = True
 

@@ -140,7 +140,7 @@ def _train_and_record(request: RunRequest, dataset: DecodedDataset, cache: Teach
     """Train on the launched processes and write the record. The first process holds the lock of the run's folder."""
     is_main = int(os.environ.get("RANK", "0")) == 0
     # Before any process group exists, so that no process waits for this one in a collective operation.
-    with _reserved(request, dataset) if is_main else contextlib.nullcontext(), _status_of(request.folder, is_main):
+    with _reserved(request, dataset) if is_main else contextlib.nullcontext(), _status_of(request.folder, is_main, stop):
         _Run(request, dataset, cache, stop).train_and_record()
 
 
@@ -161,12 +161,12 @@ def _reserved(request: RunRequest, dataset: DecodedDataset) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _status_of(folder: RunFolder, is_main: bool) -> Iterator[None]:
+def _status_of(folder: RunFolder, is_main: bool, stop: StopSignals) -> Iterator[None]:
     """Write to status.json how a run without a record ended."""
     try:
         yield
     except BaseException as error:
-        stopped = isinstance(error, (KeyboardInterrupt, Stopped))
+        stopped = stop.ended or isinstance(error, (KeyboardInterrupt, Stopped))
         # A process that fails makes the others fail, which know less about the reason: the first one writes it.
         written = folder.is_recorded or folder.status().get("state") == "failed"
         if (is_main or not stopped) and not written:

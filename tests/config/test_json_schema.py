@@ -9,8 +9,10 @@ import jsonschema
 import pytest
 import yaml
 
+from bench.__main__ import main
 from bench.config.json_schema import recipe_files_schema
 from bench.config.registry import shipped_recipes
+from tests.helpers.own import write_own
 
 FILES = sorted(shipped_recipes().glob("*/*.yaml"))
 CHECK = jsonschema.Draft202012Validator(recipe_files_schema())
@@ -30,6 +32,20 @@ def test_the_shipped_schema_is_the_one_of_this_code():
     # after a change of the keys: python -m bench schema --to recipes/schema.json
     jsonschema.Draft202012Validator.check_schema(recipe_files_schema())
     assert json.loads((shipped_recipes() / "schema.json").read_text()) == json.loads(json.dumps(recipe_files_schema()))
+
+
+def test_the_schema_of_a_folder_with_plug_ins_adds_their_parameters_alone(tmp_path, capsys):
+    own = write_own(tmp_path / "DIR")
+    assert main(["schema"]) == 0
+    shipped = capsys.readouterr().out
+    assert shipped == (shipped_recipes() / "schema.json").read_text()
+    assert main(["schema", "--recipes-dir", str(own)]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    check = jsonschema.Draft202012Validator(schema)
+    for path in [*FILES, *own.glob("*/*.yaml")]:
+        check.validate(yaml.safe_load(path.read_text()))
+    kernel = schema["$defs"]["model"]["properties"]["params"]["properties"].pop("kernel")
+    assert kernel["maximum"] == 7 and schema["$defs"] == json.loads(shipped)["$defs"]
 
 
 @pytest.mark.parametrize(

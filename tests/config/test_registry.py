@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 
 import pytest
 
 from bench import models
 from bench.config.registry import Registry, shipped_recipes
 from bench.config.schema import RecipeError
+from bench.config.suite import RESERVED
 from bench.data.store import open_dataset
 from tests.helpers import generated
 
@@ -204,6 +206,14 @@ def suite_file(**lines):
     """The text of a suite of baseline and guided on digits."""
     base = {"protocol": "quick", "models": "[deit_micro]", "datasets": "[digits]", "guidance": "[baseline, guided]"}
     return "".join(f"{key}: {value}\n" for key, value in {**base, "seeds": "[0]", **lines}.items())
+
+
+@pytest.mark.parametrize("name", RESERVED)
+def test_a_suite_with_the_name_of_something_else_in_the_results_folder_is_refused_when_it_is_read(tmp_path, name):
+    (tmp_path / "suites").mkdir()
+    shutil.copy(shipped_recipes() / "suites" / "quick.yaml", tmp_path / "suites" / f"{name}.yaml")
+    with pytest.raises(RecipeError, match=f"suite {name}: the results folder has a file or folder of this name"):
+        Registry(tmp_path).suite(name)
 
 
 def test_varied_keys_multiply_the_cells(tmp_path):

@@ -68,10 +68,11 @@ def test_publish_takes_over_new_seeds_and_keeps_committed_ones(results, capsys):
     assert files == {path: path.read_bytes() for path in results.rglob("*.*")}
 
 
-def test_replace_lets_this_machine_count(results):
+def test_replace_lets_this_machine_count(results, capsys):
     finish(results, quick_run("guided", 0, (90.0, 98.0), **LAPTOP))
     finish(results, quick_run("guided", 1, (90.0, 97.0)))
-    assert bench("publish", "quick", "--replace", "--results-dir", results) == 0
+    assert bench("publish", "--replace", "--results-dir", results, "quick") == 0  # words may follow the options
+    assert "suite quick: 0 new runs, 0 new reproductions, 2 runs replaced\n" in capsys.readouterr().out
     runs = accuracies(read_runs(results, "quick"))
     assert (runs["guided", 0], runs["guided", 1], runs["guided", 2]) == (98.0, 97.0, 92.0)
     assert accuracies(read_runs(results, "quick", REPRODUCTIONS)) == {("guided", 0): 90.0}
@@ -90,6 +91,11 @@ def test_a_run_of_other_code_is_refused_and_a_committed_one_gives_way(tmp_path, 
     assert "guided seed 1: it was recorded with other code: run it again: python bench/run.py" in capsys.readouterr().err
     assert bench("merge", of_others(tmp_path, quick_run("guided", 2, numerics=old)), "--results-dir", results) == 2
     assert "guided seed 2: it was recorded with other code" in capsys.readouterr().err
+    write_runs([quick_run("guided", 0, (80.0, 70.0), numerics=old)], results, "quick")
+    file = of_others(tmp_path, quick_run("guided", 0, **LAPTOP))
+    assert bench("merge", file, file, "--results-dir", results) == 0
+    assert "suite quick: 0 new runs, 0 new reproductions, 1 run replaced\n" in capsys.readouterr().out
+    assert accuracies(read_runs(results, "quick")) == {("guided", 0): 90.0}
 
 
 def test_publish_names_the_missing_runs_and_refuses_changed_code(results, capsys):
@@ -111,6 +117,29 @@ def test_publish_names_the_missing_runs_and_refuses_changed_code(results, capsys
     shutil.rmtree(folder.path.parent)
     assert bench("publish", "paper", "--results-dir", results) == 2
     assert "no run below" in capsys.readouterr().err
+
+
+def test_a_run_that_could_not_be_read_again_is_not_published(results, capsys):
+    folder = finish(results, quick_run("guided", 3))
+    folder.write_record(dataclasses.replace(quick_run("guided", 3).record, epochs=5))
+    committed = records_path(results, "quick").read_bytes()
+    assert bench("publish", "quick", "--results-dir", results) == 2
+    assert "guided seed 3: its history.epoch is not a list of 5 values" in capsys.readouterr().err
+    assert records_path(results, "quick").read_bytes() == committed
+
+
+def test_committed_runs_of_no_recipe_of_a_changed_suite_are_named_and_kept(results, capsys):
+    """A suite that is nobody's file here, with one variant, which the runs are not of and which cannot be trained."""
+    runs = [dataclasses.replace(run, suite="theirs") for run in three_seeds()]
+    write_runs(runs, results, "theirs")
+    quick = (ROOT / "recipes" / "suites" / "quick.yaml").read_text()
+    (results / "theirs" / "suite.yaml").write_text(f"{quick}vary: {{data.train_limit: [1]}}\n")
+    assert bench("publish", "--results-dir", results) == 2
+    words = f"its hash {runs[0].record.hash[:8]} is not that of a recipe of suite theirs"
+    assert words in capsys.readouterr().err
+    assert bench("publish", "theirs", "--results-dir", results) == 2
+    assert "suite theirs: no run is of its recipes as they are now" in capsys.readouterr().err
+    assert read_runs(results, "theirs") == runs
 
 
 def test_two_machines_become_one_table(tmp_path, results, capsys):
@@ -138,6 +167,7 @@ def test_two_machines_become_one_table(tmp_path, results, capsys):
     [
         (quick_run("guided", 5, hash="f" * 64), "its hash ffffffff is not that of its recipe"),
         (quick_run("guided", 5, last_accuracy=99.0), "last or best accuracy is not that of its history"),
+        (quick_run("guided", 5, best_epoch=1), "its best epoch is not that of its history"),
         (quick_run("guided", 5, code=DIRTY), "its author commits the changes"),
         (quick_run("guided", 0, (90.0, 99.0)), "has other results: 90.00 % against 99.00 %"),
         (quick_run("guided", 5, id="deit_tiny/digits/guided"), "not in suite quick"),

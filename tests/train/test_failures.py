@@ -18,6 +18,7 @@ from bench.config.registry import Registry
 from bench.runs.folder import RunFolder
 from bench.train.checkpoint import read
 from tests.helpers import generated
+from tests.helpers.own import write_own
 from tests.helpers.process import TINY, Started, command, refused
 
 BASELINE = ["bench/run.py", "--recipe", "deit_micro/digits/baseline", "--protocol", "quick"]
@@ -50,6 +51,25 @@ def test_a_stopped_run_saves_its_state_and_resumes(tmp_path, number):
     again = command(*words, "--force", check=True)
     assert "resumes after epoch" in again.stdout
     assert not list(folder.path.parent.glob("*.old*"))  # nothing was finished that --force would set aside
+
+
+def test_a_stop_signal_that_a_library_turns_into_an_error_is_a_stop(tmp_path):
+    """Ctrl-C while a run is set up, in code that catches KeyboardInterrupt, as the import of numpy does."""
+    method = write_own(tmp_path / "DIR") / "guidance" / "logit_mse.py"
+    method.write_text(
+        "import signal\n\n"
+        + method.read_text().partition("def build(")[0]
+        + """
+def build(*arguments):
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except BaseException:
+        raise ImportError("numpy._core.multiarray failed to import")
+"""
+    )
+    words = ["--protocol", "quick", *TINY, "--recipes-dir", tmp_path / "DIR", "--results-dir", tmp_path]
+    done = command("bench/run.py", "--recipe", "deit_micro/digits/logit_mse", *words)
+    assert (done.returncode, done.stderr) == (75, "stopped; the same command starts it again\n")
 
 
 def test_a_stop_signal_to_the_whole_group_leaves_the_state(tmp_path):
