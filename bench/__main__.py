@@ -28,10 +28,10 @@ VERBS = {  # verb: (its module, help)
     "compare": ("bench.sweep.commands", "train what is missing of recipes, and show how they compare"),
     "report": (
         "bench.report.commands",
-        "draw tables, figures and the page of this machine's runs, or check the committed ones",
+        "draw tables, figures and the page of this machine's runs, or check the published ones",
     ),
-    "publish": ("bench.report.publish", "take this machine's runs of suites over into the committed results"),
-    "merge": ("bench.report.publish", "take records of others over into the committed results"),
+    "publish": ("bench.report.publish", "take this machine's runs of suites over into the published results"),
+    "merge": ("bench.report.publish", "take records of others over into the published results"),
 }
 
 

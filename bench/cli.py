@@ -98,15 +98,19 @@ def suite_of_ids(parts: Sequence[tuple[str, ...]], base: Suite, reference: str |
     """A suite of recipe ids, given as their parts, with the protocol, settings and seeds of another. Its name is short.
 
     Args:
+        parts: (model, dataset, guidance) of each, or (model, dataset) of a teacher.
         reference: the method over which gains are; None: that of `base`.
     """
-    suite = Suite.of_ids("", parts, base, reference or base.reference)
+    models, datasets = (tuple(dict.fromkeys(one[i] for one in parts)) for i in (0, 1))
+    guidance = tuple(dict.fromkeys(one[2] for one in parts if len(one) == 3))
+    recipes, reference = tuple(dict.fromkeys(map("/".join, parts))), reference or base.reference
+    digest = _digest((list(recipes), base.protocol, reference, base.file, base.assignments))
     names = [
         path_part(kind[0]) if len(kind) == 1 else f"{len(kind)}-{word}s"
-        for kind, word in ((suite.models, "student"), (suite.datasets, "dataset"))
+        for kind, word in ((models, "student"), (datasets, "dataset"))
     ]
-    content = (suite.ids, suite.protocol, suite.reference, suite.file, suite.assignments)
-    return dataclasses.replace(suite, name=f"compare-{'-'.join(names)}-{_digest(content)}")
+    own = {"models": models, "datasets": datasets, "guidance": guidance, "recipes": recipes, "reference": reference}
+    return dataclasses.replace(base, name=f"compare-{'-'.join(names)}-{digest}", **own)
 
 
 def _with_settings(registry: Registry, suite: Suite, assignments: Sequence[str]) -> Suite:
@@ -151,12 +155,6 @@ def input_error(error: Exception) -> str | None:
     return str(error) if isinstance(error, RecipeError) else unwritable(error)
 
 
-def counted(number: int, noun: str) -> str:
-    """A number with its noun: 1 image, 2,000 images, 10 classes."""
-    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
-    return f"{number:,} {noun}{ending}"
-
-
 def duration(seconds: float) -> str:
     """A time as people read it: 45 s, 12 min, 3.4 h, 2.1 days."""
     if seconds < 90:
@@ -167,5 +165,5 @@ def duration(seconds: float) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """A number with its noun: 1 epoch, 2,000 epochs."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    """A number with its noun: 1 epoch, 2,000 epochs, 10 classes."""
+    return f"{number:,} {noun}{'' if number == 1 else 'es' if noun.endswith('s') else 's'}"

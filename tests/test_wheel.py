@@ -52,7 +52,7 @@ def test_it_lists_all_recipes(python, installed):
 
 def test_it_draws_tables_figures_and_page(python, tmp_path):
     write_runs(runs_of_suite(registry, registry.suite("quick"), 6), tmp_path / "results", "quick")
-    python("-m", "bench", "report", "--results-dir", tmp_path / "results")
+    python("-m", "bench", "publish", "--results-dir", tmp_path / "results")
     python("-m", "bench", "report", "--results-dir", tmp_path / "results", "--check")
     page = (tmp_path / "results" / "index.html").read_text()
     assert "uPlot" in page and "deit_micro" in page and list((tmp_path / "results" / "quick").rglob("*.pdf"))

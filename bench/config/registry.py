@@ -163,11 +163,6 @@ class Registry:
         self._path("protocols", suite.protocol, f"{where}: ")
         return suite
 
-    def suite_content(self, name: str) -> Mapping[str, typing.Any]:
-        """The content of a suite's file. Raises RecipeError for an unknown name or a file without keys."""
-        path = self._path("suites", name)
-        return read_file(path, self._named(path))
-
     def compose(
         self,
         recipe_id: str,

@@ -46,7 +46,7 @@ class Suite:
     vary: (key, its values) pairs; each combination of values is a variant, with cells of its own.
     reference: the method over which gains are computed.
     recipes: explicit recipe ids, instead of students x datasets x guidance methods.
-    file: the name of the suite's file; None for a suite that has none.
+    file: the name of the suite's file; None for a suite that has none. content: of that file.
     assignments: the `--set` texts of a command, which are in `overrides` too.
     """
 
@@ -61,20 +61,8 @@ class Suite:
     reference: str = BASELINE
     recipes: tuple[str, ...] = ()
     file: str | None = None
+    content: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
     assignments: tuple[str, ...] = ()
-
-    @classmethod
-    def of_ids(cls, name: str, ids: Sequence[tuple[str, ...]], base: Suite, reference: str = BASELINE) -> Suite:
-        """A suite of explicit recipes, with the protocol, settings and seeds of another.
-
-        Args:
-            ids: each as its parts: (model, dataset, guidance), or (model, dataset) of a teacher.
-        """
-        models, datasets = (tuple(dict.fromkeys(parts[i] for parts in ids)) for i in (0, 1))
-        guidance = tuple(dict.fromkeys(parts[2] for parts in ids if len(parts) == 3))
-        recipes = tuple(dict.fromkeys("/".join(parts) for parts in ids))
-        own = {"name": name, "models": models, "datasets": datasets, "guidance": guidance, "recipes": recipes}
-        return dataclasses.replace(base, **own, reference=reference)
 
     @property
     def ids(self) -> list[str]:
@@ -165,7 +153,8 @@ def read_suite(name: str, content: Mapping[str, Any], where: str) -> Suite:
     for path, given in overrides.items():
         check_override(path, given)
     vary = _read_vary(content.get("vary", {}), where, overrides)
-    return Suite(name, protocol, **lists, overrides=tuple(overrides.items()), vary=vary, reference=reference, file=name)
+    own = {"overrides": tuple(overrides.items()), "vary": vary, "reference": reference}
+    return Suite(name, protocol, **lists, **own, file=name, content=content)
 
 
 def _read_vary(content: object, where: str, overrides: Mapping[str, SourcedValue]) -> tuple:

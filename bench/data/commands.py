@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from tabulate import tabulate
 
-from bench.cli import DONE, PROBLEMS, add_recipes_dir, counted
+from bench.cli import DONE, PROBLEMS, add_recipes_dir, count
 from bench.config.names import NAME
 from bench.config.registry import Registry
 from bench.config.schema import Data, RecipeError
@@ -118,8 +118,8 @@ def prepare(data: Data, data_dir: str | Path) -> list[str]:
     lines = [_describe(images, split) for split, images in dataset.splits.items()]
     training, evaluation = len(dataset.training(data)), len(dataset.evaluation(data))
     kind = EVALUATED_ON[dataset.evaluated_on(data)]
-    use = f"a run trains on {counted(training, 'image')} and is evaluated on {counted(evaluation, f'{kind} image')}"
-    return [*lines, f"{counted(dataset.classes(data), 'class')}; {use}", f"fingerprint {dataset.fingerprint}"]
+    use = f"a run trains on {count(training, 'image')} and is evaluated on {count(evaluation, f'{kind} image')}"
+    return [*lines, f"{count(dataset.classes(data), 'class')}; {use}", f"fingerprint {dataset.fingerprint}"]
 
 
 def check(data: Data, data_dir: str | Path) -> tuple[list[str], list[str]]:
@@ -161,9 +161,7 @@ def _describe(images: Images, split: str) -> str:
     counts = counts[counts > 0]
     per_class = f"{counts.min():,}" if counts.min() == counts.max() else f"{counts.min():,} to {counts.max():,}"
     noun = "training image" if split == "train" else f"{split} image"
-    return (
-        f"{counted(len(images), noun)} of {counted(len(counts), 'class')}, {per_class} per class, {_pixels(images.sizes)}"
-    )
+    return f"{count(len(images), noun)} of {count(len(counts), 'class')}, {per_class} per class, {_pixels(images.sizes)}"
 
 
 def _pixels(sizes: np.ndarray) -> str:

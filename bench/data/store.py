@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from bench.cli import count
 from bench.config.schema import Data, RecipeError
 from bench.cores import available_cores
 from bench.data.decode import Unreadable, decode
@@ -208,11 +209,11 @@ def _write(source: Source, folder: Path) -> None:
             files = {"train": train, "test": test}
             dataset, problems, contents = survey(source, lambda split, pixels: files[split].write(pixels.tobytes()))
         refuse_empty_classes(source, contents)
-        if count := len(problems):
+        if failed := len(problems):
             named = "; ".join(f"{name} ({reason})" for name, reason in problems[:NAMED_IMAGES])
-            more = count - NAMED_IMAGES
+            more = failed - NAMED_IMAGES
             rest = f" and {more} more, all of which `python -m bench data check` lists" if more > 0 else ""
-            problem = f"{count} image{'s' if count > 1 else ''} cannot be read: {named}{rest}"
+            problem = f"{count(failed, 'image')} cannot be read: {named}{rest}"
             raise RecipeError(f"dataset {source.data.name!r} ({source}): {problem}")
         for split, images in dataset.splits.items():
             np.savez(temporary / f"{split}.npz", sizes=images.sizes, labels=images.labels, names=images.names)

@@ -1,4 +1,4 @@
-"""The committed results: `results/<suite>/`, results/index.html and the marked parts of README files.
+"""The published results, committed to git: `results/<suite>/`, results/index.html and the marked parts of README files.
 
 They are drawn from suite.yaml and the records alone, with the recipes of this package: everybody draws the same.
 """
@@ -10,51 +10,51 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Unpack
 
 from bench.config.registry import Registry
 from bench.config.schema import RecipeError
 from bench.report import documents
-from bench.report.definition import FILE, is_known, stored_definition, stored_suite, stored_suites, write_definition
+from bench.report.definition import FILE, is_known, stored_suite, stored_suites, write_definition
 from bench.report.figures import check_figures
-from bench.report.output import draw, read_text, table_files, write_if_changed, write_suite
+from bench.report.output import FigureOptions, draw, read_text, table_files, write_if_changed, write_suite
 from bench.report.page import render_page
-from bench.report.records import REPRODUCTIONS, PublishedRun, mismatches, read_runs, records_path
+from bench.report.records import REPRODUCTIONS, mismatches, read_runs, records_path
 from bench.report.suite_report import SuiteReport
 from bench.report.unite import unite
+from bench.runs.finished import FinishedRun
 
 FORMATTERS = ("pandas", "tabulate", "matplotlib", "jinja2")  # their versions may change the text of files
 CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
 
 
-def read_committed(results: Path, name: str) -> list[PublishedRun]:
-    """The committed runs of a suite, then the reproductions of them."""
+def read_committed(results: Path, name: str) -> list[FinishedRun]:
+    """The published runs of a suite, then the reproductions of them."""
     return [*read_runs(results, name), *read_runs(results, name, REPRODUCTIONS)]
 
 
-def write_committed(
-    results: Path, names: Sequence[str], *, title: bool = True, width: float | None = None
-) -> list[SuiteReport]:
+def write_committed(results: Path, names: Sequence[str], **figures: Unpack[FigureOptions]) -> list[SuiteReport]:
     """Write the tables and figures of these suites from their records, and the page and READMEs of all suites.
 
-    title, width: see `write_figures`. Returns the reports of these suites.
+    Returns the reports of these suites.
 
     Raises:
         RecipeError: a suite has no runs, or runs that are not of its recipes.
     """
     registry = Registry()
     for name in names:
-        if stored_definition(results / name) is None:
-            write_definition(registry.suite_content(name), results / name)
+        if not (results / name / FILE).exists():
+            write_definition(registry.suite(name), results / name)
     reports = _reports(registry, results, names)
     for name in names:
-        write_suite(reports[name], results / name, title=title, width=width)
+        write_suite(reports[name], results / name, **figures)
     for path, text in _shared_texts(reports, results).items():
         write_if_changed(path, text)
     return [reports[name] for name in names]
 
 
 def check_committed(results: Path, names: Sequence[str]) -> list[str]:
-    """A sentence for each committed file of these suites that is not what the records give; writes nothing.
+    """A sentence for each published file of these suites that is not what the records give; writes nothing.
 
     Text that other versions of libraries may have formatted is not compared: the versions are printed instead.
     """
@@ -76,13 +76,13 @@ def check_committed(results: Path, names: Sequence[str]) -> list[str]:
 
 def _record_problems(registry: Registry, results: Path, name: str) -> list[str]:
     """What is wrong with the definition and the records of a suite."""
-    definition, path = stored_definition(results / name), records_path(results, name)
-    if definition is None and not is_known(registry, name):
+    suite, path = stored_suite(results / name, name), records_path(results, name)
+    if suite is None and not is_known(registry, name):
         return [f"{results / name / FILE}: missing, and no recipes/suites/{name}.yaml is here"]
     out = []
-    if definition is None:
+    if suite is None:
         out.append(f"{results / name / FILE}: missing: `python -m bench publish {name}` writes it")
-    elif is_known(registry, name) and registry.suite_content(name) != definition:
+    elif is_known(registry, name) and registry.suite(name).content != suite.content:
         out.append(
             f"{results / name / FILE}: differs from recipes/suites/{name}.yaml, which `python -m bench publish {name}`"
             " takes over"
@@ -92,7 +92,7 @@ def _record_problems(registry: Registry, results: Path, name: str) -> list[str]:
     counts = Counter(run.key for run in runs)
     out += [f"record {key[0]} seed {key[2]}: is there twice" for key, count in counts.items() if count > 1]
     everything = read_committed(results, name)
-    out += mismatches(registry, stored_suite(registry, results / name), everything)
+    out += mismatches(registry, suite or registry.suite(name), everything)
     try:
         united = unite(everything)
     except RecipeError as error:
@@ -104,14 +104,15 @@ def _record_problems(registry: Registry, results: Path, name: str) -> list[str]:
 
 
 def _reports(registry: Registry, results: Path, names: Sequence[str]) -> dict[str, SuiteReport]:
-    """The reports of all committed suites, by name. One whose runs are not of its recipes is left out.
+    """The reports of all published suites, by name. One whose runs are not of its recipes is left out.
 
     Raises:
         RecipeError: a file is damaged, or a suite in `names` has no runs or others than its own.
     """
     out = {}
     for name in stored_suites(results):
-        suite, united = stored_suite(registry, results / name), unite(read_committed(results, name))
+        suite = stored_suite(results / name, name) or registry.suite(name)
+        united = unite(read_committed(results, name))
         problems = mismatches(registry, suite, united.runs) if united.runs else [f"{results / name}: has no records"]
         if not problems:
             out[name] = draw(registry, suite, united)

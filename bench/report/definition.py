@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import yaml
 
@@ -20,19 +20,12 @@ from bench.config.parse import read_file
 from bench.config.registry import Registry
 from bench.config.schema import Recipe, RecipeError
 from bench.config.suite import GUIDED_ONLY, RESERVED, Suite, SuiteEntry, read_suite
+from bench.runs.finished import FinishedRun
 from bench.runs.record import Record
 from bench.storage import write_text
 
 FILE = "suite.yaml"
 _HEAD = "# The definition of the suite of these results, the content of its file in recipes/suites.\n"
-
-Content = Mapping[str, Any]  # of a suite's file
-
-
-class HasRecord(Protocol):
-    """A run with its record."""
-
-    record: Record
 
 
 def stored_suites(folder: str | Path) -> list[str]:
@@ -48,38 +41,33 @@ def is_known(registry: Registry, name: str) -> bool:
     return name in registry.names("suites")
 
 
-def find_suite(registry: Registry, name: str, *folders: Path) -> tuple[Suite, Content]:
-    """A suite and its definition: the registry's, else that in the first of these folders that has a suite.yaml.
+def find_suite(registry: Registry, name: str, *folders: Path) -> Suite:
+    """A suite: the registry's, else that of the first of these folders of results that has its definition.
 
     Raises:
         RecipeError: nobody has it, or it is damaged.
     """
     if not is_known(registry, name) and re.fullmatch(NAME, name):  # another name is no folder of results
         for folder in folders:
-            if (content := stored_definition(folder)) is not None:
-                return read_suite(name, content, str(folder / FILE)), content
-    return registry.suite(name), registry.suite_content(name)
+            if (suite := stored_suite(folder, name)) is not None:
+                return suite
+    return registry.suite(name)
 
 
-def stored_suite(registry: Registry, folder: Path) -> Suite:
-    """The suite of a folder of results by its suite.yaml, or by its name if it has none. Raises RecipeError."""
-    content = stored_definition(folder)
-    return registry.suite(folder.name) if content is None else read_suite(folder.name, content, str(folder / FILE))
-
-
-def stored_definition(folder: Path) -> Content | None:
-    """The content of the suite.yaml in a folder; None if there is none. Raises RecipeError if it is damaged."""
+def stored_suite(folder: Path, name: str) -> Suite | None:
+    """The suite that the suite.yaml in a folder defines; None if there is none. Raises RecipeError if it is damaged."""
     path = folder / FILE
-    return read_file(path, str(path)) if os.path.exists(path) else None
+    return read_suite(name, read_file(path, str(path)), str(path)) if os.path.exists(path) else None
 
 
-def write_definition(content: Content, folder: Path) -> None:
+def write_definition(suite: Suite, folder: Path) -> None:
     """Write suite.yaml, unless the folder has this definition."""
-    if stored_definition(folder) != content:
-        write_text(folder / FILE, _HEAD + yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True))
+    stored = stored_suite(folder, suite.name)
+    if stored is None or stored.content != suite.content:
+        write_text(folder / FILE, _HEAD + yaml.safe_dump(dict(suite.content), sort_keys=False, allow_unicode=True))
 
 
-def suite_recipes(registry: Registry, suite: Suite, runs: Iterable[HasRecord] = ()) -> list[tuple[SuiteEntry, Recipe]]:
+def suite_recipes(registry: Registry, suite: Suite, runs: Iterable[FinishedRun] = ()) -> list[tuple[SuiteEntry, Recipe]]:
     """The entries of a suite with their recipes, seed 0.
 
     Where the registry does not have the suite, or a part of it, the recipes are those of its runs. Of an unknown suite, an
@@ -109,7 +97,7 @@ def _recipe(registry: Registry, suite: Suite, entry: SuiteEntry, records: Iterab
     return None
 
 
-def _is_of(recipe: Content, entry: SuiteEntry) -> bool:
+def _is_of(recipe: Mapping[str, Any], entry: SuiteEntry) -> bool:
     """Whether the recipe of a record has the varied values of an entry; a run without a teacher has no keys of one."""
     for path, given in entry.overrides:
         if path.startswith(GUIDED_ONLY) and path.partition(".")[0] not in recipe:

@@ -1,20 +1,17 @@
-"""Tidy frames of the published runs: one row per run, and one row per epoch."""
+"""Tidy frames of finished runs: one row per run, and one row per epoch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 
+from bench.cli import count
 from bench.config.names import split_id
-from bench.report.records import PublishedRun
-from bench.runs.record import Record
+from bench.runs.finished import FinishedRun
+from bench.runs.record import HISTORY_COLUMNS, Record
 
-CELL = [
-    "model",
-    "dataset",
-    "variant",
-]  # the columns that name a cell: a student on a dataset, with the suite's varied values
+CELL = ["model", "dataset", "variant"]  # name a cell: a student on a dataset, with the suite's varied values
 METHOD = [*CELL, "method"]  # those that name a recipe of a suite
 RUN = [*METHOD, "seed"]  # those that name a run
 
@@ -30,7 +27,7 @@ _NO_COLUMNS = [
 ]
 
 
-def runs_frame(runs: Sequence[PublishedRun], variants: Sequence[str] = ()) -> pd.DataFrame:
+def runs_frame(runs: Sequence[FinishedRun], variants: Sequence[str] = ()) -> pd.DataFrame:
     """One row per run, in the order of `runs`, which may not be empty. variants: one per run, in a suite that varies keys.
 
     The columns are the fields of `Record`, its hardware, code and dataset (see bench/runs/record.py) but _NO_COLUMNS, and:
@@ -42,36 +39,26 @@ def runs_frame(runs: Sequence[PublishedRun], variants: Sequence[str] = ()) -> pd
     guidance_stop_epoch: the last epoch with guidance, missing unless an adaptive schedule ended it.
     teacher_*: fields of `TeacherSummary`, missing without a teacher. teacher_accuracy: of the weights that guide, in %.
     """
-    rows = [_run_row(run, variant) for run, variant in _with_variants(runs, variants)]
+    rows = [_run_row(run, variant) for run, variant in zip(runs, variants or [""] * len(runs), strict=True)]
     return pd.DataFrame(rows).drop(columns=_NO_COLUMNS).astype(_MAY_BE_MISSING)
 
 
-def curves_frame(runs: Sequence[PublishedRun], variants: Sequence[str] = ()) -> pd.DataFrame:
-    """One row per run and epoch, in the order of `runs`: RUN, diverged (of the run), epoch (from 1), test_accuracy (%)."""
-    columns = [*RUN, "diverged", "epoch", "test_accuracy"]
-    rows = []
-    for run, variant in _with_variants(runs, variants):
-        (model, dataset, method), record = split_id(run.record.id), run.record
-        name = (model, dataset, variant, method, record.seed)
-        rows.append((*name, record.diverged, run.history["epoch"], run.history["test_accuracy"]))
-    curves = pd.DataFrame(rows, columns=columns).explode(columns[-2:], ignore_index=True)
-    return curves.astype({"epoch": "int64", "test_accuracy": "float64"})
+def curves_frame(frame: pd.DataFrame, runs: Sequence[FinishedRun]) -> pd.DataFrame:
+    """Some columns of `runs_frame` with one row per run and epoch, and HISTORY_COLUMNS. runs: those of the frame's rows."""
+    history = {name: [run.history[name] for run in runs] for name in HISTORY_COLUMNS}
+    curves = frame.assign(**history).explode(list(HISTORY_COLUMNS), ignore_index=True)
+    return curves.astype({**dict.fromkeys(HISTORY_COLUMNS, "float64"), "epoch": "int64"})
 
 
 def machine(record: Record) -> str:
     """The hardware of a run and its precision, in words."""
     name = record.hardware.device
     if name == "cpu":
-        threads = record.hardware.threads
-        name = f"{record.hardware.processor}, {threads} thread{'s' if threads > 1 else ''}"
+        name = f"{record.hardware.processor}, {count(record.hardware.threads, 'thread')}"
     return f"{record.world_size} x {name}, {record.precision.used}"
 
 
-def _with_variants(runs: Sequence[PublishedRun], variants: Sequence[str]) -> Iterable[tuple[PublishedRun, str]]:
-    return zip(runs, variants or [""] * len(runs), strict=True)
-
-
-def _run_row(run: PublishedRun, variant: str) -> dict[str, object]:
+def _run_row(run: FinishedRun, variant: str) -> dict[str, object]:
     record = run.record
     model, dataset, method = split_id(record.id)
     on_cpu = record.hardware.device == "cpu"

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from bench.config.registry import Registry
 from bench.config.suite import Suite
@@ -17,6 +18,13 @@ from bench.report.unite import United, reproduction_notes
 from bench.storage import write_text
 
 DIGITS = 6  # of numbers in files: libraries differ in the last bits, and files are compared byte by byte
+
+
+class FigureOptions(TypedDict, total=False):
+    """How figures are drawn, see `write_figures`."""
+
+    title: bool
+    width: float | None
 
 
 def draw(registry: Registry, suite: Suite, united: United, notes: Sequence[str] = ()) -> SuiteReport:
@@ -37,11 +45,11 @@ def table_files(report: SuiteReport) -> dict[str, str]:
     }
 
 
-def write_suite(report: SuiteReport, folder: Path, *, title: bool = True, width: float | None = None) -> None:
-    """Write the tables and figures of a suite. title, width: see `write_figures`."""
+def write_suite(report: SuiteReport, folder: Path, **figures: Unpack[FigureOptions]) -> None:
+    """Write the tables and figures of a suite."""
     for name, text in table_files(report).items():
         write_if_changed(folder / name, text)
-    write_figures(report, folder, title=title, width=width)
+    write_figures(report, folder, **figures)
 
 
 def write_if_changed(path: Path, text: str) -> None:

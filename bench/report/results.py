@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -14,11 +13,11 @@ import pandas as pd
 from bench.config.parse import nearest, short_repr
 from bench.config.registry import Registry
 from bench.config.schema import RecipeError
-from bench.report.definition import find_suite, is_known, stored_definition, stored_suites, suite_recipes
-from bench.report.frame import RUN, runs_frame
-from bench.report.records import PublishedRun, read_runs
-from bench.runs.folder import LOCAL, runs_dir
-from bench.runs.record import HISTORY_COLUMNS, read_history, read_record
+from bench.report.definition import FILE, find_suite, is_known, stored_suites, suite_recipes
+from bench.report.frame import RUN, curves_frame, runs_frame
+from bench.report.records import read_runs
+from bench.runs.finished import FinishedRun, run_from_folder
+from bench.runs.folder import LOCAL, finished_runs
 
 Folder = str | PathLike[str]
 Origin = Literal["local", "published"]
@@ -37,7 +36,7 @@ def results(
     Args:
         suite: its runs; None: all that are found, also those of no suite. Teachers are not among them.
         results_dir: the folder `results/` of a checkout, or the `--results-dir` of the runs.
-        origin: "local": only runs of this machine; "published": only committed ones; None: both, and a run that is in both
+        origin: "local": only runs of this machine; "published": only published ones; None: both, and a run that is in both
             once, as this machine has it.
         recipes_dir: your own recipe files, if the suite is there; one folder or several.
 
@@ -75,13 +74,11 @@ def curves(
     """
     found = _find(suite, Path(results_dir), origin, recipes_dir)
     frame = _frame(found)[["origin", "suite", *RUN, "id", "protocol", "hash", "diverged"]]
-    columns = {name: [run.history[name] for run in (one.run for one in found)] for name in HISTORY_COLUMNS}
-    frame = frame.assign(**columns).explode(list(HISTORY_COLUMNS), ignore_index=True)
-    return frame.astype({**dict.fromkeys(HISTORY_COLUMNS, "float64"), "epoch": "int64"})
+    return curves_frame(frame, [one.run for one in found])
 
 
 class _Found(NamedTuple):
-    run: PublishedRun  # its suite is the names of all suites that it is in, joined
+    run: FinishedRun  # its suite is the names of all suites that it is in, joined
     origin: Origin
     folder: str | None
     variant: str
@@ -105,15 +102,15 @@ def _find(suite: str | None, results: Path, origin: str | None, recipes_dir: Fol
         raise RecipeError(f"unknown suite {short_repr(suite)}; known: {', '.join(known)}{nearest(suite, known)}")
     names = [name for name in known if suite in (None, name)]
     published = [run for name in names for run in read_runs(results, name)]
-    local = list(_local_runs(results)) if origin != "published" else []
-    runs = [*published, *(run for run, _ in local)]
+    local = {folder: run_from_folder(folder) for folder in finished_runs(results)} if origin != "published" else {}
+    runs = [*published, *local.values()]
     variants = {name: _variants(registry, name, places, runs) for name in names}
     for run in published:  # also those whose suite has other recipes now
         variants[run.suite].setdefault((run.record.id, run.record.hash), set())
     found = {}
     for run, of, folder in (
         *((run, "published", None) for run in published if origin != "local"),
-        *((run, "local", str(folder)) for run, folder in local),
+        *((run, "local", str(folder)) for folder, run in local.items()),
     ):
         of_suites = {name: own[run.key[:2]] for name, own in variants.items() if run.key[:2] in own}
         if suite is None or of_suites:
@@ -127,23 +124,15 @@ def _find(suite: str | None, results: Path, origin: str | None, recipes_dir: Fol
 
 
 def _variants(
-    registry: Registry, suite: str, places: Sequence[Path], runs: Sequence[PublishedRun]
+    registry: Registry, suite: str, places: Sequence[Path], runs: Sequence[FinishedRun]
 ) -> dict[tuple[str, str], set[str]]:
     """{(id, hash): the variants} of each recipe of a suite. A baseline is in every variant of the teacher's keys."""
     folders = [place / suite for place in places]
-    if not is_known(registry, suite) and not any(map(stored_definition, folders)):
+    if not is_known(registry, suite) and not any((folder / FILE).exists() for folder in folders):
         return {}  # records alone say what is in it
-    definition, _ = find_suite(registry, suite, *folders)
+    definition = find_suite(registry, suite, *folders)
     ids, out = {run.record.id for run in runs}, {}
     if not ids.isdisjoint(definition.ids):  # composing hundreds of recipes takes time
         for entry, recipe in suite_recipes(registry, definition, runs):
             out.setdefault((recipe.id, recipe.hash), set()).add(entry.variant)
     return out
-
-
-def _local_runs(results: Path) -> Iterator[tuple[PublishedRun, Path]]:
-    """The finished students of this machine with their folders, without runs that --force has renamed."""
-    for path in sorted(runs_dir(results).glob("*/*/*/*/record.json")):  # a teacher's is less deep
-        if re.fullmatch(r"[0-9a-f]{8}-seed\d+", path.parent.name):
-            record, rows = read_record(path), read_history(path.with_name("history.csv"))
-            yield PublishedRun("", record, {name: [row[name] for row in rows] for name in HISTORY_COLUMNS}), path.parent

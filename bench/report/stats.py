@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
+from bench.cli import count
 from bench.config.names import split_id
 from bench.config.schema import Recipe
 from bench.config.suite import BASELINE, Suite, SuiteEntry
@@ -25,10 +26,10 @@ REACH = ["epochs_to_reach", "speedup_epochs", "speedup_seconds", "speedup_second
 
 def paired_interval(differences: pd.Series) -> tuple[float, float]:
     """The confidence interval of the mean of paired differences (Student's t); NaN with fewer than MIN_SEEDS of them."""
-    count = len(differences)
-    if count < MIN_SEEDS:
+    pairs = len(differences)
+    if pairs < MIN_SEEDS:
         return np.nan, np.nan
-    half_width = stdtrit(count - 1, (1 + CONFIDENCE) / 2) * differences.std() / np.sqrt(count)
+    half_width = stdtrit(pairs - 1, (1 + CONFIDENCE) / 2) * differences.std() / np.sqrt(pairs)
     return differences.mean() - half_width, differences.mean() + half_width
 
 
@@ -178,7 +179,7 @@ def _unpaired(cells: pd.DataFrame, seeds: pd.DataFrame) -> list[str]:
     sizes = seeds[seeds["differs"] != ""].groupby([*METHOD, "differs"]).size()
     words: dict[tuple[str, ...], list[str]] = {}
     for (*name, why), size in sizes.items():
-        words.setdefault(tuple(name), []).append(f"{size} seed{'' if size == 1 else 's'} not paired: {why}")
+        words.setdefault(tuple(name), []).append(f"{count(size, 'seed')} not paired: {why}")
     return ["; ".join(words.get(name, ())) for name in cells[METHOD].itertuples(index=False, name=None)]
 
 

@@ -13,10 +13,10 @@ from bench.config.registry import Registry
 from bench.config.schema import Recipe
 from bench.config.suite import BASELINE, Suite, SuiteEntry
 from bench.report.definition import suite_recipes
-from bench.report.frame import CELL, curves_frame, runs_frame
-from bench.report.published import published_frame
-from bench.report.records import PublishedRun
+from bench.report.frame import CELL, RUN, curves_frame, runs_frame
+from bench.report.papers import published_frame
 from bench.report.stats import cells_frame, pairs_frame
+from bench.runs.finished import FinishedRun
 from bench.runs.record import stale_parts
 
 
@@ -27,7 +27,7 @@ class SuiteReport:
     recipes: the entries of the suite with their recipes, seed 0; within a cell the reference is first.
     runs, curves: see bench/report/frame.py; a run is there once for each entry that it belongs to.
     pairs, cells: see bench/report/stats.py.
-    published: see `published.published_frame`.
+    published: see `papers.published_frame`.
     settings: {key: value as text} that the suite sets over its protocol.
     protocol_note: a sentence with the protocol's name, its main settings unless it is `paper`, and `settings`.
     notes: further sentences that a reader must know before comparing.
@@ -60,17 +60,18 @@ class SuiteReport:
         return [self.protocol_note, *self.notes]
 
 
-def build_suite_report(registry: Registry, suite: Suite, published_runs: Sequence[PublishedRun]) -> SuiteReport:
+def build_suite_report(registry: Registry, suite: Suite, published_runs: Sequence[FinishedRun]) -> SuiteReport:
     """The report of a suite from its runs, of which there must be at least one."""
     guidance = tuple(sorted(suite.guidance, key=lambda name: name != suite.reference))
     suite = dataclasses.replace(suite, guidance=guidance)
     recipes = suite_recipes(registry, suite, published_runs)
-    by_recipe: dict[tuple[str, str], list[PublishedRun]] = {}
+    by_recipe: dict[tuple[str, str], list[FinishedRun]] = {}
     for run in published_runs:
         by_recipe.setdefault((run.record.id, run.record.hash), []).append(run)
     placed = [(run, one.variant) for one, recipe in recipes for run in by_recipe.get((one.id, recipe.hash), ())]
     members, variants = [run for run, _ in placed], [variant for _, variant in placed]
-    runs, curves = runs_frame(members, variants), curves_frame(members, variants)
+    runs = runs_frame(members, variants)
+    curves = curves_frame(runs[[*RUN, "diverged"]], members)[[*RUN, "diverged", "epoch", "test_accuracy"]]
     pairs, published = pairs_frame(runs, curves, suite.reference), published_frame(registry, (one for _, one in recipes))
     cells = cells_frame(suite, recipes, runs, pairs, published)
     settings = {key: str(given.value) for key, given in suite.overrides}
@@ -140,7 +141,7 @@ def _comparison_notes(runs: pd.DataFrame) -> list[str]:
     return out
 
 
-def _stale_note(recipes: Iterable[Recipe], runs: Sequence[PublishedRun]) -> list[str]:
+def _stale_note(recipes: Iterable[Recipe], runs: Sequence[FinishedRun]) -> list[str]:
     """A sentence about runs that are recorded with other code, if there are such."""
     now, records = {recipe.hash: recipe for recipe in recipes}, [run.record for run in runs]
     changed = [parts for one in records if one.hash in now and (parts := stale_parts(one, now[one.hash]))]

@@ -9,12 +9,12 @@ import pandas as pd
 
 from bench.cli import count, duration
 from bench.report.frame import RUN
-from bench.report.published import MARKS
+from bench.report.papers import MARKS
 from bench.report.stats import CONFIDENCE, MIN_SEEDS
 from bench.report.suite_report import SuiteReport
 
 Row = Mapping[str, Any]  # of a cells or runs frame, by column
-NAMES = {"model": "student", "dataset": "dataset", "variant": "setting", "method": "method"}
+NAMES = {"model": "student", "dataset": "dataset", "variant": "variant", "method": "method"}
 
 
 def accuracy_table(report: SuiteReport) -> pd.DataFrame:

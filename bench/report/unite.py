@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bench.config.schema import RecipeError
 from bench.report.frame import machine
-from bench.report.records import PublishedRun
+from bench.runs.finished import FinishedRun
 from bench.runs.record import Record, accuracy_text
 
 
@@ -20,12 +20,12 @@ class United:
     conflicts: a sentence for each run that was left out since another one from an equal machine has other numbers.
     """
 
-    runs: list[PublishedRun]
-    reproductions: list[PublishedRun]
+    runs: list[FinishedRun]
+    reproductions: list[FinishedRun]
     conflicts: list[str]
 
 
-def unite(runs: Iterable[PublishedRun]) -> United:
+def unite(runs: Iterable[FinishedRun]) -> United:
     """Runs of one suite from several places, the first of each recipe and seed counts.
 
     A later one is a reproduction if its machine is another one, and is left out if that machine is already there, or if
@@ -34,8 +34,8 @@ def unite(runs: Iterable[PublishedRun]) -> United:
     Raises:
         RecipeError: two runs of one recipe have other images.
     """
-    counting: dict[object, PublishedRun] = {}
-    others: dict[object, PublishedRun] = {}
+    counting: dict[object, FinishedRun] = {}
+    others: dict[object, FinishedRun] = {}
     images: dict[str, str] = {}
     conflicts = []
     for run in runs:
@@ -64,7 +64,7 @@ def environment(record: Record) -> tuple[object, ...]:
     return record.hardware, libraries, record.world_size, record.precision.used, record.compile
 
 
-def reproduction_notes(runs: Sequence[PublishedRun], reproductions: Iterable[PublishedRun]) -> list[str]:
+def reproduction_notes(runs: Sequence[FinishedRun], reproductions: Iterable[FinishedRun]) -> list[str]:
     """A sentence for each other machine, with the accuracy of each of its reproductions beside that of the run."""
     counting = {run.key: run.record for run in runs}
     texts: dict[str, list[str]] = {}
@@ -75,7 +75,7 @@ def reproduction_notes(runs: Sequence[PublishedRun], reproductions: Iterable[Pub
     return [f"Reproduced on {where}: {'; '.join(own)}." for where, own in texts.items()]
 
 
-def _numbers(run: PublishedRun) -> object:
+def _numbers(run: FinishedRun) -> object:
     """The numbers of a run that one machine gives again."""
     return run.record.diverged, run.history["test_accuracy"]
 

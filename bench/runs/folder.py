@@ -21,7 +21,6 @@ from typing import TypedDict, Unpack
 
 from bench.config.names import path_part, split_id
 from bench.config.parse import short_repr
-from bench.config.registry import Registry
 from bench.config.schema import Recipe, RecipeError
 from bench.runs.record import HISTORY_COLUMNS, HistoryRow, Record, read_history, read_record
 from bench.storage import read_json, sha256, write_json, write_text
@@ -58,16 +57,6 @@ def finished_runs(results: str | Path) -> list[Path]:
     """The folders of this machine's finished runs of students, without those that `--force` has renamed."""
     folders = (path.parent for path in runs_dir(results).glob("*/*/*/*/record.json"))
     return sorted(folder for folder in folders if re.fullmatch(r"[0-9a-f]{8}-seed\d+", folder.name))
-
-
-def runs_in_no_suite(registry: Registry, results: str | Path) -> list[Path]:
-    """Those `finished_runs` whose recipe no suite has, of any seed. A suite that cannot be read has none."""
-    finished, known = finished_runs(results), set()
-    for name in registry.names("suites") if finished else ():
-        with suppress(RecipeError):
-            for _, recipe in registry.suite_recipes(registry.suite(name)):
-                known.add((RunFolder(results, recipe).path.parent, recipe.hash[:8]))
-    return [folder for folder in finished if (folder.parent, folder.name[:8]) not in known]
 
 
 def old_runs_warning(results: str | Path) -> str | None:

@@ -199,7 +199,7 @@ def record_from_dict(content: object, where: str) -> Record:
     if type(schema) is int and schema != RECORD_SCHEMA:
         age, advice = "a later", "update the suite"
         if schema < RECORD_SCHEMA:
-            age, advice = "an earlier", "move it away and run again; committed records are then published anew"
+            age, advice = "an earlier", "move it away and run again; published records are then published anew"
         raise RecipeError(
             f"{where}: written by {age} version of the suite (schema {schema}, this one reads {RECORD_SCHEMA}): {advice}"
         )

@@ -83,7 +83,7 @@ def read_run(folder: Path, recipes_dir: Folders = ()) -> tuple[Record, Recipe]:
         if os.path.isfile(jsonl := folder if folder.suffix == ".jsonl" else folder / "records.jsonl"):
             suite = jsonl.absolute().parent.name
             raise RecipeError(
-                f"{folder}: committed results have no weights: `python -m bench sweep {suite}` trains the runs, into"
+                f"{folder}: published results have no weights: `python -m bench sweep {suite}` trains the runs, into"
                 " results/local/runs"
             ) from None
         raise RecipeError(f"{folder}: no finished run: record.json cannot be read ({type(error).__name__})") from error

@@ -29,8 +29,8 @@ from bench.config.registry import Registry
 from bench.config.schema import RecipeError
 from bench.config.suite import Suite
 from bench.data.preflight import data_folder
-from bench.report.records import published_records
-from bench.runs.folder import LOCAL, old_runs_warning, runs_in_no_suite
+from bench.report.records import other_runs_note, published_records
+from bench.runs.folder import LOCAL, old_runs_warning
 from bench.sweep.display import Display
 from bench.sweep.local import LocalExecutor, make_slots
 from bench.sweep.plan import Plan, PlannedRun, as_dict, as_text, make_plan, summary
@@ -80,7 +80,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     share = "runs that share a GPU (1); without a GPU, runs at a time (one per core)"
     parser.add_argument("--seeds", type=int, metavar="N", help=seeds)
     parser.add_argument("--filter", action="append", default=[], metavar="TEXT", help="only ids with this text or glob")
-    parser.add_argument("--skip-published", action="store_true", help="leave out runs whose results are committed")
+    parser.add_argument("--skip-published", action="store_true", help="leave out runs whose results are published")
     parser.add_argument("--stale", action="store_true", help="also what is recorded with other code; the old is renamed")
     parser.add_argument("--gpus-per-run", type=int, default=1, metavar="N", help=gpus)
     parser.add_argument("--runs-per-gpu", type=int, metavar="K", help=share)
@@ -99,9 +99,8 @@ def run_plan(arguments: argparse.Namespace) -> int:
         print(json.dumps(as_dict(plan), indent=2))
         return DONE
     print(as_text(plan, len(make_slots(arguments.gpus_per_run, arguments.runs_per_gpu))))
-    if others := len(runs_in_no_suite(registry, arguments.results_dir)):
-        verb = "is" if others == 1 else "are"
-        print(f"{count(others, 'finished run')} here {verb} in no suite: python -m bench compare ID… compares recipes")
+    if (others := other_runs_note(registry, arguments.results_dir)) is not None:
+        print(others)
     return DONE
 
 
@@ -218,17 +217,11 @@ def _run(registry: Registry, suites: Sequence[Suite], arguments: argparse.Namesp
 
 
 def _report(registry: Registry, suites: Sequence[Suite], plan: Plan, arguments: argparse.Namespace, prints: bool) -> None:
-    """Draw the reports of suites with finished runs, print headlines if wanted, and compare with committed results."""
-    # They import pandas and matplotlib, which takes seconds that `plan` and the start of a sweep do not have.
-    report, comparison = map(importlib.import_module, ("bench.report.commands", "bench.report.comparison"))
-    results, pages, reports = Path(arguments.results_dir), [], []
-    if filed := [suite.name for suite in suites if suite.name == suite.file]:
-        reports, _ = report.write_local(registry, results, filed, with_published=arguments.skip_published)
-        pages.append(results / LOCAL / "index.html")
-    for suite in (suite for suite in suites if suite.name != suite.file and suite.guidance):
-        if (drawn := comparison.write_comparison(registry, suite, results)) is not None:
-            reports.append(drawn[0])
-            pages.append(drawn[1])
+    """Draw the reports of suites with finished runs, print headlines if wanted, and compare with published results."""
+    # It imports pandas and matplotlib, which takes seconds that `plan` and the start of a sweep do not have.
+    report = importlib.import_module("bench.report.commands")
+    results = Path(arguments.results_dir)
+    reports, pages = report.write_selection(registry, suites, results, with_published=arguments.skip_published)
     if prints:
         report.print_report(reports)
     try:

@@ -24,7 +24,7 @@ class State(StrEnum):
 
     FINISHED = "finished"
     DIVERGED = "diverged"  # finished too, without accuracies
-    PUBLISHED = "published"  # left out, since its result is committed
+    PUBLISHED = "published"  # left out, since its result is published
     STALE = "recorded with other code"  # finished too, unless `--stale` is given
     RUNNING = "running"
     QUEUED = "queued"  # in a cluster's queue

@@ -70,7 +70,7 @@ def make_plan(
         results: the results folder; only runs in it count as finished.
         data_dir: the folder of local datasets, with which records are compared.
         stale: whether runs that are recorded with other code are to be run again.
-        published: committed records; what is not finished here and has one of the same images is left out.
+        published: records; what is not finished here and has one of the same images is left out.
         processes: of a run.
 
     Raises:
@@ -230,7 +230,7 @@ def summary(plan: Plan, slots: int) -> list[str]:
 
 def as_text(plan: Plan, slots: int) -> str:
     """The plan for people: one line per teacher and run, then the `summary`."""
-    rows = [("state", "recipe", "setting", "seed", "time left", "")]
+    rows = [("state", "recipe", "variant", "seed", "time left", "")]
     for job in (*plan.teachers, *plan.runs):
         time = ""
         if not job.is_finished and job.state is not State.CANNOT_RUN:

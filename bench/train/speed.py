@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import psutil
 
-from bench.cli import DONE, FAILED, add_recipe_options, compose, say_error
+from bench.cli import DONE, FAILED, add_recipe_options, compose, count, say_error
 from bench.config.schema import Recipe, RecipeError
 from bench.locks import cache_folder
 from bench.storage import write_json
@@ -205,7 +205,7 @@ def measure(
             say(f"{name}: warming up")
             ask(name, speed_variant.timed, Variant.train, WARM_UP_STEPS)
         for turn in range(turns):
-            say(f"turn {turn + 1} of {turns}, {per_turn} step{'s' if per_turn > 1 else ''} per variant")
+            say(f"turn {turn + 1} of {turns}, {count(per_turn, 'step')} per variant")
             for name in recipes:
                 # the other variants have replaced the content of the processor's caches
                 ask(name, speed_variant.timed, Variant.train, 1)

@@ -23,7 +23,8 @@ from bench.config.numerics import numerics_versions
 from bench.config.registry import Registry, shipped_recipes
 from bench.config.schema import Recipe
 from bench.config.suite import BASELINE, Suite
-from bench.report.records import History, PublishedRun, write_runs
+from bench.report.records import write_runs
+from bench.runs.finished import FinishedRun, History
 from bench.runs.folder import RunFolder
 from bench.runs.record import (
     HISTORY_COLUMNS,
@@ -39,7 +40,7 @@ from bench.runs.record import (
 DIVERGING = 0.02  # share of the runs
 
 
-def runs_of_suite(registry: Registry, suite: Suite, count: int, seed: int = 0) -> list[PublishedRun]:
+def runs_of_suite(registry: Registry, suite: Suite, count: int, seed: int = 0) -> list[FinishedRun]:
     """`count` runs of a suite, in its order and that of the seeds, spread evenly over its recipes; repeatable by `seed`.
 
     In a suite of more than eight recipes, the last cell has no runs, nor has the last method of the cell before it; the
@@ -65,14 +66,14 @@ def runs_of_suite(registry: Registry, suite: Suite, count: int, seed: int = 0) -
     return out
 
 
-def quick_run(method: str, seed: int, accuracies: Sequence[float] = (80.0, 90.0), **changes: object) -> PublishedRun:
+def quick_run(method: str, seed: int, accuracies: Sequence[float] = (80.0, 90.0), **changes: object) -> FinishedRun:
     """A run of the suite `quick`; arguments as of `make_run`."""
     registry = Registry()
     recipe = registry.compose(f"deit_micro/digits/{method}", suite=registry.suite("quick"), seed=seed)
     return make_run("quick", recipe, accuracies, **changes)
 
 
-def three_seeds(**changes: object) -> list[PublishedRun]:
+def three_seeds(**changes: object) -> list[FinishedRun]:
     """Three seeds of baseline and guided with gains of 10, 12 and 8 points; changes: of the records of guided."""
     baseline = [quick_run("baseline", seed, [last + 1, last]) for seed, last in enumerate((80.0, 82.0, 84.0))]
     guided = [quick_run("guided", seed, [last + 1, last], **changes) for seed, last in enumerate((90.0, 94.0, 92.0))]
@@ -105,7 +106,7 @@ def make_run(
     diverged: bool = False,
     losses: Sequence[float] | None = None,
     **changes: object,
-) -> PublishedRun:
+) -> FinishedRun:
     """A run of a recipe with these test accuracies in %, one per epoch.
 
     Args:
@@ -131,7 +132,7 @@ def make_run(
                 _digest(recipe.data.name),
                 recipe.data.classes or 10,
                 recipe.data.train_images or 5000,
-                recipe.data.test_images or 1000,
+                10**6,  # of which every accuracy here is a whole number
                 None,
                 "holdout" if recipe.data.holdout else "test",
             ),
@@ -162,10 +163,10 @@ def make_run(
         "test_accuracy": accuracies,
         "images_per_second": [record.images_per_second] * record.epochs,
     }
-    return PublishedRun(suite, record, history)
+    return FinishedRun(suite, record, history)
 
 
-def finish(results: Path, run: PublishedRun, recipe: Recipe | None = None) -> RunFolder:
+def finish(results: Path, run: FinishedRun, recipe: Recipe | None = None) -> RunFolder:
     """Leave a run as a finished one of this machine below a results folder. recipe: if it is not one of suite quick."""
     registry = Registry()
     recipe = recipe or registry.compose(run.record.id, suite=registry.suite("quick"))
@@ -191,7 +192,7 @@ def make_teacher(recipe: Recipe, **changes: object) -> TeacherSummary:
     return TeacherSummary(**{**asdict(summary), **changes})
 
 
-def history_rows(run: PublishedRun) -> list[HistoryRow]:
+def history_rows(run: FinishedRun) -> list[HistoryRow]:
     """The history of a run as `RunFolder.write_history` takes it."""
     return [
         dict(zip(HISTORY_COLUMNS, values, strict=True))
@@ -211,7 +212,7 @@ class _Level:
         self.images_per_second = rng.uniform(1500, 9000)
 
 
-def _random_run(suite: str, recipe: Recipe, level: _Level, diverged: bool, rng: np.random.Generator) -> PublishedRun:
+def _random_run(suite: str, recipe: Recipe, level: _Level, diverged: bool, rng: np.random.Generator) -> FinishedRun:
     guided = recipe.teacher is not None
     epochs = int(rng.integers(1, recipe.train.epochs)) if diverged else recipe.train.epochs
     final = level.baseline + guided * level.gain + rng.normal(0, 0.4)

@@ -14,8 +14,8 @@ import yaml
 from bench.__main__ import main
 from bench.config.registry import Registry
 from bench.report import committed
-from bench.report.commands import write_local
 from bench.report.committed import check_committed, write_committed
+from bench.report.local import write_local
 from bench.report.records import read_runs, records_path, write_runs
 from tests.helpers.synthetic import finish, make_run, quick_run, three_seeds
 
@@ -125,7 +125,7 @@ def test_a_report_of_this_machine_writes_below_local_alone_and_needs_no_torch(lo
     command = [sys.executable, "-X", "importtime", "-m", "bench", "report", "--results-dir", str(local)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and "92.00 ± 2.00" in done.stdout and " torch" not in done.stderr
-    assert "1 run of this machine belongs to no suite: `python -m bench compare ID…`" in done.stdout
+    assert "1 finished run here is in no suite: `python -m bench compare ID…`" in done.stdout
     assert [path.name for path in local.iterdir()] == ["local"]
     assert (local / "local" / "index.html").is_file() and len(read_runs(local / "local", "quick")) == 6
 
@@ -133,8 +133,8 @@ def test_a_report_of_this_machine_writes_below_local_alone_and_needs_no_torch(lo
 def test_runs_of_this_machine_are_united_with_published_ones(results):
     finish(results, quick_run("guided", 3, (90.0, 98.0)))
     finish(results, quick_run("guided", 0, (90.0, 98.0), libraries={"torch": "9"}))
-    (alone,), _ = write_local(registry, results)
-    (together,), _ = write_local(registry, results, with_published=True)
+    (alone,) = write_local(registry, results)
+    (together,) = write_local(registry, results, with_published=True)
     assert alone.cells["seeds"].tolist() == [0, 2] and together.cells["seeds"].tolist() == [3, 4]
     assert together.cells["last_mean"].tolist()[1] == (98 + 94 + 92 + 98) / 4  # seed 0 counts once: this machine's
     notes = " ".join(together.remarks)
@@ -176,8 +176,8 @@ def test_options_that_cannot_be(results, capsys):
         (["--suite", "quick"], "write python -m bench report quick"),
         (["deit_micro/digits/kd"], "no run of deit_micro/digits/kd has finished"),
         ([], "no run below"),
-        (["--check", "--results-dir", str(results / "quick")], "no suite has committed records"),
+        (["--check", "--results-dir", str(results / "quick")], "no suite has published records"),
     ):
         assert main(["report", "--results-dir", str(results), *options]) == 2
         assert words in capsys.readouterr().err
-    assert write_local(registry, results / "empty", ["quick"]) == ([], 0) and not (results / "empty").exists()
+    assert write_local(registry, results / "empty", ["quick"]) == [] and not (results / "empty").exists()

@@ -1,4 +1,4 @@
-"""`publish` and `merge`: what joins the committed results, what is a reproduction, and what is refused."""
+"""`publish` and `merge`: what joins the published results, what is a reproduction, and what is refused."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_publish_takes_over_new_seeds_and_keeps_committed_ones(results, capsys):
     assert bench("publish", "quick", "--results-dir", results) == 0
     said = capsys.readouterr().out
     assert "suite quick: 1 new run, 1 new reproduction" in said
-    assert "guided seed 1: another run" in said and "98.00 %: the committed one stays (publish --replace" in said
+    assert "guided seed 1: another run" in said and "98.00 %: the published one stays (publish --replace" in said
     assert accuracies(read_runs(results, "quick")) == {**before, ("guided", 3): 98.0}
     assert accuracies(read_runs(results, "quick", REPRODUCTIONS)) == {("guided", 0): 98.0}
     table = (results / "quick" / "table.md").read_text()

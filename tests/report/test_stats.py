@@ -11,7 +11,7 @@ from scipy.stats import ttest_rel
 
 from bench.config.parse import SourcedValue
 from bench.config.registry import Registry
-from bench.report.frame import curves_frame, runs_frame
+from bench.report.frame import RUN, curves_frame, runs_frame
 from bench.report.stats import REACH, paired_interval, pairs_frame, verdict
 from bench.report.suite_report import build_suite_report
 from bench.runs.record import Hardware, Precision
@@ -30,7 +30,8 @@ def cells(*runs, suite=suite):
 
 
 def pairs(*runs, reference="baseline"):
-    return pairs_frame(runs_frame(runs), curves_frame(runs), reference).set_index(["method", "seed"])
+    frame = runs_frame(runs)
+    return pairs_frame(frame, curves_frame(frame[[*RUN, "diverged"]], runs), reference).set_index(["method", "seed"])
 
 
 def test_a_run_is_a_row_of_a_frame():

@@ -153,10 +153,10 @@ def test_varied_values_are_named_in_every_table(tmp_path):
     recipes, varied = varied_suite(tmp_path)
     built = build_suite_report(recipes, varied, runs_of_suite(recipes, varied, 12))
     table = tables.accuracy_table(built)
-    assert table["setting"].tolist() == ["data.train_limit=100"] * 2 + ["data.train_limit=1000"] * 2
-    assert "setting" not in tables.accuracy_table(report(three_seeds()))
+    assert table["variant"].tolist() == ["data.train_limit=100"] * 2 + ["data.train_limit=1000"] * 2
+    assert "variant" not in tables.accuracy_table(report(three_seeds()))
     text, headline = documents.markdown(built), "\n".join(documents.headline(built))
-    assert text.count("`data.train_limit=1000`") == 1 + 3 * 2 + 6 and text.count("| setting ") == 5
+    assert text.count("`data.train_limit=1000`") == 1 + 3 * 2 + 6 and text.count("| variant ") == 5
     assert headline.count("`data.train_limit=100`") == 1 and "Varied: data.train\\_limit." in headline
     assert r"deit\_micro & data.train\_limit=100 & baseline & " in documents.latex(built)
     assert r"\begin{tabular}{lllr" in documents.latex(built)

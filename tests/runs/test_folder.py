@@ -37,7 +37,7 @@ def test_a_record_is_read_back_from_its_file(tmp_path):
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
-        ("schema", RECORD_SCHEMA - 1, "move it away and run again; committed records are then published anew"),
+        ("schema", RECORD_SCHEMA - 1, "move it away and run again; published records are then published anew"),
         ("schema", 99, "written by a later version of the suite (schema 99, this one reads 3): update the suite"),
         ("numerics", None, "numerics is None"),
         ("id", None, "id is None"),

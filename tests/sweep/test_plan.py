@@ -11,7 +11,7 @@ from pathlib import Path
 from bench.config.numerics import numerics_versions
 from bench.config.registry import Registry, shipped_recipes
 from bench.locks import cache_folder, exclusive
-from bench.runs.folder import runs_in_no_suite
+from bench.report.records import runs_in_no_suite
 from bench.runs.record import Hardware, run_key
 from bench.sweep import commands
 from bench.sweep.job import Outcome, read_result
@@ -275,5 +275,5 @@ def test_runs_in_no_suite_are_counted(quick, capsys):
     assert runs_in_no_suite(registry, quick.results) == []
     quick.finish(other)
     assert runs_in_no_suite(registry, quick.results) == [quick.folder(other).path]
-    words = "1 finished run here is in no suite: python -m bench compare ID"
+    words = "1 finished run here is in no suite: `python -m bench compare ID"
     assert words in call(capsys, "bench", "plan", "quick", "--results-dir", quick.results)[1]

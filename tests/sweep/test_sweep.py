@@ -100,7 +100,7 @@ def test_runs_whose_data_are_here_do_not_wait_for_a_missing_dataset(recipes, tmp
     done = command(*words)
     assert done.returncode == 3 and "4 runs: 1 waiting for a teacher, 1 to run, 2 cannot run" in done.stdout
     assert re.search(r"\[./3\] deit_micro/digits/baseline seed 0: \d", done.stdout)
-    assert "error: suite one_missing: not all of its runs can run: dataset 'folder:pets': not in" in done.stderr
+    assert "error: suite one_missing: not all runs can run: dataset 'folder:pets': not in" in done.stderr
 
 
 def test_a_run_that_diverges_is_finished_and_not_run_again(recipes, tmp_path):
@@ -133,7 +133,10 @@ def test_a_run_of_other_code_is_run_again_with_stale_only(recipes, tmp_path):
     paths[1].write_text(before[1].replace('"models.vit": 1', '"models.vit": 0'))
     kept = command(*words, check=True).stdout
     assert "recorded with other code: 1 run; --stale runs them again" in kept and "[" not in kept
-    assert "- 1 of 2 runs is recorded with other code (models.vit 0, now 1): " in (tmp_path / "short/table.md").read_text()
+    assert (
+        "- 1 of 2 runs is recorded with other code (models.vit 0, now 1): "
+        in (tmp_path / "local/short/table.md").read_text()
+    )
     again = command(*words, "--stale", check=True).stdout
     assert "[1/1] deit_micro/digits/baseline seed 1: " in again
     assert paths[0].read_text() == before[0]

@@ -31,7 +31,7 @@ from bench.config.suite import BASELINE, Suite
 from bench.report import tables
 from bench.report.figures.base import DARK, LIGHT, method_style
 from bench.report.frame import CELL, RUN
-from bench.report.published import MARKS
+from bench.report.papers import MARKS
 from bench.report.suite_report import SuiteReport
 
 PARTS = Path(__file__).parent

@@ -1,6 +1,6 @@
-"""Published numbers, and which of them a recipe's runs may be compared with.
+"""Numbers that papers have published, and which of them a recipe's runs may be compared with.
 
-`published.csv` beside this file has one number per row: the work, the method, what it was measured on, and where it was
+`papers.csv` beside this file has one number per row: the work, the method, what it was measured on, and where it was
 read (`source`). `top1` is the accuracy of the best test epoch in %, `gain` is over the work's own baseline, in points.
 `provenance` is `first-hand` (the authors' own), `second-hand` (quoted by others) or `independent rerun`.
 """
@@ -25,8 +25,8 @@ MARKS = {"first-hand": "", "independent rerun": "‡", "second-hand": "†"}  # 
 
 @functools.cache
 def numbers() -> pd.DataFrame:
-    """All rows of published.csv, the authors' own first, and among equals those of arXiv 2207.10026."""
-    rows = pd.read_csv(Path(__file__).with_name("published.csv"), dtype={"resolution": "str", "epochs": "str"})
+    """All rows of papers.csv, the authors' own first, and among equals those of arXiv 2207.10026."""
+    rows = pd.read_csv(Path(__file__).with_name("papers.csv"), dtype={"resolution": "str", "epochs": "str"})
     by_provenance = rows["provenance"].map(list(MARKS).index)
     order = by_provenance * 2 + ~rows["work"].str.startswith("LG ")
     return rows.iloc[order.argsort(kind="stable")].reset_index(drop=True)

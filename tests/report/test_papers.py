@@ -5,7 +5,7 @@ import pytest
 
 from bench.config.registry import Registry
 from bench.config.suite import Suite
-from bench.report.published import MARKS, numbers, published_frame
+from bench.report.papers import MARKS, numbers, published_frame
 from bench.report.suite_report import build_suite_report
 from bench.runs.record import DatasetSummary
 from tests.helpers.synthetic import make_run

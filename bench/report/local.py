@@ -1,0 +1,107 @@
+"""This machine's results: `results/local/<suite>/` with records, tables and figures, and the page of all its suites."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Unpack
+
+from bench.cli import count
+from bench.config.registry import Registry
+from bench.config.schema import RecipeError
+from bench.config.suite import Suite
+from bench.report.committed import read_committed
+from bench.report.definition import find_suite, stored_suites, write_definition
+from bench.report.output import FigureOptions, draw, write_if_changed, write_suite
+from bench.report.page import render_page
+from bench.report.records import current_runs, local_runs, write_runs
+from bench.report.suite_report import SuiteReport
+from bench.report.unite import unite
+from bench.runs.folder import LOCAL
+
+LOG = logging.getLogger(__name__)
+
+
+def write_local(
+    registry: Registry,
+    results: str | Path,
+    names: Sequence[str] | None = None,
+    *,
+    with_published: bool = False,
+    **figures: Unpack[FigureOptions],
+) -> list[SuiteReport]:
+    """Write records, tables and figures of this machine's runs to `results/local/<suite>/`, and the page of all its suites.
+
+    Args:
+        names: suites that are written, if they have runs; None: all that have.
+        with_published: draw them together with the published runs.
+
+    Raises:
+        RecipeError: a named suite is unknown, or a run is damaged.
+    """
+    results = Path(results)
+    local = results / LOCAL
+    known = {*registry.names("suites"), *stored_suites(local), *(stored_suites(results) if with_published else ())}
+    reports = {}
+    for name in sorted(known | set(names or ())):
+        try:
+            report = _draw(registry, results, name, with_published)
+        except RecipeError as error:
+            if names is None or name in names:
+                raise
+            LOG.warning(f"suite {name} is left out of the page: {error}")
+            continue
+        if report is not None:
+            reports[name] = report
+    chosen = [name for name in reports if names is None or name in names]
+    for name in chosen:
+        write_suite(reports[name], local / name, **figures)
+    if reports:
+        write_if_changed(local / "index.html", render_page(list(reports.values())))
+    return [reports[name] for name in chosen]
+
+
+def _draw(registry: Registry, results: Path, name: str, with_published: bool) -> SuiteReport | None:
+    """The report of a suite, None if it has no runs. Its runs of this machine are stored with its definition."""
+    local = results / LOCAL
+    suite = find_suite(registry, name, local / name, results / name)
+    if runs := local_runs(registry, suite, results):
+        write_definition(suite, local / name)
+        write_runs(runs, local, name)
+    committed = current_runs(registry, suite, read_committed(results, name)) if with_published else []
+    united = unite([*runs, *committed])
+    if not united.runs:
+        return None
+    published = sum(run not in runs for run in united.runs)
+    note = [f"{published} of {count(len(united.runs), 'run')} are published ones."] if published else []
+    return draw(registry, suite, united, note)
+
+
+def write_selection(
+    registry: Registry,
+    suites: Sequence[Suite],
+    results: str | Path,
+    *,
+    with_published: bool = False,
+    **figures: Unpack[FigureOptions],
+) -> tuple[list[SuiteReport], list[Path]]:
+    """Write the results of suites that a command selects. Those of no suite's file have a folder and a page of their own.
+
+    with_published: see `write_local`; only suites with a file can have published runs.
+
+    Returns:
+        (a report for each suite that has runs, the pages).
+    """
+    results, reports, pages = Path(results), [], []
+    if names := [suite.name for suite in suites if suite.name == suite.file]:
+        reports += write_local(registry, results, names, with_published=with_published, **figures)
+        pages += [results / LOCAL / "index.html"] if reports else []
+    for suite in suites:
+        if suite.name != suite.file and suite.guidance and (runs := local_runs(registry, suite, results)):
+            report, folder = draw(registry, suite, unite(runs)), results / LOCAL / suite.name
+            write_suite(report, folder, **figures)
+            write_if_changed(folder / "index.html", render_page([report], in_folder=True))
+            reports.append(report)
+            pages.append(folder / "index.html")
+    return reports, pages
