@@ -1,6 +1,6 @@
 """What speaks against a run before its dataset is decoded, without torch: `plan`, `sweep`, `doctor` and `run` ask here.
 
-What needs a network is in bench/train/preflight.py.
+What needs torch, to build the networks, is in bench/train/preflight.py.
 """
 
 from __future__ import annotations

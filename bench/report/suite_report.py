@@ -60,13 +60,13 @@ class SuiteReport:
         return [self.protocol_note, *self.notes]
 
 
-def build_suite_report(registry: Registry, suite: Suite, published_runs: Sequence[FinishedRun]) -> SuiteReport:
+def build_suite_report(registry: Registry, suite: Suite, finished: Sequence[FinishedRun]) -> SuiteReport:
     """The report of a suite from its runs, of which there must be at least one."""
     guidance = tuple(sorted(suite.guidance, key=lambda name: name != suite.reference))
     suite = dataclasses.replace(suite, guidance=guidance)
-    recipes = suite_recipes(registry, suite, published_runs)
+    recipes = suite_recipes(registry, suite, finished)
     by_recipe: dict[tuple[str, str], list[FinishedRun]] = {}
-    for run in published_runs:
+    for run in finished:
         by_recipe.setdefault((run.record.id, run.record.hash), []).append(run)
     placed = [(run, one.variant) for one, recipe in recipes for run in by_recipe.get((one.id, recipe.hash), ())]
     members, variants = [run for run, _ in placed], [variant for _, variant in placed]
@@ -77,7 +77,7 @@ def build_suite_report(registry: Registry, suite: Suite, published_runs: Sequenc
     settings = {key: str(given.value) for key, given in suite.overrides}
     distinct = runs.drop_duplicates(["id", "hash", "seed"])
     notes = [*_deviations(suite, recipes, distinct), *_comparison_notes(distinct), *_pairing_notes(suite, cells)]
-    notes += _stale_note((recipe for _, recipe in recipes), published_runs)
+    notes += _stale_note((recipe for _, recipe in recipes), finished)
     protocol = _protocol_note(suite, recipes, settings)
     return SuiteReport(suite, recipes, runs, curves, pairs, cells, published, settings, protocol, notes)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import importlib
 import json
 import logging
@@ -175,6 +176,8 @@ def _run(registry: Registry, suites: Sequence[Suite], arguments: argparse.Namesp
     request = SlurmRequest.from_options(arguments) if on_cluster else refuse_slurm_options(arguments)
     slots = [] if on_cluster else make_slots(arguments.gpus_per_run, arguments.runs_per_gpu)
     plan, title = _plan(registry, suites, arguments), _named(suites)
+    if arguments.seeds is not None:  # recipes without a suite are complete with these
+        suites = [dataclasses.replace(one, seeds=tuple(range(arguments.seeds))) if one.recipes else one for one in suites]
     jobs = plan.jobs
     at_once = len(slots) or min(arguments.array_parallelism or len(jobs), len(jobs))
     options = _shared_options(arguments)
