@@ -50,6 +50,11 @@ class Preflight:
         if found is not None:
             check_dataset(recipe, found)
 
+    def training_images(self, of: Data, data: Data) -> int | None:
+        """The number of images that a run on `data` trains on: `of` a checked recipe, or its teacher's. None: unknown."""
+        found = self._seen.get(of)
+        return len(found.training(data)) if isinstance(found, DecodedDataset) else None
+
     def problem(self, recipe: Recipe, world: int = 1) -> RecipeError | None:
         """What `check` raises, or None."""
         try:
