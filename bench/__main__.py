@@ -12,7 +12,11 @@ import importlib
 import sys
 from types import ModuleType
 
-from bench.cli import BAD_INPUT, DONE, STOPPED, input_error, say_error, set_up_logging
+from bench.packages import required_packages
+
+with required_packages():
+    from bench.cli import BAD_INPUT, DONE, STOPPED, input_error, say_error, set_up_logging
+    from bench.config.parse import nearest
 
 VERBS = {  # verb: (its module, help)
     "list": ("bench.commands", "the recipe ids, one per line"),
@@ -35,6 +39,7 @@ VERBS = {  # verb: (its module, help)
 }
 
 
+@required_packages()
 def main(words: list[str] | None = None) -> int:
     """Run a verb and turn errors into a sentence and an exit code."""
     words = sys.argv[1:] if words is None else words
@@ -67,6 +72,8 @@ def _parse(verb: str | None, module: ModuleType | None, words: list[str]) -> arg
         verbs = out.add_subparsers(dest="verb", required=True, metavar="VERB")
         for name, (_, text) in VERBS.items():
             verbs.add_parser(name, help=text)
+        if words and not words[0].startswith("-"):
+            out.error(f"unknown verb {words[0]!r}; known: {', '.join(VERBS)}{nearest(words[0], VERBS)}")
         return out.parse_args(words)
     out = argparse.ArgumentParser(prog=f"python -m bench {verb}", description=VERBS[verb][1])
     out.set_defaults(verb=verb)
@@ -74,7 +81,8 @@ def _parse(verb: str | None, module: ModuleType | None, words: list[str]) -> arg
     arguments, others = out.parse_known_args(words[1:])
     # argparse takes the words before the first option only
     if others and (any(word.startswith("-") for word in others) or not hasattr(arguments, "what")):
-        out.error(f"unrecognized arguments: {' '.join(others)}")
+        wrong = next((word.partition("=")[0] for word in others if word.startswith("-")), others[0])
+        out.error(f"unrecognized arguments: {' '.join(others)}{nearest(wrong, list(out._option_string_actions))}")
     if others:
         arguments.what += others
     return arguments

@@ -11,8 +11,12 @@ import yaml
 
 from bench.cli import DONE, add_recipe_options, add_recipes_dir, compose, matches
 from bench.config.json_schema import recipe_files_schema
+from bench.config.parse import short_repr
 from bench.config.registry import Registry
+from bench.config.schema import RecipeError
 from bench.storage import write_text
+
+NO_DATA_HELP = "accepted as by other verbs, and not used: recipes do not depend on the data folder"
 
 
 def add_list_options(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +25,7 @@ def add_list_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--suite", metavar="NAME", help="only those of a suite")
     parser.add_argument("--teachers", action="store_true", help="the teachers that the suites need instead")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--data-dir", metavar="DIR", help=NO_DATA_HELP)
     add_recipes_dir(parser)
 
 
@@ -32,7 +37,11 @@ def run_list(arguments: argparse.Namespace) -> int:
         ids = list(dict.fromkeys(teacher for name in suites for teacher in registry.teachers(registry.suite(name))))
     else:
         ids = registry.suite(arguments.suite).ids if arguments.suite is not None else registry.ids()
-    ids = [one for one in ids if matches(one, arguments.what)]
+    if not (ids := [one for one in ids if matches(one, arguments.what)]):
+        texts = ", ".join(map(short_repr, arguments.what))
+        raise RecipeError(
+            f"list {texts}: no id has this text or matches this glob; list --suite NAME prints those of a suite"
+        )
     print(json.dumps(ids, indent=2) if arguments.json else "\n".join(ids))
     return DONE
 
@@ -41,6 +50,7 @@ def add_show_options(parser: argparse.ArgumentParser) -> None:
     """The options of `show`."""
     parser.add_argument("recipe", metavar="ID")
     add_recipe_options(parser)
+    parser.add_argument("--data-dir", metavar="DIR", help=NO_DATA_HELP)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--parameters", action="store_true", help="build the network: its parameters and feature maps")
 

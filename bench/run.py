@@ -19,8 +19,11 @@ if not __package__:
     # Started as a file, so Python put bench/ on the path, where `data` or `models` would be top-level modules.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from bench.cli import add_folders, add_settings
-from bench.train.main import main
+from bench.packages import required_packages
+
+with required_packages():
+    from bench.cli import add_folders, add_settings
+    from bench.train.main import main
 
 
 def parser() -> argparse.ArgumentParser:

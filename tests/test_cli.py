@@ -6,11 +6,12 @@ import json
 
 import pytest
 
+from bench import packages
 from bench.__main__ import VERBS
 from bench.config.registry import Registry
 from tests.helpers.commands import assert_sentence, call
 from tests.helpers.hostile import HOSTILE
-from tests.helpers.process import TINY, command, refused
+from tests.helpers.process import ROOT, TINY, command, refused
 
 registry = Registry()
 
@@ -87,6 +88,8 @@ def test_list_and_show_print_ids_and_recipes(capsys):
     assert json.loads(quick) == ["deit_micro/digits/baseline", "deit_micro/digits/guided"]
     some = call(capsys, "bench", "list", "micro/digits/guided", "--suite", "quick", "pit*")[1]
     assert some.split() == ["deit_micro/digits/guided"]
+    code, _, errors = call(capsys, "bench", "list", "garden", "--data-dir", "none")
+    assert code == 2 and "'garden': no id has this text" in errors and "--suite NAME" in errors
     globs = call(capsys, "bench", "list", "pit_tiny/cifar10/k*", "cvt_13/chaoyang/baseline")[1]
     assert globs.split() == ["cvt_13/chaoyang/baseline", "pit_tiny/cifar10/kd"]
     paper = call(capsys, "bench", "list", "--suite", "paper", "--teachers")[1]
@@ -101,6 +104,27 @@ def test_list_and_show_print_ids_and_recipes(capsys):
 def test_wrong_options_print_the_usage_of_their_verb(verb, capsys):
     code, _, errors = call(capsys, "bench", verb, "--no-such-option", "x")
     assert code == 2 and errors.startswith(f"usage: python -m bench {verb} ")
+
+
+def test_a_missing_package_is_one_sentence_with_the_remedy(monkeypatch, capsys):
+    for words in (["-m", "bench", "plan", "quick"], ["bench/run.py", "--recipe", "deit_micro/digits/guided"]):
+        refused(command("-S", *words), "is not installed for this Python")  # without site-packages
+    for venv, remedy in ((ROOT / "bench", "source bench/bin/activate"), (ROOT / "none", "pip install -c constraints.txt")):
+        monkeypatch.setattr(packages, "VENV", venv)
+        monkeypatch.chdir(ROOT)
+        with pytest.raises(SystemExit, match="2"), packages.required_packages():
+            raise ModuleNotFoundError("No module named 'yaml'", name="yaml")
+        assert remedy in capsys.readouterr().err
+    with pytest.raises(ModuleNotFoundError), packages.required_packages():
+        raise ModuleNotFoundError("No module named 'bench.x'", name="bench.x")
+    monkeypatch.setattr("sys.prefix", str(ROOT / "none"))
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
+    assert packages.activation_note().endswith(": source none/bin/activate")
+
+
+def test_a_word_that_is_nearly_right_gets_a_proposal(capsys):
+    assert "did you mean 'plan'?" in call(capsys, "bench", "pln", "quick")[2]
+    assert "did you mean '--seeds'?" in call(capsys, "bench", "plan", "quick", "--sed=3")[2]
 
 
 def test_real_command_lines_refuse_bad_input(tmp_path):
@@ -118,7 +142,11 @@ def test_real_command_lines_refuse_bad_input(tmp_path):
         ([*baseline, *TINY[:4], "--set", "train.weight_decay=1001"], "train.weight_decay", "0 to 1000"),
         ([*baseline, "--data-dir", tmp_path / "none"], "none: no such folder"),
         (["-m", "bench", "show", "deit_tony/cifar10/guided"], "deit_tony"),
-        (["-m", "bench", "list", "--suite", "slow"], "slow", "known: cifar10, paper, quick"),
+        (
+            ["-m", "bench", "list", "--suite", "slow"],
+            "slow",
+            "known: cifar10, paper, quick; one of your own needs --recipes-dir",
+        ),
     ):
         refused(command(*options), *sentence)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["models"]

@@ -13,7 +13,7 @@ from tests.helpers.process import ROOT
 
 BENCH = ROOT / "bench"
 MODULES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in BENCH.rglob("*.py")}
-GROUND = ("config", "storage", "locks", "rng", "cores")
+GROUND = ("config", "storage", "locks", "rng", "cores", "packages")
 # {package or module of bench: what it may import of bench, beside itself and the ground}
 ALLOWED = {
     **dict.fromkeys(GROUND, ()),

@@ -22,7 +22,7 @@ from bench.config.methods import (
 from bench.config.names import split_id
 from bench.config.params import ModelParams, Params
 from bench.config.parse import RENAMED_METHODS, SourcedValue, check_known, fail_at, flatten, nearest, read_value
-from bench.config.plugins import NAME, NO_PLUGINS, PluginFiles, read_plugin
+from bench.config.plugins import NAME, NO_PLUGINS, PluginFiles, explained, read_plugin
 from bench.config.schema import (
     SECTIONS,
     SHARED_WITH_TEACHER,
@@ -241,7 +241,8 @@ def _read_params(
         else:
             default = list(f.default) if isinstance(f.default, tuple) else f.default
             values[f.name] = read_value(cls, f.name, SourcedValue(default, where), f"default of {f.name}")
-    return cls(**values)
+    with explained(cls.plugin):  # it may have checks of its own
+        return cls(**values)
 
 
 def recipe_from_dict(content: Any, where: str, plugins: PluginFiles = NO_PLUGINS) -> Recipe:

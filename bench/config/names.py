@@ -47,10 +47,10 @@ def external_content(kind: str, name: str, needed_by: str) -> dict[str, Any] | N
     if kind == "models":
         # the drop path rate of the paper's students; feature layers are chosen from the network itself
         return {"model": {"builder": "any_timm", "timm": inner, "drop_path_rate": 0.1}}
-    data: dict[str, Any] = {"short_side": 512, "licence": "the source's own"}
+    data: dict[str, Any] = {"short_side": 512}
     if source == "folder":
         archives = [f"{inner}{ending}" for ending in (".zip", ".tar", ".tar.gz", ".tgz")]
         data |= {"source": "files", "layout": "class_folders", "places": [inner, *archives]}
     else:
-        data |= {"source": "hub", "layout": "parquet", "places": [inner], "hub": inner}
+        data |= {"source": "hub", "layout": "parquet", "places": [inner], "hub": inner, "licence": "the source's own"}
     return {"data": data, "teacher": {"model": {"name": "resnet56"}}}

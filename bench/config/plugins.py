@@ -90,7 +90,7 @@ def explained(plugin: Plugin | None) -> Iterator[None]:
         yield
     except RecipeError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if plugin is None:
             raise
         raise RecipeError(f"{place(error) or plugin.path}: {type(error).__name__}: {first_line(error)}") from error

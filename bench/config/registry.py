@@ -75,9 +75,10 @@ class Registry:
                 raise RecipeError(f"{needed_by}guidance {name} is now {RENAMED_METHODS[name]}")
             # A name is only compared with the files that exist, so no id can point outside the folders.
             form = "" if re.fullmatch(NAME, name) else f" ({NAME_RULE})"
+            own = "; one of your own needs --recipes-dir (in Python recipes_dir)" if len(self._dirs) == 1 else ""
             raise RecipeError(
                 f"{needed_by}unknown {kind.removesuffix('s')} {short_repr(name)}{form}; known: {', '.join(known)}"
-                f"{nearest(name, known)}"
+                f"{nearest(name, known) or own}"
             )
         return next(p for d in reversed(self._dirs) if os.path.lexists(p := d / kind / f"{name}.yaml"))
 

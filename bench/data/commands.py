@@ -19,7 +19,7 @@ from bench.config.schema import Data, RecipeError
 from bench.data.decode import decoded_size
 from bench.data.sources import IncompleteDataset, file_patterns, find_or_fetch, locate, missing
 from bench.data.store import check_counts, open_dataset, open_store, state, store_folder, survey
-from bench.data.subsets import EVALUATED_ON, Images
+from bench.data.subsets import EVALUATED_ON, DecodedDataset, Images
 
 LOG = logging.getLogger(__name__)
 ACTIONS = {
@@ -116,10 +116,7 @@ def prepare(data: Data, data_dir: str | Path) -> list[str]:
     """Fetch and decode a dataset. Returns its description, line by line. Raises RecipeError as `open_dataset`."""
     dataset = open_dataset(data, data_dir)
     lines = [_describe(images, split) for split, images in dataset.splits.items()]
-    training, evaluation = len(dataset.training(data)), len(dataset.evaluation(data))
-    kind = EVALUATED_ON[dataset.evaluated_on(data)]
-    use = f"a run trains on {count(training, 'image')} and is evaluated on {count(evaluation, f'{kind} image')}"
-    return [*lines, f"{count(dataset.classes(data), 'class')}; {use}", f"fingerprint {dataset.fingerprint}"]
+    return [*lines, _use(dataset, data), f"fingerprint {dataset.fingerprint}"]
 
 
 def check(data: Data, data_dir: str | Path) -> tuple[list[str], list[str]]:
@@ -145,6 +142,8 @@ def check(data: Data, data_dir: str | Path) -> tuple[list[str], list[str]]:
     if left_out := contents.left_out:
         more = " …" if len(left_out) > LISTED_FILES else ""
         lines.append(f"left out, not images by their extensions: {', '.join(left_out[:LISTED_FILES])}{more}")
+    if not problems:
+        lines.append(_use(dataset, data))
     return [*lines, f"fingerprint {dataset.fingerprint}"], problems
 
 
@@ -154,6 +153,14 @@ def _origin(data: Data) -> str:
     if data.source == "torchvision":
         return f"torchvision.datasets.{data.torchvision}" + (f", or the hub: {data.hub}" if data.hub else "")
     return f"the hub: {data.hub}" if data.source == "hub" else data.ask or "the data folder"
+
+
+def _use(dataset: DecodedDataset, data: Data) -> str:
+    """How many images runs train on and are evaluated on."""
+    training, evaluation = len(dataset.training(data)), len(dataset.evaluation(data))
+    kind = EVALUATED_ON[dataset.evaluated_on(data)]
+    use = f"a run trains on {count(training, 'image')} and is evaluated on {count(evaluation, f'{kind} image')}"
+    return f"{count(dataset.classes(data), 'class')}; {use}"
 
 
 def _describe(images: Images, split: str) -> str:

@@ -1,6 +1,6 @@
 """What speaks against a run before its dataset is decoded, without torch: `plan`, `sweep`, `doctor` and `run` ask here.
 
-What needs a network is in bench/train/preflight.py.
+What needs torch, to build the networks, is in bench/train/preflight.py.
 """
 
 from __future__ import annotations
@@ -49,6 +49,11 @@ class Preflight:
             raise found
         if found is not None:
             check_dataset(recipe, found)
+
+    def training_images(self, of: Data, data: Data) -> int | None:
+        """The number of images that a run on `data` trains on: `of` a checked recipe, or its teacher's. None: unknown."""
+        found = self._seen.get(of)
+        return len(found.training(data)) if isinstance(found, DecodedDataset) else None
 
     def problem(self, recipe: Recipe, world: int = 1) -> RecipeError | None:
         """What `check` raises, or None."""

@@ -150,7 +150,8 @@ def _build(name: str, params: MethodParams, student: Sequence[Shape], teacher: S
     plugin = params.plugin
     if plugin is None:
         raise RecipeError(
-            f"guidance.method: {name} is a file of its author, which is not here: --recipes-dir names its folder"
+            f"guidance.method: {name} is a file of its author, which is not here: name its folder with --recipes-dir, in"
+            " Python with recipes_dir"
         )
     if hasattr(nn.ModuleDict(), name):
         raise RecipeError(f"{plugin.path}: {name} is a name that torch uses: rename the file")

@@ -110,7 +110,8 @@ def family(model: Model) -> ModuleType:
         return load(model.params.plugin)
     if model.builder not in builder_names():
         raise RecipeError(
-            f"model.builder: {model.builder} is a file of its author, which is not here: --recipes-dir names its folder"
+            f"model.builder: {model.builder} is a file of its author, which is not here: name its folder with"
+            " --recipes-dir, in Python with recipes_dir"
         )
     return importlib.import_module(f"bench.models.{model.builder}")
 

@@ -67,10 +67,10 @@ def local_runs(registry: Registry, suite: Suite, results: str | Path) -> list[Fi
         RecipeError: a run is damaged or was changed.
     """
     if suite.file is None or is_known(registry, suite.file):
-        folders = _folders_of((recipe for _, recipe in suite_recipes(registry, suite)), results)
-        runs = [run_from_folder(folder, suite.name) for folder in folders]
-        # a folder with another record is not that of a run of the suite
-        runs = [run for run, folder in zip(runs, folders, strict=True) if folder.name == _folder_name(run.record)]
+        folders = _folders_of(finished_runs(results), (recipe for _, recipe in suite_recipes(registry, suite)), results)
+        found = ((folder.name, run_from_folder(folder, suite.name)) for folder in folders)
+        # a folder with the record of another run does not count
+        runs = [run for name, run in found if name == f"{run.record.hash[:8]}-seed{run.record.seed}"]
     else:
         runs = read_runs(Path(results, LOCAL), suite.name)
     for run in runs:
@@ -100,7 +100,8 @@ def runs_in_no_suite(registry: Registry, results: str | Path) -> list[Path]:
     for name in {*registry.names("suites"), *stored_suites(local)} if others else ():
         with suppress(RecipeError):
             if is_known(registry, name):
-                others -= set(_folders_of((recipe for _, recipe in registry.suite_recipes(registry.suite(name))), results))
+                recipes = (recipe for _, recipe in registry.suite_recipes(registry.suite(name)))
+                others.difference_update(_folders_of(others, recipes, results))
                 continue
             for record in (run.record for run in read_runs(local, name)):
                 others.discard(RunFolder(results, seedless_recipe(record).with_seed(record.seed)).path)
@@ -115,14 +116,10 @@ def other_runs_note(registry: Registry, results: str | Path) -> str | None:
     return f"{count(others, 'finished run')} here {verb} in no suite: `python -m bench compare ID…` compares recipes"
 
 
-def _folders_of(recipes: Iterable[Recipe], results: str | Path) -> list[Path]:
-    """The folders of this machine's finished runs of recipes, of any seed."""
+def _folders_of(folders: Iterable[Path], recipes: Iterable[Recipe], results: str | Path) -> list[Path]:
+    """Those of these folders of runs that are of one of these recipes, of any seed."""
     places = {(RunFolder(results, recipe).path.parent, recipe.hash[:8]) for recipe in recipes}
-    return [folder for folder in finished_runs(results) if (folder.parent, folder.name[:8]) in places]
-
-
-def _folder_name(record: Record) -> str:
-    return f"{record.hash[:8]}-seed{record.seed}"
+    return [folder for folder in folders if (folder.parent, folder.name[:8]) in places]
 
 
 def current_runs(registry: Registry, suite: Suite, runs: Sequence[FinishedRun]) -> list[FinishedRun]:

@@ -65,13 +65,13 @@ class SuiteReport:
 
 
 def build_suite_report(
-    registry: Registry, suite: Suite, published_runs: Sequence[FinishedRun], reproductions: Sequence[FinishedRun] = ()
+    registry: Registry, suite: Suite, finished: Sequence[FinishedRun], reproductions: Sequence[FinishedRun] = ()
 ) -> SuiteReport:
     """The report of a suite from its runs, of which there must be at least one, and reproductions of them."""
     guidance = tuple(sorted(suite.guidance, key=lambda name: name != suite.reference))
     suite = dataclasses.replace(suite, guidance=guidance)
-    recipes = suite_recipes(registry, suite, published_runs)
-    placed = _placed(recipes, published_runs)
+    recipes = suite_recipes(registry, suite, finished)
+    placed = _placed(recipes, finished)
     members, variants = [run for run, _ in placed], [variant for _, variant in placed]
     runs = runs_frame(members, variants)
     curves = curves_frame(runs[[*RUN, "diverged"]], members)[[*RUN, "diverged", "epoch", "test_accuracy"]]
@@ -81,7 +81,7 @@ def build_suite_report(
     distinct = runs.drop_duplicates(["id", "hash", "seed"])
     notes = [*_deviations(suite, recipes, distinct), *_comparison_notes(distinct), *_pairing_notes(suite, cells)]
     others = reproductions_frame(runs, pairs, _placed(recipes, reproductions), suite.reference)
-    notes += [*_stale_note((recipe for _, recipe in recipes), published_runs), *reproduction_notes(others)]
+    notes += [*_stale_note((recipe for _, recipe in recipes), finished), *reproduction_notes(others)]
     said = _protocol_note(suite, recipes), _settings_note(suite, settings)
     return SuiteReport(suite, recipes, runs, curves, pairs, cells, published, others, settings, *said, notes)
 

@@ -55,11 +55,13 @@ class FinishedRun:
         if record.recipe.get("id") != record.id:
             return f"{self.name}: its id is not that of its recipe"
         try:
-            hash_now = seedless_recipe(record).hash
+            recipe = seedless_recipe(record)
         except RecipeError as error:
             return f"{self.name}: its recipe cannot be read ({error})"
-        if hash_now != record.hash:
-            return f"{self.name}: its hash {record.hash[:8]} is not that of its recipe, {hash_now[:8]}"
+        if recipe.hash != record.hash:
+            return f"{self.name}: its hash {record.hash[:8]} is not that of its recipe, {recipe.hash[:8]}"
+        if (record.teacher and record.teacher.hash) != (recipe.teacher and recipe.teacher.hash):
+            return f"{self.name}: its teacher is not that of its recipe"
         if not record.diverged and (record.last_accuracy, record.best_accuracy) != (accuracies[-1], max(accuracies)):
             return f"{self.name}: its last or best accuracy is not that of its history"
         if not record.diverged and accuracies[record.best_epoch - 1] != record.best_accuracy:

@@ -91,7 +91,7 @@ def _card_data(record: Record, recipe: Recipe, in_timm: bool) -> ModelCardData:
         task_name="Image Classification",
         dataset_type=hub,
         dataset_name=dataset,
-        dataset_split=line(record.dataset.evaluated_on),
+        dataset_split="test" if record.dataset.evaluated_on == "test" else "train",  # of which a part was set aside
         metric_type="accuracy",
         metric_name=f"accuracy of the {recipe.select} epoch, %",
         metric_value=record.last_accuracy if recipe.select == "last" else record.best_accuracy,

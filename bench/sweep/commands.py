@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import importlib
 import json
 import logging
@@ -29,6 +30,7 @@ from bench.config.registry import Registry
 from bench.config.schema import RecipeError
 from bench.config.suite import Suite
 from bench.data.preflight import data_folder
+from bench.packages import activation_note
 from bench.report.records import other_runs_note, published_records
 from bench.runs.folder import LOCAL, old_runs_warning
 from bench.sweep.display import Display
@@ -46,7 +48,7 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     """The options of `plan`."""
     add_selection(parser)
     parser.add_argument("--suite", help=argparse.SUPPRESS)  # of earlier versions
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="for programs: docs/results.md has the fields")
     _add_run_options(parser)
 
 
@@ -98,8 +100,9 @@ def run_plan(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(as_dict(plan), indent=2))
         return DONE
-    print(as_text(plan, len(make_slots(arguments.gpus_per_run, arguments.runs_per_gpu))))
-    if (others := other_runs_note(registry, arguments.results_dir)) is not None:
+    print(as_text(plan, len(make_slots(arguments.gpus_per_run, arguments.runs_per_gpu)), _folder_options(arguments)))
+    # with ids, no suite was asked about
+    if all(suite.file for suite in suites) and (others := other_runs_note(registry, arguments.results_dir)) is not None:
         print(others)
     return DONE
 
@@ -159,7 +162,10 @@ def run_compare(arguments: argparse.Namespace) -> int:
 def run_sweep(arguments: argparse.Namespace) -> int:
     """Run what is not finished of suites or recipes, then draw the report. Returns DONE, FAILED or STOPPED."""
     registry = Registry(*arguments.recipes_dir)
-    return _run(registry, selected_suites(arguments, registry), arguments)
+    code = _run(registry, selected_suites(arguments, registry), arguments)
+    if (note := activation_note()) is not None:
+        print(note)
+    return code
 
 
 def _run(registry: Registry, suites: Sequence[Suite], arguments: argparse.Namespace) -> int:
@@ -170,11 +176,13 @@ def _run(registry: Registry, suites: Sequence[Suite], arguments: argparse.Namesp
     request = SlurmRequest.from_options(arguments) if on_cluster else refuse_slurm_options(arguments)
     slots = [] if on_cluster else make_slots(arguments.gpus_per_run, arguments.runs_per_gpu)
     plan, title = _plan(registry, suites, arguments), _named(suites)
+    if arguments.seeds is not None:  # recipes without a suite are complete with these
+        suites = [dataclasses.replace(one, seeds=tuple(range(arguments.seeds))) if one.recipes else one for one in suites]
     jobs = plan.jobs
     at_once = len(slots) or min(arguments.array_parallelism or len(jobs), len(jobs))
     options = _shared_options(arguments)
     if arguments.dry_run:
-        print(as_text(plan, at_once))
+        print(as_text(plan, at_once, _folder_options(arguments)))
         print("\ncommands, teachers and the longest runs first:" if jobs else "\nnothing is left to run")
         for job in Scheduler(jobs).waiting:
             print(" ".join(job.command(["python"], "bench/run.py", options)))
@@ -186,7 +194,7 @@ def _run(registry: Registry, suites: Sequence[Suite], arguments: argparse.Namesp
             f"{queued.name}: is job {queued.cluster_id} in the cluster's queue: --executor slurm follows it,"
             f" scancel {queued.cluster_id} ends it"
         )
-    print(f"{title},", "\n".join(summary(plan, at_once)), flush=True)
+    print(f"{title},", "\n".join(summary(plan, at_once, _folder_options(arguments))), flush=True)
     scheduler = Scheduler(jobs, arguments.retries, on_cluster)
     if jobs:
         if on_cluster:
@@ -235,11 +243,15 @@ def _report(registry: Registry, suites: Sequence[Suite], plan: Plan, arguments: 
 
 def _shared_options(arguments: argparse.Namespace) -> list[str]:
     """The words that the command lines of all jobs share."""
-    options = ["--results-dir", arguments.results_dir]
-    options += ["--data-dir", arguments.data_dir] if arguments.data_dir else []
+    options = ["--results-dir", arguments.results_dir, *_folder_options(arguments)]
     options += ["--stale"] if arguments.stale else []
-    options += [word for folder in arguments.recipes_dir for word in ("--recipes-dir", folder)]
     return options + [word for name in arguments.tracker for word in ("--tracker", name)]
+
+
+def _folder_options(arguments: argparse.Namespace) -> list[str]:
+    """The words that name the user's folders of data and recipes."""
+    options = ["--data-dir", arguments.data_dir] if arguments.data_dir else []
+    return options + [word for folder in arguments.recipes_dir for word in ("--recipes-dir", folder)]
 
 
 def _run_jobs(scheduler: Scheduler, executor: Executor, display: Display, detach: bool) -> bool:

@@ -6,7 +6,9 @@ Needs no torch, no GPU and, unless runs are finished, no data.
 from __future__ import annotations
 
 import functools
+import math
 import os
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -82,6 +84,7 @@ def make_plan(
     teachers: dict[str, Job] = {}
     fingerprint = functools.cache(lambda data: current_fingerprint(data, data_dir))
     preflight = Preflight(data_dir)
+    training_images = functools.cache(preflight.training_images)
     checked: dict[tuple[str, str], RecipeError | None] = {}  # by id and hash, since one recipe has many seeds
     folder_names: dict[Path, set[str]] = {}
     seen = set()
@@ -103,12 +106,13 @@ def make_plan(
             parts = stale_parts(record, recipe)
             if not (parts and stale):
                 job.state = State.STALE if parts else State.DIVERGED if record.diverged else State.FINISHED
+                job.accuracy = None if record.diverged else record.last_accuracy
                 job.note = ", ".join(filter(None, ("" if record.diverged else accuracy_text(record), "; ".join(parts))))
                 continue
             job.replaces, job.note = record, f"{State.STALE} ({'; '.join(parts)})"
         committed = published.get(run_key(recipe)) if published else None
         if committed is not None and fingerprint(recipe.data) in (None, committed.dataset.fingerprint):
-            job.state, job.note = State.PUBLISHED, accuracy_text(committed)
+            job.state, job.note, job.accuracy = State.PUBLISHED, accuracy_text(committed), committed.last_accuracy
             continue
         if has_begun:
             if record is None:
@@ -121,13 +125,15 @@ def make_plan(
             job.state = State.CANNOT_RUN
             job.note = "dataset is missing" if missing else f"{str(problem).partition(': ')[0]}: see below"
             continue
+        job.training_images = training_images(recipe.data, recipe.data)
         if recipe.teacher is not None:
             key = job_key(recipe.teacher)
             if key not in teachers:
                 own = [text for text in one.settings if text.startswith(OF_TEACHER)]
                 teachers[key] = Job(recipe, True, RunFolder(results, recipe.teacher), estimates, one.options, own)
+                teachers[key].training_images = training_images(recipe.data, recipe.teacher.data)
                 if (record := cached_teacher_record(recipe.teacher)) is not None:
-                    teachers[key].state = State.FINISHED
+                    teachers[key].state, teachers[key].accuracy = State.FINISHED, record.last_accuracy
                     teachers[key].note = f"in the cache, {record.last_accuracy:.2f} %"
                 else:
                     _read_status(teachers[key])
@@ -179,12 +185,11 @@ def least_seconds(jobs: Sequence[Job], slots: int) -> float | None:
     return max(sum(known.values()) / slots, *chains)
 
 
-def images_per_epoch(recipe: Recipe) -> int | None:
-    """The number of training images of an epoch, estimated without the dataset; None: unknown."""
-    data, batch = recipe.data, recipe.train.batch_size
-    count = data.train_images
-    if count is not None:
-        count *= 1 - data.holdout
+def images_per_epoch(job: Job) -> int | None:
+    """The number of training images of an epoch, estimated if the dataset is not here; None: unknown."""
+    data, batch, count = job.target.data, job.target.train.batch_size, job.training_images
+    if count is None and data.train_images is not None:
+        count = data.train_images * (1 - data.holdout)
         if data.subset is not None and data.classes is not None:
             count *= data.subset / data.classes
     if data.train_limit is not None:
@@ -192,11 +197,19 @@ def images_per_epoch(recipe: Recipe) -> int | None:
     return None if count is None else int(count) // batch * batch  # the last incomplete batch is dropped
 
 
-def summary(plan: Plan, slots: int) -> list[str]:
+def left_to_train(jobs: Sequence[Job]) -> tuple[int, int | None]:
+    """The (epochs, training images) that are left of jobs. The images are None if those of one are unknown."""
+    left = [(job.target.train.epochs - job.epoch, images_per_epoch(job)) for job in jobs]
+    images = None if any(per_epoch is None for _, per_epoch in left) else sum(math.prod(pair) for pair in left)
+    return sum(epochs for epochs, _ in left), images
+
+
+def summary(plan: Plan, slots: int, options: Sequence[str] = ()) -> list[str]:
     """Lines that say how many runs are in which state, and what the others will cost.
 
     Args:
         slots: number of runs at the same time.
+        options: words that a command on these recipes needs, for folders.
     """
     jobs, counts = plan.jobs, Counter(job.state for job in plan.runs)
     lines = [f"{count(len(plan.runs), 'run')}: " + ", ".join(f"{counts[s]} {s}" for s in State if counts[s])]
@@ -208,28 +221,27 @@ def summary(plan: Plan, slots: int) -> list[str]:
         lines.append(f"{State.STALE}: {count(counts[State.STALE], 'run')}; --stale runs them again")
     if not jobs:
         return lines
-    epochs = [job.target.train.epochs - job.epoch for job in jobs]
-    images = [images_per_epoch(job.target) for job in jobs]
-    lines.append(f"left to train: {count(sum(epochs), 'epoch')}")
-    if None not in images:
-        total = sum(count * per_epoch for count, per_epoch in zip(epochs, images, strict=True))
-        lines[-1] += f", about {total:,} training images"
+    epochs, images = left_to_train(jobs)
+    lines.append(f"left to train: {count(epochs, 'epoch')}" + (f", about {images:,} training images" if images else ""))
     if (least := least_seconds(jobs, slots)) is not None:
         spent = " and ".join(f"{value:.3g} {unit}" for unit, value in processor_hours(jobs).items())
         lines.append(f"expected: {spent}, at least {duration(least)} with {count(slots, 'run')} at a time")
     if any(job.expected is not None and not job.expected.exact for job in jobs):
         lines.append("~: measured on the same model and dataset with other guidance or settings")
-    if unknown := [job.recipe for job in jobs if job.expected is None]:
+    if unknown := [job for job in jobs if job.expected is None]:
         lines += [
             f"time: unknown for {len(unknown)} of {count(len(jobs), 'job')}, since no similar run is finished here. It is"
             " about the training images divided by the images/s of",
-            f"  python -m bench speed --recipe {unknown[0].id} --protocol {unknown[0].protocol}",
+            "  "
+            + shlex.join(
+                ["python", "-m", "bench", "speed", "--recipe", unknown[0].recipe.id, *unknown[0].options, *options]
+            ),
         ]
     return lines
 
 
-def as_text(plan: Plan, slots: int) -> str:
-    """The plan for people: one line per teacher and run, then the `summary`."""
+def as_text(plan: Plan, slots: int, options: Sequence[str] = ()) -> str:
+    """The plan for people: one line per teacher and run, then the `summary`, whose arguments these are."""
     rows = [("state", "recipe", "variant", "seed", "time left", "")]
     for job in (*plan.teachers, *plan.runs):
         time = ""
@@ -242,7 +254,7 @@ def as_text(plan: Plan, slots: int) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     # tabulate takes a second for thousands of rows
     table = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in rows]
-    return "\n".join([*table, "", *summary(plan, slots)])
+    return "\n".join([*table, "", *summary(plan, slots, options)])
 
 
 def as_dict(plan: Plan) -> dict[str, Any]:
@@ -254,13 +266,19 @@ def as_dict(plan: Plan) -> dict[str, Any]:
             "seed": job.target.seed,
             "hash": job.target.hash,
             "settings": list(job.settings),
+            "options": list(job.options),
             "state": job.state,
             "note": job.note,
+            "accuracy": job.accuracy,
+            "epochs": job.target.train.epochs,
+            "epochs_done": job.target.train.epochs if job.is_finished else job.epoch,
+            "images_per_epoch": images_per_epoch(job),
             "seconds_left": job.seconds_left,
             "same_recipe_measured": None if job.expected is None else job.expected.exact,
         }
 
-    left = {unit: round(value, 3) for unit, value in processor_hours(plan.jobs).items()}
+    left: dict[str, float | None] = {unit: round(value, 3) for unit, value in processor_hours(plan.jobs).items()}
     left["unknown"] = sum(job.expected is None for job in plan.jobs)
+    left["epochs"], left["training_images"] = left_to_train(plan.jobs)
     rows = {"runs": [row(job) for job in plan.runs], "teachers": [row(job) for job in plan.teachers]}
     return {**rows, "left": left, "problems": plan.problems, "downloads": plan.downloads}

@@ -1,18 +1,22 @@
-"""The verb `doctor`: what this machine has, what is wrong, and whether a recipe or a suite can run on it."""
+"""The verb `doctor`: what this machine has, what is wrong, and whether a recipe or a suite can run on it.
+
+What needs torch is imported and said last, since the import takes seconds.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.metadata
+import itertools
 import os
 import re
 import shutil
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import torch
 from packaging.requirements import Requirement
 
 from bench.cli import DONE, PROBLEMS, add_folders, add_selection, count, selected_suites
@@ -23,12 +27,10 @@ from bench.data.preflight import Preflight, data_folder
 from bench.data.sources import MissingDataset
 from bench.data.store import state
 from bench.locks import cache_folder
-from bench.train.launch import check_launch, choose_device, choose_precision, choose_threads
-from bench.train.preflight import check_recipe
+from bench.packages import INSTALL
 
 MIN_FREE_GIB = 5  # decoded CIFAR-100 and a dozen runs need less, Flowers-102 needs more
 HOW_TO_CHOOSE = {"cache": " with LOCALITY_BENCH_CACHE", "results": " with --results-dir"}
-INSTALL = "pip install -c constraints.txt -e ."
 
 
 def add_doctor_options(parser: argparse.ArgumentParser) -> None:
@@ -42,25 +44,29 @@ class Problem(str):
 
 
 def run_doctor(arguments: argparse.Namespace) -> int:
-    """Print what there is, and problems with their remedies on stderr."""
+    """Print what there is, and problems with their remedies on stderr, each as soon as it is found."""
     registry, data_dir = Registry(*arguments.recipes_dir), data_folder(arguments.data_dir)
     suites = selected_suites(arguments, registry) if arguments.what else []
     recipes = [recipe for suite in suites for _, recipe in registry.suite_recipes(suite)]
-    sentences = [*_libraries(), *_devices(), *_folders(data_dir, arguments.results_dir), *_contents(registry, data_dir)]
     preflight = Preflight(data_dir)
-    sentences += dict.fromkeys(problem for recipe in recipes for problem in _problems(recipe, preflight))
-    sentences += preflight.downloads.values()
+    refused = {recipe: preflight.problem(recipe, int(os.environ.get("WORLD_SIZE", "1"))) for recipe in recipes}
+    said: dict[str, None] = {}
+    for sentence in itertools.chain(
+        (_problem(recipe, error) for recipe, error in refused.items() if error is not None),
+        preflight.downloads.values(),
+        _libraries(),
+        _folders(data_dir, arguments.results_dir),
+        _contents(registry, recipes, data_dir),
+        _devices(recipes),
+        (_problem(recipe, error) for recipe, old in refused.items() if (error := _refusal(recipe, old)) is not None),
+    ):
+        if sentence not in said:
+            print(sentence, file=sys.stderr if isinstance(sentence, Problem) else sys.stdout, flush=True)
+            said[sentence] = None
+    has_problems = any(isinstance(sentence, Problem) for sentence in said)
     if recipes:
-        sentences.append(f"{count(len(recipes), 'recipe')} examined: {_verdict(sentences)}")
-    problems = [sentence for sentence in sentences if isinstance(sentence, Problem)]
-    print("\n".join(sentence for sentence in sentences if not isinstance(sentence, Problem)))
-    for problem in problems:
-        print(problem, file=sys.stderr)
-    return PROBLEMS if problems else DONE
-
-
-def _verdict(sentences: list[str]) -> str:
-    return "see the problems below" if any(isinstance(s, Problem) for s in sentences) else "no problem found"
+        print(f"{count(len(recipes), 'recipe')} examined: {'see the problems' if has_problems else 'no problem found'}")
+    return PROBLEMS if has_problems else DONE
 
 
 def _libraries() -> Iterator[str]:
@@ -83,19 +89,24 @@ def _libraries() -> Iterator[str]:
     yield ", ".join(versions)
 
 
-def _devices() -> Iterator[str]:
+def _devices(recipes: Sequence[Recipe]) -> Iterator[str]:
+    """Devices, and what runs of these recipes use; without recipes, what the defaults of `train` use."""
+    torch, launch = importlib.import_module("torch"), importlib.import_module("bench.train.launch")
     for i in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(i)
         yield f"GPU {i}: {properties.name}, {properties.total_memory / 2**30:.0f} GiB"
     if not torch.cuda.device_count():
         yield f"no GPU; {len(available_cores())} CPU cores"
-    try:
-        device = choose_device(Train())
-        precision = choose_precision(Train(), device).used
-        yield f"runs go to {device} in {precision} (train.device and train.precision: auto)"
-        yield f"{check_launch()} process(es) as launched, with {choose_threads(Train())} threads each (train.threads: null)"
-    except RecipeError as error:
-        yield Problem(error)
+    for train in [recipe.train for recipe in recipes] or [Train()]:
+        try:
+            device = launch.choose_device(train)
+            precision, threads = launch.choose_precision(train, device).used, launch.choose_threads(train)
+            processes, own = launch.check_launch(), "null" if train.threads is None else train.threads
+            yield f"runs go to {device} in {precision} (train.device: {train.device}, train.precision: {train.precision})"
+            yield f"{processes} process(es) as launched, with {threads} threads each (train.threads: {own})"
+        except RecipeError as error:
+            if not recipes:  # of recipes it is said with their ids
+                yield Problem(error)
 
 
 def _folders(data_dir: str | Path, results: str | Path) -> Iterator[str]:
@@ -111,21 +122,24 @@ def _folders(data_dir: str | Path, results: str | Path) -> Iterator[str]:
             yield Problem(f"the {what} folder {folder} has {free:.1f} GiB left: free some space, or {remedy}")
 
 
-def _contents(registry: Registry, data_dir: str | Path) -> Iterator[str]:
-    """The datasets and the trained teachers that are here."""
-    datasets = (f"{name} ({state(registry.dataset(name), data_dir)})" for name in registry.names("datasets"))
-    yield f"datasets here: {', '.join(datasets)}"
+def _contents(registry: Registry, recipes: Sequence[Recipe], data_dir: str | Path) -> Iterator[str]:
+    """The datasets, those of the recipes too, and the trained teachers that are here."""
+    datasets = {name: registry.dataset(name) for name in registry.names("datasets")}
+    datasets |= {recipe.data.name: recipe.data for recipe in recipes}
+    yield f"datasets here: {', '.join(f'{name} ({state(data, data_dir)})' for name, data in datasets.items())}"
     records = sorted((cache_folder() / "teachers").glob("*/record.json"))
     teachers = [re.sub(r"-[0-9a-f]{16}$", "", path.parent.name) for path in records]
     yield f"trained teachers: {', '.join(teachers) or 'none'}"
 
 
-def _problems(recipe: Recipe, preflight: Preflight) -> Iterator[Problem]:
-    """Why a recipe cannot run here."""
-    if (error := preflight.problem(recipe, int(os.environ.get("WORLD_SIZE", "1")))) is not None:
-        yield Problem(error if isinstance(error, MissingDataset) else f"{recipe.id}: {error}")
+def _refusal(recipe: Recipe, known: RecipeError | None) -> RecipeError | None:
+    """Why torch says that a recipe cannot run here, unless that is known."""
     try:
-        check_recipe(recipe, None)
-    except RecipeError as other:
-        if str(other) != str(error):
-            yield Problem(f"{recipe.id}: {other}")
+        importlib.import_module("bench.train.preflight").check_recipe(recipe, None)
+    except RecipeError as error:
+        return None if str(error) == str(known) else error
+    return None
+
+
+def _problem(recipe: Recipe, error: RecipeError) -> Problem:
+    return Problem(error if isinstance(error, MissingDataset) else f"{recipe.id}: {error}")

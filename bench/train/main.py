@@ -14,6 +14,7 @@ from bench.cli import BAD_INPUT, DONE, FAILED, STOPPED, input_error, say_error, 
 from bench.config.plugins import place
 from bench.data.preflight import Preflight
 from bench.locks import RunLocked
+from bench.packages import required_packages
 from bench.runs.record import stale_parts
 from bench.storage import first_line, unwritable
 from bench.train.request import Diverged, Stopped, StopSignals, finished_record, read_request
@@ -49,7 +50,9 @@ def _run(arguments: argparse.Namespace, stop: StopSignals) -> None:
     if (record := finished_record(request)) is None:
         Preflight(request.data_dir).check(request.recipe, int(os.environ.get("WORLD_SIZE", "1")))
         # Here, since importing torch takes seconds, in which a stop signal must already be handled.
-        importlib.import_module("bench.train.runner").run(request, stop)
+        with required_packages():
+            runner = importlib.import_module("bench.train.runner")
+        runner.run(request, stop)
     else:
         recipe = request.recipe
         said = f"is finished: {record.last_accuracy:.2f} % (--force runs it again)"

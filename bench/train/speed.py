@@ -174,7 +174,7 @@ def measure(
     Args:
         recipes: from `variants_of`.
         synthetic: side of noise images in px, which replace the dataset; or None.
-        steps: per variant; divided into at most ten turns of equal length.
+        steps: per variant; divided into at most ten turns.
         say: receives progress messages.
 
     Raises:
@@ -184,7 +184,7 @@ def measure(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RecipeError(f"WORLD_SIZE={os.environ['WORLD_SIZE']}: bench speed measures one process: use no launcher")
     turns = min(MAX_TURNS, steps)
-    per_turn = steps // turns
+    lengths = [steps // turns + (turn < steps % turns) for turn in range(turns)]
     first = next(iter(recipes))
     step_seconds: dict[str, list[float]] = {name: [] for name in recipes}  # per step, of each turn
     input_seconds: dict[str, list[float]] = {name: [] for name in recipes}  # per batch
@@ -204,16 +204,16 @@ def measure(
             ask(name, speed_variant.prepare, recipe, data_dir, synthetic, scratch)
             say(f"{name}: warming up")
             ask(name, speed_variant.timed, Variant.train, WARM_UP_STEPS)
-        for turn in range(turns):
-            say(f"turn {turn + 1} of {turns}, {count(per_turn, 'step')} per variant")
+        for turn, length in enumerate(lengths, 1):
+            say(f"turn {turn} of {turns}, {count(length, 'step')} per variant")
             for name in recipes:
                 # the other variants have replaced the content of the processor's caches
                 ask(name, speed_variant.timed, Variant.train, 1)
-                step_seconds[name].append(ask(name, speed_variant.timed, Variant.train, per_turn) / per_turn)
-                input_seconds[name].append(ask(name, speed_variant.timed, Variant.load, per_turn) / per_turn)
+                step_seconds[name].append(ask(name, speed_variant.timed, Variant.train, length) / length)
+                input_seconds[name].append(ask(name, speed_variant.timed, Variant.load, length) / length)
         usage = {name: ask(name, speed_variant.call, Variant.usage) for name in recipes}  # the details need more memory
         say(f"{first}: parts of a step")
-        details = ask(first, speed_variant.call, Variant.details, max(MIN_REPEATS, per_turn))
+        details = ask(first, speed_variant.call, Variant.details, max(MIN_REPEATS, lengths[0]))
     variants, ratios = {}, {}
     for name, recipe in recipes.items():
         batch, times = recipe.train.batch_size, step_seconds[name]
@@ -226,7 +226,7 @@ def measure(
         )
         if name != first:
             ratios[name] = median(ours / other for ours, other in zip(step_seconds[first], times, strict=True))
-    return SpeedReport(recipes[first], per_turn * turns, variants, ratios, details)
+    return SpeedReport(recipes[first], steps, variants, ratios, details)
 
 
 @contextlib.contextmanager

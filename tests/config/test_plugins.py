@@ -157,6 +157,15 @@ NEEDS_LINE = next(line for line in SOURCES[METHOD].splitlines() if "needs:" in l
         ([changed(METHOD, (PARAMS_LINE, PARAMS_LINE + "\n    other: int = key('x')"))], ["default of other: got 'x'"]),
         ([changed(METHOD, (PARAMS_LINE, PARAMS_LINE + "\n    other: int = key(0, low=1)"))], ["allowed is at least 1"]),
         (
+            [
+                changed(
+                    METHOD, (PARAMS_LINE, PARAMS_LINE + "\n    def __post_init__(self):\n        raise ValueError('odd')")
+                )
+            ],
+            [f"{METHOD} line 17: ValueError: odd"],
+        ),
+        ([changed(METHOD, (PARAMS_LINE, PARAMS_LINE + "\n    raise SystemExit(0)"))], [f"{METHOD} line 16: SystemExit: 0"]),
+        (
             [changed(METHOD, (PARAMS_LINE, "    power: int\n" + PARAMS_LINE))],
             [f"{METHOD}: the parameter power has no default: set guidance.params.power"],
         ),

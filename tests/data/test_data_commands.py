@@ -52,6 +52,7 @@ def test_a_dataset_is_listed_prepared_and_checked(tmp_path, data):
     assert after[1:6] == ["4", "8", "4", "64x64 px", "decoded"]
     checked = data("check", *chaoyang, check=True)
     (fingerprint,) = re.findall("fingerprint ([0-9a-f]{64})", prepared.stdout)
+    assert "4 classes; a run trains on 8 images and is evaluated on 4 test images" in checked.stdout
     assert f"fingerprint {fingerprint}" in checked.stdout and checked.stderr == ""
 
 

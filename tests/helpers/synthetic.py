@@ -117,7 +117,7 @@ def make_run(
         _digest(recipe.data.name),
         recipe.data.classes or 10,
         recipe.data.train_images or 5000,
-        10_000,  # so that every accuracy with two decimal places is a whole number of images
+        10**6,  # of which every accuracy here is a whole number
         None,
         "holdout" if recipe.data.holdout else "test",
     )

@@ -207,6 +207,7 @@ def test_two_machines_become_one_table(tmp_path, results, capsys):
         (quick_run("guided", 5, hash="f" * 64), "its hash ffffffff is not that of its recipe"),
         (quick_run("guided", 5, last_accuracy=99.0), "last or best accuracy is not that of its history"),
         (quick_run("guided", 5, best_epoch=1), "its best epoch is not that of its history"),
+        (quick_run("guided", 5, teacher=None), "its teacher is not that of its recipe"),
         (quick_run("guided", 5, code=DIRTY), "its author commits the changes"),
         (quick_run("guided", 0, (90.0, 99.0)), "has other results: 90.00 % against 99.00 %"),
         (quick_run("guided", 5, id="deit_tiny/digits/guided"), "not in suite quick"),

@@ -75,6 +75,7 @@ def test_the_card_of_a_guided_run_names_its_teacher_and_repeats_it(record):
     dataset = dataclasses.replace(record.dataset, evaluated_on="holdout")
     text = model_card(dataclasses.replace(record, teacher=teacher, dataset=dataset), recipe, None)
     assert "`resnet14/digits`, seed 4, 97.50 % in its `best` epoch of 15" in text and "held out from" in text
+    assert "\n      split: train\n" in text  # of which the images were held out
     assert "- locality-guidance\n" in text and "- knowledge-distillation\n" not in text
     assert composed(text) == recipe
     own = dataclasses.replace(recipe, id="mine/digits/guided")

@@ -18,6 +18,7 @@ from bench.sweep.job import Outcome, read_result
 from bench.sweep.plan import PlannedRun, as_dict, as_text, images_per_epoch, least_seconds, make_plan, summary
 from bench.sweep.published import beside_published
 from tests.helpers.commands import call
+from tests.helpers.generated import write
 from tests.helpers.process import command
 from tests.helpers.synthetic import make_teacher
 
@@ -134,21 +135,29 @@ def test_estimates_come_from_the_same_recipe_else_from_a_similar_one(quick):
     baseline, guided = quick.baseline, quick.guided
     quick.finish(guided.teacher)
     unknown = as_dict(quick.plan([1]))
-    assert unknown["left"] == {"unknown": 2} and unknown["runs"][0]["seconds_left"] is None
+    assert (
+        unknown["left"]["unknown"] == 2
+        and "core-hours" not in unknown["left"]
+        and unknown["runs"][0]["seconds_left"] is None
+    )
     quick.finish(baseline, seconds=40.0)
     quick.folder(baseline.with_seed(2)).write_status("stopped", epoch=5, epochs=20)
     plan = quick.plan(range(3))
     rows = {(row["id"], row["seed"]): (row["seconds_left"], row["same_recipe_measured"]) for row in as_dict(plan)["runs"]}
     assert rows[baseline.id, 0][0] == 0 and rows[baseline.id, 1] == (40, True) and rows[baseline.id, 2] == (30, True)
     assert rows[guided.id, 1] == (40, False)  # of the same model and dataset
-    assert as_dict(plan)["left"] == {"core-hours": round((40 + 30 + 3 * 40) / 3600, 3), "unknown": 0}
+    assert [row["accuracy"] for row in as_dict(plan)["runs"][:2]] == [89.44, None]
+    per_epoch = 1437 // 32 * 32
+    left = {"core-hours": round((40 + 30 + 3 * 40) / 3600, 3), "unknown": 0, "epochs": 20 + 15 + 3 * 20}
+    assert as_dict(plan)["left"] == {**left, "training_images": left["epochs"] * per_epoch}
+    assert as_dict(plan)["runs"][4]["epochs_done"] == 5 and as_dict(plan)["runs"][4]["images_per_epoch"] == per_epoch
     assert least_seconds(plan.jobs, 1) == 190 and least_seconds(plan.jobs, 100) == 40
     text = as_text(plan, 2)
     assert "~40 s" in text and "expected: 0.0528 core-hours, at least 2 min with 2 runs at a time" in text
     gpu, teacher = Hardware("NVIDIA X", "Y", 8), make_teacher(guided.teacher, seconds=7.5)
     quick.finish(guided, seconds=60.0, hardware=gpu, world_size=4, teacher=teacher)
     left = as_dict(quick.plan([0, 1], [guided]))["left"]
-    assert left == {"GPU-hours": round(60 * 4 / 3600, 3), "unknown": 0}
+    assert (left["GPU-hours"], left["unknown"]) == (round(60 * 4 / 3600, 3), 0) and "core-hours" not in left
     for path in cache_folder().rglob("record.json"):
         path.unlink()
     assert [job.seconds_left for job in quick.plan([0, 1], [guided]).teachers] == [7.5]  # from the record of its student
@@ -161,8 +170,19 @@ def test_the_summary_names_the_cost_or_the_command_that_measures_it(quick):
     assert lines[2] == f"left to train: 95 epochs, about {seen:,} training images"
     assert lines[3].startswith("time: unknown for 5 of 5 jobs") and "bench speed --recipe deit_micro/digits/" in lines[4]
     part = Registry().compose("deit_tiny/cifar100/baseline", assignments=["data.subset=10", "data.holdout=0.2"])
-    assert images_per_epoch(part) == 4000 // 128 * 128
-    assert images_per_epoch(Registry().compose("deit_tiny/folder:mine/baseline")) is None
+    (job,) = quick.plan(recipes=[part]).runs
+    assert images_per_epoch(job) == 4000 // 128 * 128
+
+
+def test_a_folder_of_photos_is_counted_and_its_commands_name_the_folders(tmp_path, capsys):
+    write("folder", tmp_path / "data", classes=2, train=40, test=2)
+    words = ["deit_micro/folder:photos/guided", "--protocol", "quick", "--set", "teacher.train.epochs=1"]
+    words += ["--set", "teacher.data.train_limit=70", "--data-dir", tmp_path / "data", "--results-dir", tmp_path]
+    out = call(capsys, "bench", "plan", *words, "--seeds", 1)[1]
+    assert f"left to train: 21 epochs, about {20 * 64 + 64:,} training images" in out
+    command = next(line for line in out.splitlines() if "bench speed" in line).split()
+    assert command[-2:] == ["--data-dir", str(tmp_path / "data")] and command[6:8] == ["--protocol", "quick"]
+    assert "--set teacher.data.train_limit=70" in " ".join(command)
 
 
 def test_ten_thousand_runs_are_planned_at_once(tmp_path):
@@ -183,7 +203,7 @@ def test_the_plan_of_the_paper_needs_no_torch_no_data_and_no_gpu(tmp_path):
     words = ["-X", "importtime", "-m", "bench", "plan", "paper", "--results-dir", tmp_path, "--json"]
     done = command(*words, check=True, env={"LOCALITY_BENCH_CACHE": str(tmp_path / "cache")})
     content = json.loads(done.stdout)
-    assert len(content["runs"]) == 192 and len(content["teachers"]) == 3 and content["left"] == {"unknown": 147}
+    assert len(content["runs"]) == 192 and len(content["teachers"]) == 3 and content["left"]["unknown"] == 147
     missing = {row["id"].split("/")[1] for row in content["runs"] if row["note"] == "dataset is missing"}
     assert missing == {"chaoyang"} and "ask its authors" in content["problems"][0] and len(content["problems"]) == 1
     assert content["downloads"][0] == "dataset 'cifar100': will be downloaded (torchvision)"

@@ -180,7 +180,9 @@ def test_recipes_are_compared_without_a_file(cache, tmp_path, capsys, monkeypatc
     again = bench("compare", *ids, "--seeds", "1", "--reference", "guided")[1]
     assert "2 runs: 2 finished" in again and "over guided" in again
     plan = bench("plan", *ids, "--seeds", "1")[1]
-    assert "2 runs: 2 finished" in plan and "2 finished runs here are in no suite" in plan
+    assert "2 runs: 2 finished" in plan and "in no suite" not in plan  # no suite was asked about
+    suite = call(capsys, "bench", "plan", "quick", "--results-dir", tmp_path / "results")[1]
+    assert "2 finished runs here are in no suite" in suite
     code, alone, _ = bench("report", ids[0])
     assert code == 0 and "there is nothing to compare with" in alone and "guided" in alone
     for words, sentence in (

@@ -25,6 +25,13 @@ def test_a_machine_on_which_quick_runs(capsys, tmp_path):
 def test_what_cannot_run_here_is_named_with_its_remedy(capsys, tmp_path):
     code, _, err = examine(capsys, "deit_tiny/chaoyang/guided", "--data-dir", tmp_path)
     assert code == 1 and "ask its authors" in err
+    code, out, err = examine(capsys, "deit_micro/folder:mine/baseline", "--protocol", "quick", "--data-dir", tmp_path)
+    assert (
+        code == 1
+        and "folder:mine (no)" in out
+        and "1 threads each (train.threads: 1)" in out
+        and len(err.splitlines()) == 1
+    )
     missing = "mps" if torch.cuda.is_available() else "cuda"  # no machine has both
     code, _, err = examine(capsys, "deit_tiny/cifar10/guided", "--set", f"train.device={missing}")
     assert code == 1 and f"{missing} was asked for, and this machine has none" in err

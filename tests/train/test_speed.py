@@ -54,13 +54,13 @@ def test_flops_are_those_of_the_layers():
 
 
 def test_the_command_measures_every_part(tmp_path):
-    words = ["-m", "bench", "speed", "--recipe", "deit_micro/digits/guided", "--protocol", "quick", "--steps", "5"]
+    words = ["-m", "bench", "speed", "--recipe", "deit_micro/digits/guided", "--protocol", "quick", "--steps", "12"]
     words += ["--compare", "plain", "--set", "data.train_limit=64", "--set", "augment.rand_augment=rand-m9-mstd0.5-inc1"]
     words += ["--set", "train.precision=bf16", "--set", "data.workers=1", "--set", "train.batch_size=8"]
     done = command(*words, "--json", tmp_path / "speed.json", check=True)
     found = json.loads((tmp_path / "speed.json").read_text())
     precisions = {name: variant["precision"] for name, variant in found["variants"].items()}
-    assert precisions == {"guided": "bf16", "baseline": "bf16", "plain": "fp32"} and found["steps"] == 5
+    assert precisions == {"guided": "bf16", "baseline": "bf16", "plain": "fp32"} and found["steps"] == 12
     assert list(found["parts_ms"]) == ["input", "teacher", "forward", "backward", "optimiser"]
     for name, variant in found["variants"].items():
         assert variant["images_per_second"] == pytest.approx(1e3 * found["batch"] / variant["ms"])

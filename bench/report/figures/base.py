@@ -213,9 +213,9 @@ def spread_labels(figure: Figure, labels: Sequence[Sequence[Annotation]]) -> Non
     for column in labels:
         axes, boxes = column[0].axes, [label.get_window_extent() for label in column]
         places = np.array([(box.y0 + box.y1) / 2 for box in boxes])
-        order = np.argsort(places, kind="stable")
-        low, high = axes.bbox.y0 + boxes[0].height / 2, axes.bbox.y1 - boxes[0].height / 2
-        steps = np.arange(len(boxes)) * min(1.15 * boxes[0].height, (high - low) / max(1, len(boxes) - 1))
+        order, tallest = np.argsort(places, kind="stable"), max(box.height for box in boxes)
+        low, high = axes.bbox.y0 + tallest / 2, axes.bbox.y1 - tallest / 2
+        steps = np.arange(len(boxes)) * min(1.1 * tallest, (high - low) / max(1, len(boxes) - 1))
         # The mean of pushing labels up, from the lowest, and down, from the highest.
         up = np.maximum.accumulate(places[order] - steps)
         down = np.minimum.accumulate((places[order] - steps)[::-1])[::-1]

@@ -13,14 +13,13 @@ from bench.report.figures import base
 HEIGHT = 0.52  # of the width
 FEW_METHODS = 4  # whose bands and marks can be told apart
 PANEL_INCHES = 0.66  # height of a small multiple
-MARK_HEIGHT = 0.09  # of a mark's text, of the height of the axes
 
 
 def draw_curves(plot: base.Plot, width: float, title: str | None) -> Figure:
-    """Draw all methods of a cell, named at their ends, and where they reach the reference's accuracy."""
+    """Draw all methods of a cell, named at their ends, and rings where they reach the reference's accuracy."""
     cells = plot.cells[plot.cells["seeds"] > 0].set_index("method")
     few, last = len(cells) <= FEW_METHODS, plot.curves["epoch"].max()
-    height = max(width * HEIGHT, (len(cells) * (2.5 if few else 1.2) + 3) * base.line_inches())
+    height = max(width * HEIGHT, (len(cells) * (4 if few else 1.2) + 3) * base.line_inches())
     figure = base.new_figure(width, height, title, _note(plot, few))
     axes, labels = figure.subplots(), []
     axes.set(xlabel="epoch", ylabel=f"{plot.measure} (%)", xlim=(min(1, last - 1), last))
@@ -31,11 +30,13 @@ def draw_curves(plot: base.Plot, width: float, title: str | None) -> Figure:
         std = "" if pd.isna(cell["last_std"]) else f" ± {cell['last_std']:.2f}"
         name, accuracy = base.clean(method), cell["last_mean"]
         text = f"{name}\n{accuracy:.2f}{std} %" if few else f"{accuracy:.1f}  {name}"
+        if few and not pd.isna(cell["speedup_epochs_mean"]):
+            text += f"\n{cell['speedup_epochs_mean']:.1f}× as fast"
         line = {**plot.style(method), "linewidth": 1}
         del line["marker"]
         labels.append(base.label_right(axes, end, text, **line))
     if plot.reference in cells.index and last > 1:
-        _mark_reached(axes, cells, plot, few)
+        _mark_reached(axes, cells, plot)
     base.spread_labels(figure, [labels])
     return figure
 
@@ -82,31 +83,19 @@ def _draw_method(axes: Axes, plot: base.Plot, method: str, band: bool, linewidth
     return curves["epoch"].max()
 
 
-def _mark_reached(axes: Axes, cells: pd.DataFrame, plot: base.Plot, texts: bool) -> None:
-    """Draw the accuracy that the reference ends at, and rings where methods reach it with all seeds."""
+def _mark_reached(axes: Axes, cells: pd.DataFrame, plot: base.Plot) -> None:
+    """Draw the accuracy that the reference ends at, and rings at the mean epochs in which methods reach it."""
     level = cells.at[plot.reference, "last_mean"]
     axes.axhline(level, color="C0", linewidth=0.8, linestyle=(0, (4, 3)))
-    reached = cells.drop(plot.reference).dropna(subset="epochs_to_reach_mean").sort_values("epochs_to_reach_mean")
-    low, high = axes.get_ylim()
-    low -= (high - low) * MARK_HEIGHT * len(reached) * texts
-    axes.set_ylim(low, high)
-    for row, (method, cell) in enumerate(reached.iterrows()):
-        colour, epoch = plot.style(method)["color"], cell["epochs_to_reach_mean"]
+    for method, epoch in cells.drop(plot.reference)["epochs_to_reach_mean"].dropna().items():
+        colour = plot.style(method)["color"]
         axes.plot(epoch, level, "o", markersize=6, markerfacecolor=rcParams["axes.facecolor"], color=colour, zorder=4)
-        if texts:
-            axes.vlines(epoch, low, level, color=colour, linewidth=1.2)
-            text = f"epoch {round(epoch, 1):g}: {cell['speedup_epochs_mean']:.1f}× as fast"
-            left = epoch < sum(axes.get_xlim()) / 2
-            place = {"textcoords": "offset points", "ha": "left" if left else "right", "va": "center", "weight": "bold"}
-            box = {"facecolor": rcParams["axes.facecolor"], "edgecolor": "none", "pad": 0.5}
-            at = epoch, low + (high - low) * MARK_HEIGHT * (row + 0.6)
-            axes.annotate(text, at, (5 if left else -5, 0), **place, bbox=box)
 
 
 def _note(plot: base.Plot, bands: bool) -> str:
     text = plot.seeds() + ("; band: ± 1 standard deviation" if bands and plot.cells["seeds"].max() > 1 else "")
     if plot.cells["epochs_to_reach_mean"].count() > 1:  # the reference's own is one
-        text += f"; rings: where all seeds have reached the final accuracy of {plot.over}"
+        text += f"; rings: the epoch, mean over seeds, in which a run first has the final accuracy of {plot.over}"
     lost = plot.cells[plot.cells["diverged_seeds"] > 0].itertuples()
     parts = [f"{row.diverged_seeds} of {row.seeds + row.diverged_seeds} of {base.clean(row.method)}" for row in lost]
     return f"{text}. Diverged runs, left out: {', '.join(parts)}." if parts else f"{text}."

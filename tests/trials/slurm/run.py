@@ -213,9 +213,12 @@ def killed(folder: Path, local: dict[str, Any]) -> None:
         until(lambda kind=kind, epoch=epoch: running(trial, kind, epoch), f"{kind} runs")
         sweep.kill()
         sweep.wait()
-        there = [job for job, *_ in squeue()]
-        rows = [row for row in trial.plan() if row["state"] in ("queued", "running")]
-        expect(len(rows) == len(there) >= 2, f"plan has {len(rows)} of {len(there)} jobs")
+        before = after = None
+        while before is None or before != after:  # a job may end while the plan is made
+            before = {job for job, *_ in squeue()}
+            rows = [row for row in trial.plan() if row["state"] in ("queued", "running")]
+            after = {job for job, *_ in squeue()}
+        expect(len(rows) == len(after) >= 2, f"plan has {len(rows)} of {len(after)} jobs")
     local_sweep = Trial(folder, "short", "killed")
     expect(local_sweep.sweep() == 2 and "in the cluster's queue" in trial.output, "a local sweep runs jobs of the cluster")
     before = {job for job, *_ in squeue()}
