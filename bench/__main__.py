@@ -45,10 +45,10 @@ def main(words: list[str] | None = None) -> int:
     words = sys.argv[1:] if words is None else words
     # a verb comes first, so that its module can add its options
     verb = words[0] if words and words[0] in VERBS else None
-    module = importlib.import_module(VERBS[verb][0]) if verb else None
-    arguments = _parse(verb, module, words)
-    set_up_logging()
     try:
+        module = importlib.import_module(VERBS[verb][0]) if verb else None
+        arguments = _parse(verb, module, words)
+        set_up_logging()
         return getattr(module, f"run_{verb}")(arguments)
     except BrokenPipeError:
         sys.stderr.close()  # the reader, `head` for example, has ended

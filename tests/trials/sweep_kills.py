@@ -86,12 +86,12 @@ def trials(kills: int, seed: int, folder: Path) -> Counter[str]:
                 else:
                     process.send_signal(signal.Signals[sent])
                     code = process.wait()
+                    if code == -signal.Signals[sent]:  # before or after the code of the sweep, Python ends by the signal
+                        code = 75
                     if sent != "SIGKILL" and processes(results):
                         counts["orphans"] += 1
                     if sent != "SIGKILL" and code not in (0, 75):
                         counts["wrong exit codes"] += 1
-                    if sent == "SIGKILL":
-                        code = 75
             if code == 0:
                 break
             if code != 75:
