@@ -62,6 +62,8 @@ class FinishedRun:
             return f"{self.name}: its hash {record.hash[:8]} is not that of its recipe, {recipe.hash[:8]}"
         if (record.teacher and record.teacher.hash) != (recipe.teacher and recipe.teacher.hash):
             return f"{self.name}: its teacher is not that of its recipe"
+        if not record.diverged and record.epochs != recipe.train.epochs:
+            return f"{self.name}: it has {record.epochs} of the {recipe.train.epochs} epochs of its recipe"
         if not record.diverged and (record.last_accuracy, record.best_accuracy) != (accuracies[-1], max(accuracies)):
             return f"{self.name}: its last or best accuracy is not that of its history"
         if not record.diverged and accuracies[record.best_epoch - 1] != record.best_accuracy:

@@ -213,9 +213,10 @@ def record_from_dict(content: object, where: str) -> Record:
     names, classes = record.dataset.class_names, record.dataset.classes
     if names is not None and len(names) != classes:
         raise RecipeError(f"{where}: not a record: dataset.class_names has {len(names)} names for {classes} classes")
-    for name in ("epochs", "world_size"):
-        if getattr(record, name) < 1:
-            raise RecipeError(f"{where}: not a record: {name} is {short_repr(getattr(record, name))}")
+    counts = {"epochs": record.epochs, "world_size": record.world_size, "dataset.test_images": record.dataset.test_images}
+    for name, value in counts.items():
+        if value < 1:
+            raise RecipeError(f"{where}: not a record: {name} is {short_repr(value)}")
     return record
 
 

@@ -109,6 +109,8 @@ def make_run(
 ) -> FinishedRun:
     """A run of a recipe with these test accuracies in %, one per epoch, as near as whole numbers of test images allow.
 
+    The last one is that of all later epochs too, unless the run diverged.
+
     Args:
         losses: of training, one per epoch.
         changes: fields of the record that shall differ.
@@ -122,6 +124,9 @@ def make_run(
         "holdout" if recipe.data.holdout else "test",
     )
     images, teacher = dataset.test_images, recipe.teacher
+    rest = 0 if diverged else recipe.train.epochs - len(accuracies)
+    accuracies = [*accuracies, *[accuracies[-1]] * rest]
+    losses = None if losses is None else [*losses, *[losses[-1]] * rest]
     accuracies = [round(100 * round(value * images / 100) / images, 4) for value in accuracies]  # as training rounds them
     best = max(accuracies)
     results = {"last_accuracy": accuracies[-1], "best_accuracy": best, "best_epoch": accuracies.index(best) + 1}

@@ -56,11 +56,11 @@ def test_only_changed_records_are_written(tmp_path):
         ({"diverged": True}, "diverged and has accuracies"),
         ({"last_accuracy": 101.0}, "last_accuracy"),
         ({"history": None}, "history is missing"),
-        ({"history": {"test_accuracy": [80.0]}}, "history.test_accuracy is not a list of 2 values"),
-        ({"history": {"test_accuracy": [80.0, None]}}, "numbers from 0 to 100"),
-        ({"history": {"epoch": [1, 3]}}, "history.epoch does not count from 1 to 2"),
-        ({"history": {"lr": [0.1, "0.1"]}}, "history.lr has a value that is not a number"),
-        ({"history": {"lr": [10**400, 0.1]}}, "history.lr has a value that is not a number"),
+        ({"history": {"test_accuracy": [80.0]}}, "history.test_accuracy is not a list of 20 values"),
+        ({"history": {"test_accuracy": [80.0] * 19 + [None]}}, "numbers from 0 to 100"),
+        ({"history": {"epoch": [*range(1, 20), 21]}}, "history.epoch does not count from 1 to 20"),
+        ({"history": {"lr": [0.1] * 19 + ["0.1"]}}, "history.lr has a value that is not a number"),
+        ({"history": {"lr": [10**400] + [0.1] * 19}}, "history.lr has a value that is not a number"),
     ],
 )
 def test_a_damaged_line_is_refused_with_its_number(tmp_path, change, words):
@@ -117,10 +117,18 @@ def test_a_damaged_local_run_is_named(tmp_path, name, content):
         local_runs(registry, suite, tmp_path)
 
 
+def test_a_run_that_was_cut_off_at_its_best_epoch_is_refused():
+    run = quick_run("guided", 0, (50.0, 98.0, 90.0))
+    history = {name: values[:2] for name, values in run.history.items()}
+    record = dataclasses.replace(run.record, epochs=2, last_accuracy=98.0)
+    (problem,) = mismatches(registry, suite, [dataclasses.replace(run, record=record, history=history)])
+    assert "it has 2 of the 20 epochs of its recipe" in problem
+
+
 def test_invented_runs_have_whole_numbers_of_images():
     few = dataclasses.replace(quick_run("guided", 0).record.dataset, test_images=120)
     run = quick_run("guided", 0, (55.84, 61.0), dataset=few)
-    assert run.history["test_accuracy"] == [55.8333, 60.8333] and mismatches(registry, suite, [run]) == []
-    history = {**run.history, "test_accuracy": [55.84, 60.8333]}
+    assert run.history["test_accuracy"] == [55.8333] + [60.8333] * 19 and mismatches(registry, suite, [run]) == []
+    history = {**run.history, "test_accuracy": [55.84] + [60.8333] * 19}
     (problem,) = mismatches(registry, suite, [dataclasses.replace(run, history=history)])
     assert "55.84 % of 120 test images is not a whole number of images" in problem

@@ -84,8 +84,8 @@ def test_a_run_is_as_fast_as_itself(curve, seconds, reference):
 
 def test_speed_up_counts_from_when_the_baseline_first_reached_its_own_final_accuracy():
     teacher = make_teacher(guided_recipe.teacher, seconds=50.0)
-    baseline = run("baseline", 0, [10.0, 20.0, 45.0, 30.0, 40.0], seconds=100.0)
-    guided = run("guided", 0, [30.0, 41.0, 60.0, 60.0], seconds=200.0, teacher=teacher)
+    baseline = run("baseline", 0, [10.0, 20.0, 45.0, 30.0, 40.0], seconds=400.0)  # 20 s per epoch
+    guided = run("guided", 0, [30.0, 41.0, 60.0, 60.0], seconds=1000.0, teacher=teacher)
     row = pairs(baseline, guided).loc["guided", 0]
     assert (row["epochs_to_reach"], row["speedup_epochs"]) == (2, 3 / 2)
     assert row["speedup_seconds"] == 60 / 100 and row["speedup_seconds_with_teacher"] == 60 / 150
