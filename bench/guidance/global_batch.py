@@ -17,7 +17,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
-        gradient = gradient.contiguous()
+        gradient = gradient.clone(memory_format=torch.contiguous_format)  # autograd may use the given one again
         torch.distributed.all_reduce(gradient)  # the losses of all processes depend on these rows
         first = torch.distributed.get_rank() * ctx.rows
         return gradient[first : first + ctx.rows]

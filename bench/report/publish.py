@@ -79,6 +79,8 @@ def _write(
     registry: Registry, results: Path, changes: Iterable[_Change], names: Sequence[str], figures: FigureOptions
 ) -> int:
     """Write changed records, then all that is drawn of suites."""
+    for name in stored_suites(results):
+        read_committed(results, name)  # the page shows all suites: a damaged one is refused before anything is written
     for change in changes:
         change.write(results)
         print("\n".join(change.sentences(registry)))
@@ -130,12 +132,11 @@ def _publication(registry: Registry, results: Path, name: str, replace: bool, fo
     recipes = {key: recipe for key, (_, recipe) in entries.items()}
     for run in local:
         entry, recipe = entries[run.key[:2]]
-        if run.record.code.dirty:
+        if problem := _code_problem(run):
             words = ["--recipe", entry.id, *suite.run_options(entry, recipe), "--seed", str(run.record.seed), *folders]
             again = shlex.join(["python", "bench/run.py", *words, "--force"])
             raise RecipeError(
-                f"{run.name}: it used code that differs from its commit: commit the changes or remove them, then run it"
-                f" again: {again}{_DATA}"
+                f"{run.name}: {problem}: commit the changes or remove them, then run it again: {again}{_DATA}"
             )
         if is_stale(run.record, recipe):
             again = shlex.join(["python", "-m", "bench", "sweep", name, "--stale", *folders])
@@ -161,9 +162,8 @@ def _merged(registry: Registry, results: Path, name: str, files: Sequence[Path])
         raise RecipeError(problems[0])
     recipes = {(recipe.id, recipe.hash): recipe for _, recipe in suite_recipes(registry, suite, [*before, *given])}
     for run in given:
-        if run.record.code.dirty:
-            advice = "its author commits the changes or removes them, and runs it again"
-            raise RecipeError(f"{run.name}: it used code that differs from its commit: {advice}")
+        if problem := _code_problem(run):
+            raise RecipeError(f"{run.name}: {problem}: its author commits the changes or removes them, and runs it again")
         if is_stale(run.record, recipe := recipes[run.key[:2]]):
             parts = "; ".join(stale_parts(run.record, recipe))
             raise RecipeError(f"{run.name}: it was recorded with other code ({parts}): its author runs it again")
@@ -174,6 +174,13 @@ def _merged(registry: Registry, results: Path, name: str, files: Sequence[Path])
     if change.after.conflicts:
         raise RecipeError(change.after.conflicts[0])
     return change
+
+
+def _code_problem(run: FinishedRun) -> str | None:
+    """Why nobody can get the code of a run from its record, or None."""
+    if run.record.code.dirty is None:
+        return "its code is not known, since it did not run in a git checkout"
+    return "it used code that differs from its commit" if run.record.code.dirty else None
 
 
 def _by_code(

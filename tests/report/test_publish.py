@@ -25,7 +25,7 @@ from tests.helpers.process import ROOT
 from tests.helpers.synthetic import finish, make_run, quick_run, three_seeds
 
 LAPTOP = {"hardware": Hardware("cpu", "Laptop", 1), "libraries": {"python": "3.12.0", "torch": "9"}}
-DIRTY = Code("0.0.0", "f" * 40, True)
+DIRTY, UNKNOWN = Code("0.0.0", "f" * 40, True), Code("0.0.0", None, None)
 
 
 @pytest.fixture
@@ -291,3 +291,24 @@ def test_results_of_a_method_of_ones_own_are_drawn_without_its_file(tmp_path, re
     assert remark in capsys.readouterr().out and remark not in (results / "README.md").read_text()
     assert bench("publish", "--results-dir", results) == 0
     assert "other code" not in (results / "README.md").read_text() and "`logit_mse`" in (results / "README.md").read_text()
+
+
+def test_a_run_whose_code_is_not_known_is_refused(results, tmp_path, capsys):
+    before = records_path(results, "quick").read_bytes()
+    run = quick_run("guided", 7, code=UNKNOWN)
+    assert bench("merge", of_others(tmp_path, run), "--suite", "quick", "--results-dir", results) == 2
+    finish(results, run)
+    assert bench("publish", "quick", "--results-dir", results) == 2
+    said = capsys.readouterr().err
+    assert said.count("guided seed 7: its code is not known, since it did not run in a git checkout") == 2
+    assert records_path(results, "quick").read_bytes() == before
+
+
+def test_nothing_is_written_where_another_suite_is_damaged(results, capsys):
+    before = records_path(results, "quick").read_bytes()
+    finish(results, quick_run("guided", 7))
+    records_path(results, "paper").parent.mkdir()
+    records_path(results, "paper").write_text("{")
+    assert bench("publish", "quick", "--results-dir", results) == 2
+    assert "paper/records.jsonl line 1: not JSON" in capsys.readouterr().err
+    assert records_path(results, "quick").read_bytes() == before
