@@ -24,7 +24,7 @@ def disk_full(error: BaseException) -> bool:
 
 def unwritable(error: BaseException) -> str | None:
     """A sentence for an error that means that a file or folder cannot be written; None for other errors."""
-    if isinstance(error, PermissionError) or disk_full(error):
+    if isinstance(error, (PermissionError, IsADirectoryError)) or disk_full(error):
         return f"{error.filename} cannot be written: {error.strerror}"
     return None
 
@@ -45,7 +45,8 @@ def replacing(path: Path, sync: bool = True) -> Iterator[Path]:
                 os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a failed write does not say to which file
+        if error.filename in (None, str(temporary)):  # a failed write names no file, a failed rename the temporary one
+            error.filename = str(path)
         raise
     finally:
         with suppress(OSError):  # where nothing can be written, nothing can be removed

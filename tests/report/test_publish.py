@@ -312,3 +312,9 @@ def test_nothing_is_written_where_another_suite_is_damaged(results, capsys):
     assert bench("publish", "quick", "--results-dir", results) == 2
     assert "paper/records.jsonl line 1: not JSON" in capsys.readouterr().err
     assert records_path(results, "quick").read_bytes() == before
+
+
+def test_a_folder_in_the_place_of_a_table_is_named(results, capsys):
+    (results / "quick" / "table.md").mkdir()
+    assert bench("publish", "--results-dir", results) == 2
+    assert f"error: {results}/quick/table.md cannot be written: Is a directory" in capsys.readouterr().err
