@@ -25,7 +25,7 @@ from bench.report.records import (
     read_file_of_runs,
     write_runs,
 )
-from bench.report.unite import United, code_difference, environment, unite
+from bench.report.unite import United, code_difference, unite
 from bench.runs.finished import FinishedRun, is_stale
 from bench.runs.folder import LOCAL, runs_dir
 from bench.runs.record import stale_parts
@@ -108,8 +108,8 @@ class _Change:
         """What has changed, which runs were left out, and which the suite lacks."""
         name, keys, after = self.suite.name, {run.key for run in self.before}, [*self.after.runs, *self.after.reproductions]
         counting = {run.key for run in self.given if run in self.after.runs and run not in self.before}
-        known = [(run.key, environment(run.record)) for run in self.before]
-        new = {(run.key, environment(run.record)) for run in self.given if run in self.after.reproductions}
+        known = [(run.key, run.record.environment) for run in self.before]
+        new = {(run.key, run.record.environment) for run in self.given if run in self.after.reproductions}
         removed = sum(run not in after and run.key not in counting for run in self.before)
         numbers = [count(len(counting - keys), "new run"), count(len(new.difference(known)), "new reproduction")]
         numbers += [f"{count(len(counting & keys), 'run')} replaced"] if counting & keys else []

@@ -16,7 +16,6 @@ from bench.config.schema import RecipeError
 from bench.report.definition import FILE, find_suite, is_known, stored_suites, suite_recipes
 from bench.report.frame import RUN, curves_frame, runs_frame
 from bench.report.records import RECORDS, REPRODUCTIONS, read_runs
-from bench.report.unite import environment
 from bench.runs.finished import FinishedRun, run_from_folder
 from bench.runs.folder import LOCAL, finished_runs
 
@@ -120,7 +119,7 @@ def _find(suite: str | None, results: Path, origin: str | None, recipes_dir: Fol
         if suite is None or of_suites:
             texts = set().union(*of_suites.values())
             run = dataclasses.replace(run, suite=", ".join(of_suites))
-            machine = str(environment(run.record)) if of == "reproduction" else ""
+            machine = str(run.record.environment) if of == "reproduction" else ""
             found[*run.key, machine] = _Found(run, of, folder, texts.pop() if len(texts) == 1 else "")
     if not found:
         what = "no finished run" if suite is None else f"no finished run of suite {suite}"

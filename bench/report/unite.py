@@ -9,7 +9,7 @@ from bench.cli import count
 from bench.config.numerics import differences
 from bench.config.schema import RecipeError
 from bench.runs.finished import FinishedRun
-from bench.runs.record import Record, accuracy_text
+from bench.runs.record import accuracy_text
 
 
 @dataclass(frozen=True)
@@ -56,20 +56,14 @@ def unite(runs: Iterable[FinishedRun]) -> United:
         first = counting.setdefault(run.key, run)
         if first is run:
             continue
-        if environment(first.record) != environment(run.record):
-            first = others.setdefault((run.key, environment(run.record)), run)
+        if first.record.environment != run.record.environment:
+            first = others.setdefault((run.key, run.record.environment), run)
         if _numbers(first) != _numbers(run):
             conflicts.append(
                 f"{run.name}: another run of this recipe and seed, on the same hardware with the same libraries and"
                 f" threads, has other results: {accuracy_text(first.record)} against {accuracy_text(run.record)}"
             )
     return United(list(counting.values()), list(others.values()), conflicts, other_code)
-
-
-def environment(record: Record) -> tuple[object, ...]:
-    """What a run's numbers may depend on beside recipe, seed and code: hardware, threads, libraries and the like."""
-    libraries = tuple(sorted((name, str(version)) for name, version in record.libraries.items()))
-    return record.hardware, libraries, record.world_size, record.precision.used, record.compile
 
 
 def code_difference(run: FinishedRun, first: FinishedRun, whose: str) -> str:

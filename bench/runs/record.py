@@ -140,6 +140,12 @@ class Record:
     weights: str | None = None  # SHA-256 of model.safetensors; None if the run diverged
     guidance_stop: GuidanceStop | None = None  # None: guidance was not adaptive, or it did not stop
 
+    @property
+    def environment(self) -> tuple[object, ...]:
+        """What the numbers may depend on beside recipe, seed and code: hardware, threads, libraries and the like."""
+        libraries = tuple(sorted((name, str(version)) for name, version in self.libraries.items()))
+        return self.hardware, libraries, self.world_size, self.precision.used, self.compile
+
     def to_dict(self) -> dict[str, object]:
         """The record as JSON content."""
         return {"schema": RECORD_SCHEMA, **dataclasses.asdict(self)}

@@ -13,7 +13,7 @@ from bench.sweep.plan import Plan
 def beside_published(plan: Plan, published: Mapping[RunKey, Record]) -> list[str]:
     """A table of the runs of a plan that are finished here and published; empty if there are none.
 
-    published: the published records. A line below the table says whether hardware, threads or libraries differ.
+    published: the published records. A line below the table says whether their environments differ.
     """
     known = [job for job in plan.runs if run_key(job.recipe) in published]
     found = [(job.folder.record(job.recipe), published[run_key(job.recipe)]) for job in known]
@@ -26,12 +26,17 @@ def beside_published(plan: Plan, published: Mapping[RunKey, Record]) -> list[str
         rows.append((here.id, here.seed, accuracy_text(here), accuracy_text(there), difference))
     table = tabulate(rows, ["recipe", "seed", "here", "published", "difference"], disable_numparse=True)
     lines = ["last epochs beside the published ones of the same recipe and seed:", *table.splitlines()]
-    here, there = (
-        {f"{one.hardware}, torch {one.libraries.get('torch')}" for one in own} for own in zip(*pairs, strict=True)
-    )
+    here, there = ({_environment_text(one) for one in own} for own in zip(*pairs, strict=True))
     if here != there:
         lines.append(
-            f"other hardware, threads or libraries, so results differ: here {'; '.join(sorted(here))}; published"
-            f" {'; '.join(sorted(there))}"
+            f"other hardware, threads, libraries or precision, so results may differ: here {'; '.join(sorted(here))};"
+            f" published {'; '.join(sorted(there))}"
         )
     return lines
+
+
+def _environment_text(record: Record) -> str:
+    """`Record.environment` in words."""
+    hardware, libraries, processes, precision, compiled = record.environment
+    versions = ", ".join(" ".join(one) for one in libraries)
+    return f"{processes} x {hardware}, {precision}, compile {compiled}, {versions}"

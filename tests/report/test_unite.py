@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.config.schema import RecipeError
-from bench.report.unite import environment, other_code_notes, unite
+from bench.report.unite import other_code_notes, unite
 from bench.runs.record import DatasetSummary, Hardware
 from tests.helpers.synthetic import quick_run
 
@@ -29,13 +29,13 @@ folders = st.lists(st.sampled_from(sorted(RUNS)).map(RUNS.get), max_size=12)
 
 def places(united):
     """What was kept: recipes, seeds and machines."""
-    return {(run.key, environment(run.record)) for run in [*united.runs, *united.reproductions]}
+    return {(run.key, run.record.environment) for run in [*united.runs, *united.reproductions]}
 
 
 @given(folders, folders)
 def test_uniting_keeps_every_machine_once_in_any_order(a, b):
     one, other = unite([*a, *b]), unite([*b, *a])
-    assert places(one) == places(other) == {(run.key, environment(run.record)) for run in [*a, *b]}
+    assert places(one) == places(other) == {(run.key, run.record.environment) for run in [*a, *b]}
     assert {run.key for run in one.runs} == {run.key for run in other.runs}
     assert len(one.runs) + len(one.reproductions) == len(places(one)) and not one.conflicts
 

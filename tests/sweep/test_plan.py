@@ -127,8 +127,10 @@ def test_accuracies_are_shown_beside_the_published_ones(quick):
     ]
     threads = dataclasses.replace(published[run_key(guided)], hardware=Hardware("cpu", "Synthetic CPU", 2))
     line = beside_published(quick.plan(), {**published, run_key(guided): threads})[-1]
-    assert "here cpu, Synthetic CPU, 1 thread, torch 0.0.0; published cpu, Synthetic CPU, 1 thread, " in line
-    assert "2 threads" in line and beside_published(quick.plan([5]), published) == []
+    assert "here 1 x cpu, Synthetic CPU, 1 thread, bf16, " in line and "2 threads" in line
+    other = dataclasses.replace(published[run_key(guided)], compile="default")
+    assert "compile default" in beside_published(quick.plan(), {**published, run_key(guided): other})[-1]
+    assert beside_published(quick.plan([5]), published) == []
 
 
 def test_estimates_come_from_the_same_recipe_else_from_a_similar_one(quick):
