@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.config.schema import RecipeError, Train
 from bench.cores import cores_per_process
@@ -105,7 +108,21 @@ def make_accelerator(
         )
     if accelerator.device.type != device:
         raise RecipeError(f"train.device: {device} was chosen, but accelerate runs on {accelerator.device.type}")
+    if device == "cuda" and precision.used != "fp32":
+        _try_cudnn_attention(accelerator.device)
     return accelerator, precision
+
+
+def _try_cudnn_attention(device: torch.device) -> None:
+    """Turn cuDNN's attention off if it fails: torch prefers it on some GPUs, and takes flash attention without it."""
+    tokens = torch.zeros(1, 3, 197, 64, dtype=torch.float16, device=device, requires_grad=True)
+    try:
+        with warnings.catch_warnings(), sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+            warnings.simplefilter("ignore")  # of kernels that do not fit
+            F.scaled_dot_product_attention(tokens, tokens, tokens).sum().backward()
+        torch.cuda.synchronize(device)
+    except RuntimeError:
+        torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def hardware(device: torch.device) -> Hardware:
