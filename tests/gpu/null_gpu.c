@@ -261,7 +261,9 @@ int cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *n) { *n = 2; ret
 int cudaGetSymbolAddress(void **address, const void *symbol) { static char room[1 << 20]; *address = room; return SUCCESS; }
 int cuDevicePrimaryCtxGetState(int device, unsigned *flags, int *active) { *flags = 0; *active = 1; return SUCCESS; }
 int cuDevicePrimaryCtxRetain(void **context, int device) { *context = SOME; return SUCCESS; }
-GIVE(cuCtxGetCurrent) GIVE(cuModuleLoadData) GIVE(cuModuleLoadDataEx) GIVE(cuModuleGetFunction)
+GIVE(cuCtxGetCurrent) GIVE(cuModuleLoad) GIVE(cuModuleLoadData) GIVE(cuModuleLoadDataEx) GIVE(cuModuleGetFunction)
+GIVE(cuLibraryLoadData) GIVE(cuLibraryLoadFromFile) GIVE(cuLibraryGetKernel) GIVE(cuKernelGetFunction)
+int cuStreamGetCtx(void *stream, void **context) { *context = SOME; return SUCCESS; }
 int cuFuncGetAttribute(int *value, int attribute, void *function) {
     *value = attribute == 0 ? 1024 : attribute == 4 ? 32 : 0; /* threads per block, registers */
     return SUCCESS;

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import pytest
+
 from bench.runs.finished import NULL_GPU, run_from_folder
 from tests.gpu.null_gpu import measure, run
 
-# Three steps of a recipe, whose id and settings are the arguments.
+# 16 batches of a recipe, whose id and settings are the arguments, and 16 steps: through the end of an epoch of 12.
 STEPS = """
 import sys
 from bench.config.registry import Registry
 from bench.train.speed_variant import Variant, random_dataset
 from tests.gpu import null_gpu
 
-settings = ["train.compile=off", "data.train_limit=1024", "train.batch_size=128"]
+settings = ["train.compile=off", "data.train_limit=1536", "train.batch_size=128"]
 recipe = Registry().compose(sys.argv[1], "paper", [*settings, *sys.argv[2:]])
 variant = Variant(recipe, random_dataset(recipe, 32))
 assert str(variant.device) == "cuda"
-variant.train(3)
+variant.train(1)
 null_gpu.reset()
-variant.train(3)
-null_gpu.report("3 steps")
+variant.load(16)
+null_gpu.report("input")
+variant.train(16)
+null_gpu.report("steps")
 """
 CALLS = """
 import torch
@@ -48,6 +52,7 @@ except RuntimeError:
     pass
 null_gpu.report("a wait in a capture")
 """
+MAX_INPUT_CALLS = 120  # launches, copies, memsets and uploads of a batch, uncompiled
 DEIT = ["deit_tiny/cifar100/guided", "model.depth=2", "model.feature_layers=[blocks.0, blocks.1, blocks.1]"]
 
 
@@ -62,10 +67,19 @@ def test_every_kind_of_call_is_counted(null_gpu):
     }
 
 
-def test_a_step_does_not_wait(null_gpu):
-    counts = measure(null_gpu, STEPS, *DEIT)["3 steps"]
-    assert counts["launches"] > 300 and counts["uploads"] > 3
-    assert not {"waits", "pageable_uploads", "downloads", "refused"} & counts.keys(), counts
+@pytest.mark.parametrize("settings", [[], ["data.residence=host"], ["augment.rand_augment=null"]], ids=lambda s: "".join(s))
+def test_a_step_does_not_wait_and_its_input_takes_few_launches(null_gpu, settings):
+    counts = measure(null_gpu, STEPS, *DEIT, *settings)
+    for part in counts.values():
+        assert not {"waits", "pageable_uploads", "downloads", "refused"} & part.keys(), counts
+    asked = sum(counts["input"].get(kind, 0) for kind in ("launches", "products", "copies", "memsets", "uploads"))
+    assert asked / 16 <= MAX_INPUT_CALLS
+    assert counts["steps"]["launches"] > counts["input"]["launches"] + 16 * 100  # 100 in a step: the student is there
+
+
+def test_features_on_the_gpu_are_not_copied_there_each_step(null_gpu):
+    counts = measure(null_gpu, STEPS, DEIT[0].replace("guided", "guided-offline"), *DEIT[1:])
+    assert counts["steps"]["uploads"] <= counts["input"]["uploads"] + 16  # the indices of each batch
 
 
 def test_a_run_says_that_it_is_no_result(null_gpu, tmp_path):
