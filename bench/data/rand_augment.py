@@ -198,8 +198,8 @@ def _map_levels(group: _Group) -> Tensor:
     fixed, stretched = group.below(Kind.AUTO_CONTRAST), group.below(Kind.EQUALIZE)
     images, parts = group.images, []
     if fixed:
-        tables = [_table(*pair) for pair in zip(group.kinds[:fixed], group.arguments[:fixed], strict=True)]
-        parts.append(upload(np.stack(tables), images.device)[:, None].expand(-1, 3, -1))
+        tables = upload(_tables(group.kinds[:fixed], group.arguments[:fixed]), images.device)
+        parts.append(tables[:, None].expand(-1, 3, -1))
     if fixed < stretched:
         parts.append(_auto_contrast(images[fixed:stretched]))  # not fused: its division has to be rounded correctly
     if stretched < len(images):
@@ -212,20 +212,19 @@ def _look_up(images: Tensor, tables: Tensor) -> Tensor:
     return tables.gather(2, images.flatten(2).long()).view_as(images)
 
 
-def _table(kind: int, argument: float) -> np.ndarray:
-    """[256] uint8, the new level of each level."""
-    level = np.arange(256)
-    if kind == Kind.INVERT:
-        new = 255 - level
-    elif kind == Kind.POSTERIZE:
-        new = level & ~(2 ** (8 - int(argument)) - 1)  # 0 bits: black, as Pillow before 13
-    elif kind == Kind.SOLARIZE:
-        new = np.where(level < argument, level, 255 - level)
-    elif kind == Kind.SOLARIZE_ADD:
-        new = np.where(level < 128, np.minimum(level + argument, 255), level)
-    else:  # brightness: Pillow's blend with black, in float32
-        new = np.clip(level.astype(np.float32) * np.float32(argument), 0, 255)
-    return new.astype(np.uint8)
+def _tables(kinds: np.ndarray, arguments: np.ndarray) -> np.ndarray:
+    """[operations, 256] uint8, the new level of each level."""
+    kind, argument, level = kinds[:, None], arguments[:, None], np.arange(256)
+    lost = np.where(kind == Kind.POSTERIZE, 8 - argument, 0).astype(int)  # 8 of 8 bits: black, as Pillow before 13
+    new = {
+        Kind.INVERT: 255 - level,
+        Kind.POSTERIZE: level >> lost << lost,
+        Kind.SOLARIZE: np.where(level < argument, level, 255 - level),
+        Kind.SOLARIZE_ADD: np.where(level < 128, np.minimum(level + argument, 255), level),
+        # Pillow's blend with black, in float32
+        Kind.BRIGHTNESS: np.clip(level.astype(np.float32) * argument.astype(np.float32), 0, 255),
+    }
+    return np.select([kind == one for one in new], list(new.values())).astype(np.uint8)
 
 
 def _auto_contrast(images: Tensor) -> Tensor:
@@ -259,7 +258,8 @@ def _blend(base: Tensor, images: Tensor, factors: Tensor) -> Tensor:
 
 def _grey(images: Tensor) -> Tensor:
     """[batch, 1, size, size] float32: Pillow's luminance, whole levels. Its sums are below 2**24, so float32 is exact."""
-    red, green, blue = images.float().unbind(1)
+    levels = images.float()
+    red, green, blue = levels[:, 0], levels[:, 1], levels[:, 2]  # of unbind, torch.compile makes a graph per batch size
     return red.mul_(19595).add_(green.mul_(38470)).add_(blue.mul_(7471)).add_(0x8000).mul_(2**-16).floor_()[:, None]
 
 
@@ -285,17 +285,22 @@ def _sharpness(images: Tensor, factors: Tensor) -> Tensor:
     return _blend(base, images, factors)
 
 
-def _cubic(first: Tensor, second: Tensor, third: Tensor, fourth: Tensor, along: Tensor) -> Tensor:
-    """Pillow's interpolation when it transforms images: Keys' cubic with a = -1 (its resize has -0.5).
-
-    `along` is the position between the second and the third pixel, 0 to 1. It is computed in differences from the second
-    pixel, so that flat areas stay exactly flat: the result is truncated, and 99.99 would become 99.
-    """
+def _cubic_weights(along: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What `_cubic` needs of a position between the second and the third pixel, 0 to 1."""
     squared = along * along
     cubed = squared * along
-    value = (first - second).mul_(2 * squared - cubed - along)
-    value.addcmul_(third - second, along + squared - cubed)
-    return value.addcmul_(fourth - second, cubed - squared).add_(second)
+    return 2 * squared - cubed - along, along + squared - cubed, cubed - squared
+
+
+def _cubic(first: Tensor, second: Tensor, third: Tensor, fourth: Tensor, weights: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Pillow's interpolation when it transforms images: Keys' cubic with a = -1 (its resize has -0.5).
+
+    It is computed in differences from the second pixel, so that flat areas stay exactly flat: the result is truncated, and
+    99.99 would become 99.
+    """
+    value = (first - second).mul_(weights[0])
+    value.addcmul_(third - second, weights[1])
+    return value.addcmul_(fourth - second, weights[2]).add_(second)
 
 
 def _slide(images: Tensor, shear: Tensor, pixels: Tensor, rows: int, fill: Tensor) -> Tensor:
@@ -314,7 +319,7 @@ def _slide_rows(images: Tensor, shift: Tensor, fill: Tensor) -> Tensor:
     along = torch.arange(-1, size + 2, device=images.device)  # four pixels around each position; neighbours share three
     index = (start.long()[..., None] + along).clamp_(0, size - 1)
     pixels = images.gather(3, index[:, None].expand(-1, 3, -1, -1)).float()
-    value = _cubic(*[pixels[..., i : i + size] for i in range(4)], (shift - start)[:, None, :, None])
+    value = _cubic(*[pixels[..., i : i + size] for i in range(4)], _cubic_weights((shift - start)[:, None, :, None]))
     place = shift[..., None] + (torch.arange(size, device=images.device) + 0.5)
     inside = (place >= 0) & (place < size)
     return _filled(value, inside, fill)
@@ -331,15 +336,16 @@ def _rotate(images: Tensor, cos: Tensor, sin: Tensor, fill: Tensor) -> Tensor:
     across, down = [place.sub_(0.5).clamp_(-0.5, size - 0.5).flatten(1) for place in (across, down)]
     left, top = across.floor(), down.floor()
     columns = [(left.long() + right).clamp_(0, size - 1) for right in (-1, 0, 1, 2)]
-    pixels, beside = images.flatten(2), (across - left)[:, None]
+    pixels, weights = images.flatten(2), _cubic_weights((across - left)[:, None])
     # Written into memory that is allocated once: new pages cost a CPU more than the look-ups.
     neighbours, values = torch.empty(2, 4, batch, 3, size * size, device=images.device)
     for i, below in enumerate((-1, 0, 1, 2)):
         row = (top.long() + below).clamp_(0, size - 1).mul_(size)
         for neighbour, column in zip(neighbours, columns, strict=True):
             neighbour.copy_(pixels.gather(2, (row + column)[:, None].expand(-1, 3, -1)))
-        values[i] = _cubic(*neighbours, beside)
-    return _filled(_cubic(*values, (down - top)[:, None]).view(batch, 3, size, size), inside, fill)
+        values[i] = _cubic(*neighbours, weights)
+    turned = _cubic(*values, _cubic_weights((down - top)[:, None]))
+    return _filled(turned.view(batch, 3, size, size), inside, fill)
 
 
 def _filled(values: Tensor, inside: Tensor, fill: Tensor) -> Tensor:
