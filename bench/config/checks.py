@@ -128,7 +128,8 @@ def _check_guidance(recipe: Recipe, fail: Fail) -> None:
         with explained(params.plugin):
             problems = [(str(name), problem) for name, problem in params.problems(student_layers, teacher_layers)]
         for name, problem in problems:
-            fail(name if name.startswith("model.") else f"guidance.params.{name}", problem)
+            key = next((key for key, own, inner in guidance.keys if own is params and inner == name), name)
+            fail(name if name.startswith("model.") else f"guidance.params.{key}", problem)
     if recipe.teacher is not None:
         _check_teacher_pass(recipe, guidance, fail)
 

@@ -57,7 +57,9 @@ def _paths(sections: dict[str, Any], defs: Mapping[str, Any], prefix: str = "") 
 
 def _guidance(methods: Mapping[str, type[Params]]) -> dict[str, Any]:
     method = {"type": "string", "description": f"none, {', '.join(methods)}, or several joined by +"}
-    return _closed({"method": method, "params": _merged(methods.values()), "schedule": _closed(_properties(Schedule))})
+    params = _merged(methods.values())
+    params["patternProperties"] = {f"^({'|'.join(methods)})_": {}}  # METHOD_NAME, of joined methods: `param_keys`
+    return _closed({"method": method, "params": params, "schedule": _closed(_properties(Schedule))})
 
 
 def _merged(classes: Iterable[type[Params]]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -171,6 +172,13 @@ class Guidance:
     teacher: TeacherPass = TeacherPass()
 
     @property
+    def keys(self) -> list[tuple[str, MethodParams, str]]:
+        """Every parameter: its key below `guidance.params`, the parameters that it is one of, and its name there."""
+        params = dict(zip(self.method.split("+"), self.params, strict=True))
+        names = param_keys({method: [f.name for f in fields(own)] for method, own in params.items()})
+        return [(key, params[method], name) for method, own in names.items() for name, key in own.items()]
+
+    @property
     def needs(self) -> frozenset[str]:
         """The teacher's outputs that the methods use, of "maps" and "logits"; empty: there is no teacher."""
         return frozenset().union(*(params.needs for params in self.params))
@@ -187,15 +195,27 @@ class Guidance:
 
     def scaled_epochs(self, epochs: int) -> dict[str, int]:
         """The keys that count epochs of the published runs, as {key: number for a run of `epochs`}."""
-        sections = [("guidance.params.", params) for params in self.params]
+        keys = [(f"guidance.params.{key}", params, name) for key, params, name in self.keys]
         if self.schedule.adaptive != "none":
-            sections.append(("guidance.schedule.", self.schedule))
+            keys += [(f"guidance.schedule.{f.name}", self.schedule, f.name) for f in fields(Schedule)]
         return {
-            prefix + f.name: scaled_epochs(getattr(section, f.name), epochs)
-            for prefix, section in sections
-            for f in fields(section)
-            if f.metadata.get("scaled")
+            key: scaled_epochs(getattr(section, name), epochs)
+            for key, section, name in keys
+            if section.__dataclass_fields__[name].metadata.get("scaled")
         }
+
+
+def param_keys(names: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
+    """The keys of the parameters of joined methods, {method: {name: key}}, from their names in each.
+
+    A key is the name, or METHOD_NAME if an earlier method has a parameter of this name.
+    """
+    seen: set[str] = set()
+    out = {}
+    for method, own in names.items():
+        out[method] = {name: f"{method}_{name}" if name in seen else name for name in own}
+        seen.update(own)
+    return out
 
 
 @dataclass(frozen=True)
@@ -228,7 +248,7 @@ class Recipe:
         if self.select != "last":
             content["select"] = self.select
         if self.guidance is not None:
-            params = {name: value for params in self.guidance.params for name, value in _non_default(params).items()}
+            params = self._method_params(_non_default)
             schedule = _non_default(self.guidance.schedule)
             content["guidance"] = {"method": self.guidance.method, "params": params, "schedule": schedule}
         if self.teacher is not None:
@@ -238,6 +258,11 @@ class Recipe:
                 teacher["feature_layers"] = list(self.teacher.model.feature_layers)
             content["teacher"] = teacher
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def _method_params(self, plain: Callable[[MethodParams], dict[str, Any]]) -> dict[str, Any]:
+        """What a function makes of the parameters of the methods, under their keys."""
+        values = ((key, name, plain(own)) for key, own, name in self.guidance.keys)
+        return {key: of_method[name] for key, name, of_method in values if name in of_method}
 
     @property
     def plugins(self) -> list[Plugin]:
@@ -265,7 +290,7 @@ class Recipe:
         for section in ("model", "data", "augment", "train"):
             out[section] = _to_plain(getattr(self, section))
         if self.guidance is not None:
-            params = {name: value for params in self.guidance.params for name, value in _to_plain(params).items()}
+            params = self._method_params(_to_plain)
             schedule = _to_plain(self.guidance.schedule)
             out["guidance"] = {"method": self.guidance.method, "params": params, "schedule": schedule}
             if any(params.own for params in self.guidance.params):  # elsewhere the file that says so is not there

@@ -168,6 +168,8 @@ class Training:
             self._best_state = {"network": _on_cpu(student.network), "predictions": predictions}
         self._history.append(row)
         self._progress.epoch(row)
+        if guided and (stop := self._guidance_stop()) is not None:
+            self._progress.guidance_ended(stop)
         self._after_epoch(self._history)
         return predictions, not (finite and math.isfinite(train_loss))
 
@@ -201,7 +203,8 @@ class Training:
         if (found := schedule.stop(planned, self._recipe.train.epochs, losses)) is None:
             return None
         count, slope = found
-        return GuidanceStop(planned.from_epoch + count, slope, slope / losses[count - 1])
+        # a term may become zero, by which nothing can be divided
+        return GuidanceStop(planned.from_epoch + count, slope, slope / losses[count - 1] if losses[count - 1] else 0.0)
 
     def _resume(self) -> None:
         """Load the newest checkpoint, if there is one. Raises RecipeError if the processes find different ones."""
