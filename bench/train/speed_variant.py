@@ -43,7 +43,7 @@ P, T = ParamSpec("P"), TypeVar("T")
 UNTIMED_REPEATS = 3  # of a part, before it is timed: a CUDA graph runs, is captured, and is then replayed
 MATRIX_SECONDS = 5
 MATRIX_REPEATS = 10
-MAX_NOISE_IMAGES, MAX_NOISE_BYTES = 4096, 2**28  # more would change no step
+MAX_NOISE_IMAGES, MAX_NOISE_BYTES = 4096, 2**27  # more would change no step
 PR_SET_PDEATHSIG = 1  # of prctl, from linux/prctl.h
 
 
