@@ -97,7 +97,7 @@ def test_a_run_that_was_killed_and_stopped_ends_with_the_same_bits(variant, tmp_
 
     def killed():
         """In the second epoch: the last checkpoint is that of its beginning."""
-        if next(steps) == 4:
+        if next(steps) == 3:
             raise KeyboardInterrupt
         return False
 
