@@ -32,9 +32,10 @@ from tests.helpers.process import launch_variables
 MEASURED = ("seconds", "images_per_second", "peak_memory_mib")
 EPOCHS = ["train.epochs=3", "train.checkpoint_seconds=0", "train.threads=1"]
 AUGMENT = ["augment.crop=random_resized", "augment.flip=0.5", "augment.erase=0.5", "model.drop_path_rate=0.2"]
+AUGMENT += ["augment.mixup=0.8", "augment.cutmix=1", "train.ema=0.9", "train.lr_per=step"]
 SMALL = ["model.depth=3", "model.feature_layers=[blocks.0, blocks.1, blocks.2]", "teacher.model.width=8"]
 SMALL += ["teacher.train.epochs=1"]
-# A student with projections, and a teacher that keeps its best epoch: the two kinds of state.
+# A student with projections and averaged weights, and a teacher that keeps its best epoch: the kinds of state.
 RUNS = {
     "deit_micro/digits/guided": ["data.train_limit=128", *SMALL, *AUGMENT, *EPOCHS],
     "resnet8/digits": ["data.train_limit=192", "model.width=8", "select=best", "train.lr=0.3", *EPOCHS],
