@@ -110,7 +110,7 @@ class Training:
                 self._between_epochs(epoch + 1)
         self._progress.close()
         task, student = self._step.task, self._student
-        network = student.network if diverged else self._network  # an average does not show where weights diverged
+        network = student.network if diverged else self._network  # those that diverged, not their average
         best = self._best_state or {"network": _on_cpu(network), "predictions": predictions}
         return TrainResult(
             history=self._history,
