@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 import hashlib
 import json
 import math
@@ -109,7 +110,8 @@ def outcome(results: Path) -> dict[str, object]:
     """The part of a finished run's results that must not depend on interruptions."""
     (folder,) = {path.parent for path in results.rglob("record.json")}
     record = json.loads((folder / "record.json").read_text())
-    history = [line.rsplit(",", 1)[0] for line in (folder / "history.csv").read_text().splitlines()]  # without the speed
+    with open(folder / "history.csv", newline="") as file:
+        history = [{k: v for k, v in row.items() if k not in MEASURED} for row in csv.DictReader(file)]
     weights = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.safetensors")}
     # a kill while the last status is written leaves its temporary file beside a complete record
     left = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".status.json."))
