@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import f as f_distribution
@@ -40,6 +40,7 @@ def literally(values):
     return (of_rows - rest) / b, (of_columns - rest) / a, rest, of_rows / rest if rest > 1e-6 else np.nan
 
 
+@settings(deadline=None)
 @given(tables_of())
 def test_the_components_are_those_of_the_textbook(values):
     found, expected = components(values), literally(values.tolist())
@@ -50,6 +51,7 @@ def test_the_components_are_those_of_the_textbook(values):
         assert found.p == pytest.approx(f_distribution.sf(found.f, a - 1, (a - 1) * (b - 1)), abs=1e-9)
 
 
+@settings(deadline=None)
 @given(st.lists(PERCENT, min_size=2, max_size=6), st.lists(PERCENT, min_size=2, max_size=6))
 def test_a_sum_of_teacher_and_student_has_no_rest(teachers, students):
     found = components(np.add.outer(teachers, students))
@@ -57,6 +59,7 @@ def test_a_sum_of_teacher_and_student_has_no_rest(teachers, students):
     assert found[:3] == pytest.approx(expected, abs=1e-6) and np.isnan(found.p)
 
 
+@settings(deadline=None)
 @given(tables_of(), st.randoms())
 def test_the_order_of_the_seeds_does_not_matter(values, random):
     rows, columns = (random.sample(range(n), n) for n in values.shape)
