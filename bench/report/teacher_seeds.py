@@ -26,7 +26,7 @@ NOTE = (
     " without repetition; an estimate below zero is shown as 0. p: how often so large an F comes by chance if all teachers"
     " are equally good. With few seeds the estimates are rough. Gains have the same components, but for the student's."
 )
-_SEED = "teacher.seed="  # begins the setting of an entry
+_SEED = "teacher.seed"
 _TINY = 1e-9  # a mean square below it is rounding; accuracies have four digits
 
 
@@ -118,9 +118,13 @@ class SeedTable:
 
 def seed_tables(report: SuiteReport) -> list[SeedTable]:
     """A table per student, dataset, other varied values and method whose runs have two teacher seeds or more."""
-    others = {one.variant: _without_seed(one.settings) for one, _ in report.recipes}
-    if all(variant == other for variant, other in others.items()):
+    varied = {path for path, _ in report.suite.vary}
+    if _SEED not in varied:
         return []
+    kept = varied - {_SEED}
+    others = {
+        one.variant: ", ".join(text for text in one.settings if text.partition("=")[0] in kept) for one, _ in report.recipes
+    }
     runs = report.runs.dropna(subset="teacher_seed")
     runs = runs.assign(variant=runs["variant"].map(others))
     out = []
@@ -141,10 +145,6 @@ def components_frame(tables: Sequence[SeedTable]) -> pd.DataFrame:
         for table in tables
     ]
     return pd.DataFrame(rows)
-
-
-def _without_seed(settings: Sequence[str]) -> str:
-    return ", ".join(text for text in settings if not text.startswith(_SEED))
 
 
 def _deviation(variance: float) -> str:
