@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from PIL import Image
 
 import bench
@@ -12,6 +14,7 @@ from tests.helpers.commands import call
 from tests.helpers.process import TINY
 
 NAME = ["--set", "teacher.model.name=timm:test_efficientnet"]
+MAPS = {"blocks.0": [16, 8, 8], "blocks.1": [24, 4, 4], "blocks.2": [32, 2, 2]}
 
 
 def test_a_teacher_of_timm_from_start_to_end(cache, tmp_path, capsys, monkeypatch):
@@ -35,9 +38,6 @@ def test_a_teacher_of_timm_from_start_to_end(cache, tmp_path, capsys, monkeypatc
     assert {one.teacher.weights for one in records} == {sha256(teacher)}
     assert call(capsys, "bench", "verify", folders[0].path)[0] == 0
     maps = bench.load_pair(folders[1].path).feature_maps([Image.new("RGB", (8, 8))] * 2)
-    assert {name: tuple(value.shape[1:]) for name, value in maps.teacher.items()} == {
-        "blocks.0": (16, 8, 8),
-        "blocks.1": (24, 4, 4),
-        "blocks.2": (32, 2, 2),
-    }
-    assert len(maps.compared) == 3
+    assert {name: list(value.shape[1:]) for name, value in maps.teacher.items()} == MAPS and len(maps.compared) == 3
+    shown = call(capsys, "bench", "show", "deit_micro/digits/guided", "--protocol", "quick", *NAME, "--json")[1]
+    assert json.loads(shown)["teacher"]["feature_maps"] == MAPS
