@@ -1,4 +1,4 @@
-"""A CNN of timm as a teacher, from its training to the published run: cache, plan, doctor, verify, load."""
+"""A CNN of timm as a teacher, from its training to a loaded run: cache, plan, doctor, verify, load."""
 
 from __future__ import annotations
 
