@@ -134,7 +134,9 @@ def _check_guidance(recipe: Recipe, fail: Fail) -> None:
         if getattr(schedule, name) != getattr(Schedule(), name):
             fail(f"guidance.schedule.{name}", f"has no effect with guidance.schedule.adaptive={schedule.adaptive}")
     student_layers = len(recipe.model.feature_layers) or DEFAULT_FEATURE_LAYERS
-    teacher_layers = len(recipe.teacher.model.feature_layers) if recipe.teacher is not None else 0
+    teacher_layers = 0
+    if recipe.teacher is not None:
+        teacher_layers = len(recipe.teacher.model.feature_layers) or DEFAULT_FEATURE_LAYERS
     for params in guidance.params:
         with explained(params.plugin):
             problems = [(str(name), problem) for name, problem in params.problems(student_layers, teacher_layers)]
