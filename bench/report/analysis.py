@@ -26,7 +26,10 @@ ABOUT_ATTENTION = (
     " mean over queries, images and heads. Class tokens are left out and the rest of the attention is normalised again."
     " Uniform: if all keys had the same attention."
 )
-ABOUT_CKA = "CKA: linear, between flattened maps without class tokens; unbiased HSIC over minibatches; 1: equal up to rotation and scale."
+ABOUT_CKA = (
+    "CKA: linear, between flattened maps without class tokens, with the unbiased HSIC over minibatches. 1: equal up to a"
+    " rotation and a factor."
+)
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ def draw(found: Findings, width: float, title: str | None) -> Figure:
     """Draw attention distances and CKA with the reference by block, and below them CKA with each map of the teacher."""
     few, of_teacher = len(found.methods) <= FEW_METHODS, found.with_teacher
     above = {"attention distance (px)": found.attention, f"CKA with {base.clean(found.reference)}": found.with_reference}
-    below = {f"CKA with teacher's {base.clean(layer)}": own for layer, own in of_teacher.items()}
+    below = {f"teacher {base.clean(layer)}": own for layer, own in of_teacher.items()}
     rows = [row for row in ({name: own for name, own in above.items() if len(own)}, below) if row]
     legend = [Line2D([], [], label=base.clean(name), **_style(found, name)) for name in found.methods]
     if len(found.attention):
@@ -126,7 +129,8 @@ def draw(found: Findings, width: float, title: str | None) -> Figure:
     height = len(rows) * (PANEL_INCHES * width / base.DEFAULT_WIDTH_INCHES + 3 * base.line_inches())
     figure = base.new_figure(width, height, title, _note(found, few), legend)
     for line, row in zip(figure.add_gridspec(len(rows), 1), rows, strict=True):
-        panels = line.subgridspec(1, len(row)).subplots(sharey=row is below, squeeze=False)[0]
+        ratios = None if row is below or len(row) == 1 else (3, 2)
+        panels = line.subgridspec(1, len(row), width_ratios=ratios).subplots(sharey=row is below, squeeze=False)[0]
         for axes, (name, own) in zip(panels, row.items(), strict=True):
             axes.set_title(name, size="small")
             _draw_blocks(axes, found)
@@ -135,6 +139,8 @@ def draw(found: Findings, width: float, title: str | None) -> Figure:
                 _draw_lines(axes, found, own, "cka", few)
             else:
                 _draw_distances(axes, found, few)
+        if row is below:
+            panels[0].set_ylabel("CKA with teacher")
         for axes, layer in zip(panels, of_teacher if row is below else (), strict=False):
             if layer in found.compared:
                 axes.axvline(found.compared[layer], color=rcParams["axes.edgecolor"], linestyle=":", linewidth=1, zorder=1)
@@ -156,8 +162,9 @@ def _draw_blocks(axes: Axes, found: Findings) -> None:
 def _draw_distances(axes: Axes, found: Findings, few: bool) -> None:
     """Lines over the blocks, with a dot per head, and a dotted line for uniform attention."""
     uniform = found.attention.groupby("block")["uniform_px"].first()
-    axes.plot(uniform, color=rcParams["axes.labelcolor"], linestyle=":", linewidth=1.2)
-    axes.set_ylim(0, 1.05 * max(uniform.max(), found.attention["distance_px"].max()))
+    edges = pd.Series({-0.4: uniform.iloc[0], **uniform, len(_blocks(found)) - 0.6: uniform.iloc[-1]})
+    axes.plot(edges, color=rcParams["axes.labelcolor"], linestyle=":", linewidth=1.2)
+    axes.margins(y=0.1)
     for name, own in found.attention.groupby("method", sort=False) if few else ():
         of_heads = own.groupby(["block", "head"], as_index=False)["distance_px"].mean()
         aside = 0.12 * (found.methods.index(name) - (len(found.methods) - 1) / 2)  # so that dots do not hide each other
@@ -188,7 +195,7 @@ def _note(found: Findings, few: bool) -> str:
     text += "One seed" if high == 1 else f"Mean of {low} seeds" if low == high else f"Mean of {low} to {high} seeds"
     text += "; bands: ± 1 standard deviation" if few and high > 1 else ""
     text += "; dots: heads" if few and len(found.attention) else ""
-    text += "; dotted, below: the block that guidance compares with this map" if found.compared else ""
+    text += "; dotted upright: the block that guidance compares with this map" if found.compared else ""
     return f"{text}."
 
 

@@ -160,6 +160,30 @@ def attention_distance(weights: Tensor, distances: Tensor) -> Tensor:
     return (weights * distances).sum(-1).mean((0, 2))
 
 
+def block_distances(student: FeatureExtractor, images: Tensor) -> dict[str, tuple[Tensor, float]]:
+    """{block: (attention distance of each head, that of uniform attention)} in px.
+
+    Raises ValueError if the network's attention is not known, or not between the cells of square grids of the image.
+    """
+    network, out = student.network, {}
+    for name, weights in attention_maps(network, images).items():
+        block = next((block for block in student.feature_layers if name.startswith(f"{block}.")), None)
+        if block is None:
+            continue
+        if weights.ndim != 4 or len(weights) != len(images):
+            raise ValueError(
+                f"the attention of {type(network).__name__} at {name} is not that of whole images, as in windows"
+            )
+        ends = [prefix_tokens(count, network) for count in weights.shape[2:]]
+        if None in ends:
+            raise ValueError(f"the tokens of {type(network).__name__} at {name} are not those of a square")
+        weights = weights[:, :, ends[0] :, ends[1] :]
+        queries, keys = (round(count**0.5) for count in weights.shape[2:])
+        distances = grid_distances(queries, keys, images.shape[-1]).to(images.device)
+        out[block] = attention_distance(weights, distances), distances.mean().item()
+    return out
+
+
 def grid_distances(queries: int, keys: int, side: float) -> Tensor:
     """The distances between the centres of the cells of two square grids over one image: [queries², keys²].
 
@@ -213,13 +237,15 @@ def _load(folders: Sequence[Path], device: torch.device, recipes_dir: Folders) -
             raise RecipeError(f"{folder}: the run of a teacher: name runs of students, guided ones bring their teacher")
     runs = list(found.values())
     for folder, record, recipe in runs[1:]:
-        for what, one, other in zip(("student", "images"), _same(*runs[0][1:]), _same(record, recipe), strict=True):
+        for what, one, other in zip(
+            ("another student", "other images"), _same(*runs[0][1:]), _same(record, recipe), strict=True
+        ):
             if one != other:
                 raise RecipeError(
-                    f"{folder}: {recipe.id} has another {what} than {runs[0][0]}, {runs[0][2].id}: all runs must be of one"
+                    f"{folder}: {recipe.id} has {what} than {runs[0][0]}, {runs[0][2].id}: all runs must be of one"
                     " student, with one image size, and evaluated on the same images"
                 )
-    methods = _labels([recipe for *_, recipe in runs])
+    methods = method_labels([recipe for *_, recipe in runs])
     out = []
     for (folder, record, recipe), method in zip(runs, methods, strict=True):
         network = trained_network(folder, recipe, record.dataset.classes, record.weights)
@@ -235,7 +261,7 @@ def _same(record: Record, recipe: Recipe) -> tuple[object, object]:
     return student, (of.fingerprint, of.evaluated_on, data.subset, data.holdout, data.test_share)
 
 
-def _labels(recipes: Sequence[Recipe]) -> list[str]:
+def method_labels(recipes: Sequence[Recipe]) -> list[str]:
     """The method of each recipe; where several recipes have one, with the keys that differ, as `kd alpha=0.5`."""
     of_method = defaultdict(dict)
     for recipe in recipes:
@@ -245,7 +271,7 @@ def _labels(recipes: Sequence[Recipe]) -> list[str]:
         method = split_id(recipe.id)[2]
         own, others = of_method[method][recipe.hash], of_method[method].values()
         differing = [name for name in own if any(other.get(name) != own[name] for other in others)]
-        settings = (f"{name.rpartition('.')[2]}={own[name]}" for name in differing)
+        settings = (f"{name.removeprefix('guidance.params.')}={own[name]}" for name in differing)
         labels.append(" ".join([method, *settings]))
     return labels
 
@@ -308,7 +334,7 @@ def _attention_rows(
         for part in parts:
             images = unaugmented(run.recipe, subset.images, part, device)
             try:
-                found = _distances(run.student, images)
+                found = block_distances(run.student, images)
             except ValueError as problem:
                 return [], [f"Attention distances are missing: {problem}."]
             for layer, (of_heads, of_uniform) in found.items():
@@ -319,30 +345,6 @@ def _attention_rows(
             for head, value in enumerate((total / len(indices)).tolist()):
                 rows.append(AttentionRow(run.method, run.recipe.seed, block, layer, head, value, uniform[layer]))
     return rows, []
-
-
-def _distances(student: FeatureExtractor, images: Tensor) -> dict[str, tuple[Tensor, float]]:
-    """{block: (attention distance of each head, that of uniform attention)} in px.
-
-    Raises ValueError if the network's attention is not known, or not between the cells of square grids of the image.
-    """
-    network, out = student.network, {}
-    for name, weights in attention_maps(network, images).items():
-        block = next((block for block in student.feature_layers if name.startswith(f"{block}.")), None)
-        if block is None:
-            continue
-        if weights.ndim != 4 or len(weights) != len(images):
-            raise ValueError(
-                f"the attention of {type(network).__name__} at {name} is not that of whole images, as in windows"
-            )
-        ends = [prefix_tokens(count, network) for count in weights.shape[2:]]
-        if None in ends:
-            raise ValueError(f"the tokens of {type(network).__name__} at {name} are not those of a square")
-        weights = weights[:, :, ends[0] :, ends[1] :]
-        queries, keys = (round(count**0.5) for count in weights.shape[2:])
-        distances = grid_distances(queries, keys, images.shape[-1]).to(images.device)
-        out[block] = attention_distance(weights, distances), distances.mean().item()
-    return out
 
 
 def _compared(guided: _Run, teacher: Teacher) -> dict[str, int]:
