@@ -84,7 +84,7 @@ def markdown(found: Findings) -> str:
     parts = [f"What is inside {found.subject}"]
     if len(found.attention):
         rows = _rows(found, found.attention, "distance_px", ".2f")
-        uniform = _rows(found, found.attention.assign(method="uniform"), "uniform_px", ".2f")
+        uniform = _rows(found, found.attention.assign(method="uniform", seed=0), "uniform_px", ".2f")
         parts.append(_table("distance (px)", {**rows, **uniform}, found))
         parts.append(ABOUT_ATTENTION)
     for layer, own in found.with_teacher.items():
@@ -195,6 +195,8 @@ def _note(found: Findings, few: bool) -> str:
     text += "One seed" if high == 1 else f"Mean of {low} seeds" if low == high else f"Mean of {low} to {high} seeds"
     text += "; bands: ± 1 standard deviation" if few and high > 1 else ""
     text += "; dots: heads" if few and len(found.attention) else ""
+    stages = {layer.rpartition(".")[0] for layer in _blocks(found).values()}
+    text += "; grey upright: a new stage" if len(stages) > 1 else ""
     text += "; dotted upright: the block that guidance compares with this map" if found.compared else ""
     return f"{text}."
 
