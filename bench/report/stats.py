@@ -147,9 +147,9 @@ def cells_frame(
         "reached_seeds": pairs.groupby(METHOD)["epochs_to_reach"].count(),
     }
     out = pd.DataFrame(
-        [(suite.name, one.id, *split_id(one.id), one.variant, recipe.hash) for one, recipe in recipes],
-        columns=["suite", "id", "model", "dataset", "method", "variant", "hash"],
-    )[["suite", "id", *METHOD, "hash"]].join(pd.DataFrame(counts), on=METHOD)
+        [(suite.name, one.id, *split_id(one.id)[:2], one.variant, one.method, recipe.hash) for one, recipe in recipes],
+        columns=["suite", "id", *METHOD, "hash"],
+    ).join(pd.DataFrame(counts), on=METHOD)
     out[list(counts)] = out[list(counts)].fillna(0).astype("int64")
     has_reference = (out["method"] == suite.reference).groupby([out[name] for name in CELL]).transform("any")
     no_pair = (out["gain_seeds"] == 0) & has_reference

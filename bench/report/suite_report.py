@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -68,12 +67,10 @@ def build_suite_report(
     registry: Registry, suite: Suite, finished: Sequence[FinishedRun], reproductions: Sequence[FinishedRun] = ()
 ) -> SuiteReport:
     """The report of a suite from its runs, of which there must be at least one, and reproductions of them."""
-    guidance = tuple(sorted(suite.guidance, key=lambda name: name != suite.reference))
-    suite = dataclasses.replace(suite, guidance=guidance)
     recipes = suite_recipes(registry, suite, finished)
     placed = _placed(recipes, finished)
-    members, variants = [run for run, _ in placed], [variant for _, variant in placed]
-    runs = runs_frame(members, variants)
+    members = [run for run, _ in placed]
+    runs = runs_frame(members, [entry for _, entry in placed])
     curves = curves_frame(runs[[*RUN, "diverged"]], members)[[*RUN, "diverged", "epoch", "test_accuracy"]]
     pairs, published = pairs_frame(runs, curves, suite.reference), published_frame(registry, (one for _, one in recipes))
     cells = cells_frame(suite, recipes, runs, pairs, published)
@@ -86,12 +83,14 @@ def build_suite_report(
     return SuiteReport(suite, recipes, runs, curves, pairs, cells, published, others, settings, *said, notes)
 
 
-def _placed(recipes: Sequence[tuple[SuiteEntry, Recipe]], runs: Iterable[FinishedRun]) -> list[tuple[FinishedRun, str]]:
-    """Runs with the variants of the entries that they belong to, in the order of the entries."""
+def _placed(
+    recipes: Sequence[tuple[SuiteEntry, Recipe]], runs: Iterable[FinishedRun]
+) -> list[tuple[FinishedRun, SuiteEntry]]:
+    """Runs with the entries that they belong to, in the order of the entries."""
     by_recipe: dict[tuple[str, str], list[FinishedRun]] = {}
     for run in runs:
         by_recipe.setdefault(run.key[:2], []).append(run)
-    return [(run, one.variant) for one, recipe in recipes for run in by_recipe.get((one.id, recipe.hash), ())]
+    return [(run, one) for one, recipe in recipes for run in by_recipe.get((one.id, recipe.hash), ())]
 
 
 def _settings_note(suite: Suite, settings: Mapping[str, str]) -> str:

@@ -91,7 +91,7 @@ def test_methods_can_be_joined():
         ["guidance.method=kd+locality", "guidance.params.weight=1", "guidance.params.alpha=0.3"],
     )
     kd, locality = recipe.guidance.params
-    assert (kd.temperature, kd.alpha, locality.weight) == (1.0, 0.3, 1.0)
+    assert (kd.temperature, kd.alpha, locality.weight) == (4.0, 0.3, 1.0)
     assert recipe.guidance.needs == {"logits", "maps"} and recipe.uses_feature_loss
     assert recipe_from_dict(recipe.to_dict(), "it") == recipe
 

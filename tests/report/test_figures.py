@@ -14,6 +14,7 @@ from PIL import Image
 from bench.config.names import split_id
 from bench.config.parse import SourcedValue
 from bench.config.registry import Registry
+from bench.config.suite import SuiteMethod
 from bench.report.figures import DRAW, check_figures, figure_name, plots_of_suite, write_figures
 from bench.report.figures.base import DARK, LIGHT, figure_style, method_style
 from bench.report.suite_report import build_suite_report
@@ -43,7 +44,7 @@ def large(tmp_path_factory):
         registry.suite("paper"),
         models=("deit_tiny", "cvt_13", "pit_tiny"),
         datasets=("cifar100", "chaoyang"),
-        guidance=tuple(methods),
+        rows=tuple(map(SuiteMethod, methods)),
         overrides=(("train.epochs", SourcedValue(8, "test")),),
     )
     return build_suite_report(wide, suite, runs_of_suite(wide, suite, 220))

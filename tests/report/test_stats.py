@@ -11,6 +11,7 @@ from scipy.stats import ttest_rel
 
 from bench.config.parse import SourcedValue
 from bench.config.registry import Registry
+from bench.config.suite import SuiteMethod
 from bench.report.frame import RUN, curves_frame, runs_frame
 from bench.report.stats import REACH, paired_interval, pairs_frame, verdict
 from bench.report.suite_report import build_suite_report
@@ -22,6 +23,11 @@ registry = Registry()
 suite = registry.suite("quick")
 guided_recipe = registry.compose("deit_micro/digits/guided", suite=suite)
 percent = st.integers(0, 10_000).map(lambda n: n / 100)
+
+
+def methods(*names):
+    """The rows of a suite without keys of their own."""
+    return tuple(map(SuiteMethod, names))
 
 
 def cells(*runs, suite=suite):
@@ -131,18 +137,18 @@ def test_gains_of_best_epochs_and_costs():
 
 def test_every_method_has_a_status():
     seeds = range(3)
-    three = dataclasses.replace(suite, guidance=("guided", "baseline", "kd", "hard"))
+    three = dataclasses.replace(suite, rows=methods("guided", "baseline", "kd", "hard"))
     runs = [run("baseline", seed, [50.0]) for seed in seeds] + [run("kd", seed, [9.0], diverged=True) for seed in seeds]
     found = cells(*runs, run("guided", 0, [50.0]), suite=three)
     assert list(found) == ["baseline", "guided", "kd", "hard"]  # the baseline first, then as the suite has them
     assert [row["status"] for row in found.values()] == ["complete", "incomplete", "diverged", "not run"]
     assert cells(run("guided", 0, [50.0]), run("guided", 1, [50.0]))["guided"]["status"] == "no pair"
-    alone = dataclasses.replace(suite, guidance=("guided",))
+    alone = dataclasses.replace(suite, rows=methods("guided"))
     assert cells(run("guided", 0, [50.0]), suite=alone)["guided"]["status"] == "incomplete"
 
 
 def test_gains_over_another_method_than_the_baseline():
-    over = dataclasses.replace(suite, guidance=("baseline", "kd", "guided"), reference="guided")
+    over = dataclasses.replace(suite, rows=methods("baseline", "kd", "guided"), reference="guided")
     runs = [
         run(name, seed, [last]) for name, last in (("baseline", 80.0), ("guided", 90.0), ("kd", 91.0)) for seed in (0, 1)
     ]
@@ -184,6 +190,16 @@ def test_runs_of_other_versions_of_shared_components_are_no_pairs():
         row = cells(baseline, run("guided", 0, [60.0], numerics={**versions, **other}))["guided"]
         assert row["unpaired"] == (difference and f"1 seed not paired: {difference}")
         assert row["gain_seeds"] == (0 if difference else 1)
+
+
+def test_rows_of_one_method_have_their_own_runs():
+    rows = (SuiteMethod("guided", (("guidance.params.weight", SourcedValue(weight, "test")),)) for weight in (2.5, 25))
+    several = dataclasses.replace(suite, rows=(*methods("baseline", "guided"), *rows))
+    heavy = registry.suite_recipes(several)[3][1]
+    runs = [run("baseline", 0, [50.0]), run("guided", 0, [60.0]), make_run("quick", heavy, [70.0])]
+    found = cells(*runs, suite=several)
+    gains = {name: row["gain_mean"] for name, row in found.items() if name != "baseline"}
+    assert gains == {"guided": 10.0, "guided weight=2.5": 10.0, "guided weight=25": 20.0}  # 2.5 is what the file has
 
 
 def test_a_run_belongs_to_every_cell_whose_recipe_it_has():

@@ -25,12 +25,13 @@ from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
 from bench.cli import count, duration
+from bench.config.names import split_id
 from bench.config.registry import Registry
 from bench.config.schema import Recipe, RecipeError
 from bench.config.suite import BASELINE, Suite
 from bench.report import tables
 from bench.report.figures.base import DARK, LIGHT, method_style
-from bench.report.frame import CELL, RUN
+from bench.report.frame import CELL, METHOD, RUN
 from bench.report.papers import MARKS
 from bench.report.reproductions import NOTE, TITLE
 from bench.report.suite_report import SuiteReport
@@ -81,17 +82,18 @@ def _command(recipe_id: str, seed: int, options: Sequence[object]) -> str:
 def _suite(report: SuiteReport) -> dict[str, Any]:
     """What template.html shows of a suite. rows: one per method of a cell, with its runs and the row of its reference."""
     suite, styles, cells = report.suite, _styles(report), _grouped(report.cells, CELL)
-    recipes = {(entry.id, entry.variant): (entry, recipe) for entry, recipe in report.recipes}
-    runs = _grouped(report.runs.assign(texts=_rows(tables.runs_table(report)), curve=_curves(report)), ["id", "variant"])
+    recipes = {(*split_id(one.id)[:2], one.variant, one.method): (one, recipe) for one, recipe in report.recipes}
+    runs = _grouped(report.runs.assign(texts=_rows(tables.runs_table(report)), curve=_curves(report)), METHOD)
     folder = _recipes_dir(suite)
     for run in itertools.chain.from_iterable(runs.values()):
         run["facts"] = {name: run[name] for name in _ENVIRONMENT if run[name] is not None}
         run["environment"] = json.dumps(run["facts"], sort_keys=True)
     for cell, rows in cells.items():
         for row in rows:
-            entry, recipe = recipes[row["id"], row["variant"]]
+            method = tuple(row[name] for name in METHOD)
+            entry, recipe = recipes[method]
             row["key"] = f"{_key(cell)}/{row['method']}"
-            row["runs"] = runs.get((row["id"], row["variant"]), [])
+            row["runs"] = runs.get(method, [])
             row["listed"] = row["method"] != suite.reference or len(rows) == 1  # in the table of results
             row["reference"] = rows[0] if rows[0]["method"] == suite.reference else None
             options = [*suite.run_options(entry, recipe), *folder]
@@ -192,8 +194,9 @@ def _figure(row: Row, style: Row) -> Row:
 def _styles(report: SuiteReport) -> dict[str, Row]:
     """How each method is drawn, as in the figures. colour: the number of its CSS variable; marker: a class in page.css."""
     out = {}
-    for name in report.suite.guidance:
-        style = method_style(report.suite.guidance, name, report.suite.reference)
+    methods = report.suite.methods
+    for name in methods:
+        style = method_style(methods, name, report.suite.reference)
         dash = [] if style["linestyle"] == "-" else style["linestyle"][1]
         out[name] = {"colour": int(style["color"].removeprefix("C")), "marker": _MARKERS[style["marker"]], "dash": dash}
     return out
