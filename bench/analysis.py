@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -26,7 +25,7 @@ def add_analyze_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", nargs="+", metavar="RUN", help=help_text)
     parser.add_argument("--images", type=int, default=IMAGES, metavar="N", help=f"how many test images ({IMAGES})")
     parser.add_argument("--out", metavar="DIR", help="also write table.md, attention.csv, similarity.csv and the figure")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (cpu)")
+    parser.add_argument("--device", default="cpu", help="cuda or cuda:1, for example (cpu)")
     parser.add_argument("--data-dir", default="data", metavar="DIR", help="local datasets (data)")
     add_figure_options(parser)
     add_recipes_dir(parser)
@@ -50,7 +49,7 @@ def run_analyze(arguments: argparse.Namespace) -> int:
 
 
 def analyze(
-    runs: Sequence[str | os.PathLike[str]],
+    runs: Folders,
     *,
     images: int = IMAGES,
     data_dir: str | os.PathLike[str] = "data",
@@ -60,7 +59,7 @@ def analyze(
     """Mean attention distance and CKA of the students of some runs, as data frames of pandas: `bench.analyze`.
 
     Args:
-        runs: folders of runs of one student on one dataset, below results/local/runs. Seeds of one method are averaged.
+        runs: folders of runs of one student on one dataset, below results/local/runs, or one.
         images: how many of the images that they were evaluated on; all if there are fewer.
         data_dir: local datasets.
         device: where to compute, in fp32.
@@ -75,5 +74,6 @@ def analyze(
         torch.zeros(1, device=device)
     except Exception as error:  # torch raises many kinds for devices that are not here
         raise RecipeError(f"--device {device}: cannot be used ({first_line(error)})") from error
-    result = analyze_runs([Path(run) for run in runs], images, Path(data_dir), torch.device(device), recipes_dir)
+    folders = [Path(run) for run in ([runs] if isinstance(runs, (str, os.PathLike)) else runs)]
+    result = analyze_runs(folders, images, Path(data_dir), torch.device(device), recipes_dir)
     return findings(**result._asdict())

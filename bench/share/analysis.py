@@ -1,21 +1,10 @@
-"""What guidance changes inside a student: how far its attention reaches, and how similar its maps are to others'.
-
-**Mean attention distance** (Dosovitskiy et al., ICLR 2021, arXiv 2010.11929, figure 7; Raghu et al., NeurIPS 2021,
-arXiv 2108.08810): the distance between a query's and a key's position in the image, weighted by the attention, mean over
-queries and images. Positions are the centres of the cells of a grid: that of the queries, and in pyramids the smaller one
-of the keys. Class tokens are left out as queries and as keys, and the attention to the other keys is divided by its sum.
-
-**Linear CKA** (Kornblith et al., ICML 2019, arXiv 1905.00414) between flattened maps of the same images, without class
-tokens: HSIC(K, L) / sqrt(HSIC(K, K) · HSIC(L, L)) of Gram matrices. HSIC is the unbiased estimator of Song et al. (JMLR
-2012), each of the three is the mean over minibatches (Nguyen et al., ICLR 2021, arXiv 2010.15327): the usual estimator is
-far above zero for independent maps where there are more features than images, as here.
-"""
+"""What guidance changes inside students: their attention distances and CKA, by the functions in measures.py."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,11 +19,11 @@ from bench.data.loaders import unaugmented
 from bench.data.store import open_dataset
 from bench.data.subsets import EVALUATED_ON, Subset
 from bench.models import default_feature_layers
-from bench.models.attention import attention_maps
-from bench.models.features import FeatureExtractor, block_names, prefix_tokens
+from bench.models.features import FeatureExtractor, block_names
 from bench.rng import Stream, generator
 from bench.runs.record import Record
 from bench.share.load import Folders, read_run, trained_network
+from bench.share.measures import block_distances, centred_gram, cka
 from bench.share.pair import trained_teacher
 from bench.train.teacher import Teacher
 
@@ -142,89 +131,13 @@ def analyze_runs(
                 f"{run.name} was guided by another teacher ({own.id} seed {own.seed}) than the one compared with here, that"
                 f" of {guided.name}."
             )
+    if not attention and not similarity:
+        raise RecipeError(f"{first.folder}: nothing can be computed. {' '.join(notes)}")
     model, dataset, _ = split_id(first.recipe.id)
     where = EVALUATED_ON[first.record.dataset.evaluated_on]
     subject = f"{model} on {dataset}: {len(order):,} {where} images of {first.recipe.model.image_size} px"
     compared = _compared(guided, teacher) if guided else {}
     return Analysis(subject, reference, attention, similarity, compared, notes)
-
-
-def attention_distance(weights: Tensor, distances: Tensor) -> Tensor:
-    """The mean attention distance of each head: [heads], in the unit of the distances.
-
-    Args:
-        weights: attention [batch, heads, queries, keys] between patches, without class tokens; rows need not sum to one.
-        distances: [queries, keys] between their positions.
-    """
-    weights = weights / weights.sum(-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
-    return (weights * distances).sum(-1).mean((0, 2))
-
-
-def block_distances(student: FeatureExtractor, images: Tensor) -> dict[str, tuple[Tensor, float]]:
-    """{block: (attention distance of each head, that of uniform attention)} in px.
-
-    Raises ValueError if the network's attention is not known, or not between the cells of square grids of the image.
-    """
-    network, out = student.network, {}
-    for name, weights in attention_maps(network, images).items():
-        block = next((block for block in student.feature_layers if name.startswith(f"{block}.")), None)
-        if block is None:
-            continue
-        if weights.ndim != 4 or len(weights) != len(images):
-            raise ValueError(
-                f"the attention of {type(network).__name__} at {name} is not that of whole images, as in windows"
-            )
-        ends = [prefix_tokens(count, network) for count in weights.shape[2:]]
-        if None in ends:
-            raise ValueError(f"the tokens of {type(network).__name__} at {name} are not those of a square")
-        weights = weights[:, :, ends[0] :, ends[1] :]
-        queries, keys = (round(count**0.5) for count in weights.shape[2:])
-        distances = grid_distances(queries, keys, images.shape[-1]).to(images.device)
-        out[block] = attention_distance(weights, distances), distances.mean().item()
-    return out
-
-
-def grid_distances(queries: int, keys: int, side: float) -> Tensor:
-    """The distances between the centres of the cells of two square grids over one image: [queries², keys²].
-
-    Args:
-        queries, keys: cells along a side.
-        side: of the image.
-    """
-    centres = [(torch.arange(cells) + 0.5) * (side / cells) for cells in (queries, keys)]
-    ours, theirs = (torch.cartesian_prod(one, one) for one in centres)
-    return torch.cdist(ours, theirs, compute_mode="donot_use_mm_for_euclid_dist")
-
-
-def centred_gram(maps: Tensor) -> Tensor:
-    """The U-centred linear Gram matrix of maps [n, …], float64, [n²], divided by the root of n(n - 3).
-
-    The inner product of two of them is the unbiased estimate of HSIC (Song et al. 2012, equation 5, in the form of Székely
-    and Rizzo, Annals of Statistics 2014, arXiv 1310.2926): the diagonal is zero, and so is each row's and column's sum.
-    """
-    flat = maps.flatten(1).double()
-    gram, n = flat @ flat.T, len(flat)
-    gram.fill_diagonal_(0)
-    rows = gram.sum(1) / (n - 2)
-    gram = gram - rows[:, None] - rows[None] + rows.sum() / (n - 1)
-    return gram.fill_diagonal_(0).flatten() / (n * (n - 3)) ** 0.5
-
-
-def cka(minibatches: Iterable[Mapping[str, Tensor]], pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Tensor]:
-    """The linear CKA of all layers of two networks, for each pair of networks: [layers of one, layers of the other].
-
-    Args:
-        minibatches: of each the `centred_gram` of every layer, by network: {network: [layers, n²]}.
-
-    A map that is the same for all images has no CKA (nan).
-    """
-    own, both = defaultdict(float), defaultdict(float)
-    for grams in minibatches:
-        for name, of_layers in grams.items():
-            own[name] = own[name] + of_layers.square().sum(1)
-        for one, other in pairs:
-            both[one, other] = both[one, other] + grams[one] @ grams[other].T
-    return {(one, other): hsic / (own[one][:, None] * own[other]).sqrt() for (one, other), hsic in both.items()}
 
 
 def _load(folders: Sequence[Path], device: torch.device, recipes_dir: Folders) -> list[_Run]:
@@ -236,15 +149,13 @@ def _load(folders: Sequence[Path], device: torch.device, recipes_dir: Folders) -
         if recipe.model.role == "teacher":
             raise RecipeError(f"{folder}: the run of a teacher: name runs of students, guided ones bring their teacher")
     runs = list(found.values())
+    first = _same(*runs[0][1:])
     for folder, record, recipe in runs[1:]:
-        for what, one, other in zip(
-            ("another student", "other images"), _same(*runs[0][1:]), _same(record, recipe), strict=True
-        ):
-            if one != other:
-                raise RecipeError(
-                    f"{folder}: {recipe.id} has {what} than {runs[0][0]}, {runs[0][2].id}: all runs must be of one"
-                    " student, with one image size, and evaluated on the same images"
-                )
+        if differing := [what for what, value in _same(record, recipe).items() if value != first[what]]:
+            raise RecipeError(
+                f"{folder}: {recipe.id} has {differing[0]} than {runs[0][0]}, {runs[0][2].id}: all runs must be of one"
+                " student, with one image size, and evaluated on the same images"
+            )
     methods = method_labels([recipe for *_, recipe in runs])
     out = []
     for (folder, record, recipe), method in zip(runs, methods, strict=True):
@@ -254,11 +165,12 @@ def _load(folders: Sequence[Path], device: torch.device, recipes_dir: Folders) -
     return out
 
 
-def _same(record: Record, recipe: Recipe) -> tuple[object, object]:
-    """What all runs must have in common: student, and images."""
+def _same(record: Record, recipe: Recipe) -> dict[str, object]:
+    """What all runs must have in common, by words for what differs."""
     data, of = recipe.data, record.dataset
     student = dataclasses.replace(recipe.model, feature_layers=(), drop_path_rate=0.0)
-    return student, (of.fingerprint, of.evaluated_on, data.subset, data.holdout, data.test_share)
+    images = (of.fingerprint, of.evaluated_on, data.subset, data.holdout, data.test_share)
+    return {"another student": student, "other images": images}
 
 
 def method_labels(recipes: Sequence[Recipe]) -> list[str]:
@@ -315,9 +227,10 @@ def _grams(
         images = unaugmented(run.recipe, subset.images, indices, device)
         out[run.name] = torch.stack([centred_gram(of_block).cpu() for of_block in run.student(images)[1]])
         if run is guided:
-            is_offline = run.recipe.guidance.teacher.offline
-            own = unaugmented(run.recipe.teacher, subset.images, indices, device) if is_offline else None
-            seen = teacher.resize_input(images) if own is None else own
+            if run.recipe.guidance.teacher.offline:
+                seen = unaugmented(run.recipe.teacher, subset.images, indices, device)
+            else:
+                seen = teacher.resize_input(images)
             out[TEACHER] = torch.stack([centred_gram(of_layer).cpu() for of_layer in teacher(seen).maps])
     return out
 
@@ -349,14 +262,13 @@ def _attention_rows(
 
 def _compared(guided: _Run, teacher: Teacher) -> dict[str, int]:
     """{feature layer of the teacher: the student's block that locality guidance compares with it}."""
-    guidance, layers = guided.recipe.guidance, guided.student.feature_layers
-    out = {}
-    for name, params in zip(guidance.method.split("+"), guidance.params, strict=True):
-        if name == "locality":
-            chosen = guided.recipe.model.feature_layers or default_feature_layers(
-                guided.student.network, guided.recipe.model
-            )
-            pairs = list(zip(chosen, teacher.network.feature_layers, strict=False))
-            shown = pairs if params.stages is None else [pairs[stage] for stage in params.stages]
-            out = {theirs: layers.index(ours) for ours, theirs in shown if ours in layers}
-    return out
+    guidance, model, network = guided.recipe.guidance, guided.recipe.model, guided.student.network
+    methods = dict(zip(guidance.method.split("+"), guidance.params, strict=True))
+    if "locality" not in methods:
+        return {}
+    pairs = list(
+        zip(model.feature_layers or default_feature_layers(network, model), teacher.network.feature_layers, strict=False)
+    )
+    stages = methods["locality"].stages
+    shown, blocks = pairs if stages is None else [pairs[stage] for stage in stages], guided.student.feature_layers
+    return {theirs: blocks.index(ours) for ours, theirs in shown if ours in blocks}

@@ -18,7 +18,8 @@ from bench.config.schema import RecipeError
 from bench.data.store import open_dataset
 from bench.models.features import FeatureExtractor, block_names
 from bench.rng import Stream, generator
-from bench.share.analysis import attention_distance, block_distances, centred_gram, cka, grid_distances, method_labels
+from bench.share.analysis import method_labels
+from bench.share.measures import attention_distance, block_distances, centred_gram, cka, grid_distances
 from tests.helpers.networks import REGISTRY, build
 
 grids = st.integers(1, 9)
