@@ -163,7 +163,7 @@ def _draw_distances(axes: Axes, found: Findings, few: bool) -> None:
     """Lines over the blocks, with a dot per head, and a dotted line for uniform attention."""
     uniform = found.attention.groupby("block")["uniform_px"].first()
     edges = pd.Series({-0.4: uniform.iloc[0], **uniform, len(_blocks(found)) - 0.6: uniform.iloc[-1]})
-    axes.plot(edges, color=rcParams["axes.labelcolor"], linestyle=":", linewidth=1.2)
+    axes.plot(edges, color=rcParams["axes.labelcolor"], linestyle=":", linewidth=1.2, drawstyle="steps-mid")
     axes.margins(y=0.1)
     for name, own in found.attention.groupby("method", sort=False) if few else ():
         of_heads = own.groupby(["block", "head"], as_index=False)["distance_px"].mean()

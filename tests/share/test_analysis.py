@@ -20,6 +20,7 @@ from bench.models.features import FeatureExtractor, block_names
 from bench.rng import Stream, generator
 from bench.share.analysis import method_labels
 from bench.share.measures import attention_distance, block_distances, centred_gram, cka, grid_distances
+from bench.storage import read_json, write_json
 from tests.helpers.networks import REGISTRY, build
 
 grids = st.integers(1, 9)
@@ -142,8 +143,7 @@ def test_methods_of_several_recipes_are_named_by_what_differs():
     recipes = [
         compose("deit_micro/digits/baseline", "quick"),
         compose("deit_micro/digits/kd", "quick", ["guidance.params.alpha=0.7", "teacher.seed=3"]),
-        compose("deit_micro/digits/kd", "quick", seed=1),
-        compose("deit_micro/digits/kd", "quick"),
+        *(compose("deit_micro/digits/kd", "quick", ["guidance.params.alpha=0.5"], seed=seed) for seed in (0, 1)),
     ]
     labels = ["baseline", "kd alpha=0.7 teacher.seed=3", *["kd alpha=0.5 teacher.seed=0"] * 2]
     assert method_labels(recipes) == labels
@@ -191,6 +191,16 @@ def test_similarity_and_distances_are_those_of_the_pairs_maps(finished, guided):
     rows = found.attention.query("method == 'guided' and block == 2").sort_values("head")
     assert np.allclose(rows["distance_px"], expected, rtol=1e-4) and np.allclose(rows["uniform_px"], distances.mean())
     assert set(found.with_reference["method"]) == {"guided"} and len(found.with_reference) == 6
+
+
+def test_a_method_that_compares_no_maps_is_compared_with_its_teacher(guided, untrained):
+    """kd has no projections and marks no block; its teacher is found as that of guided runs."""
+    folder, _ = untrained("deit_micro/digits/kd", "teacher.train.epochs=1", "teacher.data.train_limit=512")
+    teacher = read_json(guided / "record.json")["teacher"]
+    write_json(folder / "record.json", {**read_json(folder / "record.json"), "teacher": teacher})
+    found = bench.analyze(folder, images=32)
+    assert set(found.similarity["other"]) == {"teacher"} and not found.compared and found.reference == "kd"
+    assert found.similarity["cka"].between(-0.2, 1).all() and not found.notes
 
 
 def test_runs_without_a_teacher_have_distances_alone(finished):
