@@ -110,13 +110,18 @@ def layout_of(output: object, network: nn.Module) -> Layout:
             return Layout("nhwc")
         if two == three:
             return Layout("nchw")
-    elif output.ndim == 3:
-        # Not every block sees all tokens that the network has at its end: ConViT's and CaiT's class token enters late.
-        for prefix in (getattr(network, "num_prefix_tokens", 1), 0, 1):
-            count = shape[1] - prefix
-            if count > 0 and math.isqrt(count) ** 2 == count:
-                return Layout("tokens", prefix)
+    elif output.ndim == 3 and (prefix := prefix_tokens(shape[1], network)) is not None:
+        return Layout("tokens", prefix)
     raise ValueError(f"its output of shape {shape} is neither a map nor the tokens of a square")
+
+
+def prefix_tokens(count: int, network: nn.Module) -> int | None:
+    """How many of `count` tokens are class tokens and the like, before those of a square map; None if the rest is none."""
+    # Not every block sees all tokens that the network has at its end: ConViT's and CaiT's class token enters late.
+    for prefix in (getattr(network, "num_prefix_tokens", 1), 0, 1):
+        if count > prefix and math.isqrt(count - prefix) ** 2 == count - prefix:
+            return prefix
+    return None
 
 
 def to_map(output: Tensor, layout: Layout) -> Tensor:
