@@ -92,7 +92,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Augment:
-    """The training transform, in this order: crop, flip, RandAugment, normalise, erase."""
+    """The training transform, in this order: crop, flip, RandAugment, normalise, erase, mix."""
 
     crop: Literal["random_resized", "padded", "none"] = "random_resized"
     crop_area: tuple[float, float] = key((0.08, 1.0), low=0.0001, high=1)  # of the native image; random_resized
@@ -103,11 +103,20 @@ class Augment:
     erase: float = key(0.25, low=0, high=1)  # probability
     mean: tuple[float, float, float] = key(IMAGENET_MEAN, low=0, high=1)
     std: tuple[float, float, float] = key(IMAGENET_STD, low=0.0001, high=1)
+    mixup: float = key(0.0, low=0, high=100)  # alpha of the Beta distribution of shares; 0: no Mixup
+    cutmix: float = key(0.0, low=0, high=100)  # the same for CutMix
+    mix_switch: float = key(0.5, low=0, high=1)  # probability of CutMix for a pair, where both are on
+    mix_prob: float = key(1.0, low=0, high=1)  # probability that a pair is mixed
+
+    @property
+    def mixes(self) -> bool:
+        """Whether samples are mixed, in pairs."""
+        return self.mixup > 0 or self.cutmix > 0
 
 
 @dataclass(frozen=True)
 class Train:
-    """Optimiser and schedule. The learning rate is constant within an epoch and not scaled by batch size or devices."""
+    """Optimiser and schedule. The learning rate is not scaled by batch size or devices."""
 
     epochs: int = key(300, low=1, high=100_000)
     batch_size: int = key(128, low=1, high=1_000_000)  # over all processes; the last incomplete batch is dropped
@@ -118,9 +127,13 @@ class Train:
     min_lr: float = key(0.0, low=0)
     warmup_lr: float = key(0.0, low=0)
     warmup_epochs: int = key(0, low=0, high=100_000)
+    lr_per: Literal["epoch", "step"] = "epoch"  # how often the learning rate changes
     weight_decay: float = key(0.05, low=0, high=1000)
     betas: tuple[float, float] = key((0.9, 0.999), low=0, high=0.999999)  # adamw
     momentum: float = key(0.9, low=0, high=0.999999)  # sgd, Nesterov
+    label_smoothing: float = key(0.0, low=0, high=0.99)
+    # Decay of the average over the weights of all steps, which is evaluated and kept; 0: none. With timm's warm-up.
+    ema: float = key(0.0, low=0, high=0.999999)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: Literal["auto", "cpu", "cuda", "mps"] = key("auto", hashed=False)
     # torch.compile. default: without CUDA graphs; graphs: with them; auto: graphs on a GPU, else off.

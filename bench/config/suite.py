@@ -252,7 +252,8 @@ def _read_vary(content: object, where: str, overrides: Mapping[str, SourcedValue
         if path in overrides:
             raise RecipeError(f"{place}: is in set too: remove it there")
         section, _, key = path.removeprefix("teacher.").rpartition(".")
-        if section in SECTIONS and not SECTIONS[section].__dataclass_fields__[key].metadata.get("hashed", True):
+        hashed = section not in SECTIONS or SECTIONS[section].__dataclass_fields__[key].metadata.get("hashed", True)
+        if not hashed and path != "teacher.model.name":  # which stands for the keys of a file
             raise RecipeError(f"{place}: changes no result, so all its values would be one run")
         out.append((path, tuple(given)))
     return tuple(out)

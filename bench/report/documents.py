@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
-from bench.report import tables
+from bench.report import tables, teacher_seeds
 from bench.report.figures import figure_name
 from bench.report.reproductions import NOTE, TITLE, reproduction_notes
 from bench.report.suite_report import SuiteReport
@@ -69,6 +69,10 @@ def markdown(report: SuiteReport) -> str:
             parts.append("No run has finished.")
         else:
             parts += [_markdown_table(table), *([_text(" ".join(sentences))] if sentences else [])]
+    if by_seed := teacher_seeds.seed_tables(report):
+        parts += [f"## {teacher_seeds.TITLE}", teacher_seeds.NOTE]
+        for one in by_seed:
+            parts += [_text(f"{one.title}:"), _markdown_table(one.texts), _text(one.sentence)]
     if others := tables.reproduction_tables(report):
         parts += [f"## {TITLE}", NOTE.format(reference=report.reference)]
         parts += [part for where, table in others.items() for part in (_text(f"{where}:"), _markdown_table(table))]

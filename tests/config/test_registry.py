@@ -32,7 +32,14 @@ def write_files(folder, files):
 
 @pytest.mark.parametrize("recipe_id", registry.ids())
 def test_every_shipped_recipe_composes_under_every_protocol(recipe_id):
-    hashes = {p: registry.compose(recipe_id, p).hash for p in registry.names("protocols")}
+    protocols = registry.names("protocols")
+    if recipe_id.endswith("/guided-offline"):
+        protocols.remove("modern")
+        with pytest.raises(RecipeError, match=r"teacher.offline: the stored features are of single images"):
+            registry.compose(recipe_id, "modern")
+    hashes = {p: registry.compose(recipe_id, p).hash for p in protocols}
+    if registry.role(recipe_id.split("/")[0]) == "teacher":
+        assert hashes.pop("modern") == hashes["paper"]  # the two share their teachers
     assert len(set(hashes.values())) == len(hashes)
 
 
@@ -135,6 +142,24 @@ def test_ids_may_contain_names_without_a_file(recipe_id, model, dataset):
         assert recipe.teacher.id == f"resnet56/{dataset}" and recipe.teacher.data == recipe.data
 
 
+def test_a_model_of_timm_is_a_teacher_in_the_place_of_one():
+    name = "teacher.model.name=timm:resnet18"
+    recipe = registry.compose("deit_tiny/cifar100/guided", assignments=[name])
+    teacher, shipped = recipe.teacher, registry.compose("resnet18/cifar100")
+    assert (teacher.id, teacher.model.name, teacher.model.role) == ("timm:resnet18/cifar100", "timm:resnet18", "teacher")
+    assert teacher.hash == shipped.hash  # trained as the teachers with a file
+    assert registry.compose("timm:resnet18/cifar100/baseline").model.role == "student"
+    assert registry.compose("timm:resnet18/cifar100/guided", assignments=[name]).teacher == teacher
+    for changes, words in (
+        (["teacher.model.name=deit_tiny"], "deit_tiny is a student; teachers are .*, resnet56, resnet8, timm:NAME"),
+        (["teacher.model.name=timm:a/b"], "teacher.model.name: model 'timm:a/b': allowed are"),
+        ([name, "model.feature_layers=[blocks.0]"], "the student has 1 feature layers and the teacher 3: set "),
+        ([name, "teacher.model.feature_layers=[layer2]"], "the student has 3 feature layers and the teacher 1: set "),
+    ):
+        with pytest.raises(RecipeError, match=words):
+            registry.compose("deit_tiny/cifar100/guided", assignments=changes)
+
+
 @pytest.mark.parametrize(
     ("recipe_id", "words"),
     [
@@ -143,7 +168,7 @@ def test_ids_may_contain_names_without_a_file(recipe_id, model, dataset):
         ("deit_tiny/cifar10/logit-soft", ["logit-soft is now kd"]),
         ("deit_tiny/cifar10/logit-hard", ["logit-hard is now hard"]),
         ("deit_tiny/cifar10", ["guidance is missing", "deit_tiny/cifar10/guided"]),
-        ("timm:vit_tiny/cifar10", ["guidance is missing"]),
+        ("timm:vit_tiny/cifar10", ["guidance is missing", "--set teacher.model.name=timm:vit_tiny and"]),
         ("deit_tiny/hub:a/b", ["guidance is missing"]),
         ("resnet56/cifar10/guided", ["write resnet56/cifar10"]),
         ("timm:vit.in21k/cifar10/guided", ["no weights are loaded"]),

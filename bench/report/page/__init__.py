@@ -29,7 +29,7 @@ from bench.config.names import split_id
 from bench.config.registry import Registry
 from bench.config.schema import Recipe, RecipeError
 from bench.config.suite import BASELINE, Suite
-from bench.report import tables
+from bench.report import tables, teacher_seeds
 from bench.report.figures.base import DARK, LIGHT, method_style
 from bench.report.frame import CELL, METHOD, RUN
 from bench.report.papers import MARKS
@@ -68,6 +68,8 @@ def render_page(suites: Sequence[SuiteReport], *, in_folder: bool = False) -> st
         figures={context["report"].suite.name: context["figures"] for context in contexts},
         colours={name: f"light-dark({light}, {DARK[name]})" for name, light in LIGHT.items()},
         marks=MARKS,
+        seeds_title=teacher_seeds.TITLE,
+        seeds_note=teacher_seeds.NOTE,
         others_title=TITLE,
         others_note=NOTE,
     )
@@ -120,6 +122,7 @@ def _suite(report: SuiteReport) -> dict[str, Any]:
             "Convergence": _by_cell(tables.convergence_table(report)),
             "Cost": _by_cell(tables.cost_table(report)),
         },
+        "teacher_seeds": [(one.title, _rows(one.texts), one.sentence) for one in teacher_seeds.seed_tables(report)],
         "others": {where: _rows(table) for where, table in tables.reproduction_tables(report).items()},
         "published": _grouped(report.published, ["model", "dataset"]),
         "teachers": {cell: tables.teacher_sentences(own) for cell, own in report.runs.groupby(CELL)},
