@@ -236,7 +236,7 @@ def test_a_plan_is_of_recipes_and_of_suites(tmp_path, capsys):
     one = plan("deit_tiny/cifar10/baseline", "--seeds", "1", "--set", "train.epochs=1")[1]
     assert "1 run: 1 to run\n" in one and "left to train: 1 epoch, about" in one and "unknown for 1 of 1 job, since" in one
     for words, sentence in (
-        ([], "plan: name suites (cifar10, paper, quick) or recipe ids"),
+        ([], "plan: name suites (cifar10, "),
         (["--suite", "quick"], "write python -m bench plan quick"),
         (["quick", "--protocol", "paper"], "a suite has its own"),
         (["quick", "--filter", "cifar"], "no recipe of suite quick matches"),
