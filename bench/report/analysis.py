@@ -184,7 +184,12 @@ def _draw_lines(axes: Axes, found: Findings, frame: pd.DataFrame, column: str, f
 
 
 def _style(found: Findings, method: str) -> dict[str, object]:
-    return base.method_style(found.methods, method, found.reference)
+    """Colour and marker of a method; where colours come again, with another marker."""
+    if method == found.reference:
+        return {"color": "C0", "marker": "o"}
+    others = [name for name in found.methods if name != found.reference]
+    turn, colour = divmod(others.index(method), len(base.LIGHT) - len(base.COLOURS) - 1)
+    return {"color": f"C{colour + 1}", "marker": "os^"[turn % 3]}
 
 
 def _note(found: Findings, few: bool) -> str:

@@ -12,7 +12,7 @@ import pandas as pd
 from bench.report import tables, teacher_seeds
 from bench.report.figures import figure_name
 from bench.report.reproductions import NOTE, TITLE, reproduction_notes
-from bench.report.suite_report import SuiteReport
+from bench.report.suite_report import FEW_METHODS, SuiteReport
 
 # A README's marked parts: of every suite, or of one. The rest of the file is left as it is.
 #     <!-- tables: python -m bench publish -->  or  <!-- table of quick: python -m bench publish -->
@@ -148,7 +148,7 @@ def _summary(report: SuiteReport, folder: str) -> Iterator[str]:
     """The headline, a figure and links to the files of a suite, in Markdown."""
     yield from headline(report)
     suite, name, shows = report.suite, "overview", f"gains of the methods of suite {report.suite.name}"
-    if len(suite.models) == len(suite.datasets) == 1 and not suite.vary:
+    if len(suite.models) == len(suite.datasets) == 1 and not suite.vary and len(suite.methods) <= FEW_METHODS:
         name = f"curves/{figure_name(suite.models[0], suite.datasets[0])}"
         shows = f"{suite.models[0]} on {suite.datasets[0]}: test accuracy per epoch"
     path = urllib.parse.quote(f"{folder}{suite.name}/{name}")

@@ -52,6 +52,11 @@ def curves_frame(frame: pd.DataFrame, runs: Sequence[FinishedRun]) -> pd.DataFra
     return curves.astype({**dict.fromkeys(HISTORY_COLUMNS, "float64"), "epoch": "int64"})
 
 
+def guidance_of(method: str) -> str:
+    """The name of the guidance in the label of a method: "kd" of "kd alpha=0.5"."""
+    return method.partition(" ")[0]
+
+
 def machine(record: Record) -> str:
     """The hardware of a run and its precision, in words."""
     name = record.hardware.device

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -13,21 +14,16 @@ from bench.config.parse import SourcedValue
 from bench.config.registry import Registry
 from bench.config.suite import SuiteMethod
 from bench.report.frame import RUN, curves_frame, runs_frame
-from bench.report.stats import REACH, paired_interval, pairs_frame, verdict
+from bench.report.stats import REACH, holm, paired_interval, paired_p_value, pairs_frame, verdict
 from bench.report.suite_report import build_suite_report
-from bench.runs.record import Hardware, Precision
-from tests.helpers.synthetic import make_run, make_teacher
+from bench.runs.record import GuidanceStop, Hardware, Precision
+from tests.helpers.synthetic import make_run, make_teacher, methods
 from tests.helpers.synthetic import quick_run as run
 
 registry = Registry()
 suite = registry.suite("quick")
 guided_recipe = registry.compose("deit_micro/digits/guided", suite=suite)
 percent = st.integers(0, 10_000).map(lambda n: n / 100)
-
-
-def methods(*names):
-    """The rows of a suite without keys of their own."""
-    return tuple(map(SuiteMethod, names))
 
 
 def cells(*runs, suite=suite):
@@ -64,8 +60,36 @@ def test_the_interval_is_that_of_the_paired_t_test(values):
     if (guided - baseline).std() < 1e-9:  # scipy warns and gives no number
         assert low == pytest.approx((guided - baseline).mean()) == high
         return
-    expected = ttest_rel(guided, baseline).confidence_interval(0.95)
-    assert (low, high) == pytest.approx((expected.low, expected.high))
+    expected = ttest_rel(guided, baseline)
+    assert (low, high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    assert paired_p_value(guided - baseline) == pytest.approx(expected.pvalue)
+
+
+def test_p_values_of_differences_without_spread_or_of_two_seeds():
+    values = [paired_p_value(pd.Series(own)) for own in ([2.0, 2.0, 2.0], [0.0, 0.0, 0.0], [-1.0, 5.0])]
+    assert values[:2] == [0.0, 1.0] and math.isnan(values[2])
+
+
+def test_holms_correction_of_known_p_values():
+    corrected, confidence = holm([0.01, 0.04, 0.03, 0.005])
+    assert corrected == pytest.approx([0.03, 0.06, 0.06, 0.02])  # as multipletests of statsmodels and p.adjust of R
+    assert confidence == pytest.approx([1 - 0.05 / 3, 1 - 0.05 / 2, 1 - 0.05 / 2, 1 - 0.05 / 4])
+    corrected, confidence = holm([0.2, 0.001])
+    assert corrected == pytest.approx([0.2, 0.002]) and confidence == pytest.approx([0.95, 0.975])
+
+
+@given(st.lists(st.lists(st.integers(-800, 1500), min_size=3, max_size=6), min_size=1, max_size=30))
+def test_holms_verdicts_intervals_and_p_values_agree(hundredths):
+    gains = [pd.Series(own) / 100 for own in hundredths]
+    p = np.array([paired_p_value(own) for own in gains])
+    corrected, confidence = holm(p)
+    assert (
+        (corrected >= p).all() and (corrected <= 1).all() and (np.diff(corrected[np.argsort(p, kind="stable")]) >= 0).all()
+    )
+    assert len(p) > 1 or (corrected == p and confidence == pytest.approx(0.95))
+    intervals = [paired_interval(own, level) for own, level in zip(gains, confidence, strict=True)]
+    assert [verdict(*ends) in ("better", "worse") for ends in intervals] == [value < 0.05 for value in corrected]
+    assert all(low <= own.mean() <= high for (low, high), own in zip(intervals, gains, strict=True))
 
 
 @given(st.floats(-9, 9), st.floats(0, 9))
@@ -156,6 +180,32 @@ def test_gains_over_another_method_than_the_baseline():
     assert list(found) == ["guided", "baseline", "kd"]  # the reference first
     assert (found["kd"]["gain_mean"], found["baseline"]["gain_mean"]) == (1.0, -10.0)
     assert math.isnan(found["guided"]["gain_mean"]) and found["guided"]["epochs_to_reach_mean"] == 1.0
+
+
+def test_gains_are_corrected_for_the_comparisons_of_their_cell():
+    names = ("baseline", "guided", "kd", "hard", "lskd", "dkd")
+    rises = {"guided": (10, 10.5, 11), "kd": (2, 3, 5), "hard": (4, 4, 4.5), "lskd": (1, 2)}  # dkd has no run
+    runs = [run("baseline", seed, [50.0]) for seed in range(3)]
+    runs += [run(name, seed, [50.0 + rise]) for name, own in rises.items() for seed, rise in enumerate(own)]
+    found = cells(*runs, suite=dataclasses.replace(suite, rows=methods(*names)))
+    assert [found[name]["comparisons"] for name in ("guided", "kd", "hard")] == [3, 3, 3]
+    assert [found[name]["verdict"] for name in names[1:5]] == ["better", "unclear", "better", "too few seeds"]
+    alone = [found[name]["p_value"] for name in ("guided", "hard", "kd")]
+    assert alone == pytest.approx([ttest_rel(rises[name], (0, 0, 0)).pvalue for name in ("guided", "hard", "kd")])
+    assert [found[name]["p_holm"] for name in ("guided", "hard", "kd")] == pytest.approx(np.array(alone) * (3, 2, 1))
+    expected = ttest_rel(rises["hard"], (0, 0, 0)).confidence_interval(1 - 0.05 / 2)
+    assert (found["hard"]["gain_low_holm"], found["hard"]["gain_high_holm"]) == pytest.approx(tuple(expected))
+    assert all(pd.isna(found[name]["p_value"]) and pd.isna(found[name]["p_holm"]) for name in ("baseline", "lskd", "dkd"))
+
+
+def test_where_an_adaptive_schedule_ended_guidance_is_said():
+    names = ("baseline", "alg", "lg-all")
+    stops = (GuidanceStop(4, -0.01, -0.001), None, GuidanceStop(3, -0.01, -0.001))
+    runs = [run("alg", seed, [50.0], guidance_stop=stop) for seed, stop in enumerate(stops)]
+    runs += [run(name, 0, [50.0]) for name in ("baseline", "lg-all")]
+    found = cells(*runs, suite=dataclasses.replace(suite, rows=methods(*names)))
+    assert found["alg"]["guidance_stop"] == "stopped after epoch 3, 4 of 20; 1 seed not stopped"
+    assert found["lg-all"]["guidance_stop"] == "not stopped" and pd.isna(found["baseline"]["guidance_stop"])
 
 
 CPU = Hardware("cpu", "Synthetic CPU", 1)

@@ -30,18 +30,18 @@ from bench.config.registry import Registry
 from bench.config.schema import Recipe, RecipeError
 from bench.config.suite import BASELINE, Suite
 from bench.report import tables, teacher_seeds
-from bench.report.figures.base import DARK, LIGHT, method_style
-from bench.report.frame import CELL, METHOD, RUN
+from bench.report.figures.base import DARK, LIGHT, method_colour
+from bench.report.figures.comparisons import gain_limits
+from bench.report.frame import CELL, METHOD, RUN, guidance_of
 from bench.report.papers import MARKS
 from bench.report.reproductions import NOTE, TITLE
-from bench.report.suite_report import SuiteReport
+from bench.report.suite_report import FEW_METHODS, SuiteReport
 
 PARTS = Path(__file__).parent
 # In this order they are one script, so that each may use what those before it define.
 SCRIPTS = ("state.js", "table.js", "curves.js", "cell.js", "start.js")
 _ENVIRONMENT = ["machine", "device", "processor", "threads", "world_size", "precision", "compile", "version", "libraries"]
 _SPEEDUPS = ["speedup_epochs_mean", "speedup_seconds_mean", "speedup_seconds_with_teacher_mean"]
-_MARKERS = {"o": "round", "s": "square", "^": "triangle"}  # of matplotlib: the class in page.css
 
 Row = dict[str, Any]
 
@@ -83,7 +83,9 @@ def _command(recipe_id: str, seed: int, options: Sequence[object]) -> str:
 
 def _suite(report: SuiteReport) -> dict[str, Any]:
     """What template.html shows of a suite. rows: one per method of a cell, with its runs and the row of its reference."""
-    suite, styles, cells = report.suite, _styles(report), _grouped(report.cells, CELL)
+    suite, cells = report.suite, _grouped(report.ranked_cells, CELL)
+    colours = {name: int(method_colour(suite.methods, name, suite.reference).removeprefix("C")) for name in suite.methods}
+    many = len(suite.methods) > FEW_METHODS
     recipes = {(*split_id(one.id)[:2], one.variant, one.method): (one, recipe) for one, recipe in report.recipes}
     runs = _grouped(report.runs.assign(texts=_rows(tables.runs_table(report)), curve=_curves(report)), METHOD)
     folder = _recipes_dir(suite)
@@ -96,6 +98,7 @@ def _suite(report: SuiteReport) -> dict[str, Any]:
             entry, recipe = recipes[method]
             row["key"] = f"{_key(cell)}/{row['method']}"
             row["runs"] = runs.get(method, [])
+            row["guidance"] = guidance_of(row["method"])
             row["listed"] = row["method"] != suite.reference or len(rows) == 1  # in the table of results
             row["reference"] = rows[0] if rows[0]["method"] == suite.reference else None
             options = [*suite.run_options(entry, recipe), *folder]
@@ -111,8 +114,7 @@ def _suite(report: SuiteReport) -> dict[str, Any]:
         for method, own in others.groupby("method", sort=False)
         if own["gain_mean"].notna().any()
     ]
-    bounds = [0.0, *report.cells[["gain_mean", "gain_low", "gain_high"]].to_numpy().flat]
-    low, high = np.nanmin(bounds), np.nanmax(bounds)
+    low, high = gain_limits(others, many)
     return {
         "report": report,
         "cells": cells,
@@ -128,8 +130,16 @@ def _suite(report: SuiteReport) -> dict[str, Any]:
         "teachers": {cell: tables.teacher_sentences(own) for cell, own in report.runs.groupby(CELL)},
         "variants": list(dict.fromkeys(filter(None, (variant for _, _, variant in cells)))),
         "command": _suite_command(suite, folder),
-        "styles": styles,
-        "figures": {_key(cell): [_figure(row, styles[row["method"]]) for row in rows] for cell, rows in cells.items()},
+        "many": many,
+        "corrected": report.cells["comparisons"].max() > 1,
+        "accuracy_note": tables.accuracy_note(report),
+        "colours": colours,
+        "figures": {
+            _key(cell): [
+                _figure(row, None if many and row["method"] != suite.reference else colours[row["method"]]) for row in rows
+            ]
+            for cell, rows in cells.items()
+        },
         "cell_keys": {cell: _key(cell) for cell in cells},
         "ticks": MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, max(high, low + 1)).tolist(),
         "complete": sum(all(row["status"] == "complete" for row in rows) for rows in cells.values()),
@@ -186,23 +196,15 @@ def _curves(report: SuiteReport) -> list[list[int]]:
     return [curves[key] for key in report.runs[RUN].itertuples(index=False, name=None)]
 
 
-def _figure(row: Row, style: Row) -> Row:
-    """What curves.js draws of a method."""
+def _figure(row: Row, colour: int | None) -> Row:
+    """What curves.js draws of a method. colour: the number of its CSS variable; None: of those that are free."""
     runs = [{name: run[name] for name in ("diverged", "epochs", "seconds", "curve")} for run in row["runs"]]
+    for one, run in zip(runs, row["runs"], strict=True):
+        if run["guidance_stop_epoch"] is not None:
+            one["stop"] = run["guidance_stop_epoch"]
     is_reference = row["reference"] is not None and row["method"] == row["reference"]["method"]
     shown = {name: row[name] for name in ("method", "last_mean", "epochs_to_reach_mean")}
-    return shown | style | {"runs": runs, "reference": is_reference}
-
-
-def _styles(report: SuiteReport) -> dict[str, Row]:
-    """How each method is drawn, as in the figures. colour: the number of its CSS variable; marker: a class in page.css."""
-    out = {}
-    methods = report.suite.methods
-    for name in methods:
-        style = method_style(methods, name, report.suite.reference)
-        dash = [] if style["linestyle"] == "-" else style["linestyle"][1]
-        out[name] = {"colour": int(style["color"].removeprefix("C")), "marker": _MARKERS[style["marker"]], "dash": dash}
-    return out
+    return shown | {"colour": colour, "runs": runs, "reference": is_reference}
 
 
 def _yaml_of(recipe: Recipe) -> str:
