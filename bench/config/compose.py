@@ -20,7 +20,7 @@ from bench.config.methods import (
     stored_params,
 )
 from bench.config.names import split_id
-from bench.config.params import ModelParams, Params
+from bench.config.params import ModelParams, Params, param_keys
 from bench.config.parse import RENAMED_METHODS, SourcedValue, check_known, fail_at, flatten, nearest, read_value
 from bench.config.plugins import NAME, NO_PLUGINS, PluginFiles, explained, read_plugin
 from bench.config.schema import (
@@ -33,7 +33,6 @@ from bench.config.schema import (
     RecipeError,
     Schedule,
     TeacherPass,
-    param_keys,
 )
 
 Keys = Mapping[str, SourcedValue]

@@ -7,11 +7,11 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from bench.config.params import NO_PARAMS, MethodParams, ModelParams, Params, Plugin, key, scaled_epochs
+from bench.config.params import NO_PARAMS, MethodParams, ModelParams, Params, Plugin, key, param_keys, scaled_epochs
 
 # Part of every hash. Raise it when the default of a hashed key changes, or when a key gets another meaning.
 SCHEMA = 3
@@ -216,19 +216,6 @@ class Guidance:
             for key, section, name in keys
             if section.__dataclass_fields__[name].metadata.get("scaled")
         }
-
-
-def param_keys(names: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
-    """The keys of the parameters of joined methods, {method: {name: key}}, from their names in each.
-
-    A key is the name, or METHOD_NAME if an earlier method has a parameter of this name.
-    """
-    seen: set[str] = set()
-    out = {}
-    for method, own in names.items():
-        out[method] = {name: f"{method}_{name}" if name in seen else name for name in own}
-        seen.update(own)
-    return out
 
 
 @dataclass(frozen=True)
