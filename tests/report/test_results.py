@@ -143,7 +143,7 @@ def test_rows_of_one_method_are_told_apart(tmp_path):
 
 def test_nothing_and_nonsense_give_a_sentence(results, tmp_path):
     for arguments, words in (
-        ({"suite": "quik"}, "unknown suite 'quik'; known: cifar10, .*quick; did you mean 'quick'"),
+        ({"suite": "quik"}, "unknown suite 'quik'; known: cifar10, .*; did you mean 'quick'"),
         ({"suite": "paper"}, "no finished run of suite paper"),
         ({"results_dir": tmp_path / "none"}, "none: no finished run: is this the results folder"),
         ({"origin": "here"}, "origin: got 'here', allowed: 'local', 'published', 'reproduction' or None"),
