@@ -9,6 +9,7 @@ The method is from "Locality Guidance for Improving Vision Transformers on Tiny 
     pair = bench.load_pair(folder)     # student, teacher and projections of a guided run
     maps = pair.feature_maps(image)
     attention = bench.attention_maps(loaded.model, loaded.transform(image)[None])
+    inside = bench.analyze(folders)    # attention distances and CKA of runs
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from bench.analysis import analyze
     from bench.models.attention import attention_maps
     from bench.report.results import curves, results
     from bench.share.load import load
     from bench.share.pair import load_pair
 
 __version__ = "0.2.0"
-__all__ = ["__version__", "attention_maps", "curves", "load", "load_pair", "results"]
+__all__ = ["__version__", "analyze", "attention_maps", "curves", "load", "load_pair", "results"]
 
 _MODULES = {  # imported on first use, since they import torch or pandas
+    "analyze": "bench.analysis",
     "attention_maps": "bench.models.attention",
     "curves": "bench.report.results",
     "load": "bench.share.load",

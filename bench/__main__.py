@@ -26,6 +26,7 @@ VERBS = {  # verb: (its module, help)
     "doctor": ("bench.train.doctor", "what this machine has, and whether a recipe or suite can run on it"),
     "speed": ("bench.train.speed", "images/s of a recipe on this machine, and the time per part of a step"),
     "verify": ("bench.share.verify", "evaluate the weights of a run again and compare with its record"),
+    "analyze": ("bench.analysis", "what guidance changes inside: attention distance and CKA, as tables and a figure"),
     "export": ("bench.share.export", "write the network of a run into a folder to share, with a model card"),
     "plan": ("bench.sweep.commands", "the runs of suites or recipes with their states, and the time that is left"),
     "sweep": ("bench.sweep.commands", "train the runs of suites or recipes that are not finished, then draw their report"),

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from bench.config.names import path_part
 from bench.config.registry import Registry
 from bench.config.schema import Recipe, RecipeError
-from bench.config.suite import Suite
+from bench.config.suite import Suite, SuiteMethod
 from bench.storage import unwritable
 
 # Exit codes. 1 means that a check found problems.
@@ -102,14 +102,14 @@ def suite_of_ids(parts: Sequence[tuple[str, ...]], base: Suite, reference: str |
         reference: the method over which gains are; None: that of `base`.
     """
     models, datasets = (tuple(dict.fromkeys(one[i] for one in parts)) for i in (0, 1))
-    guidance = tuple(dict.fromkeys(one[2] for one in parts if len(one) == 3))
+    rows = tuple(SuiteMethod(name) for name in dict.fromkeys(one[2] for one in parts if len(one) == 3))
     recipes, reference = tuple(dict.fromkeys(map("/".join, parts))), reference or base.reference
     digest = _digest((list(recipes), base.protocol, reference, base.file, base.assignments))
     names = [
         path_part(kind[0]) if len(kind) == 1 else f"{len(kind)}-{word}s"
         for kind, word in ((models, "student"), (datasets, "dataset"))
     ]
-    own = {"models": models, "datasets": datasets, "guidance": guidance, "recipes": recipes, "reference": reference}
+    own = {"models": models, "datasets": datasets, "rows": rows, "recipes": recipes, "reference": reference}
     return dataclasses.replace(base, name=f"compare-{'-'.join(names)}-{digest}", **own)
 
 

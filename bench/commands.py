@@ -59,13 +59,18 @@ def run_show(arguments: argparse.Namespace) -> int:
     """Print the composed recipe as YAML or JSON."""
     recipe = compose(arguments)
     content = recipe.to_dict()
-    if arguments.parameters or recipe.model.builder == "any_timm":  # only the network itself knows its feature layers
+    # only the network itself knows its feature layers
+    if arguments.parameters or "any_timm" in (recipe.model.builder, recipe.teacher and recipe.teacher.model.builder):
         models = importlib.import_module("bench.models")  # imports torch, which other recipes do not need
         classes = recipe.data.classes
         built = models.create_student(recipe, classes or 2)
         if classes is not None:
             content["parameters"] = sum(p.numel() for p in built.network.parameters() if p.requires_grad)
         content["feature_maps"] = {n: list(shape) for n, shape in zip(built.feature_layers, built.shapes, strict=True)}
+        if recipe.teacher is not None and "maps" in recipe.guidance.needs:
+            built = models.create(recipe.teacher.model, classes or 2, recipe.teacher.seed)
+            shapes = {name: list(shape) for name, shape in zip(built.feature_layers, built.shapes, strict=True)}
+            content["teacher"]["feature_maps"] = shapes
     if recipe.guidance is not None and (scaled := recipe.guidance.scaled_epochs(recipe.train.epochs)):
         content["scaled_epochs"] = scaled  # keys that count epochs of the published runs, in epochs of this run
     print(json.dumps(content, indent=2) if arguments.json else yaml.safe_dump(content, sort_keys=False).rstrip())

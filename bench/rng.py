@@ -28,6 +28,7 @@ class Stream(IntEnum):
     TEST_SHARE = 11  # which images are the test set of a dataset that has none
     RAND_AUGMENT = 12  # of the batched pipeline
     GUIDANCE = 13  # the draws of guidance methods, such as masks
+    MIX = 14  # of Mixup and CutMix
 
 
 def generator(seed: int, stream: Stream, epoch: int = 0) -> np.random.Generator:

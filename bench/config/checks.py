@@ -10,7 +10,7 @@ from bench.config.image_sizes import size_problem
 from bench.config.names import NAME
 from bench.config.parse import nearest, short_repr
 from bench.config.plugins import PACKAGE, explained, modules_defining
-from bench.config.schema import Data, Guidance, Model, Recipe, RecipeError, Schedule, TeacherPass
+from bench.config.schema import Augment, Data, Guidance, Model, Recipe, RecipeError, Schedule, TeacherPass
 
 MAX_WEIGHTS = 5e8  # of a network; ViT-L has 3e8
 MAX_TOKENS = 4096  # 64 x 64
@@ -33,6 +33,12 @@ def check_recipe(recipe: Recipe, fail: Fail) -> None:
     for path, pair in (("augment.crop_area", augment.crop_area), ("augment.crop_ratio", augment.crop_ratio)):
         if pair[0] > pair[1]:
             fail(path, f"got {list(pair)}, allowed is the smaller number first")
+    for name, needed, has in (
+        ("mix_switch", "augment.mixup and augment.cutmix", augment.mixup and augment.cutmix),
+        ("mix_prob", "augment.mixup or augment.cutmix", augment.mixes),
+    ):
+        if not has and getattr(augment, name) != getattr(Augment(), name):
+            fail(f"augment.{name}", f"has no effect without {needed}, and must not change the hash then")
     check_data(data, fail)
     images = None if data.subset or data.holdout else data.train_images  # otherwise known when the dataset is here
     if data.train_limit and images and data.train_limit > images:
@@ -70,6 +76,11 @@ def check_processes(recipe: Recipe, world: int) -> None:
     if recipe.train.batch_size % world:
         raise RecipeError(f"train.batch_size: {recipe.train.batch_size} cannot be divided among {world} processes")
     own, micro = recipe.train.batch_size // world, recipe.train.micro_batch or 1
+    if recipe.augment.mixes and own % 2:
+        raise RecipeError(
+            f"train.batch_size: {recipe.train.batch_size} on {world} process{'es' if world > 1 else ''} is {own} for each,"
+            " allowed are even numbers, since augment.mixup and augment.cutmix mix pairs"
+        )
     if own % micro:
         raise RecipeError(f"train.micro_batch: {micro} does not divide a process's batch of {own}")
     if whole_batch and recipe.train.micro_batch not in (None, own):
@@ -123,12 +134,15 @@ def _check_guidance(recipe: Recipe, fail: Fail) -> None:
         if getattr(schedule, name) != getattr(Schedule(), name):
             fail(f"guidance.schedule.{name}", f"has no effect with guidance.schedule.adaptive={schedule.adaptive}")
     student_layers = len(recipe.model.feature_layers) or DEFAULT_FEATURE_LAYERS
-    teacher_layers = len(recipe.teacher.model.feature_layers) if recipe.teacher is not None else 0
+    teacher_layers = 0
+    if recipe.teacher is not None:
+        teacher_layers = len(recipe.teacher.model.feature_layers) or DEFAULT_FEATURE_LAYERS
     for params in guidance.params:
         with explained(params.plugin):
             problems = [(str(name), problem) for name, problem in params.problems(student_layers, teacher_layers)]
         for name, problem in problems:
-            fail(name if name.startswith("model.") else f"guidance.params.{name}", problem)
+            key = next((key for key, own, inner in guidance.keys if own is params and inner == name), name)
+            fail(name if name.startswith("model.") else f"guidance.params.{key}", problem)
     if recipe.teacher is not None:
         _check_teacher_pass(recipe, guidance, fail)
 
@@ -141,6 +155,8 @@ def _check_teacher_pass(recipe: Recipe, guidance: Guidance, fail: Fail) -> None:
             fail("teacher.offline", f"the stored features have no logits, which {guidance.method} needs")
         if recipe.augment.crop == "padded":
             fail("teacher.offline", "the stored features have no border: augment.crop must be random_resized or none")
+        if recipe.augment.mixes:
+            fail("teacher.offline", "the stored features are of single images: set augment.mixup and augment.cutmix to 0")
         for name in ("antialias", "bn_scope"):
             if getattr(teacher_pass, name) != getattr(TeacherPass(), name):
                 fail(f"teacher.{name}", "has no effect with teacher.offline, and must not change the hash then")

@@ -20,7 +20,7 @@ from bench.config.methods import (
     stored_params,
 )
 from bench.config.names import split_id
-from bench.config.params import ModelParams, Params
+from bench.config.params import ModelParams, Params, param_keys
 from bench.config.parse import RENAMED_METHODS, SourcedValue, check_known, fail_at, flatten, nearest, read_value
 from bench.config.plugins import NAME, NO_PLUGINS, PluginFiles, explained, read_plugin
 from bench.config.schema import (
@@ -192,16 +192,21 @@ def _method_params(methods: list[str], keys: Keys, known: Known) -> tuple[Method
             fail_at(given, "guidance.method", f"got {given.value!r}, allowed: none, {', '.join(names)}{hint}")
     if len(classes) < len(methods):
         fail_at(given, "guidance.method", f"got {given.value!r}, in which one method occurs twice")
-    allowed = [f.name for cls in classes.values() if cls is not None for f in fields(cls)]
-    if shared := sorted(name for name in allowed if allowed.count(name) > 1):
-        problem = f"{given.value!r}: two of these methods have a parameter {shared[0]}, so they cannot join"
-        fail_at(given, "guidance.method", problem)
+    values = _under(prefix, keys)
+    paths = param_keys({method: [f.name for f in fields(cls)] for method, cls in classes.items() if cls is not None})
+    for method, names in paths.items():  # the method before it may not be here
+        names.update({name: f"{method}_{name}" for name in names if known.is_record and f"{method}_{name}" in values})
+    allowed = [path for names in paths.values() for path in names.values()]
+    if shared := sorted(path for path in allowed if allowed.count(path) > 1):
+        fail_at(given, "guidance.method", f"{given.value!r}: two parameters would be {shared[0]}, so they cannot join")
     # A record does not say which of several methods has a parameter, and the hash does not depend on it.
-    others = {name: value for name, value in _under(prefix, keys).items() if name not in allowed}
+    others = {name: value for name, value in values.items() if name not in allowed}
     out = []
-    for cls in classes.values():
+    for method, cls in classes.items():
         if cls is not None:
-            out.append(_read_params(cls, prefix, keys))
+            own = {prefix + name: keys[prefix + path] for name, path in paths[method].items() if path in values}
+            written = {prefix + name: prefix + path for name, path in paths[method].items()}
+            out.append(_read_params(cls, prefix, own, written.__getitem__))
         else:
             out.append(stored_params(MethodParams, others, known.needs, known.student_maps))
             others = {}

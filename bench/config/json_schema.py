@@ -12,6 +12,7 @@ from bench.config.params import ModelParams, Params
 from bench.config.parse import field_types, inner_type
 from bench.config.plugins import NO_PLUGINS, PluginFiles, read_plugin
 from bench.config.schema import SECTIONS, Recipe, Schedule, TeacherPass
+from bench.config.suite import GUIDED_ONLY
 
 JSON_TYPES = {int: "integer", float: "number", bool: "boolean", str: "string"}
 
@@ -36,8 +37,12 @@ def recipe_files_schema(plugins: PluginFiles = NO_PLUGINS) -> dict[str, Any]:
     suite = {"protocol": {"type": "string"}, "models": names, "datasets": names, "seeds": seeds, "set": _closed(settings)}
     suite["vary"] = {"type": "object", "propertyNames": {"enum": _paths(settings, defs)}, "additionalProperties": values}
     suite["reference"] = {"type": "string"}
-    # `guidance` is a list of names in a suite and a section elsewhere
-    either = {**settings, **suite, "guidance": {"anyOf": [names, settings["guidance"]]}}
+    keys = [path for path in _paths(settings, defs) if path.startswith(GUIDED_ONLY)]
+    own = {"type": "object", "propertyNames": {"enum": keys}, "minProperties": 1}
+    with_keys = {"type": "object", "additionalProperties": own, "minProperties": 1, "maxProperties": 1}
+    rows = {**names, "items": {"anyOf": [names["items"], with_keys]}}
+    # `guidance` is a list of methods in a suite and a section elsewhere
+    either = {**settings, **suite, "guidance": {"anyOf": [rows, settings["guidance"]]}}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Recipe file of the locality-guidance benchmark",
@@ -57,7 +62,9 @@ def _paths(sections: dict[str, Any], defs: Mapping[str, Any], prefix: str = "") 
 
 def _guidance(methods: Mapping[str, type[Params]]) -> dict[str, Any]:
     method = {"type": "string", "description": f"none, {', '.join(methods)}, or several joined by +"}
-    return _closed({"method": method, "params": _merged(methods.values()), "schedule": _closed(_properties(Schedule))})
+    params = _merged(methods.values())
+    params["patternProperties"] = {f"^({'|'.join(methods)})_": {}}  # METHOD_NAME, of joined methods: `param_keys`
+    return _closed({"method": method, "params": params, "schedule": _closed(_properties(Schedule))})
 
 
 def _merged(classes: Iterable[type[Params]]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -24,6 +25,19 @@ def key(
 def scaled_epochs(published: int, epochs: int) -> int:
     """A number of epochs of a published run, for a run of `epochs`: the same share of it, rounded, at least 1."""
     return max(1, round(published * epochs / PUBLISHED_EPOCHS))
+
+
+def param_keys(names: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
+    """The keys of the parameters of joined methods, {method: {name: key}}, from their names in each.
+
+    A key is the name, or METHOD_NAME if an earlier method has a parameter of this name.
+    """
+    seen: set[str] = set()
+    out = {}
+    for method, own in names.items():
+        out[method] = {name: f"{method}_{name}" if name in seen else name for name in own}
+        seen.update(own)
+    return out
 
 
 @dataclass(frozen=True)

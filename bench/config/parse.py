@@ -216,7 +216,7 @@ def set_text(value: Any) -> str:
         return f"[{', '.join(map(set_text, value))}]"
     if not isinstance(value, str):
         return json.dumps(value, default=str)  # a date, for example, which no key accepts
-    if re.fullmatch(r"[A-Za-z][\w./+-]*", value, re.ASCII) and yaml.safe_load(value) == value:
+    if re.fullmatch(r"[A-Za-z][\w./+:-]*", value, re.ASCII) and yaml.safe_load(value) == value:
         return value
     return yaml.safe_dump(value, default_style='"', width=float("inf")).rstrip("\n")
 

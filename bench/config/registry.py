@@ -19,7 +19,7 @@ from pathlib import Path
 
 from bench.config.checks import check_data
 from bench.config.compose import Known, build_recipe, build_teacher, has_teacher, read_section, split_teacher
-from bench.config.names import DATASET, MODEL, NAME, NAME_RULE, external_content
+from bench.config.names import DATASET, MODEL, NAME, NAME_RULE, TIMM, external_content
 from bench.config.parse import (
     RENAMED_METHODS,
     SourcedValue,
@@ -225,8 +225,9 @@ class Registry:
             )
         given = teacher_keys["model.name"]
         teacher_model = str(given.value)
-        if self.role(teacher_model, f"{given.where}: teacher.model.name: ") != "teacher":
-            teachers = [name for name in self.names("models") if self.role(name) == "teacher"]
+        role = self.role(teacher_model, f"{given.where}: teacher.model.name: ")
+        if role != "teacher" and not teacher_model.startswith(TIMM):
+            teachers = [*(name for name in self.names("models") if self.role(name) == "teacher"), "timm:NAME"]
             fail_at(given, "teacher.model.name", f"{teacher_model} is a student; teachers are {', '.join(teachers)}")
         layers = self._teacher_layers(teacher_model, dataset, protocol)
         teacher = build_teacher(f"{teacher_model}/{dataset}", protocol, layers, teacher_keys, own, self._known)
@@ -235,7 +236,10 @@ class Registry:
     def _teacher_layers(self, model: str, dataset: str, protocol: str) -> dict[str, SourcedValue]:
         """The keys of a teacher that do not stand under `teacher.`: its model's, and data and transform of the students."""
         shared, _ = split_teacher(self._layer("datasets", dataset), self._layer("protocols", protocol))
-        return {**self._layer("models", model), **{p: given for p, given in shared.items() if not p.startswith("train.")}}
+        own = self._layer("models", model)
+        if model.startswith(TIMM):  # without a file: it is a teacher in this place, and has no drop path, as the others
+            own = {**own, "model.role": SourcedValue("teacher", model), "model.drop_path_rate": SourcedValue(0.0, model)}
+        return {**own, **{p: given for p, given in shared.items() if not p.startswith("train.")}}
 
     def split(self, recipe_id: str) -> tuple[str, str, str | None]:
         """(model, dataset, guidance) of a recipe id; guidance is None for a teacher. Raises RecipeError if it is none."""
@@ -255,6 +259,8 @@ class Registry:
         # `hub:a/b` might be a dataset without its guidance, or the dataset `hub:a` with the guidance `b`
         if not dataset or (rest.startswith("hub:") and rest.count("/") == 1 and guidance not in self.names("guidance")):
             options = ", ".join(f"{recipe_id}/{name}" for name in self.names("guidance"))
+            if model.startswith(TIMM):
+                options += f"; --set teacher.model.name={model} and --teacher-only of a guided recipe train it as a teacher"
             raise RecipeError(f"recipe {recipe_id!r}: the guidance is missing; allowed: {options}")
         return model, dataset, guidance
 

@@ -7,10 +7,11 @@ import functools
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from bench.config.params import NO_PARAMS, MethodParams, ModelParams, Params, Plugin, key, scaled_epochs
+from bench.config.params import NO_PARAMS, MethodParams, ModelParams, Params, Plugin, key, param_keys, scaled_epochs
 
 # Part of every hash. Raise it when the default of a hashed key changes, or when a key gets another meaning.
 SCHEMA = 3
@@ -91,7 +92,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Augment:
-    """The training transform, in this order: crop, flip, RandAugment, normalise, erase."""
+    """The training transform, in this order: crop, flip, RandAugment, normalise, erase, mix."""
 
     crop: Literal["random_resized", "padded", "none"] = "random_resized"
     crop_area: tuple[float, float] = key((0.08, 1.0), low=0.0001, high=1)  # of the native image; random_resized
@@ -102,11 +103,20 @@ class Augment:
     erase: float = key(0.25, low=0, high=1)  # probability
     mean: tuple[float, float, float] = key(IMAGENET_MEAN, low=0, high=1)
     std: tuple[float, float, float] = key(IMAGENET_STD, low=0.0001, high=1)
+    mixup: float = key(0.0, low=0, high=100)  # alpha of the Beta distribution of shares; 0: no Mixup
+    cutmix: float = key(0.0, low=0, high=100)  # the same for CutMix
+    mix_switch: float = key(0.5, low=0, high=1)  # probability of CutMix for a pair, where both are on
+    mix_prob: float = key(1.0, low=0, high=1)  # probability that a pair is mixed
+
+    @property
+    def mixes(self) -> bool:
+        """Whether samples are mixed, in pairs."""
+        return self.mixup > 0 or self.cutmix > 0
 
 
 @dataclass(frozen=True)
 class Train:
-    """Optimiser and schedule. The learning rate is constant within an epoch and not scaled by batch size or devices."""
+    """Optimiser and schedule. The learning rate is not scaled by batch size or devices."""
 
     epochs: int = key(300, low=1, high=100_000)
     batch_size: int = key(128, low=1, high=1_000_000)  # over all processes; the last incomplete batch is dropped
@@ -117,9 +127,13 @@ class Train:
     min_lr: float = key(0.0, low=0)
     warmup_lr: float = key(0.0, low=0)
     warmup_epochs: int = key(0, low=0, high=100_000)
+    lr_per: Literal["epoch", "step"] = "epoch"  # how often the learning rate changes
     weight_decay: float = key(0.05, low=0, high=1000)
     betas: tuple[float, float] = key((0.9, 0.999), low=0, high=0.999999)  # adamw
     momentum: float = key(0.9, low=0, high=0.999999)  # sgd, Nesterov
+    label_smoothing: float = key(0.0, low=0, high=0.99)
+    # Decay of the average over the weights of all steps, which is evaluated and kept; 0: none. With timm's warm-up.
+    ema: float = key(0.0, low=0, high=0.999999)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: Literal["auto", "cpu", "cuda", "mps"] = key("auto", hashed=False)
     # torch.compile. default: without CUDA graphs; graphs: with them; auto: graphs on a GPU, else off.
@@ -171,6 +185,13 @@ class Guidance:
     teacher: TeacherPass = TeacherPass()
 
     @property
+    def keys(self) -> list[tuple[str, MethodParams, str]]:
+        """Every parameter: its key below `guidance.params`, the parameters that it is one of, and its name there."""
+        params = dict(zip(self.method.split("+"), self.params, strict=True))
+        names = param_keys({method: [f.name for f in fields(own)] for method, own in params.items()})
+        return [(key, params[method], name) for method, own in names.items() for name, key in own.items()]
+
+    @property
     def needs(self) -> frozenset[str]:
         """The teacher's outputs that the methods use, of "maps" and "logits"; empty: there is no teacher."""
         return frozenset().union(*(params.needs for params in self.params))
@@ -187,14 +208,13 @@ class Guidance:
 
     def scaled_epochs(self, epochs: int) -> dict[str, int]:
         """The keys that count epochs of the published runs, as {key: number for a run of `epochs`}."""
-        sections = [("guidance.params.", params) for params in self.params]
+        keys = [(f"guidance.params.{key}", params, name) for key, params, name in self.keys]
         if self.schedule.adaptive != "none":
-            sections.append(("guidance.schedule.", self.schedule))
+            keys += [(f"guidance.schedule.{f.name}", self.schedule, f.name) for f in fields(Schedule)]
         return {
-            prefix + f.name: scaled_epochs(getattr(section, f.name), epochs)
-            for prefix, section in sections
-            for f in fields(section)
-            if f.metadata.get("scaled")
+            key: scaled_epochs(getattr(section, name), epochs)
+            for key, section, name in keys
+            if section.__dataclass_fields__[name].metadata.get("scaled")
         }
 
 
@@ -228,7 +248,7 @@ class Recipe:
         if self.select != "last":
             content["select"] = self.select
         if self.guidance is not None:
-            params = {name: value for params in self.guidance.params for name, value in _non_default(params).items()}
+            params = self._method_params(_non_default)
             schedule = _non_default(self.guidance.schedule)
             content["guidance"] = {"method": self.guidance.method, "params": params, "schedule": schedule}
         if self.teacher is not None:
@@ -238,6 +258,11 @@ class Recipe:
                 teacher["feature_layers"] = list(self.teacher.model.feature_layers)
             content["teacher"] = teacher
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def _method_params(self, plain: Callable[[MethodParams], dict[str, Any]]) -> dict[str, Any]:
+        """What a function makes of the parameters of the methods, under their keys."""
+        values = ((key, name, plain(own)) for key, own, name in self.guidance.keys)
+        return {key: of_method[name] for key, name, of_method in values if name in of_method}
 
     @property
     def plugins(self) -> list[Plugin]:
@@ -265,7 +290,7 @@ class Recipe:
         for section in ("model", "data", "augment", "train"):
             out[section] = _to_plain(getattr(self, section))
         if self.guidance is not None:
-            params = {name: value for params in self.guidance.params for name, value in _to_plain(params).items()}
+            params = self._method_params(_to_plain)
             schedule = _to_plain(self.guidance.schedule)
             out["guidance"] = {"method": self.guidance.method, "params": params, "schedule": schedule}
             if any(params.own for params in self.guidance.params):  # elsewhere the file that says so is not there

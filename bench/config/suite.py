@@ -21,30 +21,51 @@ Overrides = tuple[tuple[str, SourcedValue], ...]  # (key, value) pairs
 
 
 @dataclass(frozen=True)
-class SuiteEntry:
-    """A recipe of a suite: its id, and the varied keys with one of their values.
+class SuiteMethod:
+    """A row of a suite: a guidance method, with its own values of some keys or as its file has them.
 
-    settings: the varied keys as `--set` texts, "data.train_limit=500" for example.
+    overrides: these keys, under `guidance.` and `teacher.`.
+    """
+
+    guidance: str
+    overrides: Overrides = ()
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The keys with their values as `--set` texts."""
+        return tuple(f"{path}={set_text(given.value)}" for path, given in self.overrides)
+
+    @property
+    def label(self) -> str:
+        """Its name in tables: "kd", or "kd alpha=0.5" with keys of its own."""
+        own = [text.removeprefix("guidance.").removeprefix("params.") for text in self.settings]
+        return f"{self.guidance} {', '.join(own)}" if own else self.guidance
+
+
+@dataclass(frozen=True)
+class SuiteEntry:
+    """A recipe of a suite: an id with settings.
+
+    method: the label of its row. variant: the varied keys with one of their values each; "" in a suite that varies nothing.
+    settings: the keys of its row and the varied ones as `--set` texts, "data.train_limit=500" for example.
     overrides: the same as keys and values.
     """
 
     id: str
+    method: str
+    variant: str = ""
     settings: tuple[str, ...] = ()
     overrides: Overrides = dataclasses.field(default=(), compare=False)
-
-    @property
-    def variant(self) -> str:
-        """The varied values in one text; empty in a suite that varies nothing."""
-        return ", ".join(self.settings)
 
 
 @dataclass(frozen=True)
 class Suite:
     """A set of recipes to compare: students x datasets x guidance methods, with seeds, under one protocol.
 
+    rows: the guidance methods; a teacher's suite has none.
     overrides: keys that override the protocol.
     vary: (key, its values) pairs; each combination of values is a variant, with cells of its own.
-    reference: the method over which gains are computed.
+    reference: the label of the method over which gains are computed.
     recipes: explicit recipe ids, instead of students x datasets x guidance methods.
     file: the name of the suite's file; None for a suite that has none. content: of that file.
     assignments: the `--set` texts of a command, which are in `overrides` too.
@@ -54,7 +75,7 @@ class Suite:
     protocol: str
     models: tuple[str, ...]
     datasets: tuple[str, ...]
-    guidance: tuple[str, ...]
+    rows: tuple[SuiteMethod, ...]
     seeds: tuple[int, ...]
     overrides: Overrides = ()
     vary: tuple[tuple[str, tuple[SourcedValue, ...]], ...] = ()
@@ -65,6 +86,16 @@ class Suite:
     assignments: tuple[str, ...] = ()
 
     @property
+    def guidance(self) -> tuple[str, ...]:
+        """The names of the guidance methods."""
+        return tuple(dict.fromkeys(row.guidance for row in self.rows))
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The labels of the rows, the reference first."""
+        return tuple(sorted((row.label for row in self.rows), key=lambda label: label != self.reference))
+
+    @property
     def ids(self) -> list[str]:
         """The recipe ids; those of one student and dataset are neighbours."""
         product = ("/".join(parts) for parts in itertools.product(self.models, self.datasets, self.guidance))
@@ -72,18 +103,27 @@ class Suite:
 
     @property
     def entries(self) -> list[SuiteEntry]:
-        """Every recipe id with every variant: cell by cell (student, dataset, variant), in each the reference first."""
+        """Every row with every variant: cell by cell (student, dataset, variant), in each the reference first."""
         names = [name for name, _ in self.vary]
         variants = [tuple(zip(names, values, strict=True)) for values in itertools.product(*(v for _, v in self.vary))]
         cells: dict[tuple[str, ...], list[str]] = {}
         for recipe_id in self.ids:
             cells.setdefault(split_id(recipe_id)[:2], []).append(recipe_id)
-        return [
-            SuiteEntry(recipe_id, tuple(f"{path}={set_text(given.value)}" for path, given in variant), variant)
-            for ids in cells.values()
-            for variant in variants
-            for recipe_id in sorted(ids, key=lambda one: split_id(one)[2:] != (self.reference,))
-        ]
+        out = []
+        for ids, variant in itertools.product(cells.values(), variants):
+            texts = tuple(f"{path}={set_text(given.value)}" for path, given in variant)
+            rows = [
+                SuiteEntry(recipe_id, row.label, ", ".join(texts), row.settings + texts, row.overrides + variant)
+                for recipe_id in ids
+                for row in self._rows_of(recipe_id)
+            ]
+            out += sorted(rows, key=lambda entry: entry.method != self.reference)
+        return out
+
+    def _rows_of(self, recipe_id: str) -> list[SuiteMethod]:
+        """The rows of the guidance of an id; a teacher's id has one."""
+        guidance = split_id(recipe_id)[2:]
+        return [row for row in self.rows if (row.guidance,) == guidance] or [SuiteMethod("")]
 
     def with_settings(self, assignments: Sequence[str]) -> Suite:
         """The suite with `--set` texts over its settings. Raises RecipeError for a key that no suite may set."""
@@ -92,6 +132,8 @@ class Suite:
             check_override(path, value)
             if path in dict(self.vary):
                 fail_at(value, path, f"suite {self.name} varies this key, so it cannot be set")
+            if rows := [row.label for row in self.rows if path in dict(row.overrides)]:
+                fail_at(value, path, f"suite {self.name} has a value of its own for {rows[0]}, so it cannot be set")
         overrides = tuple({**dict(self.overrides), **given}.items())
         return dataclasses.replace(self, overrides=overrides, assignments=(*self.assignments, *assignments))
 
@@ -134,7 +176,7 @@ def read_suite(name: str, content: Mapping[str, Any], where: str) -> Suite:
                 f"{where}: {short_repr(entry)} is not a key; allowed: {', '.join(KEYS)}{nearest(entry, KEYS)}"
             )
     lists = {}
-    for entry, kind in (("models", str), ("datasets", str), ("guidance", str), ("seeds", int)):
+    for entry, kind in (("models", str), ("datasets", str), ("seeds", int)):
         value = content.get(entry)
         if not isinstance(value, list) or not value or any(type(v) is not kind for v in value):
             allowed = "whole numbers" if kind is int else "names"
@@ -144,8 +186,10 @@ def read_suite(name: str, content: Mapping[str, Any], where: str) -> Suite:
         raise RecipeError(f"{where}: seeds: got {short_repr(content['seeds'])}, allowed are numbers from 0 to 2**63 - 1")
     if not isinstance(protocol := content.get("protocol"), str):
         raise RecipeError(f"{where}: protocol: got {short_repr(protocol)}, allowed is a name")
-    if (reference := content.get("reference", BASELINE)) not in lists["guidance"] and "reference" in content:
-        allowed = ", ".join(lists["guidance"])
+    rows = _read_rows(content.get("guidance"), where)
+    labels = [row.label for row in rows]
+    if (reference := content.get("reference", BASELINE)) not in labels and "reference" in content:
+        allowed = ", ".join(labels)
         raise RecipeError(
             f"{where}: reference: got {short_repr(reference)}, allowed is one of the suite's guidance: {allowed}"
         )
@@ -153,8 +197,41 @@ def read_suite(name: str, content: Mapping[str, Any], where: str) -> Suite:
     for path, given in overrides.items():
         check_override(path, given)
     vary = _read_vary(content.get("vary", {}), where, overrides)
-    own = {"overrides": tuple(overrides.items()), "vary": vary, "reference": reference}
+    for path in {path for row in rows for path, _ in row.overrides} & {*overrides, *dict(vary)}:
+        raise RecipeError(f"{where}: {path}: a row of guidance has a value of its own, so it cannot be in set or vary")
+    own = {"rows": rows, "overrides": tuple(overrides.items()), "vary": vary, "reference": reference}
     return Suite(name, protocol, **lists, **own, file=name, content=content)
+
+
+def _read_rows(content: object, where: str) -> tuple[SuiteMethod, ...]:
+    """The rows of a suite: names, and names with keys of their own, as `kd: {guidance.params.alpha: 0.5}`.
+
+    A list of values, as in `vary`, makes a row for each.
+    """
+    place, rows = f"{where}: guidance", []
+    if not isinstance(content, list) or not content:
+        raise RecipeError(f"{place}: got {short_repr(content)}, allowed is a list of names")
+    for item in content:
+        if isinstance(item, str):
+            rows.append(SuiteMethod(item))
+            continue
+        ((name, keys),) = item.items() if isinstance(item, Mapping) and len(item) == 1 else ((None, None),)
+        if not isinstance(name, str) or not isinstance(keys, Mapping) or not keys:
+            form = "a name, or a name with keys: kd: {guidance.params.alpha: 0.5}"
+            raise RecipeError(f"{place}: got {short_repr(item)}, allowed is {form}")
+        lists = []  # of each key: (key, value) pairs
+        for path, values in keys.items():
+            given = SourcedValue(values, f"{place}: {name}")
+            if not isinstance(path, str) or not path.startswith(GUIDED_ONLY) or isinstance(values, Mapping):
+                allowed = f"a whole key under {' or '.join(GUIDED_ONLY)}"
+                raise RecipeError(f"{given.where}: {short_repr(path)} is not {allowed}")
+            check_override(path, given)
+            values = values if isinstance(values, list) else [values]
+            lists.append([(path, SourcedValue(value, given.where)) for value in values])
+        rows += [SuiteMethod(name, overrides) for overrides in itertools.product(*lists)]
+    labels = [row.label for row in rows]
+    _without_repeats(labels, place)
+    return tuple(rows)
 
 
 def _read_vary(content: object, where: str, overrides: Mapping[str, SourcedValue]) -> tuple:
@@ -175,7 +252,8 @@ def _read_vary(content: object, where: str, overrides: Mapping[str, SourcedValue
         if path in overrides:
             raise RecipeError(f"{place}: is in set too: remove it there")
         section, _, key = path.removeprefix("teacher.").rpartition(".")
-        if section in SECTIONS and not SECTIONS[section].__dataclass_fields__[key].metadata.get("hashed", True):
+        hashed = section not in SECTIONS or SECTIONS[section].__dataclass_fields__[key].metadata.get("hashed", True)
+        if not hashed and path != "teacher.model.name":  # which stands for the keys of a file
             raise RecipeError(f"{place}: changes no result, so all its values would be one run")
         out.append((path, tuple(given)))
     return tuple(out)

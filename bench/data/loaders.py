@@ -17,6 +17,7 @@ from bench.cores import cores_per_process
 from bench.data.augment import BatchTransform
 from bench.data.decode import to_pixels
 from bench.data.device_loader import DeviceLoader
+from bench.data.mix import Mixed, mix, sample_mix_params
 from bench.data.pil_loader import PilLoader
 from bench.data.subsets import DecodedDataset, Images
 from bench.rng import Stream, generator
@@ -29,11 +30,12 @@ class Batch:
     """The samples of one process in one step. Tensors are on the device."""
 
     images: Tensor  # [batch, 3, size, size] float32, augmented and normalised
-    labels: Tensor  # [batch] int64
+    labels: Tensor  # [batch] int64; of mixed images that of the larger share
     positions: slice  # of the samples in the global order of the epoch
     indices: np.ndarray  # [batch] int64, of the samples in the training subset
     boxes: Tensor  # [batch, 4] float32, top, left, height, width of the crops, in fractions of the native image
-    flips: Tensor  # [batch] bool, whether the samples were mirrored
+    flips: Tensor  # [batch] bool, whether the samples were mirrored; as boxes, from before images are mixed
+    mixed: Mixed | None = None  # shares and other labels of mixed images; None if the recipe mixes none
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class TrainLoader:
     def __init__(self, recipe: Recipe, dataset: DecodedDataset, device: torch.device, shard: Shard = ALONE) -> None:
         self._subset = dataset.training(recipe.data)
         self._seed, self._batch, self._shard = recipe.seed, recipe.train.batch_size, shard
+        self._augment, self._size, self._device = recipe.augment, recipe.model.image_size, device
         if self._batch % shard.world:
             raise RecipeError(f"train.batch_size: {self._batch} cannot be divided among {shard.world} processes")
         self.steps = len(self._subset) // self._batch  # per epoch
@@ -71,9 +74,13 @@ class TrainLoader:
         own = self._batch // self._shard.world
         starts = [step * self._batch + self._shard.rank * own for step in range(first, self.steps)]
         rows = [slice(start, start + own) for start in starts]
+        params = sample_mix_params(self._augment, self._size, self.positions, self._seed, epoch, self._device)
         with contextlib.closing(self._pipeline.batches(epoch, order, rows)) as batches:
             for r, (images, labels, boxes, flips) in zip(rows, batches, strict=True):
-                yield Batch(images, labels, r, order[r], boxes, flips)
+                mixed = None
+                if params is not None:
+                    images, labels, mixed = mix(images, labels, params.rows(r))
+                yield Batch(images, labels, r, order[r], boxes, flips, mixed)
 
 
 class EvalLoader:

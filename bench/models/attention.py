@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 
 @torch.no_grad()
@@ -13,9 +17,10 @@ def attention_maps(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """The attention of each block for some images: {module: [batch, heads, queries, keys]}, first to last. Rows sum to one.
 
     Of a plain vision transformer, query and key 0 are the class token, and the others are the patches, row by row: row 0
-    without its first value is where the class token looks. The modules are those with timm's dropout of the attention,
-    `attn_drop`, which is called with the softmax of the products of queries and keys. PVT and CvT have none; PVTv2 has
-    fewer keys than queries; in Swin the first axis is windows.
+    without its first value is where the class token looks. PVT, PVTv2 and CvT have fewer keys than queries; in Swin the
+    first axis is windows. The modules are those that call `scaled_dot_product_attention`, or timm's dropout of the
+    attention, `attn_drop`, with the softmax of the products of queries and keys. The Performer layers of T2T-ViT never have
+    such a matrix.
 
     Args:
         network: in evaluation mode, on the device of the images.
@@ -24,23 +29,69 @@ def attention_maps(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
     Raises:
         ValueError: the network has no such module.
     """
-    layers = {name: module for name, module in network.named_modules() if hasattr(module, "attn_drop")}
-    if not layers:
-        raise ValueError(f"{type(network).__name__} has no attention layer with attn_drop, so it has no attention maps")
     maps: dict[str, Tensor] = {}
+    active: list[str] = []  # the modules that run, the innermost last
 
-    def keep(name: str, module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+    def enter(name: str, module: nn.Module, inputs: tuple) -> None:
+        active.append(name)
+
+    def leave(module: nn.Module, inputs: tuple, output: object) -> None:
+        active.pop()
+
+    def dropped(name: str, module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         maps[name] = inputs[0]
 
-    hooks = [m.attn_drop.register_forward_hook(functools.partial(keep, name)) for name, m in layers.items()]
-    fused = [module for module in layers.values() if getattr(module, "fused_attn", False)]
+    hooks = []
+    for name, module in network.named_modules():
+        hooks.append(module.register_forward_pre_hook(functools.partial(enter, name)))
+        hooks.append(module.register_forward_hook(leave))
+        if isinstance(dropout := getattr(module, "attn_drop", None), nn.Module):
+            hooks.append(dropout.register_forward_hook(functools.partial(dropped, name)))
     try:
-        for module in fused:
-            module.fused_attn = False  # the fused kernel never writes the attention down
-        network(images)
+        with _FusedAttention(lambda weights: maps.__setitem__(active[-1], weights)):
+            network(images)
     finally:
-        for module in fused:
-            module.fused_attn = True
         for hook in hooks:
             hook.remove()
+    if not maps:
+        raise ValueError(f"{type(network).__name__} has no attention layer that is known here, so it has no attention maps")
     return maps
+
+
+class _FusedAttention(TorchFunctionMode):
+    """While it is active, the weights of each call of `scaled_dot_product_attention` are computed too: the fused kernel
+    never writes them down. Its output stays the same."""
+
+    def __init__(self, keep: Callable[[Tensor], None]) -> None:
+        super().__init__()
+        self._keep = keep
+
+    def __torch_function__(
+        self, func: Callable, types: Sequence[type], args: tuple = (), kwargs: Mapping[str, object] | None = None
+    ) -> object:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            self._keep(_weights(*args, **kwargs))
+        return func(*args, **kwargs)
+
+
+def _weights(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """The weights of `scaled_dot_product_attention`, whose arguments these are: [batch, heads, queries, keys]."""
+    if enable_gqa:
+        key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
+    products = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if is_causal:
+        attn_mask = torch.ones_like(products, dtype=torch.bool).tril()
+    if attn_mask is not None:
+        hidden = attn_mask.logical_not() if attn_mask.dtype == torch.bool else None
+        products = products + attn_mask if hidden is None else products.masked_fill(hidden, -math.inf)
+    return products.softmax(-1)

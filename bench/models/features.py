@@ -17,6 +17,7 @@ from bench.storage import first_line
 
 # parts of the names of modules that timm builds of blocks, but that are no blocks of the network
 NOT_BLOCKS = ("stem", "patch_embed", "downsample", "final", "head")
+MIN_CELLS = 4  # a side, of the maps of a teacher of timm: a smaller map says little of where something is
 
 
 class FeatureExtractor(nn.Module):
@@ -109,13 +110,18 @@ def layout_of(output: object, network: nn.Module) -> Layout:
             return Layout("nhwc")
         if two == three:
             return Layout("nchw")
-    elif output.ndim == 3:
-        # Not every block sees all tokens that the network has at its end: ConViT's and CaiT's class token enters late.
-        for prefix in (getattr(network, "num_prefix_tokens", 1), 0, 1):
-            count = shape[1] - prefix
-            if count > 0 and math.isqrt(count) ** 2 == count:
-                return Layout("tokens", prefix)
+    elif output.ndim == 3 and (prefix := prefix_tokens(shape[1], network)) is not None:
+        return Layout("tokens", prefix)
     raise ValueError(f"its output of shape {shape} is neither a map nor the tokens of a square")
+
+
+def prefix_tokens(count: int, network: nn.Module) -> int | None:
+    """How many of `count` tokens are class tokens and the like, before those of a square map; None if the rest is none."""
+    # Not every block sees all tokens that the network has at its end: ConViT's and CaiT's class token enters late.
+    for prefix in (getattr(network, "num_prefix_tokens", 1), 0, 1):
+        if count > prefix and math.isqrt(count - prefix) ** 2 == count - prefix:
+            return prefix
+    return None
 
 
 def to_map(output: Tensor, layout: Layout) -> Tensor:
@@ -133,10 +139,24 @@ def to_map(output: Tensor, layout: Layout) -> Tensor:
 def default_feature_layers(network: nn.Module, model: Model) -> tuple[str, ...]:
     """The first, the middle (number n // 2 of n, from 0) and the last block of a network, in the order of their calls.
 
-    Raises RecipeError if fewer than three are found.
+    Of a teacher of timm, the last layers of three resolutions. Raises RecipeError if fewer than three blocks are found.
     """
+    if model.role == "teacher" and (layers := _last_of_resolutions(network, model)):
+        return layers
     called = block_names(network, model)
     return called[0], called[len(called) // 2], called[-1]
+
+
+def _last_of_resolutions(network: nn.Module, model: Model) -> tuple[str, ...]:
+    """The last layer of each resolution of a CNN, fine to coarse: the three coarsest of MIN_CELLS or more a side.
+
+    If there are fewer, the three finest. Empty if timm's `feature_info` does not list three resolutions.
+    """
+    listed, modules = getattr(network, "feature_info", None), dict(network.named_modules())
+    listed = [one for one in listed if one["module"] in modules] if isinstance(listed, list) else []
+    layers = {one["reduction"]: one["module"] for one in listed}
+    names, large = tuple(layers.values()), sum(model.image_size >= MIN_CELLS * reduction for reduction in layers)
+    return names[: max(3, large)][-3:] if len(names) >= 3 else ()
 
 
 def block_names(network: nn.Module, model: Model) -> list[str]:

@@ -88,8 +88,11 @@ def suite_recipes(registry: Registry, suite: Suite, runs: Iterable[FinishedRun] 
 
 def _recipe(registry: Registry, suite: Suite, entry: SuiteEntry, records: Iterable[Record]) -> Recipe | None:
     """The recipe of an entry from the first record that is of it, else from the registry; None if neither has it."""
+    rows = [one for one in suite.entries if (one.id, one.variant) == (entry.id, entry.variant) and one.overrides]
     for record in records:
-        if record.id == entry.id and _is_of(record.recipe, entry):
+        # a row without keys of its own has no run of a row with some
+        of_others = any(len(one.overrides) > len(entry.overrides) and _is_of(record.recipe, one) for one in rows)
+        if record.id == entry.id and _is_of(record.recipe, entry) and not of_others:
             with suppress(RecipeError):  # `mismatches` says that it cannot be read
                 return recipe_from_dict(record.recipe, f"record {record.id}").with_seed(0)
     with suppress(RecipeError):

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
-from bench.report import tables
+from bench.report import tables, teacher_seeds
 from bench.report.figures import figure_name
 from bench.report.reproductions import NOTE, TITLE, reproduction_notes
-from bench.report.suite_report import SuiteReport
+from bench.report.suite_report import FEW_METHODS, SuiteReport
 
 # A README's marked parts: of every suite, or of one. The rest of the file is left as it is.
 #     <!-- tables: python -m bench publish -->  or  <!-- table of quick: python -m bench publish -->
@@ -69,6 +69,10 @@ def markdown(report: SuiteReport) -> str:
             parts.append("No run has finished.")
         else:
             parts += [_markdown_table(table), *([_text(" ".join(sentences))] if sentences else [])]
+    if by_seed := teacher_seeds.seed_tables(report):
+        parts += [f"## {teacher_seeds.TITLE}", teacher_seeds.NOTE]
+        for one in by_seed:
+            parts += [_text(f"{one.title}:"), _markdown_table(one.texts), _text(one.sentence)]
     if others := tables.reproduction_tables(report):
         parts += [f"## {TITLE}", NOTE.format(reference=report.reference)]
         parts += [part for where, table in others.items() for part in (_text(f"{where}:"), _markdown_table(table))]
@@ -144,7 +148,7 @@ def _summary(report: SuiteReport, folder: str) -> Iterator[str]:
     """The headline, a figure and links to the files of a suite, in Markdown."""
     yield from headline(report)
     suite, name, shows = report.suite, "overview", f"gains of the methods of suite {report.suite.name}"
-    if len(suite.models) == len(suite.datasets) == 1 and not suite.vary:
+    if len(suite.models) == len(suite.datasets) == 1 and not suite.vary and len(suite.methods) <= FEW_METHODS:
         name = f"curves/{figure_name(suite.models[0], suite.datasets[0])}"
         shows = f"{suite.models[0]} on {suite.datasets[0]}: test accuracy per epoch"
     path = urllib.parse.quote(f"{folder}{suite.name}/{name}")

@@ -8,6 +8,7 @@ import pandas as pd
 
 from bench.cli import count
 from bench.config.names import split_id
+from bench.config.suite import SuiteEntry
 from bench.runs.finished import FinishedRun
 from bench.runs.record import HISTORY_COLUMNS, Record
 
@@ -16,7 +17,7 @@ METHOD = [*CELL, "method"]  # those that name a recipe of a suite
 RUN = [*METHOD, "seed"]  # those that name a run
 
 _MAY_BE_MISSING = {  # columns of `runs_frame` whose type would depend on the runs
-    **dict.fromkeys(("last_accuracy", "best_accuracy", "teacher_accuracy", "teacher_seconds"), "float64"),
+    **dict.fromkeys(("last_accuracy", "best_accuracy", "raw_accuracy", "teacher_accuracy", "teacher_seconds"), "float64"),
     **dict.fromkeys(("best_epoch", "teacher_seed", "teacher_epochs", "guidance_stop_epoch"), "Int64"),
     **dict.fromkeys(("teacher_key", "teacher_id", "teacher_select", "commit"), "str"),
     "dirty": "boolean",
@@ -27,19 +28,20 @@ _NO_COLUMNS = [
 ]
 
 
-def runs_frame(runs: Sequence[FinishedRun], variants: Sequence[str] = ()) -> pd.DataFrame:
-    """One row per run, in the order of `runs`, which may not be empty. variants: one per run, in a suite that varies keys.
+def runs_frame(runs: Sequence[FinishedRun], entries: Sequence[SuiteEntry] = ()) -> pd.DataFrame:
+    """One row per run, in the order of `runs`, which may not be empty. entries: of a suite, one per run.
 
     The columns are the fields of `Record`, its hardware, code and dataset (see bench/runs/record.py) but _NO_COLUMNS, and:
 
-    suite, model, dataset, method: the names in the id; method is "baseline" without guidance.
+    suite, model, dataset, method: the names in the id; method is the label of the entry.
     variant: the varied keys with their values, "" in a suite that varies nothing.
     precision: the one that was used.
     machine: the hardware and precision in words. device_hours: of the run, in device_unit, "GPU-hours" or "core-hours".
     guidance_stop_epoch: the last epoch with guidance, missing unless an adaptive schedule ended it.
     teacher_*: fields of `TeacherSummary`, missing without a teacher. teacher_accuracy: of the weights that guide, in %.
     """
-    rows = [_run_row(run, variant) for run, variant in zip(runs, variants or [""] * len(runs), strict=True)]
+    entries = entries or [SuiteEntry(run.record.id, split_id(run.record.id)[2]) for run in runs]
+    rows = [_run_row(run, entry) for run, entry in zip(runs, entries, strict=True)]
     return pd.DataFrame(rows).drop(columns=_NO_COLUMNS).astype(_MAY_BE_MISSING)
 
 
@@ -50,6 +52,11 @@ def curves_frame(frame: pd.DataFrame, runs: Sequence[FinishedRun]) -> pd.DataFra
     return curves.astype({**dict.fromkeys(HISTORY_COLUMNS, "float64"), "epoch": "int64"})
 
 
+def guidance_of(method: str) -> str:
+    """The name of the guidance in the label of a method: "kd" of "kd alpha=0.5"."""
+    return method.partition(" ")[0]
+
+
 def machine(record: Record) -> str:
     """The hardware of a run and its precision, in words."""
     name = record.hardware.device
@@ -58,9 +65,9 @@ def machine(record: Record) -> str:
     return f"{record.world_size} x {name}, {record.precision.used}"
 
 
-def _run_row(run: FinishedRun, variant: str) -> dict[str, object]:
+def _run_row(run: FinishedRun, entry: SuiteEntry) -> dict[str, object]:
     record = run.record
-    model, dataset, method = split_id(record.id)
+    model, dataset, _ = split_id(record.id)
     on_cpu = record.hardware.device == "cpu"
     devices = record.world_size * (record.hardware.threads if on_cpu else 1)
     of_teacher = ("key", "id", "accuracy", "seconds", "seed", "epochs", "select")
@@ -74,8 +81,8 @@ def _run_row(run: FinishedRun, variant: str) -> dict[str, object]:
         "suite": run.suite,
         "model": model,
         "dataset": dataset,
-        "variant": variant,
-        "method": method,
+        "variant": entry.variant,
+        "method": entry.method,
         "precision": record.precision.used,
         "machine": machine(record),
         "device_hours": record.seconds * devices / 3600,

@@ -14,6 +14,7 @@ from bench.report import documents
 from bench.report.figures import write_figures
 from bench.report.records import current_runs
 from bench.report.suite_report import SuiteReport, build_suite_report
+from bench.report.teacher_seeds import components_frame, seed_tables
 from bench.report.unite import United, other_code_notes
 from bench.storage import write_text
 
@@ -65,9 +66,12 @@ def read_text(path: Path) -> str | None:
 
 
 def _json(report: SuiteReport) -> str:
-    """`table.json`: cells and the gains of every seed, for other programs."""
+    """`table.json`: cells, the gains of every seed, and what the seeds of teachers do, for other programs."""
     content = {"suite": report.suite.name, "protocol": report.suite.protocol}
     content |= {"reference": report.suite.reference, "settings": report.settings, "remarks": report.remarks}
-    for name, frame in (("cells", report.cells), ("pairs", report.pairs)):
+    frames = {"cells": report.cells, "pairs": report.pairs}
+    if by_seed := seed_tables(report):
+        frames["teacher_seeds"] = components_frame(by_seed)
+    for name, frame in frames.items():
         content[name] = json.loads(frame.to_json(orient="records", double_precision=DIGITS))
     return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bench.cli import count
+from bench.config.suite import SuiteEntry
 from bench.report.frame import CELL, METHOD, RUN, machine, runs_frame
 from bench.runs.finished import FinishedRun
 
@@ -19,13 +20,13 @@ NOTE = (
 
 
 def reproductions_frame(
-    runs: pd.DataFrame, pairs: pd.DataFrame, placed: Sequence[tuple[FinishedRun, str]], reference: str
+    runs: pd.DataFrame, pairs: pd.DataFrame, placed: Sequence[tuple[FinishedRun, SuiteEntry]], reference: str
 ) -> pd.DataFrame:
     """One row per other machine and recipe, in the order of `runs`; empty if there are no reproductions.
 
     Args:
         runs, pairs: the frames of `SuiteReport`.
-        placed: the reproductions, each with the variant of its cell.
+        placed: the reproductions, each with its entry of the suite.
         reference: the method that gains are over.
 
     Columns:
@@ -37,7 +38,7 @@ def reproductions_frame(
     columns = ["where", *METHOD, "seeds", "diverged", "there", "here", "difference", "largest", "gain_there", "gain_here"]
     if not placed:
         return pd.DataFrame(columns=columns)
-    frame = runs_frame([run for run, _ in placed], [variant for _, variant in placed])
+    frame = runs_frame([run for run, _ in placed], [entry for _, entry in placed])
     theirs = frame[[*RUN, "last_accuracy", "compile", "libraries"]].assign(where=[machine(run.record) for run, _ in placed])
     both = theirs.merge(runs[[*RUN, "last_accuracy", "compile", "libraries"]], on=RUN, suffixes=("_there", "_here"))
     both["where"] += [_differing(row) for row in both.to_dict("records")]

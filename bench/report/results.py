@@ -10,9 +10,11 @@ from typing import Literal, NamedTuple
 
 import pandas as pd
 
+from bench.config.names import split_id
 from bench.config.parse import nearest, short_repr
 from bench.config.registry import Registry
 from bench.config.schema import RecipeError
+from bench.config.suite import SuiteEntry
 from bench.report.definition import FILE, find_suite, is_known, stored_suites, suite_recipes
 from bench.report.frame import RUN, curves_frame, runs_frame
 from bench.report.records import RECORDS, REPRODUCTIONS, read_runs
@@ -82,11 +84,11 @@ class _Found(NamedTuple):
     run: FinishedRun  # its suite is the names of all suites that it is in, joined
     origin: Origin
     folder: str | None
-    variant: str
+    entry: SuiteEntry
 
 
 def _frame(found: Sequence[_Found]) -> pd.DataFrame:
-    frame = runs_frame([one.run for one in found], [one.variant for one in found])
+    frame = runs_frame([one.run for one in found], [one.entry for one in found])
     frame = frame.assign(origin=[one.origin for one in found], folder=pd.Series([one.folder for one in found], dtype="str"))
     first = ["origin", "suite", *RUN, "last_accuracy", "best_accuracy"]
     return frame[[*first, *frame.columns.drop(first)]]
@@ -107,20 +109,20 @@ def _find(suite: str | None, results: Path, origin: str | None, recipes_dir: Fol
     published = [run for name in names for run in read_runs(results, name, file)]
     local = {folder: run_from_folder(folder) for folder in finished_runs(results)} if origin in (None, "local") else {}
     runs = [*published, *local.values()]
-    variants = {name: _variants(registry, name, places, runs) for name in names}
+    entries_of = {name: _entries(registry, name, places, runs) for name in names}
     for run in published:  # also those whose suite has other recipes now
-        variants[run.suite].setdefault((run.record.id, run.record.hash), set())
+        entries_of[run.suite].setdefault((run.record.id, run.record.hash), set())
     found = {}
     for run, of, folder in (
         *((run, committed, None) for run in published if origin != "local"),
         *((run, "local", str(folder)) for folder, run in local.items()),
     ):
-        of_suites = {name: own[run.key[:2]] for name, own in variants.items() if run.key[:2] in own}
+        of_suites = {name: own[run.key[:2]] for name, own in entries_of.items() if run.key[:2] in own}
         if suite is None or of_suites:
-            texts = set().union(*of_suites.values())
+            entries = set().union(*of_suites.values())
             run = dataclasses.replace(run, suite=", ".join(of_suites))
             machine = str(run.record.environment) if of == "reproduction" else ""
-            found[*run.key, machine] = _Found(run, of, folder, texts.pop() if len(texts) == 1 else "")
+            found[*run.key, machine] = _Found(run, of, folder, _entry(run, entries))
     if not found:
         what = "no finished run" if suite is None else f"no finished run of suite {suite}"
         raise RecipeError(
@@ -130,10 +132,17 @@ def _find(suite: str | None, results: Path, origin: str | None, recipes_dir: Fol
     return [found[key] for key in sorted(found)]
 
 
-def _variants(
+def _entry(run: FinishedRun, entries: set[SuiteEntry]) -> SuiteEntry:
+    """The entry that a run is of: without a variant if it has several, with the method's name if it has several labels."""
+    methods, variants = ({getattr(one, name) for one in entries} for name in ("method", "variant"))
+    method = methods.pop() if len(methods) == 1 else split_id(run.record.id)[-1]
+    return SuiteEntry(run.record.id, method, variants.pop() if len(variants) == 1 else "")
+
+
+def _entries(
     registry: Registry, suite: str, places: Sequence[Path], runs: Sequence[FinishedRun]
-) -> dict[tuple[str, str], set[str]]:
-    """{(id, hash): the variants} of each recipe of a suite. A baseline is in every variant of the teacher's keys."""
+) -> dict[tuple[str, str], set[SuiteEntry]]:
+    """{(id, hash): the entries} of each recipe of a suite. A baseline is in every variant of the teacher's keys."""
     folders = [place / suite for place in places]
     if not is_known(registry, suite) and not any((folder / FILE).exists() for folder in folders):
         return {}  # records alone say what is in it
@@ -141,5 +150,5 @@ def _variants(
     ids, out = {run.record.id for run in runs}, {}
     if not ids.isdisjoint(definition.ids):  # composing hundreds of recipes takes time
         for entry, recipe in suite_recipes(registry, definition, runs):
-            out.setdefault((recipe.id, recipe.hash), set()).add(entry.variant)
+            out.setdefault((recipe.id, recipe.hash), set()).add(entry)
     return out

@@ -1,4 +1,8 @@
-"""Means over seeds, gains that are paired over seeds, and how soon a method reaches the reference's accuracy."""
+"""Means over seeds, gains that are paired over seeds, and how soon a method reaches the reference's accuracy.
+
+Gains of several methods in a cell are also tested with the correction of S. Holm, "A simple sequentially rejective multiple
+test procedure", Scandinavian Journal of Statistics 6 (1979), 65-70.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 from bench.cli import count
 from bench.config.names import split_id
@@ -24,13 +28,42 @@ MACHINE = ["device", "processor", "threads", "world_size"]  # must be equal wher
 REACH = ["epochs_to_reach", "speedup_epochs", "speedup_seconds", "speedup_seconds_with_teacher"]
 
 
-def paired_interval(differences: pd.Series) -> tuple[float, float]:
+def paired_interval(differences: pd.Series, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """The confidence interval of the mean of paired differences (Student's t); NaN with fewer than MIN_SEEDS of them."""
-    pairs = len(differences)
-    if pairs < MIN_SEEDS:
-        return np.nan, np.nan
-    half_width = stdtrit(pairs - 1, (1 + CONFIDENCE) / 2) * differences.std() / np.sqrt(pairs)
+    half_width = half_width_in_std(len(differences), confidence) * differences.std()
     return differences.mean() - half_width, differences.mean() + half_width
+
+
+def half_width_in_std(pairs: int, confidence: float = CONFIDENCE) -> float:
+    """Half the width of that interval, in standard deviations of the differences; NaN with fewer than MIN_SEEDS pairs."""
+    return stdtrit(pairs - 1, (1 + confidence) / 2) / np.sqrt(pairs) if pairs >= MIN_SEEDS else np.nan
+
+
+def paired_p_value(differences: pd.Series) -> float:
+    """The two-sided p-value of the paired t test; NaN with fewer than MIN_SEEDS differences."""
+    pairs, mean, std = len(differences), differences.mean(), differences.std()
+    if pairs < MIN_SEEDS:
+        return np.nan
+    if not std:
+        return 1.0 if mean == 0 else 0.0
+    return 2 * stdtr(pairs - 1, -abs(mean) / std * np.sqrt(pairs))
+
+
+def holm(p_values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Holm's correction of the p-values of comparisons, without NaN.
+
+    Returns two arrays, in the given order: the corrected p-values, and the confidence of an interval that excludes
+    zero where the corrected p-value is below 1 - CONFIDENCE. From the smallest p-value on, the level of rank i of m is
+    (1 - CONFIDENCE) / (m - i + 1); from the first that is not below its level on, all have that one's.
+    """
+    p, level = np.asarray(p_values, dtype="float64"), 1 - CONFIDENCE
+    order, left = np.argsort(p, kind="stable"), np.arange(len(p), 0, -1)  # left: comparisons from this rank on
+    corrected = np.empty_like(p)
+    corrected[order] = np.maximum.accumulate(np.minimum(p[order] * left, 1))
+    rejected = np.count_nonzero(corrected < level)
+    confidence = np.empty_like(p)
+    confidence[order] = 1 - level / np.maximum(left, len(p) - rejected)
+    return corrected, confidence
 
 
 def verdict(low: float, high: float) -> str:
@@ -135,6 +168,9 @@ def cells_frame(
         every run, though all seeds share one teacher.
     gain_low, gain_high: confidence interval of the mean gain; missing below MIN_SEEDS seeds.
     verdict: "better", "worse", "unclear" (the interval includes zero), "too few seeds"; missing without a gain.
+    p_value: of the paired t test of the gain. comparisons: how many methods of the cell have one.
+    p_holm, gain_low_holm, gain_high_holm, verdict_holm: the same, corrected for the comparisons of the cell, see `holm`.
+    guidance_stop: where an adaptive schedule ended guidance, in words; missing without such a schedule.
     published_value, published_gain, published_provenance, published_work, published_source: the first
         comparable published number. published_difference: best_mean minus published_value.
     """
@@ -147,9 +183,9 @@ def cells_frame(
         "reached_seeds": pairs.groupby(METHOD)["epochs_to_reach"].count(),
     }
     out = pd.DataFrame(
-        [(suite.name, one.id, *split_id(one.id), one.variant, recipe.hash) for one, recipe in recipes],
-        columns=["suite", "id", "model", "dataset", "method", "variant", "hash"],
-    )[["suite", "id", *METHOD, "hash"]].join(pd.DataFrame(counts), on=METHOD)
+        [(suite.name, one.id, *split_id(one.id)[:2], one.variant, one.method, recipe.hash) for one, recipe in recipes],
+        columns=["suite", "id", *METHOD, "hash"],
+    ).join(pd.DataFrame(counts), on=METHOD)
     out[list(counts)] = out[list(counts)].fillna(0).astype("int64")
     has_reference = (out["method"] == suite.reference).groupby([out[name] for name in CELL]).transform("any")
     no_pair = (out["gain_seeds"] == 0) & has_reference
@@ -162,7 +198,7 @@ def cells_frame(
     out["diverged_seeds"] = out["runs"] - out["seeds"]
     out["unpaired"] = _unpaired(out, with_reference(runs, suite.reference))
     out = out.drop(columns=["runs", "suite_seeds"]).join(_run_stats(finished), on=METHOD)
-    gains = out[METHOD].join(_pair_stats(pairs), on=METHOD).drop(columns=METHOD)
+    gains = out[METHOD].join(_pair_stats(pairs, suite.reference), on=METHOD).drop(columns=METHOD)
     of_itself = [name for name in gains if not name.startswith("epochs_to_reach")]
     gains.loc[out["method"] == suite.reference, of_itself] = np.nan
     on_other_images = finished.loc[finished["evaluated_on"] != "test", "id"]
@@ -171,7 +207,20 @@ def cells_frame(
     first = first[["value", "gain", "provenance", "work", "source"]].add_prefix("published_")
     out = out.join(gains).join(first, on=["id", "hash"])
     out["published_difference"] = out["best_mean"] - out["published_value"]
+    adaptive = [recipe.guidance is not None and recipe.guidance.schedule.adaptive != "none" for _, recipe in recipes]
+    stops = {method: _stop_text(own) for method, own in finished.groupby(METHOD)}
+    texts = [stops.get(method) for method in out[METHOD].itertuples(index=False, name=None)]
+    out["guidance_stop"] = pd.Series(texts, out.index, dtype="str").where(adaptive)
     return out
+
+
+def _stop_text(runs: pd.DataFrame) -> str:
+    """ "stopped after epoch 6, 7 of 40; 1 seed not stopped" of the runs of a method with an adaptive schedule."""
+    stops = sorted(runs["guidance_stop_epoch"].dropna())
+    if not stops:
+        return "not stopped"
+    text = f"stopped after epoch {', '.join(map(str, stops))} of {runs['epochs'].max()}"
+    return f"{text}; {count(going, 'seed')} not stopped" if (going := len(runs) - len(stops)) else text
 
 
 def _unpaired(cells: pd.DataFrame, seeds: pd.DataFrame) -> list[str]:
@@ -201,13 +250,21 @@ def _run_stats(finished: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _pair_stats(pairs: pd.DataFrame) -> pd.DataFrame:
+def _pair_stats(pairs: pd.DataFrame, reference: str) -> pd.DataFrame:
     """The columns of `cells_frame` that compare a method with the reference, the reference with itself too."""
     groups = pairs.groupby(METHOD)
     stats = _seed_stats(pairs, ["gain", "best_gain", *REACH])
     for name in REACH:  # a mean over the seeds that reach it would flatter a method that some seeds do not
         stats.loc[groups[name].count() < groups.size(), [f"{name}_mean", f"{name}_std"]] = np.nan
-    intervals = [paired_interval(gains) for _, gains in groups["gain"]]
-    stats[["gain_low", "gain_high"]] = np.reshape(np.array(intervals, dtype="float64"), (-1, 2))
-    stats["verdict"] = pd.Series([verdict(*interval) for interval in intervals], stats.index, dtype="str")
+    stats["p_value"] = groups["gain"].agg(paired_p_value)
+    tested = stats.loc[stats.index.get_level_values("method") != reference, "p_value"].dropna().groupby(CELL)
+    corrected = pd.DataFrame(
+        [(key, len(own), *values) for _, own in tested for key, *values in zip(own.index, *holm(own), strict=True)],
+        columns=["method", "comparisons", "p_holm", "confidence"],
+    ).set_index("method")
+    stats[["comparisons", "p_holm"]] = corrected[["comparisons", "p_holm"]].reindex(stats.index)
+    for end, confidence in (("", dict.fromkeys(stats.index, CONFIDENCE)), ("_holm", corrected["confidence"])):
+        intervals = [paired_interval(gains, confidence.get(key, np.nan)) for key, gains in groups["gain"]]
+        stats[[f"gain_low{end}", f"gain_high{end}"]] = np.reshape(np.array(intervals, dtype="float64"), (-1, 2))
+        stats[f"verdict{end}"] = pd.Series([verdict(*interval) for interval in intervals], stats.index, dtype="str")
     return stats

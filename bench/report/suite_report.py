@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from bench.cli import count
+from bench.config.names import split_id
+from bench.config.params import PUBLISHED_EPOCHS
 from bench.config.registry import Registry
 from bench.config.schema import Recipe
 from bench.config.suite import BASELINE, Suite, SuiteEntry
 from bench.report.definition import suite_recipes
-from bench.report.frame import CELL, RUN, curves_frame, runs_frame
+from bench.report.frame import CELL, METHOD, RUN, curves_frame, guidance_of, runs_frame
 from bench.report.papers import published_frame
 from bench.report.reproductions import reproduction_notes, reproductions_frame
 from bench.report.stats import cells_frame, pairs_frame
 from bench.runs.finished import FinishedRun
 from bench.runs.record import stale_parts
+
+FEW_METHODS = 6  # of a cell that are shown in the order of the suite, and have colours of their own
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,25 @@ class SuiteReport:
         return "the baseline" if self.suite.reference == BASELINE else self.suite.reference
 
     @property
+    def ranked_cells(self) -> pd.DataFrame:
+        """`cells` as a reader wants them: where a cell has more than FEW_METHODS methods, these are sorted by gain.
+
+        The reference is first. Rows of one guidance are neighbours in the order of the suite, placed by the larger gain.
+        """
+        own = [*CELL, "guidance"]
+        rows = self.cells[METHOD].assign(guidance=self.cells["method"].map(guidance_of), place=range(len(self.cells)))
+        rows["gain"] = self.cells["gain_mean"].fillna(-np.inf).where(rows["method"] != self.suite.reference, np.inf)
+        order = pd.DataFrame(
+            {
+                "cell": rows.groupby(CELL, sort=False).ngroup(),
+                "gain": -rows.groupby(own)["gain"].transform("max"),
+                "place": rows.groupby(own)["place"].transform("min"),  # those of equal gain stay apart
+            }
+        )
+        order.loc[rows.groupby(CELL)["place"].transform("size") <= FEW_METHODS, ["gain", "place"]] = 0
+        return self.cells.loc[order.sort_values(list(order), kind="stable").index]
+
+    @property
     def distinct_runs(self) -> pd.DataFrame:
         """The runs, each once."""
         return self.runs.drop_duplicates(["id", "hash", "seed"])
@@ -68,30 +91,36 @@ def build_suite_report(
     registry: Registry, suite: Suite, finished: Sequence[FinishedRun], reproductions: Sequence[FinishedRun] = ()
 ) -> SuiteReport:
     """The report of a suite from its runs, of which there must be at least one, and reproductions of them."""
-    guidance = tuple(sorted(suite.guidance, key=lambda name: name != suite.reference))
-    suite = dataclasses.replace(suite, guidance=guidance)
     recipes = suite_recipes(registry, suite, finished)
     placed = _placed(recipes, finished)
-    members, variants = [run for run, _ in placed], [variant for _, variant in placed]
-    runs = runs_frame(members, variants)
-    curves = curves_frame(runs[[*RUN, "diverged"]], members)[[*RUN, "diverged", "epoch", "test_accuracy"]]
+    members = [run for run, _ in placed]
+    runs = runs_frame(members, [entry for _, entry in placed])
+    of_runs = [*RUN, "diverged", "guidance_stop_epoch"]
+    curves = curves_frame(runs[of_runs], members)[[*of_runs, "epoch", "test_accuracy"]]
     pairs, published = pairs_frame(runs, curves, suite.reference), published_frame(registry, (one for _, one in recipes))
     cells = cells_frame(suite, recipes, runs, pairs, published)
     settings = {key: str(given.value) for key, given in suite.overrides}
     distinct = runs.drop_duplicates(["id", "hash", "seed"])
-    notes = [*_deviations(suite, recipes, distinct), *_comparison_notes(distinct), *_pairing_notes(suite, cells)]
+    notes = [
+        *_deviations(suite, recipes, distinct),
+        *_scaling_note(recipes),
+        *_comparison_notes(distinct),
+        *_pairing_notes(suite, cells),
+    ]
     others = reproductions_frame(runs, pairs, _placed(recipes, reproductions), suite.reference)
     notes += [*_stale_note((recipe for _, recipe in recipes), finished), *reproduction_notes(others)]
     said = _protocol_note(suite, recipes), _settings_note(suite, settings)
     return SuiteReport(suite, recipes, runs, curves, pairs, cells, published, others, settings, *said, notes)
 
 
-def _placed(recipes: Sequence[tuple[SuiteEntry, Recipe]], runs: Iterable[FinishedRun]) -> list[tuple[FinishedRun, str]]:
-    """Runs with the variants of the entries that they belong to, in the order of the entries."""
+def _placed(
+    recipes: Sequence[tuple[SuiteEntry, Recipe]], runs: Iterable[FinishedRun]
+) -> list[tuple[FinishedRun, SuiteEntry]]:
+    """Runs with the entries that they belong to, in the order of the entries."""
     by_recipe: dict[tuple[str, str], list[FinishedRun]] = {}
     for run in runs:
         by_recipe.setdefault(run.key[:2], []).append(run)
-    return [(run, one.variant) for one, recipe in recipes for run in by_recipe.get((one.id, recipe.hash), ())]
+    return [(run, one) for one, recipe in recipes for run in by_recipe.get((one.id, recipe.hash), ())]
 
 
 def _settings_note(suite: Suite, settings: Mapping[str, str]) -> str:
@@ -102,17 +131,17 @@ def _settings_note(suite: Suite, settings: Mapping[str, str]) -> str:
 def _protocol_note(suite: Suite, recipes: Sequence[tuple[SuiteEntry, Recipe]]) -> str:
     if suite.protocol == "paper":
         return "Protocol: paper (arXiv 2207.10026)."
-
-    def listed(values: Iterable[int]) -> str:
-        return " or ".join(map(str, sorted(set(values))))
-
     train = [recipe.train for _, recipe in recipes]
-    epochs = listed(part.epochs for part in train)
+    epochs = _listed(part.epochs for part in train)
     return (
         f"Protocol: {suite.protocol}, not the published one: {epochs} {'epoch' if epochs == '1' else 'epochs'}, batch size"
-        f" {listed(part.batch_size for part in train)}, image size"
-        f" {listed(recipe.model.image_size for _, recipe in recipes)} px."
+        f" {_listed(part.batch_size for part in train)}, image size"
+        f" {_listed(recipe.model.image_size for _, recipe in recipes)} px."
     )
+
+
+def _listed(values: Iterable[int]) -> str:
+    return " or ".join(map(str, sorted(set(values))))
 
 
 def _deviations(suite: Suite, recipes: Sequence[tuple[SuiteEntry, Recipe]], runs: pd.DataFrame) -> list[str]:
@@ -135,6 +164,20 @@ def _deviations(suite: Suite, recipes: Sequence[tuple[SuiteEntry, Recipe]], runs
     if (runs["world_size"] > 1).any():
         out.append("Batch norm (the teacher's, CvT's) uses the batch of all processes; published: of each GPU.")
     return out
+
+
+def _scaling_note(recipes: Sequence[tuple[SuiteEntry, Recipe]]) -> list[str]:
+    """A sentence with the constants in epochs that are scaled to the length of the runs, if there are such."""
+    found: dict[tuple[str, str], set[int]] = {}
+    lengths = {recipe.train.epochs for _, recipe in recipes if recipe.guidance and recipe.train.epochs != PUBLISHED_EPOCHS}
+    for one, recipe in recipes:
+        if recipe.guidance is not None and recipe.train.epochs in lengths:
+            for path, epochs in recipe.guidance.scaled_epochs(recipe.train.epochs).items():
+                found.setdefault((split_id(one.id)[2], path.rpartition(".")[2]), set()).add(epochs)
+    if not found:
+        return []
+    parts = ", ".join(f"{name} {key} {_listed(epochs)}" for (name, key), epochs in found.items())
+    return [f"Constants in epochs are scaled from {PUBLISHED_EPOCHS} epochs to {_listed(lengths)}: {parts}."]
 
 
 def _comparison_notes(runs: pd.DataFrame) -> list[str]:

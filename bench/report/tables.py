@@ -1,4 +1,4 @@
-"""The tables of a suite as frames of text: one row per method, in the suite's order. Missing values are empty."""
+"""The tables of a suite as frames of text: one row per method, those of many sorted by gain. Missing values are empty."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 from bench.cli import count, duration
 from bench.report.frame import RUN
 from bench.report.papers import MARKS
-from bench.report.stats import CONFIDENCE, MIN_SEEDS
+from bench.report.stats import CONFIDENCE, MIN_SEEDS, half_width_in_std
 from bench.report.suite_report import SuiteReport
 
 Row = Mapping[str, Any]  # of a cells or runs frame, by column
@@ -24,10 +24,11 @@ def accuracy_table(report: SuiteReport) -> pd.DataFrame:
         "gain": lambda row: "no pair" if row["status"] == "no pair" else _mean_std(row, "gain", "+.2f"),
         f"{CONFIDENCE:.0%} interval": _interval,
         "verdict": _value("verdict"),
+        "Holm": _holm,
         "seeds": _seeds,
         "not paired": _value("unpaired"),
     }
-    return _table(report.cells, columns)
+    return _table(report.ranked_cells, columns)
 
 
 def accuracy_note(report: SuiteReport) -> str:
@@ -39,7 +40,23 @@ def accuracy_note(report: SuiteReport) -> str:
     return (
         f"{note} Gain: over {report.reference}, in points, paired over seeds, with its {interval}."
         " Better, worse: the interval excludes zero; unclear: it includes zero; too few seeds: fewer than"
-        f" {MIN_SEEDS}. Each comparison by itself, not corrected for the number of comparisons."
+        f" {MIN_SEEDS}. Each comparison by itself, not corrected for the number of comparisons{holm_note(report.cells)}."
+    )
+
+
+def holm_note(cells: pd.DataFrame) -> str:
+    """What the column Holm means, and how much a gain needs, as the rest of a sentence; "" if there is no such column."""
+    several = cells[cells["comparisons"] > 1]
+    if several.empty:
+        return ""
+    fewest, most = int(several["comparisons"].min()), int(several["comparisons"].max())
+    seeds = int(several.loc[several["comparisons"] == most, "gain_seeds"].min())
+    alone, corrected = (half_width_in_std(seeds, 1 - (1 - CONFIDENCE) / tests) for tests in (1, most))
+    return (
+        f"; Holm: corrected for the {fewest if fewest == most else f'{fewest} to {most}'} comparisons in a cell, so that"
+        f" a method without effect is called better or worse in at most {1 - CONFIDENCE:.0%} of cells. With"
+        f" {count(seeds, 'seed')} and {most} comparisons this asks for much: no method passes unless a gain is over"
+        f" {corrected:.1f} times its standard deviation (by itself: {alone:.1f} times). Unclear does not mean equal"
     )
 
 
@@ -64,6 +81,7 @@ def convergence_table(report: SuiteReport) -> pd.DataFrame:
         "speed-up, epochs": lambda row: _times(row, "speedup_epochs"),
         "speed-up, time": lambda row: _times(row, "speedup_seconds"),
         "with the teacher's training": lambda row: _times(row, "speedup_seconds_with_teacher"),
+        "adaptive guidance": _value("guidance_stop"),
     }
     return _table(_with_results(report), columns)
 
@@ -126,7 +144,7 @@ def teacher_sentences(runs: pd.DataFrame) -> list[str]:
 
 
 def _with_results(report: SuiteReport) -> pd.DataFrame:
-    return report.cells[report.cells["seeds"] > 0]
+    return report.ranked_cells[report.ranked_cells["seeds"] > 0]
 
 
 def _table(frame: pd.DataFrame, columns: Mapping[str, Callable[[Row], str]]) -> pd.DataFrame:
@@ -159,9 +177,13 @@ def _times(row: Row, name: str) -> str:
     return f"{text} ×" if (text := _mean_std(row, name, ".1f")) else ""
 
 
-def _interval(row: Row) -> str:
-    low, high = row["gain_low"], row["gain_high"]
+def _interval(row: Row, end: str = "") -> str:
+    low, high = row[f"gain_low{end}"], row[f"gain_high{end}"]
     return "" if pd.isna(low) else f"{low:+.2f} to {high:+.2f}"
+
+
+def _holm(row: Row) -> str:
+    return f"{row['verdict_holm']}: {_interval(row, '_holm')}" if row["comparisons"] > 1 else ""
 
 
 def _seeds(row: Row) -> str:

@@ -11,9 +11,9 @@ from typing import Any
 from bench.config.compose import recipe_from_dict
 from bench.config.schema import Recipe, RecipeError
 from bench.runs.record import (
-    HISTORY_COLUMNS,
     Record,
     RunKey,
+    history_columns,
     read_history,
     read_record,
     record_from_dict,
@@ -24,7 +24,7 @@ from bench.storage import from_json
 
 ROUNDING = 1e-4  # of accuracies in histories, in %
 NULL_GPU = "null GPU"  # the device of runs in tests/gpu, which computes nothing
-History = dict[str, list[float | None]]  # {column of HISTORY_COLUMNS: one value per epoch}
+History = dict[str, list[float | None]]  # {column of `history_columns`: one value per epoch}
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,8 @@ class FinishedRun:
             return f"{self.name}: it has {record.epochs} of the {recipe.train.epochs} epochs of its recipe"
         if not record.diverged and (record.last_accuracy, record.best_accuracy) != (accuracies[-1], max(accuracies)):
             return f"{self.name}: its last or best accuracy is not that of its history"
+        if not record.diverged and record.raw_accuracy != self.history.get("raw_accuracy", [None])[-1]:
+            return f"{self.name}: its raw accuracy is not that of its history"
         if not record.diverged and accuracies[record.best_epoch - 1] != record.best_accuracy:
             return f"{self.name}: its best epoch is not that of its history"
         images = record.dataset.test_images
@@ -91,7 +93,7 @@ def run_from_folder(folder: Path, suite: str = "") -> FinishedRun:
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read ({error.strerror}): move it away to run again") from None
     rows = read_history(folder / "history.csv")
-    return FinishedRun(suite, record, {name: [row[name] for row in rows] for name in HISTORY_COLUMNS})
+    return FinishedRun(suite, record, {name: [row[name] for row in rows] for name in history_columns(rows[0])})
 
 
 def run_from_line(line: str, suite: str, where: str) -> FinishedRun:
@@ -104,7 +106,7 @@ def run_from_line(line: str, suite: str, where: str) -> FinishedRun:
     history = content.get("history")
     if problem := _history_problem(history, record.epochs):
         raise RecipeError(f"{where}: not a record: history{problem}")
-    return FinishedRun(suite, record, {name: history[name] for name in HISTORY_COLUMNS})
+    return FinishedRun(suite, record, {name: history[name] for name in history_columns(history)})
 
 
 def is_stale(record: Record, recipe: Recipe | None = None) -> bool:
@@ -133,7 +135,7 @@ def _history_problem(history: Any, epochs: int) -> str | None:
     """What is wrong with a history from JSON, as the end of a sentence."""
     if not isinstance(history, dict):
         return " is missing"
-    for name in HISTORY_COLUMNS:
+    for name in history_columns(history):
         values = history.get(name)
         if not isinstance(values, list) or len(values) != epochs:
             return f".{name} is not a list of {epochs} values"

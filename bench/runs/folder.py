@@ -22,7 +22,7 @@ from typing import TypedDict, Unpack
 from bench.config.names import path_part, split_id
 from bench.config.parse import short_repr
 from bench.config.schema import Recipe, RecipeError
-from bench.runs.record import HISTORY_COLUMNS, HistoryRow, Record, read_history, read_record
+from bench.runs.record import HistoryRow, Record, history_columns, read_history, read_record
 from bench.storage import read_json, sha256, write_json, write_text
 
 LOCAL = "local"  # below the results folder: what this machine's runs and reports write; git ignores it
@@ -116,7 +116,7 @@ class RunFolder:
     def write_history(self, rows: Sequence[HistoryRow]) -> None:
         """Write history.csv, one row per epoch. Epochs count from 1; a column without a value stays empty."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, HISTORY_COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(text, history_columns(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         write_text(self.path / "history.csv", text.getvalue())

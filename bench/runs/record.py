@@ -9,10 +9,10 @@ import csv
 import dataclasses
 import math
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from bench.config.numerics import differences, numerics_versions
 from bench.config.parse import field_types, inner_type, short_repr
@@ -21,6 +21,7 @@ from bench.storage import is_number, read_json
 
 RECORD_SCHEMA = 3
 RunKey = tuple[str, str, int]  # recipe id, hash, seed
+EMA_COLUMNS = ("raw_accuracy",)  # further columns of runs with `train.ema`
 HISTORY_COLUMNS = ("epoch", "lr", "train_loss", "guidance_loss", "test_accuracy", "images_per_second")
 
 
@@ -33,6 +34,12 @@ class HistoryRow(TypedDict):
     guidance_loss: float | None
     test_accuracy: float
     images_per_second: float
+    raw_accuracy: NotRequired[float]  # with `train.ema`: of the weights themselves; test_accuracy is of their average
+
+
+def history_columns(names: Iterable[str]) -> list[str]:
+    """The columns of the history of a run, from the names that its rows have."""
+    return [*HISTORY_COLUMNS, *(name for name in EMA_COLUMNS if name in names)]
 
 
 @dataclass(frozen=True)
@@ -139,6 +146,8 @@ class Record:
     settings: list[object]  # the `--set` options of the command
     weights: str | None = None  # SHA-256 of model.safetensors; None if the run diverged
     guidance_stop: GuidanceStop | None = None  # None: guidance was not adaptive, or it did not stop
+    # With `train.ema`, all other accuracies and the weights are of the average; this is the last epoch's without it.
+    raw_accuracy: float | None = None
 
     @property
     def environment(self) -> tuple[object, ...]:
@@ -184,7 +193,9 @@ def read_history(path: Path) -> list[HistoryRow]:
     """The rows of a history.csv; an empty cell is None. Raises RecipeError if it is not a history."""
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            rows = [{k: None if row[k] == "" else float(row[k]) for k in HISTORY_COLUMNS} for row in csv.DictReader(file)]
+            reader = csv.DictReader(file)
+            columns = history_columns(reader.fieldnames or ())
+            rows = [{k: None if row[k] == "" else float(row[k]) for k in columns} for row in reader]
         if not rows or not all(math.isfinite(value) for row in rows for value in row.values() if value is not None):
             raise ValueError
         return [{**row, "epoch": int(row["epoch"]), "test_accuracy": float(row["test_accuracy"])} for row in rows]

@@ -130,8 +130,7 @@ def load_pair(path: str | os.PathLike[str], recipes_dir: Folders = ()) -> Pair:
     layers = recipe.model.feature_layers or default_feature_layers(network, recipe.model) if "chosen" in maps else ()
     blocks = block_names(network, recipe.model) if "all" in maps else ()
     student = FeatureExtractor(network, recipe.model, layers, blocks).eval()
-    teacher_weights = _teacher_weights(folder, recipe, record)
-    teacher = Teacher(recipe.teacher, record.dataset.classes, teacher_weights, recipe.guidance.teacher)
+    teacher = trained_teacher(folder, recipe, record)
     methods = guidance.create(recipe.guidance, student.shapes, teacher.shapes, recipe.seed, student.groups)
     methods.eval().requires_grad_(False)
     _load_guidance(folder / "guidance.safetensors", methods)
@@ -144,6 +143,12 @@ def load_pair(path: str | os.PathLike[str], recipes_dir: Folders = ()) -> Pair:
     transform = ImageTransform(recipe, one_size)
     networks = (student, teacher)
     return Pair(network, teacher.network.network, methods, projections, transform, record, networks, own_transform)
+
+
+def trained_teacher(folder: Path, recipe: Recipe, record: Record) -> Teacher:
+    """The teacher that guided a run, on the CPU. Raises RecipeError if its weights are not on this machine."""
+    weights = _teacher_weights(folder, recipe, record)
+    return Teacher(recipe.teacher, record.dataset.classes, weights, recipe.guidance.teacher)
 
 
 def _teacher_weights(folder: Path, recipe: Recipe, record: Record) -> Path:

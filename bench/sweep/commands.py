@@ -153,8 +153,8 @@ def run_compare(arguments: argparse.Namespace) -> int:
     else:
         base = Suite("", arguments.protocol or "paper", (), (), (), ADHOC_SEEDS)
     suite = suite_of_ids(parts, base.with_settings(arguments.set), arguments.reference)
-    if arguments.reference is not None and arguments.reference not in suite.guidance:
-        allowed = ", ".join(suite.guidance)
+    if arguments.reference is not None and arguments.reference not in suite.methods:
+        allowed = ", ".join(suite.methods)
         raise RecipeError(f"--reference {arguments.reference}: none of these recipes has this method; they have {allowed}")
     return _run(registry, [suite], arguments)
 

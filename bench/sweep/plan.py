@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.cli import count, duration
-from bench.config.schema import Recipe, RecipeError
+from bench.config.schema import TEACHER_PASS_KEYS, Recipe, RecipeError
 from bench.data.preflight import Preflight
 from bench.data.sources import MissingDataset
 from bench.data.store import current_fingerprint
@@ -28,6 +28,7 @@ from bench.sweep.squeue import read_queue_states
 from bench.train.teacher_cache import cached_teacher_record
 
 OF_TEACHER = ("teacher.", "data.", "augment.")  # begin the varied keys that a teacher's recipe may have
+OF_ITS_USE = tuple(f"teacher.{name}=" for name in TEACHER_PASS_KEYS)  # begin those that it does not have
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def make_plan(
         if recipe.teacher is not None:
             key = job_key(recipe.teacher)
             if key not in teachers:
-                own = [text for text in one.settings if text.startswith(OF_TEACHER)]
+                own = [text for text in one.settings if text.startswith(OF_TEACHER) and not text.startswith(OF_ITS_USE)]
                 teachers[key] = Job(recipe, True, RunFolder(results, recipe.teacher), estimates, one.options, own)
                 teachers[key].training_images = training_images(recipe.data, recipe.teacher.data)
                 if (record := cached_teacher_record(recipe.teacher)) is not None:

@@ -32,6 +32,7 @@ class TrainingState(TypedDict):
     task: dict[str, Tensor]
     optimizer: dict[str, object]
     scaler: dict[str, object] | None  # of fp16
+    ema: dict[str, Tensor] | None  # averaged weights of the network, of `train.ema`
     best_state: dict[str, dict[str, Tensor] | Tensor]  # network and predictions; empty unless the recipe selects the best
     history: list[HistoryRow]
     guidance_losses: list[float]  # of the epochs with guidance, unweighted and not rounded, on which its end depends

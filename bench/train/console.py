@@ -8,7 +8,7 @@ import time
 
 from tqdm import tqdm
 
-from bench.runs.record import HistoryRow
+from bench.runs.record import GuidanceStop, HistoryRow
 
 LOG = logging.getLogger(__name__)
 
@@ -57,6 +57,14 @@ class Progress:
             per_epoch = (time.perf_counter() - self._began) / (row["epoch"] - self._done)
             left = tqdm.format_interval(per_epoch * (self._epochs - row["epoch"]))
             LOG.info(f"epoch {row['epoch']:>{len(str(self._epochs))}}/{self._epochs}  {values}  {left} left")
+
+    def guidance_ended(self, stop: GuidanceStop) -> None:
+        """Say that an adaptive schedule has ended guidance."""
+        if not self._silent:
+            LOG.info(
+                f"guidance ended with epoch {stop.epoch}: its loss changed by {stop.slope:.3g} per epoch, smoothed"
+                f" ({stop.relative_slope:.2%} of the loss)"
+            )
 
     def close(self) -> None:
         """End the bar."""

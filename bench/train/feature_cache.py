@@ -94,7 +94,8 @@ def open_teacher(
     """
     if recipe.teacher is None:
         return None
-    teacher = Teacher(recipe.teacher, dataset.classes(recipe.data), weights, recipe.guidance.teacher)
+    classes, maps = dataset.classes(recipe.data), "maps" in recipe.guidance.needs
+    teacher = Teacher(recipe.teacher, classes, weights, recipe.guidance.teacher, maps=maps)
     return open_feature_cache(teacher, key, recipe, dataset, device) if recipe.guidance.teacher.offline else teacher
 
 

@@ -110,7 +110,8 @@ class Training:
                 self._between_epochs(epoch + 1)
         self._progress.close()
         task, student = self._step.task, self._student
-        best = self._best_state or {"network": _on_cpu(student.network), "predictions": predictions}
+        network = student.network if diverged else self._network  # those that diverged, not their average
+        best = self._best_state or {"network": _on_cpu(network), "predictions": predictions}
         return TrainResult(
             history=self._history,
             network=best["network"],
@@ -128,8 +129,7 @@ class Training:
     def _train_epoch(self, epoch: int) -> float:
         """Train the steps of an epoch that are left. Returns the seconds they took."""
         loader, device = self._loader, self._accelerator.device
-        for group in self._step.optimizer.param_groups:
-            group["lr"] = learning_rate(epoch, self._recipe.train)
+        self._set_learning_rate(epoch)
         masks = sample_drop_path_masks(self._student.drop_path_rates, loader.positions, self._recipe.seed, epoch)
         drop_path = masks.to(device)
         draws = self._draws(epoch)
@@ -137,6 +137,8 @@ class Training:
         self._losses = self._losses.to(device)  # they stay on the device until the epoch ends, so no step waits for it
         began = time.perf_counter()
         for step, batch in enumerate(loader.epoch(epoch, self._first_step), self._first_step + 1):
+            if self._recipe.train.lr_per == "step":
+                self._set_learning_rate(epoch + (step - 1) / loader.steps)
             self._losses += self._step(batch, drop_path[:, batch.positions], draws)
             self._progress.step()
             if step < loader.steps and self._stop_agreed(step):
@@ -145,11 +147,20 @@ class Training:
         self._losses = self._accelerator.reduce(self._losses, "mean").cpu()
         return time.perf_counter() - began
 
+    def _set_learning_rate(self, epoch: float) -> None:
+        for group in self._step.optimizer.param_groups:
+            group["lr"] = learning_rate(epoch, self._recipe.train)
+
+    @property
+    def _network(self) -> torch.nn.Module:
+        """The network that is evaluated and kept: with `train.ema` the average of the student's."""
+        return self._student.network if self._step.ema is None else self._step.ema.module
+
     def _end_epoch(self, epoch: int, seconds: float) -> tuple[Tensor, bool]:
         """Evaluate and extend the history. Returns the predictions, and whether the run has diverged."""
-        recipe, student, loader = self._recipe, self._student, self._loader
+        recipe, loader = self._recipe, self._loader
         train_loss, guidance_loss = (self._losses / loader.steps).tolist()
-        test_accuracy, predictions = accuracy(student.network, self._eval_loader, self._accelerator)
+        test_accuracy, predictions = accuracy(self._network, self._eval_loader, self._accelerator)
         weights = [parameter.detach().isfinite().all() for parameter in self._step.task.parameters()]
         finite = torch.stack(weights).all().item()
         guided = self._is_guided(epoch)
@@ -164,10 +175,14 @@ class Training:
             test_accuracy=round(test_accuracy, 4),
             images_per_second=round(images / seconds, 1),
         )
+        if self._step.ema is not None:
+            row["raw_accuracy"] = round(accuracy(self._student.network, self._eval_loader, self._accelerator)[0], 4)
         if recipe.select == "best" and all(row["test_accuracy"] > earlier["test_accuracy"] for earlier in self._history):
-            self._best_state = {"network": _on_cpu(student.network), "predictions": predictions}
+            self._best_state = {"network": _on_cpu(self._network), "predictions": predictions}
         self._history.append(row)
         self._progress.epoch(row)
+        if guided and (stop := self._guidance_stop()) is not None:
+            self._progress.guidance_ended(stop)
         self._after_epoch(self._history)
         return predictions, not (finite and math.isfinite(train_loss))
 
@@ -201,7 +216,8 @@ class Training:
         if (found := schedule.stop(planned, self._recipe.train.epochs, losses)) is None:
             return None
         count, slope = found
-        return GuidanceStop(planned.from_epoch + count, slope, slope / losses[count - 1])
+        # a term may become zero, by which nothing can be divided
+        return GuidanceStop(planned.from_epoch + count, slope, slope / losses[count - 1] if losses[count - 1] else 0.0)
 
     def _resume(self) -> None:
         """Load the newest checkpoint, if there is one. Raises RecipeError if the processes find different ones."""
@@ -219,6 +235,9 @@ class Training:
         self._step.optimizer.load_state_dict(state["optimizer"])
         if self._accelerator.scaler is not None:
             self._accelerator.scaler.load_state_dict(state["scaler"])
+        if self._step.ema is not None:
+            self._step.ema.module.load_state_dict(state["ema"])
+        self._step.updates = state["epoch"] * self._loader.steps + state["step"]
         self._history, self._best_state, self._losses = state["history"], state["best_state"], state["losses"]
         self._guidance_losses = state.get("guidance_losses", [])  # runs that earlier versions began have none
         self._first_epoch, self._first_step, self._earlier_seconds = state["epoch"], state["step"], state["seconds"]
@@ -231,13 +250,14 @@ class Training:
     def _save(self, epoch: int, step: int) -> None:
         if self._checkpoints is None or not self._accelerator.is_main_process:
             return
-        scaler = self._accelerator.scaler
+        scaler, ema = self._accelerator.scaler, self._step.ema
         state = TrainingState(
             epoch=epoch,
             step=step,
             task=self._step.task.state_dict(),
             optimizer=self._step.optimizer.state_dict(),
             scaler=scaler.state_dict() if scaler is not None else None,
+            ema=ema.module.state_dict() if ema is not None else None,
             best_state=self._best_state,
             history=self._history,
             guidance_losses=self._guidance_losses,

@@ -300,6 +300,7 @@ class _Run:
             settings=list(self._request.settings),
             weights=weights,
             guidance_stop=result.guidance_stop,
+            raw_accuracy=history[-1].get("raw_accuracy") if finished else None,
         )
 
 

@@ -5,32 +5,23 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import multiprocessing
-import os
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import TypeVar
-
-import psutil
 
 from bench.cli import DONE, FAILED, add_recipe_options, compose, count, say_error
 from bench.config.schema import Recipe, RecipeError
-from bench.locks import cache_folder
 from bench.storage import write_json
 from bench.train import speed_variant
 from bench.train.main import OUT_OF_MEMORY, out_of_memory
-from bench.train.speed_variant import Details, Variant
+from bench.train.speed_methods import measure_methods, recipes_of_methods
+from bench.train.speed_process import Ask, described, headline, seconds_per_step, turn_lengths, variant_process
+from bench.train.speed_variant import Details, Environment, Usage, Variant
 
-T = TypeVar("T")
-MAX_TURNS = 10
-WARM_UP_STEPS = 3
 MIN_REPEATS = 3  # of a part of a step
 MAX_SIDE_PX = 4096  # of synthetic images
 
@@ -41,6 +32,7 @@ def add_speed_options(parser: argparse.ArgumentParser) -> None:
     add_recipe_options(parser)
     parser.add_argument("--steps", type=int, default=20, metavar="N", help="per variant (20)")
     parser.add_argument("--compare", choices=["plain"], help="measure the plain way too: PIL workers, eager, fp32")
+    parser.add_argument("--methods", action="store_true", help="every guidance method over the baseline, sorted by cost")
     parser.add_argument("--synthetic", type=int, metavar="PX", help="noise images of this side instead of the dataset")
     parser.add_argument("--data-dir", default="data", metavar="DIR", help="local datasets (data)")
     parser.add_argument("--json", metavar="FILE", help="also write the measurements there")
@@ -54,10 +46,15 @@ def run_speed(arguments: argparse.Namespace) -> int:
         raise RecipeError(f"--synthetic: got {arguments.synthetic}, allowed from 1 to {MAX_SIDE_PX}")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)  # so that stopped processes are ended, as after Ctrl-C
-    recipes = variants_of(compose(arguments), plain=arguments.compare == "plain")
+    if arguments.methods and arguments.compare:
+        raise RecipeError("--methods: goes without --compare; the plain way is measured beside one method")
+    if arguments.methods:
+        work, recipes = measure_methods, recipes_of_methods(arguments)
+    else:
+        work, recipes = measure, variants_of(compose(arguments), plain=arguments.compare == "plain")
     say = partial(print, file=sys.stderr, flush=True)
     try:
-        report = measure(recipes, arguments.data_dir, arguments.synthetic, arguments.steps, say)
+        report = work(recipes, arguments.data_dir, arguments.synthetic, arguments.steps, say)
     except RuntimeError as error:  # also of a variant's process that was killed
         say_error(OUT_OF_MEMORY if out_of_memory(error) else error)
         return FAILED
@@ -83,16 +80,13 @@ def variants_of(recipe: Recipe, plain: bool) -> dict[str, Recipe]:
 
 
 @dataclass(frozen=True)
-class VariantSpeed:
-    """The median turn of a variant, and its fastest and slowest one. compile: the mode, "off" or "fell back"."""
+class VariantSpeed(Usage):
+    """The median turn of a variant, and its fastest and slowest one."""
 
     images_per_second: float
     ms: float  # per step
     range_ms: tuple[float, float]
     input_images_per_second: float
-    peak_memory_mib: float
-    precision: str
-    compile: str
 
 
 @dataclass(frozen=True)
@@ -108,6 +102,7 @@ class SpeedReport:
     steps: int
     variants: dict[str, VariantSpeed]
     ratios: dict[str, float]
+    environment: Environment
     details: Details
 
     @property
@@ -120,15 +115,11 @@ class SpeedReport:
     def to_dict(self) -> dict[str, object]:
         """The measurements as JSON content."""
         return {
-            "recipe": self.recipe.id,
-            "protocol": self.recipe.protocol,
-            "hash": self.recipe.hash,
-            "batch": self.recipe.train.batch_size,
-            "image_size": self.recipe.model.image_size,
-            "steps": self.steps,
+            **described(self.recipe, self.steps),
             "variants": {name: dataclasses.asdict(variant) for name, variant in self.variants.items()},
             "ratios": self.ratios,
             "utilisation": self.utilisation,
+            **dataclasses.asdict(self.environment),
             **dataclasses.asdict(self.details),
         }
 
@@ -136,10 +127,7 @@ class SpeedReport:
         """The measurements as text."""
         recipe, details = self.recipe, self.details
         name, first = next(iter(self.variants.items()))
-        yield (
-            f"{recipe.id}  batch {recipe.train.batch_size}  {recipe.model.image_size} px  {first.precision}  compile"
-            f" {first.compile}  on {details.hardware}, {self.steps} steps"
-        )
+        yield headline(recipe, first, self.environment, self.steps)
         for variant, speed in self.variants.items():
             low, high = speed.range_ms
             yield (
@@ -178,42 +166,27 @@ def measure(
         say: receives progress messages.
 
     Raises:
-        RecipeError: a variant cannot run, or a launcher has started several processes.
-        RuntimeError: a variant failed, or its process was killed.
+        RecipeError, RuntimeError: see `variant_process`.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise RecipeError(f"WORLD_SIZE={os.environ['WORLD_SIZE']}: bench speed measures one process: use no launcher")
-    turns = min(MAX_TURNS, steps)
-    lengths = [steps // turns + (turn < steps % turns) for turn in range(turns)]
+    lengths = turn_lengths(steps)
     first = next(iter(recipes))
     step_seconds: dict[str, list[float]] = {name: [] for name in recipes}  # per step, of each turn
     input_seconds: dict[str, list[float]] = {name: [] for name in recipes}  # per batch
     with contextlib.ExitStack() as stack:
-        scratch = None
-        if any(recipe.teacher is not None and recipe.guidance.teacher.offline for recipe in recipes.values()):
-            # the features of an untrained teacher are of no use later
-            cache_folder().mkdir(parents=True, exist_ok=True)
-            scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="speed-", dir=cache_folder()))
-        pools = {name: stack.enter_context(_own_process()) for name in recipes}
-
-        def ask(name: str, function: Callable[..., T], *arguments: object) -> T:
-            """The result of a function of bench/train/speed_variant.py in the process of a variant."""
-            return pools[name].submit(function, *arguments).result()
-
+        asks: dict[str, Ask] = {}
         for name, recipe in recipes.items():
-            ask(name, speed_variant.prepare, recipe, data_dir, synthetic, scratch)
             say(f"{name}: warming up")
-            ask(name, speed_variant.timed, Variant.train, WARM_UP_STEPS)
+            asks[name] = stack.enter_context(variant_process(recipe, data_dir, synthetic))
         for turn, length in enumerate(lengths, 1):
-            say(f"turn {turn} of {turns}, {count(length, 'step')} per variant")
-            for name in recipes:
-                # the other variants have replaced the content of the processor's caches
-                ask(name, speed_variant.timed, Variant.train, 1)
-                step_seconds[name].append(ask(name, speed_variant.timed, Variant.train, length) / length)
-                input_seconds[name].append(ask(name, speed_variant.timed, Variant.load, length) / length)
-        usage = {name: ask(name, speed_variant.call, Variant.usage) for name in recipes}  # the details need more memory
+            say(f"turn {turn} of {len(lengths)}, {count(length, 'step')} per variant")
+            for name, ask in asks.items():
+                step_seconds[name].append(seconds_per_step(ask, Variant.train, length))
+                input_seconds[name].append(ask(speed_variant.timed, Variant.load, length) / length)
+        # the details need more memory
+        usage = {name: ask(speed_variant.call, Variant.usage) for name, ask in asks.items()}
+        environment = asks[first](speed_variant.call, Variant.environment)
         say(f"{first}: parts of a step")
-        details = ask(first, speed_variant.call, Variant.details, max(MIN_REPEATS, lengths[0]))
+        details = asks[first](speed_variant.call, Variant.details, max(MIN_REPEATS, lengths[0]))
     variants, ratios = {}, {}
     for name, recipe in recipes.items():
         batch, times = recipe.train.batch_size, step_seconds[name]
@@ -226,21 +199,4 @@ def measure(
         )
         if name != first:
             ratios[name] = median(ours / other for ours, other in zip(step_seconds[first], times, strict=True))
-    return SpeedReport(recipes[first], steps, variants, ratios, details)
-
-
-@contextlib.contextmanager
-def _own_process() -> Iterator[ProcessPoolExecutor]:
-    """A process for one variant. It ends with the block; after an error it is killed, with its data workers."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context, initializer=speed_variant.start) as pool:
-        try:
-            yield pool
-            pool.submit(speed_variant.close).result()
-        except BaseException:
-            for child in multiprocessing.active_children():
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    variant = psutil.Process(child.pid)
-                    for process in (variant, *variant.children(recursive=True)):
-                        process.kill()
-            raise
+    return SpeedReport(recipes[first], steps, variants, ratios, environment, details)

@@ -1,6 +1,6 @@
 """One variant of `python -m bench speed`, measured in a process of its own, since precision and memory belong to a process.
 
-`prepare` builds the variant of a process; `timed` and `call` measure it.
+bench/train/speed_process.py starts the process. `prepare` builds its variant; `timed` and `call` measure it.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ P, T = ParamSpec("P"), TypeVar("T")
 UNTIMED_REPEATS = 3  # of a part, before it is timed: a CUDA graph runs, is captured, and is then replayed
 MATRIX_SECONDS = 5
 MATRIX_REPEATS = 10
+MAX_NOISE_IMAGES, MAX_NOISE_BYTES = 4096, 2**27  # more would change no step
 PR_SET_PDEATHSIG = 1  # of prctl, from linux/prctl.h
 
 
@@ -53,6 +54,17 @@ class Usage:
     peak_memory_mib: float
     precision: str
     compile: str  # the mode of torch.compile, "off" or "fell back"
+    guidance_parameters: int  # that the guidance methods train beside the student
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where it is measured."""
+
+    dataset: str  # its fingerprint
+    hardware: Hardware
+    libraries: dict[str, str]
+    code: Code
 
 
 @dataclass(frozen=True)
@@ -63,17 +75,17 @@ class Details:
     flops_per_image: dict[str, float]  # by part
     matrix_flops: float  # FLOP/s of a matrix product
     first_step: dict[str, float]  # seconds from the start of the process to its first batch; import_seconds among them
-    dataset: str  # its fingerprint
-    hardware: Hardware
-    libraries: dict[str, str]
-    code: Code
 
 
 def random_dataset(recipe: Recipe, side: int) -> DecodedDataset:
-    """Images of noise instead of a dataset: as many as it has, of `side` x `side` px."""
+    """Images of noise of `side` x `side` px instead of a dataset: as many as it has, up to what a measurement needs."""
     rng = np.random.default_rng(0)
+    batches = (part.train.batch_size for part in (recipe, recipe.teacher) if part is not None)
+    needed = max(2 * max(batches), recipe.data.train_limit or 0)
+    most = max(needed, min(MAX_NOISE_IMAGES, MAX_NOISE_BYTES // (3 * side**2)))
 
     def split(count: int) -> Images:
+        count = min(count, most)
         pixels = rng.integers(0, 256, count * side * side * 3, dtype=np.uint8)
         labels = np.arange(count, dtype=np.int64) % (recipe.data.classes or 100)
         return Images(pixels, np.full((count, 2), side, np.int32), labels, labels.astype(str))
@@ -118,17 +130,24 @@ class Variant:
         for batch in itertools.islice(self._batches, count):
             self.step(batch, self._drop_path[:, batch.positions], self._draws)
 
+    def train_unguided(self, count: int) -> None:
+        """Train that many steps as in an epoch without guidance."""
+        for batch in itertools.islice(self._batches, count):
+            self.step(batch, self._drop_path[:, batch.positions], None)
+
     def load(self, count: int) -> Batch:
         """Make that many batches. Returns the last."""
         return collections.deque(itertools.islice(self._batches, count), maxlen=1)[0]
 
-    def seconds(self, call: Callable[[], object]) -> float:
-        """The time of a call, including the device's work."""
+    def seconds(self, call: Callable[[], object], of_cpu: bool = False) -> float:
+        """The time of a call, including the device's work. of_cpu: on a CPU, the time that this process computes, in which
+        other load of the machine does not count."""
+        clock = time.process_time if of_cpu and self.device.type == "cpu" else time.perf_counter
         self._wait()
-        began = time.perf_counter()
+        began = clock()
         call()
         self._wait()
-        return time.perf_counter() - began
+        return clock() - began
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
@@ -218,7 +237,13 @@ class Variant:
 
     def usage(self) -> Usage:
         """Memory, precision and the result of compilation so far."""
-        return Usage(peak_memory_mib(self.device), self._precision.used, self.step.compiled)
+        trained = [] if self.step.task.guidance is None else self.step.task.guidance.parameters()
+        count = sum(parameter.numel() for parameter in trained)
+        return Usage(peak_memory_mib(self.device), self._precision.used, self.step.compiled, count)
+
+    def environment(self) -> Environment:
+        """Dataset, hardware, libraries and code."""
+        return Environment(self._dataset, hardware(self.device), environment.libraries(), environment.code())
 
     def details(self, count: int) -> Details:
         """The parts of a step, each the median of `count` repeats, and everything else that is measured once."""
@@ -227,10 +252,6 @@ class Variant:
             flops_per_image=self.flops(),
             matrix_flops=self.matrix_flops(),
             first_step=self.first_step,
-            dataset=self._dataset,
-            hardware=hardware(self.device),
-            libraries=environment.libraries(),
-            code=environment.code(),
         )
 
 
@@ -272,10 +293,10 @@ def prepare(recipe: Recipe, data_dir: str, synthetic: int | None, scratch: str |
     _of_this_process.append(variant)
 
 
-def timed(function: Callable[[Variant, int], object], count: int) -> float:
-    """Seconds of a method of the variant, which gets a number of steps or batches."""
+def timed(function: Callable[[Variant, int], object], count: int, of_cpu: bool = False) -> float:
+    """Seconds of a method of the variant, which gets a number of steps or batches. of_cpu: see `Variant.seconds`."""
     (variant,) = _of_this_process
-    return variant.seconds(lambda: function(variant, count))
+    return variant.seconds(lambda: function(variant, count), of_cpu)
 
 
 def call(function: Callable[Concatenate[Variant, P], T], *arguments: P.args, **named: P.kwargs) -> T:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import torch
 from accelerate import Accelerator
+from timm.utils import ModelEmaV3
 from torch import Tensor
 
 from bench import guidance
@@ -33,6 +34,8 @@ class Step:
         task: the module that learns: student and guidance methods.
         optimizer: its optimiser.
         mode: of torch.compile, or None.
+        ema: the average of the student's network over the steps (`train.ema`), or None.
+        updates: number of steps so far; a resumed run sets it.
     """
 
     def __init__(
@@ -44,7 +47,12 @@ class Step:
         if recipe.guidance is not None:
             shapes = [] if teacher is None else teacher.shapes
             methods = guidance.create(recipe.guidance, student.shapes, shapes, recipe.seed, student.groups)
-        task = Task(student, methods)
+        task = Task(student, methods, recipe.train.label_smoothing)
+        self.ema, self.updates = None, 0
+        if recipe.train.ema:
+            # Warm-up, since small datasets have few steps: with a fixed decay of 0.9998, the 4,500 steps of a run on
+            # Flowers-102 would leave 41 % of the initial weights in the average.
+            self.ema = ModelEmaV3(student.network, decay=recipe.train.ema, use_warmup=True).to(device).requires_grad_(False)
         if device.type == "cuda" and world > 1:
             # batch norm of students uses the statistics of the global batch
             task = torch.nn.SyncBatchNorm.convert_sync_batchnorm(task)
@@ -121,7 +129,8 @@ class Step:
     ) -> tuple[Tensor, Tensor]:
         """The loss of some rows of a batch, with its graph, and the sum of the unweighted guidance terms."""
         signals = None if signals is None else signals.rows(rows)
-        return self._parallel(batch.images[rows], batch.labels[rows], drop_path[:, rows], signals)
+        mixed = None if batch.mixed is None else batch.mixed.rows(rows)
+        return self._parallel(batch.images[rows], batch.labels[rows], drop_path[:, rows], signals, mixed)
 
     def backward(self, batch: Batch, drop_path: Tensor, signals: Signals | None) -> Tensor:
         """Forward and backward of a batch, in micro-batches if the recipe has them. Gradients add up to the batch's."""
@@ -135,9 +144,12 @@ class Step:
         return losses
 
     def update(self) -> None:
-        """The optimiser's update."""
+        """The optimiser's update, then that of the averaged weights."""
         self.optimizer.step()
         self.optimizer.zero_grad()
+        self.updates += 1
+        if self.ema is not None:
+            self.ema.update(self.task.student.network, self.updates)
 
 
 def as_stored(gradient: Tensor) -> Tensor:

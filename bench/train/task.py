@@ -13,6 +13,7 @@ from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
 from bench.config.schema import Train
+from bench.data.mix import Mixed
 from bench.guidance import Outputs, Samples, Signals
 from bench.models.features import FeatureExtractor
 
@@ -23,27 +24,36 @@ class Task(nn.Module):
     Args:
         student: the network that is trained (a teacher, in the teacher's own training).
         methods: guidance methods by name, from `bench.guidance.create`; None without guidance.
+        label_smoothing: of the cross-entropy.
     """
 
-    def __init__(self, student: FeatureExtractor, methods: nn.ModuleDict | None = None) -> None:
+    def __init__(
+        self, student: FeatureExtractor, methods: nn.ModuleDict | None = None, label_smoothing: float = 0.0
+    ) -> None:
         super().__init__()
-        self.student, self.guidance = student, methods
+        self.student, self.guidance, self._smoothing = student, methods, label_smoothing
 
     def forward(
-        self, images: Tensor, labels: Tensor, drop_path: Tensor | None = None, signals: Signals | None = None
+        self,
+        images: Tensor,
+        labels: Tensor,
+        drop_path: Tensor | None = None,
+        signals: Signals | None = None,
+        mixed: Mixed | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The loss of a batch.
 
         Args:
-            images: [batch, 3, size, size]; labels: [batch] int64.
+            images: [batch, 3, size, size]; labels: [batch] int64, of mixed images that of the larger share.
             drop_path: [calls, batch] scales, see bench/models/drop_path.py.
             signals: what guides the student in these images; None in epochs without guidance.
+            mixed: shares and other labels of mixed images.
 
         Returns:
             The loss, and the sum of the unweighted guidance terms (zero without guidance).
         """
         logits, maps = self.student(images, drop_path)
-        loss = F.cross_entropy(logits.float(), labels)
+        loss = cross_entropy(logits.float(), labels, mixed, self._smoothing)
         guidance_loss = torch.zeros_like(loss)
         if self.guidance is None:
             return loss, guidance_loss
@@ -59,6 +69,20 @@ class Task(nn.Module):
             loss = loss + method.weight * (method.ramp * term)
             guidance_loss = guidance_loss + term.detach()
         return loss, guidance_loss
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, mixed: Mixed | None = None, smoothing: float = 0.0) -> Tensor:
+    """The mean cross-entropy of logits [batch, classes] with labels [batch], smoothed, or with those of mixed images.
+
+    Equal to timm's SoftTargetCrossEntropy of its `mixup_target`: a label with smoothing s has 1 - s + s / classes, every
+    other class s / classes, and mixed images have both labels by their shares.
+    """
+    if mixed is None:
+        return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+    larger, smaller = (
+        F.cross_entropy(logits, each, label_smoothing=smoothing, reduction="none") for each in (labels, mixed.labels)
+    )
+    return (mixed.shares * larger + (1 - mixed.shares) * smaller).mean()
 
 
 def make_optimizer(task: Task, train: Train) -> torch.optim.Optimizer:
@@ -78,11 +102,11 @@ def make_optimizer(task: Task, train: Train) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, train.lr, train.betas, fused=True)
 
 
-def learning_rate(epoch: int, train: Train) -> float:
-    """The learning rate of an epoch: linear warm-up, then a cosine over all epochs, warm-up included.
+def learning_rate(epoch: float, train: Train) -> float:
+    """The learning rate at an epoch: linear warm-up, then a cosine over all epochs, warm-up included.
 
     Args:
-        epoch: counted from 0.
+        epoch: counted from 0; of a step within an epoch, with the part of the epoch that is over.
 
     With the paper protocol: 5e-7 in epoch 0, 4.946e-4 in epoch 20 (the peak), 5.014e-6 in the last (released code).
     """

@@ -23,12 +23,15 @@ class Teacher(nn.Module):
         classes: number of classes.
         weights: its trained weights, or None for initial ones.
         config: how it processes the student's batch.
+        maps: whether it returns feature maps beside logits. Without, it may be a network that has none.
     """
 
-    def __init__(self, recipe: Recipe, classes: int, weights: Path | None, config: TeacherPass) -> None:
+    def __init__(
+        self, recipe: Recipe, classes: int, weights: Path | None, config: TeacherPass, *, maps: bool = True
+    ) -> None:
         super().__init__()
         self._size, self._antialias = recipe.model.image_size, config.antialias
-        self.network = models.create(recipe.model, classes, recipe.seed)
+        self.network = models.create(recipe.model, classes, recipe.seed, feature_layers=maps)
         if weights is not None:
             self.network.network.load_state_dict(load_file(weights))
         self.requires_grad_(False)

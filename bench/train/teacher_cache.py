@@ -19,7 +19,7 @@ WEIGHTS = "model.safetensors"
 
 
 def _folder_name(recipe: Recipe) -> str:
-    return f"{recipe.model.name}-{path_part(recipe.data.name)}"
+    return f"{path_part(recipe.model.name)}-{path_part(recipe.data.name)}"
 
 
 class TeacherCache:

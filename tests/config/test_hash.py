@@ -25,10 +25,12 @@ OTHER_MATHEMATICS = """
 train.lr=0.1 teacher.seed=1 teacher.train.epochs=2 train.precision=bf16 data.train_limit=9000 data.pipeline=pil
 guidance.params.weight=1 guidance.params.transform=attention guidance.schedule.until_epoch=100 teacher.bn=running
 teacher.bn_scope=local teacher.antialias=true teacher.select=best teacher.offline=true
+augment.mixup=1 augment.cutmix=1 train.label_smoothing=0.1 train.ema=0.9 train.lr_per=step
 """
 DEFAULTS = """
 augment.padding=0 guidance.params.weight=2.5 guidance.params.transform=linear guidance.params.stages=null
 guidance.schedule.from_epoch=0 teacher.bn=batch teacher.offline=false
+augment.mixup=0 augment.mix_switch=0.5 augment.mix_prob=1 train.label_smoothing=0 train.ema=0 train.lr_per=epoch
 """
 
 
@@ -91,7 +93,7 @@ def test_methods_can_be_joined():
         ["guidance.method=kd+locality", "guidance.params.weight=1", "guidance.params.alpha=0.3"],
     )
     kd, locality = recipe.guidance.params
-    assert (kd.temperature, kd.alpha, locality.weight) == (1.0, 0.3, 1.0)
+    assert (kd.temperature, kd.alpha, locality.weight) == (4.0, 0.3, 1.0)
     assert recipe.guidance.needs == {"logits", "maps"} and recipe.uses_feature_loss
     assert recipe_from_dict(recipe.to_dict(), "it") == recipe
 

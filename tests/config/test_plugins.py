@@ -81,7 +81,7 @@ PARAMS = {
 @settings(max_examples=40, deadline=None)
 @given(
     st.fixed_dictionaries({}, optional=PARAMS),
-    st.sampled_from(["logit_mse", "kd+logit_mse", "logit_mse+hard", "maps+logit_mse"]),
+    st.sampled_from(["logit_mse", "kd+logit_mse", "logit_mse+hard", "maps+logit_mse", "logit_mse+lskd", "lskd+logit_mse"]),
 )
 def test_the_hash_of_a_record_needs_no_plugin(tmp_path_factory, values, method):
     own = write_own(tmp_path_factory.mktemp("own"))
@@ -190,7 +190,6 @@ def test_a_file_that_cannot_be_used_is_refused_with_its_place(own, files, words)
         (OWN, "guidance.params.wieght=1", ["guidance.params.wieght: is not a parameter of logit_mse", "'weight'"]),
         (OWN, "guidance.params.weight=0", ["guidance.params.weight: got 0, allowed is from"]),
         (OWN, "guidance.method=logit_mes", ["allowed: none, dist, ", "logit_mse; did you mean 'logit_mse'?"]),
-        (OWN, "guidance.method=locality+logit_mse", ["two of these methods have a parameter weight"]),
         (OWN, "model.builder=convnte", ["vit, convnet; did you mean 'convnet'?"]),
         (OWN, "model.params.kernel=8", ["model.params.kernel: got 8, allowed is from 1 to 7"]),
         (OWN, "model.params.kernle=3", ["model.params.kernle: is not a parameter of convnet", "'kernel'"]),

@@ -32,7 +32,14 @@ def write_files(folder, files):
 
 @pytest.mark.parametrize("recipe_id", registry.ids())
 def test_every_shipped_recipe_composes_under_every_protocol(recipe_id):
-    hashes = {p: registry.compose(recipe_id, p).hash for p in registry.names("protocols")}
+    protocols = registry.names("protocols")
+    if recipe_id.endswith("/guided-offline"):
+        protocols.remove("modern")
+        with pytest.raises(RecipeError, match=r"teacher.offline: the stored features are of single images"):
+            registry.compose(recipe_id, "modern")
+    hashes = {p: registry.compose(recipe_id, p).hash for p in protocols}
+    if registry.role(recipe_id.split("/")[0]) == "teacher":
+        assert hashes.pop("modern") == hashes["paper"]  # the two share their teachers
     assert len(set(hashes.values())) == len(hashes)
 
 
@@ -135,6 +142,24 @@ def test_ids_may_contain_names_without_a_file(recipe_id, model, dataset):
         assert recipe.teacher.id == f"resnet56/{dataset}" and recipe.teacher.data == recipe.data
 
 
+def test_a_model_of_timm_is_a_teacher_in_the_place_of_one():
+    name = "teacher.model.name=timm:resnet18"
+    recipe = registry.compose("deit_tiny/cifar100/guided", assignments=[name])
+    teacher, shipped = recipe.teacher, registry.compose("resnet18/cifar100")
+    assert (teacher.id, teacher.model.name, teacher.model.role) == ("timm:resnet18/cifar100", "timm:resnet18", "teacher")
+    assert teacher.hash == shipped.hash  # trained as the teachers with a file
+    assert registry.compose("timm:resnet18/cifar100/baseline").model.role == "student"
+    assert registry.compose("timm:resnet18/cifar100/guided", assignments=[name]).teacher == teacher
+    for changes, words in (
+        (["teacher.model.name=deit_tiny"], "deit_tiny is a student; teachers are .*, resnet56, resnet8, timm:NAME"),
+        (["teacher.model.name=timm:a/b"], "teacher.model.name: model 'timm:a/b': allowed are"),
+        ([name, "model.feature_layers=[blocks.0]"], "the student has 1 feature layers and the teacher 3: set "),
+        ([name, "teacher.model.feature_layers=[layer2]"], "the student has 3 feature layers and the teacher 1: set "),
+    ):
+        with pytest.raises(RecipeError, match=words):
+            registry.compose("deit_tiny/cifar100/guided", assignments=changes)
+
+
 @pytest.mark.parametrize(
     ("recipe_id", "words"),
     [
@@ -143,7 +168,7 @@ def test_ids_may_contain_names_without_a_file(recipe_id, model, dataset):
         ("deit_tiny/cifar10/logit-soft", ["logit-soft is now kd"]),
         ("deit_tiny/cifar10/logit-hard", ["logit-hard is now hard"]),
         ("deit_tiny/cifar10", ["guidance is missing", "deit_tiny/cifar10/guided"]),
-        ("timm:vit_tiny/cifar10", ["guidance is missing"]),
+        ("timm:vit_tiny/cifar10", ["guidance is missing", "--set teacher.model.name=timm:vit_tiny and"]),
         ("deit_tiny/hub:a/b", ["guidance is missing"]),
         ("resnet56/cifar10/guided", ["write resnet56/cifar10"]),
         ("timm:vit.in21k/cifar10/guided", ["no weights are loaded"]),
@@ -192,6 +217,14 @@ def test_a_link_or_folder_under_a_recipes_name_is_named(tmp_path):
         ("vary", "{seed: [0, 1]}", "seed: is given by --seed, or by the seeds of a suite"),
         ("vary", "{select: [last, best]}", "is a key of teachers"),
         ("vary", "{train.threads: [1, 2]}", "changes no result"),
+        ("guidance", "baseline", "guidance: got 'baseline', allowed is a list of names"),
+        ("guidance", "[kd, kd]", "in which one occurs twice"),
+        ("guidance", "[kd: 1]", "allowed is a name, or a name with keys"),
+        ("guidance", "[{kd: {teacher.seed: 1}, hard: {teacher.seed: 1}}]", "allowed is a name, or a name with keys"),
+        ("guidance", "[kd: {guidance: {params: {alpha: 1}}}]", "guidance: kd: 'guidance' is not a whole key"),
+        ("guidance", "[kd: {train.lr: 1}]", "'train.lr' is not a whole key under teacher. or guidance."),
+        ("guidance", "[kd: {guidance.schedul.window: 1}]", "did you mean"),
+        ("guidance", "[kd: {guidance.params.alpha: [0.5, 0.5]}]", "in which one occurs twice"),
     ],
 )
 def test_a_suite_that_cannot_be_run_is_refused(tmp_path, entry, value, words):
@@ -251,6 +284,31 @@ def test_keys_of_teacher_and_guidance_are_left_aside_for_baselines(tmp_path):
         own.compose("deit_micro/digits/baseline", "quick", ["teacher.seed=1"])
     with pytest.raises(RecipeError, match=r"--set: teacher.seed: suite mine varies this key"):
         suite.with_settings(["teacher.seed=2"])
+
+
+def test_a_method_has_a_row_for_each_of_its_own_values(tmp_path):
+    several = "kd: {guidance.params.alpha: [0.1, 0.5], teacher.seed: 1}"
+    rows = f"[baseline, kd, {several}, guided: {{guidance.params.stages: [[0]]}}]"
+    text = suite_file(guidance=rows, reference="kd alpha=0.5, teacher.seed=1", vary="{train.epochs: [1, 2]}")
+    own = write_files(tmp_path, {"suites/mine.yaml": text})
+    suite = own.suite("mine")
+    assert suite.guidance == ("baseline", "kd", "guided")
+    others = ("baseline", "kd", "kd alpha=0.1, teacher.seed=1", "guided stages=[0]")
+    assert suite.methods == ("kd alpha=0.5, teacher.seed=1", *others)  # the reference first
+    entries = suite.entries
+    assert [entry.method for entry in entries] == [*suite.methods] * 2
+    assert [entry.variant for entry in entries] == ["train.epochs=1"] * 5 + ["train.epochs=2"] * 5
+    recipes = dict(own.suite_recipes(suite))
+    assert recipes[entries[0]].guidance.params[0].alpha == 0.5 and recipes[entries[0]].teacher.seed == 1
+    assert recipes[entries[2]].guidance.params[0].alpha == 0.9 and recipes[entries[4]].guidance.params[0].stages == (0,)
+    for entry, recipe in recipes.items():  # bench/run.py composes the same from the command line
+        assert own.compose(entry.id, assignments=suite.run_options(entry, recipe)[3::2], suite=suite) == recipe
+    with pytest.raises(RecipeError, match=r"--set: teacher.seed: suite mine has a value of its own for kd"):
+        suite.with_settings(["teacher.seed=2"])
+    for line in ({"set": "{teacher: {seed: 1}}"}, {"vary": "{teacher.seed: [1]}"}):
+        write_files(tmp_path, {"suites/mine.yaml": suite_file(guidance=rows, **line)})
+        with pytest.raises(RecipeError, match=r"mine.yaml: teacher.seed: a row of guidance has a value of its own"):
+            own.suite("mine")
 
 
 @pytest.mark.parametrize("value", ["many", "2026-01-01", "{a: 1}", "[1]", "!!binary aGk=", "null", "500.5", "0"])

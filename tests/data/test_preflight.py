@@ -35,6 +35,11 @@ set: {{{settings}}}
         ("folder:photos", "", "train.batch_size: got 32, but there are 10 training images and only whole batches are used"),
         ("folder:photos", "train: {batch_size: 8}", "teacher.train.batch_size: got 64, but there are 10 training images"),
         ("digits", "train: {micro_batch: 5}", "train.micro_batch: 5 does not divide a process's batch of 32"),
+        (
+            "digits",
+            "train: {batch_size: 31}, augment: {mixup: 1}",
+            "train.batch_size: 31 on 1 process is 31 for each, allowed",
+        ),
         ("digits", "teacher: {train: {micro_batch: 5}}", "teacher.train.micro_batch: 5 does not divide"),
         ("digits", "data: {train_limit: 50}", "train.batch_size: got 64, but there are 50 training images"),
         ("digits", "model: {image_size: 30}", "nearest sizes that fit: 28 px and 32 px"),

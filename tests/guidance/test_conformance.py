@@ -28,6 +28,7 @@ VARIANTS = [
     "locality,guidance.params.transform=similarity",
     "locality,guidance.params.transform=attention",
 ]
+JOINED = ["kd+locality", "locality+lskd", "review_kd+drloc"]  # a term on logits or without a teacher beside one on maps
 SMALL = ["data.holdout=0.02", "teacher.train.batch_size=32"]  # evaluated on 28 images
 TWO_STEPS = [*SMALL, "train.epochs=2", "data.train_limit=64", "train.batch_size=32"]
 
@@ -80,7 +81,7 @@ def test_the_term_is_a_finite_scalar_whose_gradient_reaches_the_student_and_not_
     assert teacher is None or all(p.grad is None for p in teacher.parameters())
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", VARIANTS + JOINED)
 def test_the_student_starts_as_the_baseline_of_its_seed(variant):
     baseline = models.create_student(REGISTRY.compose("deit_micro/digits/baseline", "quick", seed=3), 10)
     recipe = composed(variant, seed=3)
@@ -88,14 +89,26 @@ def test_the_student_starts_as_the_baseline_of_its_seed(variant):
     assert all(torch.equal(p, guided.network.state_dict()[name]) for name, p in baseline.network.state_dict().items())
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_a_run_that_was_stopped_ends_with_the_same_bits(variant, tmp_path):
+@pytest.mark.parametrize("variant", VARIANTS + JOINED)
+def test_a_run_that_was_killed_and_stopped_ends_with_the_same_bits(variant, tmp_path):
     recipe = composed(variant, *TWO_STEPS)
     whole = Training(recipe, *arrange(recipe)).run()
     steps = itertools.count(1)
-    with pytest.raises(Stopped):  # in the second epoch
-        Training(recipe, *arrange(recipe), checkpoints=Checkpoints(tmp_path, "", 0), stop=lambda: next(steps) == 3).run()
-    resumed = Training(recipe, *arrange(recipe), checkpoints=Checkpoints(tmp_path, "", 0)).run()
+
+    def killed():
+        """In the second epoch: the last checkpoint is that of its beginning."""
+        if next(steps) == 3:
+            raise KeyboardInterrupt
+        return False
+
+    def start(**more):
+        return Training(recipe, *arrange(recipe), checkpoints=Checkpoints(tmp_path, "", 0), **more).run()
+
+    with pytest.raises(KeyboardInterrupt):
+        start(stop=killed)
+    with pytest.raises(Stopped):  # after the first step of the second epoch
+        start(stop=lambda: True)
+    resumed = start()
     for one, other in ((whole.network, resumed.network), (whole.guidance, resumed.guidance)):
         assert one.keys() == other.keys() and all(torch.equal(p, other[name]) for name, p in one.items())
     for one, other in zip(whole.history, resumed.history, strict=True):
@@ -104,7 +117,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(variant, tmp_path):
 
 def test_two_processes_give_the_losses_and_gradients_of_one():
     # the term of similarity is so small that at its weight it would not show in the gradients
-    variants = [f"{v},guidance.params.weight=1000" if v.endswith("=similarity") else v for v in VARIANTS]
+    variants = [f"{v},guidance.params.weight=1000" if v.endswith("=similarity") else v for v in VARIANTS + JOINED]
     words = ["-m", "tests.guidance.global_gradients", *variants]
     done = [started.completed() for started in (Started(*words), *start_distributed(*words, processes=2))]
     assert [one.returncode for one in done] == [0, 0, 0], [one.stderr[-2000:] for one in done]
@@ -125,7 +138,7 @@ def teacher_runs(recipe):
     return len(calls)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", VARIANTS + JOINED)
 def test_the_teacher_is_run_where_it_is_needed_only(variant):
     """One step an epoch: guidance begins in the second and stops by itself after the third of four."""
     settings = [*SMALL, "train.epochs=4", "data.train_limit=32", "guidance.schedule.from_epoch=1"]

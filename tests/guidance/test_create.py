@@ -10,18 +10,22 @@ import torch
 import torch.nn.functional as F
 
 from bench import guidance, models
+from bench.config.compose import recipe_from_dict
 from bench.config.methods import method_names, params_class
 from bench.config.registry import Registry
 from bench.config.schema import RecipeError
 from bench.guidance import Outputs, Samples, Signals
 from bench.train.task import Task
 
+FILES = {"locality": "guided", "lg_all": "lg-all", "review_kd": "review-kd"}
 SHAPES = [(5, 3, 3), (4, 2, 2), (3, 1, 1)]
 
 
 def composed(method, *assignments):
-    recipe_id = f"deit_micro/digits/{'guided' if 'locality' in method else method.partition('+')[0]}"
-    return Registry().compose(recipe_id, "quick", [f"guidance.method={method}", *assignments])
+    first = "locality" if "locality" in method else method.partition("+")[0]
+    return Registry().compose(
+        f"deit_micro/digits/{FILES.get(first, first)}", "quick", [f"guidance.method={method}", *assignments]
+    )
 
 
 @pytest.mark.parametrize("method", method_names())
@@ -42,22 +46,44 @@ def test_parameters_read_without_torch_are_those_of_the_module(method):
             assert [one.problems(3, n) for n in (2, 3)] == [other.problems(3, n) for n in (2, 3)]
 
 
-def test_joined_methods_add_their_terms():
-    recipe = composed("kd+locality", "guidance.params.temperature=2", "guidance.params.alpha=0.25")
-    assert recipe.guidance.needs == {"maps", "logits"}
-    assert recipe.hash != composed("locality").hash
-    student = models.create(recipe.model, 10, 0)
-    methods = guidance.create(recipe.guidance, student.shapes, SHAPES, seed=0)
-    assert list(methods) == ["kd", "locality"]
-    images, labels = torch.randn(4, 3, 16, 16), torch.tensor([1, 2, 3, 4])
+PAIRS = ["kd+locality", "locality+kd", "locality+lskd", "lg_all+dkd", "review_kd+drloc", "kd+hard"]
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_joined_methods_add_their_terms(pair):
+    recipe = composed(pair)
+    student = models.create_student(recipe, 10)
     teacher = Outputs(torch.randn(4, 10), [torch.randn(4, *shape) for shape in SHAPES])
-    loss, terms = Task(student.eval(), methods)(images, labels, None, Signals(teacher, {}))
+    methods = guidance.create(recipe.guidance, student.shapes, SHAPES, 0, student.groups)
+    assert list(methods) == pair.split("+")
+    draws = guidance.begin_epoch(methods, 0, 5, recipe.train.epochs, 4)
+    images, labels = torch.randn(4, 3, 16, 16), torch.tensor([1, 2, 3, 4])
+    loss, terms = Task(student.eval(), methods)(images, labels, None, Signals(teacher, draws))
     logits, maps = student(images)
-    ours, samples = Outputs(logits, maps), Samples(labels)
-    kd, locality = (method(ours, teacher, samples).double() for method in methods.values())
-    expected = 0.75 * F.cross_entropy(logits.double(), labels) + 0.25 * kd + 2.5 * locality
+    expected, total = F.cross_entropy(logits.double(), labels), 0.0
+    for method in methods.values():
+        expected = expected * method.ce_weight
+    for name, method in methods.items():
+        ours = Outputs(logits, [maps[index] for index in method.student_maps])
+        term = method(ours, teacher, Samples(labels, draws.get(name))).double()
+        expected, total = expected + method.weight * method.scale(5, recipe.train.epochs) * term, total + term
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    assert terms.item() == pytest.approx((kd + locality).item(), rel=1e-5)
+    assert terms.item() == pytest.approx(total.item(), rel=1e-5)
+
+
+def test_a_name_of_two_joined_methods_has_two_keys():
+    """The bare name is that of the first, so a recipe file's parameters keep their meaning."""
+    settings = ["guidance.params.lskd_weight=7", "guidance.params.temperature=3"]
+    recipe = composed("locality+lskd", *settings)
+    assert [params.weight for params in recipe.guidance.params] == [2.5, 7.0]
+    assert recipe_from_dict(recipe.to_dict(), "record") == recipe
+    hashes = {composed("locality+lskd", *settings[:n]).hash for n in range(3)}
+    hashes.add(composed("locality+lskd", "guidance.params.weight=7").hash)
+    assert len(hashes) == 4
+    assert composed("dkd+review_kd").guidance.scaled_epochs(60) == {
+        "guidance.params.ramp": 4,
+        "guidance.params.review_kd_ramp": 4,
+    }
 
 
 def test_initial_weights_of_projections_depend_on_the_seed_alone():
@@ -83,7 +109,8 @@ def test_initial_weights_of_projections_depend_on_the_seed_alone():
         ("locality", ["guidance.params.temperature=1"], "guidance.params.temperature: is not a parameter of locality"),
         ("kd", ["guidance.params.alpha=2"], "guidance.params.alpha: got 2, allowed is from 0.001 to 1"),
         ("kd+locality+kd", [], "in which one method occurs twice"),
-        ("kd+hard", [], "two of these methods have a parameter alpha"),
+        ("kd+hard", ["guidance.params.hard_alpha=2"], "guidance.params.hard_alpha: got 2, allowed is from 0.001 to 1"),
+        ("kd+hard", ["guidance.params.kd_alpha=1"], "guidance.params.kd_alpha: is not a parameter of kd+hard"),
         ("kd+localty", [], "did you mean 'locality'"),
     ],
 )

@@ -78,13 +78,16 @@ def train(recipe, **more):
     return Training(recipe, open_dataset(recipe.data, "data"), Accelerator(cpu=True), teacher, **more)
 
 
-def test_the_epoch_of_the_stop_survives_a_kill_and_is_in_the_result(tmp_path):
+def test_the_epoch_of_the_stop_survives_a_kill_and_is_in_the_result(tmp_path, caplog):
     settings = ["train.epochs=6", "data.train_limit=64", "teacher.train.batch_size=32", "guidance.schedule.from_epoch=1"]
     # with a window of one epoch, s_e is the last change; a loss of about 1e-4 has two digits in the history
     settings += ["guidance.schedule.window=1", "guidance.params.transform=attention", "guidance.schedule.threshold=-1.0e-6"]
     recipe = REGISTRY.compose("deit_micro/digits/alg", "quick", settings)
-    whole = train(recipe).run()
+    with caplog.at_level("INFO"):
+        whole = train(recipe).run()
     found = whole.guidance_stop
+    said = [record.getMessage() for record in caplog.records if "guidance ended" in record.getMessage()]
+    assert len(said) == 1 and said[0].startswith(f"guidance ended with epoch {found.epoch}: ")
     guided = [row["epoch"] for row in whole.history if row["guidance_loss"] is not None]
     assert guided == list(range(2, found.epoch + 1)) and 3 <= found.epoch < 6
     last = whole.history[found.epoch - 1]["guidance_loss"]
@@ -97,6 +100,12 @@ def test_the_epoch_of_the_stop_survives_a_kill_and_is_in_the_result(tmp_path):
         resumed = train(recipe, checkpoints=Checkpoints(folder, "", 0)).run()
         assert resumed.guidance_stop == found and isinstance(found, GuidanceStop)
         assert all(torch.equal(p, resumed.network[name]) for name, p in whole.network.items())
+
+
+def test_a_loss_of_zero_ends_guidance():
+    training = train(REGISTRY.compose("deit_micro/digits/alg", "quick"))
+    training._guidance_losses = [0.0, 0.0]
+    assert training._guidance_stop() == GuidanceStop(2, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from bench.config.registry import Registry
 from bench.config.schema import Augment, Data, Model, Recipe, Schedule, TeacherPass, Train
 from bench.data.augment import sample_augment_params
 from bench.data.loaders import EvalLoader, TrainLoader
+from bench.data.mix import sample_mix_params
 from bench.data.store import open_dataset
 from bench.data.subsets import DecodedDataset, Images
 from bench.guidance import Outputs, Samples
@@ -103,6 +104,9 @@ def _data_values() -> Iterator[tuple[str, Value]]:
         yield f"parameters of {protocol}", _digest(*(np.asarray(part) for part in whole if part is not None))
         if params.arguments is not None:
             yield f"arguments of {protocol}", params.arguments.reshape(-1)[:: 512 // 40].tolist()
+        if (mixing := sample_mix_params(augment, 48, 80, 1, 2, CPU)) is not None:
+            yield f"shares of {protocol}", mixing.shares.tolist()
+            yield f"boxes of {protocol}", mixing.boxes.flatten().tolist()
         for pipeline in ("batched", "pil"):
             data = dataclasses.replace(recipe.data, pipeline=pipeline, workers=0)
             piped = dataclasses.replace(recipe, data=data)
@@ -160,7 +164,8 @@ def _of_train() -> Iterator[tuple[str, Golden]]:
     for protocol in registry.names("protocols"):
         student = registry.compose("deit_micro/digits/guided", protocol)
         for recipe in (student, student.teacher):
-            rates = [learning_rate(epoch, recipe.train) for epoch in range(recipe.train.epochs)]
+            parts = 2 if recipe.train.lr_per == "step" else 1  # of an epoch
+            rates = [learning_rate(number / parts, recipe.train) for number in range(parts * recipe.train.epochs)]
             yield f"train: learning rates of {recipe.model.role}s, {protocol}", Golden(train, rates)
     masks = sample_drop_path_masks([0.1, 0.3, 0.6], 8, seed=1, epoch=2)
     yield "train: drop path", Golden(train, masks.flatten().tolist())
@@ -257,7 +262,7 @@ def _losses() -> Iterator[tuple[str, Golden]]:
 
 
 def train(recipe: Recipe, images: DecodedDataset) -> list[float]:
-    """The loss and the guidance loss of every epoch, in float64."""
+    """The loss and the guidance loss of every epoch, and a summary of averaged weights, in float64."""
     teacher = open_teacher(recipe, None, "golden", images, CPU)
     values: list[float] = []
     training = Training(
@@ -270,14 +275,19 @@ def train(recipe: Recipe, images: DecodedDataset) -> list[float]:
         teacher.maps = lambda batch: maps(dataclasses.replace(batch, boxes=batch.boxes.double()))
     elif teacher is not None:
         _in_float64(teacher.network)
+    average = training._step.ema
+    if average is not None:
+        _in_float64(average.module)
     with float64():
         training.run()
-    return values if recipe.guidance is not None else values[::2]
+    summary = [] if average is None else _summary(nn.utils.parameters_to_vector(average.module.parameters()))
+    return (values if recipe.guidance is not None else values[::2]) + summary
 
 
-def _in_float64(network: models.FeatureExtractor) -> models.FeatureExtractor:
+def _in_float64(network: nn.Module) -> nn.Module:
     """A network with its weights and its input in float64."""
-    network.network.register_forward_pre_hook(lambda module, inputs: tuple(tensor.double() for tensor in inputs))
+    inner = network.network if isinstance(network, models.FeatureExtractor) else network
+    inner.register_forward_pre_hook(lambda module, inputs: tuple(tensor.double() for tensor in inputs))
     return network.double()
 
 

@@ -32,7 +32,7 @@ TINY = [
 ]
 # Variables that are read when libraries are imported: the fork server cannot give a command other values of these.
 READ_AT_IMPORT = {"OMP_NUM_THREADS", "PYTHONPATH", "HF_HUB_OFFLINE"}
-TORCH_VERBS = {"data", "doctor", "verify", "export", "speed"}
+TORCH_VERBS = {"analyze", "data", "doctor", "verify", "export", "speed"}
 LIBRARIES = ["accelerate", "filelock", "psutil", "safetensors.torch", "timm.optim", "torch", "torchvision", "yaml"]
 _server = multiprocessing.get_context("forkserver")
 _server.set_forkserver_preload(LIBRARIES)

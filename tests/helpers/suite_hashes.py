@@ -17,10 +17,13 @@ PINNED = Path(__file__).parents[1] / "config" / "suite_hashes.json"
 
 
 def suite_hashes() -> dict[str, dict[str, str]]:
-    """{suite: {recipe id: hash}}."""
+    """{suite: {recipe id, and settings of its row: hash}}."""
     registry = Registry()
     suites = [registry.suite(name) for name in registry.names("suites")]
-    return {suite.name: {id_: registry.compose(id_, suite=suite).hash for id_ in suite.ids} for suite in suites}
+    return {
+        suite.name: {" ".join([entry.id, *entry.settings]): recipe.hash for entry, recipe in registry.suite_recipes(suite)}
+        for suite in suites
+    }
 
 
 if __name__ == "__main__":

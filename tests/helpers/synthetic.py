@@ -22,7 +22,7 @@ from bench.config.names import split_id
 from bench.config.numerics import numerics_versions
 from bench.config.registry import Registry, shipped_recipes
 from bench.config.schema import Recipe
-from bench.config.suite import BASELINE, Suite
+from bench.config.suite import BASELINE, Suite, SuiteMethod
 from bench.report.records import write_runs
 from bench.runs.finished import FinishedRun, History
 from bench.runs.folder import RunFolder
@@ -96,6 +96,11 @@ def registry_with_methods(folder: Path, names: Sequence[str]) -> Registry:
         text = f"guidance: {{method: kd, params: {{temperature: {number}.0, alpha: 0.25}}}}\n"
         (folder / "guidance" / f"{name}.yaml").write_text(text)
     return Registry(folder)
+
+
+def methods(*names: str) -> tuple[SuiteMethod, ...]:
+    """The rows of a suite without keys of their own."""
+    return tuple(map(SuiteMethod, names))
 
 
 def make_run(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 import bench
 from tests.helpers.networks import build
@@ -23,10 +25,16 @@ def test_the_maps_are_the_softmax_of_queries_and_keys_and_change_nothing():
         assert torch.allclose(maps["blocks.4.attn"], expected, atol=1e-6) and expected.std() > 1e-4
         assert torch.equal(network(images), logits)
     assert list(maps) == [f"blocks.{k}.attn" for k in range(6)]
-    assert not attention.attn_drop._forward_hooks and attention.fused_attn
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in attention.modules())
+    attention.fused_attn = False  # now timm's dropout of the attention is called
+    unfused = bench.attention_maps(network, images)
+    assert list(unfused) == list(maps) and torch.allclose(unfused["blocks.4.attn"], expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["pit_tiny", "convit_tiny", "t2t_vit_7", "pvt_v2_b0", "timm:swin_tiny_patch4_window7_224"])
+STUDENTS = ["pit_tiny", "convit_tiny", "t2t_vit_7", "pvt_v2_b0", "pvt_tiny", "cvt_13", "timm:swin_tiny_patch4_window7_224"]
+
+
+@pytest.mark.parametrize("name", STUDENTS)
 def test_rows_sum_to_one_in_other_families(name):
     maps = bench.attention_maps(
         build(f"{name}/cifar10/baseline", "model.image_size=64").network.eval(), torch.randn(2, 3, 64, 64)
@@ -37,8 +45,36 @@ def test_rows_sum_to_one_in_other_families(name):
         assert torch.allclose(attention.sum(-1), torch.ones(()), atol=1e-5), layer
 
 
-@pytest.mark.parametrize("name", ["pvt_tiny", "cvt_13", "resnet18"])
-def test_networks_without_such_layers_are_refused(name):
-    network = build(f"{name}/cifar10" if name == "resnet18" else f"{name}/cifar10/baseline", "model.image_size=64").network
-    with pytest.raises(ValueError, match=f"{type(network).__name__} has no attention layer with attn_drop"):
+def test_the_maps_are_the_weights_of_the_values():
+    """Of CvT, whose products have a scale of their own: weights times values must be what the layer goes on with."""
+    network = build("cvt_13/cifar10/baseline", "model.image_size=64").network.eval()
+    layer, found = network.stages[2].blocks[1].attn, {}
+    layer.proj.register_forward_hook(lambda module, given, _: found.update(out=given[0]))
+    layer.v.register_forward_hook(lambda module, _, output: found.update(v=output))
+    weights = bench.attention_maps(network, torch.randn(2, 3, 64, 64))["stages.2.blocks.1.attn"]
+    value = found["v"].unflatten(2, (layer.heads, -1)).transpose(1, 2)
+    assert torch.allclose((weights @ value).transpose(1, 2).flatten(2), found["out"], atol=1e-5)
+
+
+class Masked(nn.Module):
+    def __init__(self, **options):
+        super().__init__()
+        self.options = options
+
+    def forward(self, x):
+        return F.scaled_dot_product_attention(x, x, x, **self.options)
+
+
+@pytest.mark.parametrize(
+    "options", [{"is_causal": True}, {"attn_mask": torch.eye(5).bool()}, {"attn_mask": torch.randn(5, 5)}, {"scale": 2.0}]
+)
+def test_options_of_fused_attention_count(options):
+    network, x = nn.Sequential(Masked(**options)), torch.randn(2, 3, 5, 4)
+    weights = bench.attention_maps(network, x)["0"]
+    assert torch.allclose(weights @ x, network(x), atol=1e-5)
+
+
+def test_networks_without_attention_are_refused():
+    network = build("resnet18/cifar10", "model.image_size=64").network
+    with pytest.raises(ValueError, match="ResNet has no attention layer that is known here"):
         bench.attention_maps(network, torch.zeros(1, 3, 64, 64))

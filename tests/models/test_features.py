@@ -82,6 +82,27 @@ def test_default_layers_are_the_first_middle_and_last_block(name, size, feature_
 
 
 @pytest.mark.parametrize(
+    ("name", "size", "feature_layers", "sides"),
+    [
+        ("resnet18", 224, "layer2 layer3 layer4", [28, 14, 7]),
+        ("resnet18", 64, "layer1 layer2 layer3", [16, 8, 4]),
+        ("resnet18", 32, "act1 layer1 layer2", [16, 8, 4]),
+        ("resnet18", 16, "act1 layer1 layer2", [8, 4, 2]),  # only two maps have 4 x 4 cells
+        ("test_efficientnet", 64, "blocks.1 blocks.2 blocks.3", [16, 8, 4]),
+        ("convnext_atto", 64, "stages.0 stages.1 stages.2", [16, 8, 4]),
+        ("dla46_c", 32, "level1 level2 level3", [16, 8, 4]),  # as a student it has too few blocks
+        ("vit_tiny_patch16_224", 32, "blocks.0 blocks.6 blocks.11", [2, 2, 2]),  # has one resolution
+    ],
+)
+def test_default_layers_of_a_teacher_end_three_resolutions(name, size, feature_layers, sides):
+    settings = [f"teacher.model.name=timm:{name}", f"teacher.model.image_size={size}"]
+    model = REGISTRY.compose("deit_tiny/cifar10/guided", "paper", settings).teacher.model
+    teacher = models.create(model, 10, 0)
+    assert list(teacher.feature_layers) == feature_layers.split()
+    assert [shape[1:] for shape in teacher.shapes] == [(side, side) for side in sides]
+
+
+@pytest.mark.parametrize(
     ("name", "assignments", "words"),
     [
         ("vit_tony_patch16_224", [], ["timm has no such model", "did you mean timm:vit_tiny_patch16_224"]),

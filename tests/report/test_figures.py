@@ -14,10 +14,12 @@ from PIL import Image
 from bench.config.names import split_id
 from bench.config.parse import SourcedValue
 from bench.config.registry import Registry
+from bench.config.suite import SuiteMethod
 from bench.report.figures import DRAW, check_figures, figure_name, plots_of_suite, write_figures
-from bench.report.figures.base import DARK, LIGHT, figure_style, method_style
-from bench.report.suite_report import build_suite_report
-from tests.helpers.synthetic import make_run, registry_with_methods, runs_of_suite, varied_suite
+from bench.report.figures.base import COLOURS, DARK, LIGHT, figure_style, method_colour
+from bench.report.suite_report import FEW_METHODS, build_suite_report
+from bench.runs.record import GuidanceStop
+from tests.helpers.synthetic import make_run, methods, registry_with_methods, runs_of_suite, varied_suite
 
 registry = Registry()
 quick = registry.suite("quick")
@@ -37,13 +39,13 @@ def report(finals=FINAL, epochs=6):
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
     """Three students, two datasets, fifteen methods; some runs diverge and some are missing."""
-    methods = ["baseline", "guided", *(f"kd-with-a-long-name-{number}" for number in range(13))]
-    wide = registry_with_methods(tmp_path_factory.mktemp("recipes"), methods[2:])
+    names = ["baseline", "guided", *(f"kd-with-a-long-name-{number}" for number in range(13))]
+    wide = registry_with_methods(tmp_path_factory.mktemp("recipes"), names[2:])
     suite = dataclasses.replace(
         registry.suite("paper"),
         models=("deit_tiny", "cvt_13", "pit_tiny"),
         datasets=("cifar100", "chaoyang"),
-        guidance=tuple(methods),
+        rows=methods(*names),
         overrides=(("train.epochs", SourcedValue(8, "test")),),
     )
     return build_suite_report(wide, suite, runs_of_suite(wide, suite, 220))
@@ -213,8 +215,35 @@ def test_gains_over_another_reference_are_called_so():
     plots = plots_of_suite(own)
     assert plots["overview"].title == "Gain of baseline over guided"
     assert any("over guided with the same seed" in text.replace("\n", " ") for text in texts(drawn("overview", own)))
-    colours = [plots["cost"].style(name)["color"] for name in ("guided", "baseline")]
+    colours = [plots["cost"].colour(name) for name in ("guided", "baseline")]
     assert colours == ["C0", "C1"]
+
+
+def test_many_methods_are_panels_and_rows_of_one_guidance_stay_together():
+    nine = (("guidance.params.weight", SourcedValue(9.0, "test")),)
+    weights = [SuiteMethod(name, nine) for name in ("lskd", "dist", "mgd")]
+    own = dataclasses.replace(quick, rows=(*methods("baseline", "lskd", "dist", "mgd"), *weights))
+    runs, stop = [], GuidanceStop(4, -0.01, -0.001)
+    for number, (_, recipe) in enumerate(registry.suite_recipes(own)):
+        finals = (80 + number, 81 + number + 0.1 * number**2, 79 + number - 0.1 * number**2)
+        changes = {"guidance_stop": stop} if number == 5 else {}
+        runs += [make_run("quick", recipe.with_seed(seed), [50.0, end], **changes) for seed, end in enumerate(finals)]
+    built = build_suite_report(registry, own, runs)
+    panels = drawn("curves/deit_micro-digits", built)
+    assert [axes.get_title("left") for axes in panels.axes if axes.get_visible()] == ["mgd", "dist", "lskd"]
+    assert "+5.00\nweight=9.0 +6.00" in texts(panels) and any(
+        "ended by itself" in text.replace("\n", " ") for text in texts(panels)
+    )
+    (ticks,) = [line for line in panels.axes[0].lines if line.get_marker() == "|" and len(line.get_xdata())]
+    assert list(ticks.get_xdata()) == [4]
+    gains = drawn("overview", built).axes[0]
+    labels = [label.get_text() for label in gains.get_yticklabels()]
+    assert labels == ["mgd", "weight=9.0", "dist", "weight=9.0", "lskd", "weight=9.0"]
+    steps = np.diff(gains.get_yticks())
+    assert max(steps[::2]) < min(steps[1::2])  # rows of one guidance are nearer
+    faces = {line.get_markerfacecolor() for line in gains.lines if line.get_marker() == "o"}
+    assert len(faces) > 1  # not all gains stay clear after the correction
+    assert {"baseline", "mgd weight=9.0"} <= set(texts(drawn("cost", built)))
 
 
 def test_file_names_are_apart_and_short():
@@ -224,11 +253,12 @@ def test_file_names_are_apart_and_short():
     assert all(re.fullmatch(r"[A-Za-z0-9_+-]{1,160}", name) for name in names)
 
 
-def test_methods_keep_their_style_and_differ():
-    methods = ["baseline", *(f"m{number}" for number in range(14))]
-    styles = [str(method_style(methods, name)) for name in methods]
-    assert len(set(styles)) == 15
-    assert method_style(["guided", "kd"], "guided") == method_style(["baseline", "guided", "kd"], "guided")
+def test_few_methods_keep_their_colours_and_many_have_one():
+    names = ["baseline", *(f"m{number}" for number in range(14))]
+    few = [method_colour(names[:FEW_METHODS], name) for name in names[:FEW_METHODS]]
+    assert few == [f"C{number}" for number in range(FEW_METHODS)] and len(LIGHT) - len(COLOURS) == FEW_METHODS
+    assert method_colour(["guided", "kd"], "guided") == method_colour(["baseline", "guided", "kd"], "guided")
+    assert [method_colour(names, name) for name in names] == ["C0"] + ["C1"] * 14  # no colours that look alike
 
 
 # Machado, Oliveira and Fernandes 2009, doi:10.1109/TVCG.2009.113, severity 1

@@ -23,7 +23,7 @@ from bench.config.registry import Registry
 from bench.report import page
 from bench.report.suite_report import build_suite_report
 from bench.runs.record import Code, DatasetSummary, Hardware, Precision
-from tests.helpers.synthetic import make_run, make_teacher, registry_with_methods, runs_of_suite, varied_suite
+from tests.helpers.synthetic import make_run, make_teacher, methods, registry_with_methods, runs_of_suite, varied_suite
 
 PHONE, DESKTOP = (390, 844), (1440, 900)
 START = "accelerate launch bench/run.py --recipe deit_micro/digits/"
@@ -57,9 +57,9 @@ def large(thousand):
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
     """The page of three students, two datasets and fifteen methods: baseline, m1, m2 …"""
-    methods = [f"m{number}" for number in range(1, 15)]
-    recipes = registry_with_methods(tmp_path_factory.mktemp("recipes"), methods)
-    parts = {"models": paper.models[:3], "datasets": paper.datasets[:2], "guidance": ("baseline", *methods)}
+    names = [f"m{number}" for number in range(1, 15)]
+    recipes = registry_with_methods(tmp_path_factory.mktemp("recipes"), names)
+    parts = {"models": paper.models[:3], "datasets": paper.datasets[:2], "rows": methods("baseline", *names)}
     return page.render_page([made_report(dataclasses.replace(paper, **parts), 270, recipes)])
 
 
@@ -257,9 +257,14 @@ def test_fifteen_methods_have_rows_and_their_curves_are_chosen(show, many):
     assert driver.execute_script("return document.documentElement.scrollWidth") <= DESKTOP[0]
     one(driver, "tr[data-method=m7]:not([hidden]) button").click()
     checked = "return [...document.querySelectorAll('dialog [name=method]:checked')].map(box => box.value)"
-    assert driver.execute_script(checked) == ["baseline", "m7"]
-    for box in all_of(driver, "dialog [name=method]:checked"):
-        box.click()
+    chosen = driver.execute_script(checked)
+    assert chosen[0] == "baseline" and "m7" in chosen and len(chosen) <= 5
+    colours = "return [...document.querySelectorAll('dialog .readout span')].map(e => e.style.getPropertyValue('--colour'))"
+    assert len(set(driver.execute_script(colours))) == len(chosen)  # the reference and each method have their own
+    name = next(name for name in (f"m{number}" for number in range(1, 13)) if name not in chosen)
+    one(driver, f".chooser tr:has([value={name}]) td").click()  # anywhere in its row
+    assert set(driver.execute_script(checked)) == {*chosen, name} and name in one(driver, "dialog .readout").text
+    driver.execute_script("document.querySelectorAll('dialog [name=method]:checked').forEach(box => box.click())")
     assert one(driver, "dialog .readout").text == "No method is selected."
 
 

@@ -8,7 +8,7 @@ from bench.config.suite import Suite
 from bench.report.papers import MARKS, numbers, published_frame
 from bench.report.suite_report import build_suite_report
 from bench.runs.record import DatasetSummary
-from tests.helpers.synthetic import make_run
+from tests.helpers.synthetic import make_run, methods
 
 registry = Registry()
 
@@ -48,7 +48,7 @@ def test_settings_that_do_not_change_the_mathematics_do_not_matter():
 
 
 def test_a_cell_has_the_difference_of_best_epochs_on_the_test_set_only():
-    suite = Suite("mine", "paper", ("deit_tiny",), ("cifar100",), ("baseline",), (0,))
+    suite = Suite("mine", "paper", ("deit_tiny",), ("cifar100",), methods("baseline"), (0,))
     recipe = registry.compose("deit_tiny/cifar100/baseline", suite=suite)
     report = build_suite_report(registry, suite, [make_run("mine", recipe, [66.08, 60.0])])
     row = report.cells.iloc[0]

@@ -129,9 +129,21 @@ def test_varied_values_have_a_column(tmp_path):
         assert found == [("baseline", ""), ("guided", "teacher.seed=0"), ("guided", "teacher.seed=1")]
 
 
+def test_rows_of_one_method_are_told_apart(tmp_path):
+    (tmp_path / "own" / "suites").mkdir(parents=True)
+    text = Path("recipes/suites/quick.yaml").read_text()
+    text = text.replace("guided]", "guided, guided: {guidance.params.weight: [2.5, 25]}]")
+    (tmp_path / "own" / "suites" / "mine.yaml").write_text(text)
+    registry = Registry(tmp_path / "own")
+    for _, recipe in registry.suite_recipes(registry.suite("mine")):
+        finish(tmp_path / "results", make_run("mine", recipe, [50.0]), recipe)
+    found = bench.results("mine", results_dir=tmp_path / "results", recipes_dir=tmp_path / "own")["method"]
+    assert sorted(found) == ["baseline", "guided", "guided weight=25"]  # guided is the row with weight 2.5 too
+
+
 def test_nothing_and_nonsense_give_a_sentence(results, tmp_path):
     for arguments, words in (
-        ({"suite": "quik"}, "unknown suite 'quik'; known: cifar10, paper, quick; did you mean 'quick'"),
+        ({"suite": "quik"}, "unknown suite 'quik'; known: cifar10, .*; did you mean 'quick'"),
         ({"suite": "paper"}, "no finished run of suite paper"),
         ({"results_dir": tmp_path / "none"}, "none: no finished run: is this the results folder"),
         ({"origin": "here"}, "origin: got 'here', allowed: 'local', 'published', 'reproduction' or None"),

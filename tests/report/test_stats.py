@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -11,11 +12,12 @@ from scipy.stats import ttest_rel
 
 from bench.config.parse import SourcedValue
 from bench.config.registry import Registry
+from bench.config.suite import SuiteMethod
 from bench.report.frame import RUN, curves_frame, runs_frame
-from bench.report.stats import REACH, paired_interval, pairs_frame, verdict
+from bench.report.stats import REACH, holm, paired_interval, paired_p_value, pairs_frame, verdict
 from bench.report.suite_report import build_suite_report
-from bench.runs.record import Hardware, Precision
-from tests.helpers.synthetic import make_run, make_teacher
+from bench.runs.record import GuidanceStop, Hardware, Precision
+from tests.helpers.synthetic import make_run, make_teacher, methods
 from tests.helpers.synthetic import quick_run as run
 
 registry = Registry()
@@ -58,8 +60,36 @@ def test_the_interval_is_that_of_the_paired_t_test(values):
     if (guided - baseline).std() < 1e-9:  # scipy warns and gives no number
         assert low == pytest.approx((guided - baseline).mean()) == high
         return
-    expected = ttest_rel(guided, baseline).confidence_interval(0.95)
-    assert (low, high) == pytest.approx((expected.low, expected.high))
+    expected = ttest_rel(guided, baseline)
+    assert (low, high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    assert paired_p_value(guided - baseline) == pytest.approx(expected.pvalue)
+
+
+def test_p_values_of_differences_without_spread_or_of_two_seeds():
+    values = [paired_p_value(pd.Series(own)) for own in ([2.0, 2.0, 2.0], [0.0, 0.0, 0.0], [-1.0, 5.0])]
+    assert values[:2] == [0.0, 1.0] and math.isnan(values[2])
+
+
+def test_holms_correction_of_known_p_values():
+    corrected, confidence = holm([0.01, 0.04, 0.03, 0.005])
+    assert corrected == pytest.approx([0.03, 0.06, 0.06, 0.02])  # as multipletests of statsmodels and p.adjust of R
+    assert confidence == pytest.approx([1 - 0.05 / 3, 1 - 0.05 / 2, 1 - 0.05 / 2, 1 - 0.05 / 4])
+    corrected, confidence = holm([0.2, 0.001])
+    assert corrected == pytest.approx([0.2, 0.002]) and confidence == pytest.approx([0.95, 0.975])
+
+
+@given(st.lists(st.lists(st.integers(-800, 1500), min_size=3, max_size=6), min_size=1, max_size=30))
+def test_holms_verdicts_intervals_and_p_values_agree(hundredths):
+    gains = [pd.Series(own) / 100 for own in hundredths]
+    p = np.array([paired_p_value(own) for own in gains])
+    corrected, confidence = holm(p)
+    assert (
+        (corrected >= p).all() and (corrected <= 1).all() and (np.diff(corrected[np.argsort(p, kind="stable")]) >= 0).all()
+    )
+    assert len(p) > 1 or (corrected == p and confidence == pytest.approx(0.95))
+    intervals = [paired_interval(own, level) for own, level in zip(gains, confidence, strict=True)]
+    assert [verdict(*ends) in ("better", "worse") for ends in intervals] == [value < 0.05 for value in corrected]
+    assert all(low <= own.mean() <= high for (low, high), own in zip(intervals, gains, strict=True))
 
 
 @given(st.floats(-9, 9), st.floats(0, 9))
@@ -131,18 +161,18 @@ def test_gains_of_best_epochs_and_costs():
 
 def test_every_method_has_a_status():
     seeds = range(3)
-    three = dataclasses.replace(suite, guidance=("guided", "baseline", "kd", "hard"))
+    three = dataclasses.replace(suite, rows=methods("guided", "baseline", "kd", "hard"))
     runs = [run("baseline", seed, [50.0]) for seed in seeds] + [run("kd", seed, [9.0], diverged=True) for seed in seeds]
     found = cells(*runs, run("guided", 0, [50.0]), suite=three)
     assert list(found) == ["baseline", "guided", "kd", "hard"]  # the baseline first, then as the suite has them
     assert [row["status"] for row in found.values()] == ["complete", "incomplete", "diverged", "not run"]
     assert cells(run("guided", 0, [50.0]), run("guided", 1, [50.0]))["guided"]["status"] == "no pair"
-    alone = dataclasses.replace(suite, guidance=("guided",))
+    alone = dataclasses.replace(suite, rows=methods("guided"))
     assert cells(run("guided", 0, [50.0]), suite=alone)["guided"]["status"] == "incomplete"
 
 
 def test_gains_over_another_method_than_the_baseline():
-    over = dataclasses.replace(suite, guidance=("baseline", "kd", "guided"), reference="guided")
+    over = dataclasses.replace(suite, rows=methods("baseline", "kd", "guided"), reference="guided")
     runs = [
         run(name, seed, [last]) for name, last in (("baseline", 80.0), ("guided", 90.0), ("kd", 91.0)) for seed in (0, 1)
     ]
@@ -150,6 +180,32 @@ def test_gains_over_another_method_than_the_baseline():
     assert list(found) == ["guided", "baseline", "kd"]  # the reference first
     assert (found["kd"]["gain_mean"], found["baseline"]["gain_mean"]) == (1.0, -10.0)
     assert math.isnan(found["guided"]["gain_mean"]) and found["guided"]["epochs_to_reach_mean"] == 1.0
+
+
+def test_gains_are_corrected_for_the_comparisons_of_their_cell():
+    names = ("baseline", "guided", "kd", "hard", "lskd", "dkd")
+    rises = {"guided": (10, 10.5, 11), "kd": (2, 3, 5), "hard": (4, 4, 4.5), "lskd": (1, 2)}  # dkd has no run
+    runs = [run("baseline", seed, [50.0]) for seed in range(3)]
+    runs += [run(name, seed, [50.0 + rise]) for name, own in rises.items() for seed, rise in enumerate(own)]
+    found = cells(*runs, suite=dataclasses.replace(suite, rows=methods(*names)))
+    assert [found[name]["comparisons"] for name in ("guided", "kd", "hard")] == [3, 3, 3]
+    assert [found[name]["verdict"] for name in names[1:5]] == ["better", "unclear", "better", "too few seeds"]
+    alone = [found[name]["p_value"] for name in ("guided", "hard", "kd")]
+    assert alone == pytest.approx([ttest_rel(rises[name], (0, 0, 0)).pvalue for name in ("guided", "hard", "kd")])
+    assert [found[name]["p_holm"] for name in ("guided", "hard", "kd")] == pytest.approx(np.array(alone) * (3, 2, 1))
+    expected = ttest_rel(rises["hard"], (0, 0, 0)).confidence_interval(1 - 0.05 / 2)
+    assert (found["hard"]["gain_low_holm"], found["hard"]["gain_high_holm"]) == pytest.approx(tuple(expected))
+    assert all(pd.isna(found[name]["p_value"]) and pd.isna(found[name]["p_holm"]) for name in ("baseline", "lskd", "dkd"))
+
+
+def test_where_an_adaptive_schedule_ended_guidance_is_said():
+    names = ("baseline", "alg", "lg-all")
+    stops = (GuidanceStop(4, -0.01, -0.001), None, GuidanceStop(3, -0.01, -0.001))
+    runs = [run("alg", seed, [50.0], guidance_stop=stop) for seed, stop in enumerate(stops)]
+    runs += [run(name, 0, [50.0]) for name in ("baseline", "lg-all")]
+    found = cells(*runs, suite=dataclasses.replace(suite, rows=methods(*names)))
+    assert found["alg"]["guidance_stop"] == "stopped after epoch 3, 4 of 20; 1 seed not stopped"
+    assert found["lg-all"]["guidance_stop"] == "not stopped" and pd.isna(found["baseline"]["guidance_stop"])
 
 
 CPU = Hardware("cpu", "Synthetic CPU", 1)
@@ -184,6 +240,16 @@ def test_runs_of_other_versions_of_shared_components_are_no_pairs():
         row = cells(baseline, run("guided", 0, [60.0], numerics={**versions, **other}))["guided"]
         assert row["unpaired"] == (difference and f"1 seed not paired: {difference}")
         assert row["gain_seeds"] == (0 if difference else 1)
+
+
+def test_rows_of_one_method_have_their_own_runs():
+    rows = (SuiteMethod("guided", (("guidance.params.weight", SourcedValue(weight, "test")),)) for weight in (2.5, 25))
+    several = dataclasses.replace(suite, rows=(*methods("baseline", "guided"), *rows))
+    heavy = registry.suite_recipes(several)[3][1]
+    runs = [run("baseline", 0, [50.0]), run("guided", 0, [60.0]), make_run("quick", heavy, [70.0])]
+    found = cells(*runs, suite=several)
+    gains = {name: row["gain_mean"] for name, row in found.items() if name != "baseline"}
+    assert gains == {"guided": 10.0, "guided weight=2.5": 10.0, "guided weight=25": 20.0}  # 2.5 is what the file has
 
 
 def test_a_run_belongs_to_every_cell_whose_recipe_it_has():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import pandas as pd
 import pytest
 
 from bench.config.parse import SourcedValue
@@ -12,6 +13,7 @@ from bench.report.suite_report import build_suite_report
 from bench.runs.record import Hardware, Precision
 from tests.helpers.synthetic import (
     make_run,
+    methods,
     quick_run,
     registry_with_methods,
     runs_of_suite,
@@ -32,8 +34,7 @@ def large(tmp_path_factory):
     """Eight students, two datasets, fifteen methods, one seed missing in places."""
     names = [f"kd-{number}" for number in range(13)]
     wide, paper = registry_with_methods(tmp_path_factory.mktemp("recipes"), names), registry.suite("paper")
-    methods = (*names, "baseline", "guided")
-    many = Suite("many", "paper", paper.models, ("cifar100", "chaoyang"), methods, (0,))
+    many = Suite("many", "paper", paper.models, ("cifar100", "chaoyang"), methods(*names, "baseline", "guided"), (0,))
     short = dataclasses.replace(many, overrides=(("train.epochs", SourcedValue(20, "test")),))
     return build_suite_report(wide, short, runs_of_suite(wide, short, 500))
 
@@ -109,15 +110,47 @@ def test_runs_that_differ_are_pointed_out():
     assert report([quick_run("baseline", 0, [1.0], code=dirty)]).notes == ["1 of 1 run used code that was not committed."]
 
 
-def test_methods_are_rows_in_the_order_of_the_suite(large):
+def test_many_methods_are_sorted_by_gain_and_their_gains_corrected(large):
     table = tables.accuracy_table(large)
     own = table[(table["student"] == "pit_tiny") & (table["dataset"] == "chaoyang")]
-    assert own["method"].tolist() == ["baseline", *(f"kd-{number}" for number in range(13)), "guided"]
+    gains = [float(text.split()[0]) for text in own["gain"][1:] if text not in ("", "no pair")]
+    assert own["method"].iloc[0] == "baseline" and gains == sorted(gains, reverse=True) and len(gains) > 8
+    assert list(large.cells["method"][:15]) == ["baseline", *(f"kd-{number}" for number in range(13)), "guided"]
     assert table["student"].unique().tolist() == list(large.suite.models) and len(table) == 8 * 2 * 15
     assert {"too few seeds", "not run", "diverged", "no pair"} <= set(table.to_numpy().ravel())
     text = "\n".join(documents.headline(large))
     assert text.count("`t2t_vit_14`") == 2  # once per dataset
     assert documents.latex(large).count(r"\begin{longtable}") == 2
+
+
+def test_rows_of_one_guidance_stay_together():
+    names = ("baseline", *(f"{name}{end}" for name in ("guided", "kd", "hard", "dkd") for end in ("", " weight=3")))
+    gains = dict(zip(names, (None, 1.0, 4.0, 2.0, 3.0, 5.0, -1.0, None, 2.0), strict=True))
+    built = report(three_seeds())
+    few = built.cells.iloc[[0]]
+    many = pd.concat([few.assign(method=name, gain_mean=gain) for name, gain in gains.items()], ignore_index=True)
+    ranked = dataclasses.replace(built, cells=many).ranked_cells["method"].tolist()
+    order = ["baseline", "hard", "hard weight=3", "guided", "guided weight=3", "kd", "kd weight=3", "dkd", "dkd weight=3"]
+    assert ranked == order
+    assert dataclasses.replace(built, cells=many[::-1][3:]).ranked_cells["method"].tolist() == [*names[5::-1]]
+
+
+def test_several_comparisons_are_corrected_and_the_note_says_what_that_asks_for():
+    other = [quick_run("kd", seed, [last]) for seed, last in enumerate((81.0, 82.5, 85.5))]
+    built = report([*three_seeds(), *other], dataclasses.replace(suite, rows=methods("baseline", "guided", "kd")))
+    assert tables.accuracy_table(built)["Holm"].tolist() == ["", "better: +2.83 to +17.17", "unclear: -0.24 to +2.24"]
+    note = tables.accuracy_note(built)
+    assert "for the 2 comparisons in a cell" in note and "With 3 seeds and 2 comparisons" in note
+    assert "over 3.6 times its standard deviation (by itself: 2.5 times)" in note
+    assert "Holm" not in tables.accuracy_table(report(three_seeds())) and "Holm" not in tables.accuracy_note(
+        report(three_seeds())
+    )
+
+
+def test_constants_in_epochs_are_said_to_be_scaled():
+    own = dataclasses.replace(suite, rows=methods("baseline", "kd", "dkd", "alg"))
+    (note,) = [note for note in report([quick_run("baseline", 0)], own).notes if "Constants" in note]
+    assert note == "Constants in epochs are scaled from 300 epochs to 20: dkd ramp 1, alg window 3, alg first_test 1."
 
 
 def test_latex_has_no_character_that_it_would_read_as_a_command():

@@ -19,14 +19,24 @@ from tests.helpers.process import TINY
 SETTINGS = [*TINY[:4], "--set", "train.warmup_epochs=2", "--set", "train.betas=[0.9,0.95]"]
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory):
-    """(folder, recipe) of a real run of one epoch."""
-    results = tmp_path_factory.mktemp("results")
-    words = ["--recipe", "deit_micro/digits/baseline", "--protocol", "quick", *SETTINGS, "--results-dir", str(results)]
+def train(recipe_id, results, settings):
+    """(folder, recipe) of a real run."""
+    words = ["--recipe", recipe_id, "--protocol", "quick", *settings, "--results-dir", str(results)]
     request = read_request(parser().parse_args(words))
     run(request, StopSignals())
     return request.folder.path, request.recipe
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """(folder, recipe) of a real run of one epoch."""
+    return train("deit_micro/digits/baseline", tmp_path_factory.mktemp("results"), SETTINGS)
+
+
+@pytest.fixture(scope="session")
+def guided(tmp_path_factory):
+    """The folder of a real guided run of one epoch."""
+    return train("deit_micro/digits/guided", tmp_path_factory.mktemp("results"), [*SETTINGS, *TINY[4:]])[0]
 
 
 @pytest.fixture

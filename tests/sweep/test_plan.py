@@ -236,7 +236,7 @@ def test_a_plan_is_of_recipes_and_of_suites(tmp_path, capsys):
     one = plan("deit_tiny/cifar10/baseline", "--seeds", "1", "--set", "train.epochs=1")[1]
     assert "1 run: 1 to run\n" in one and "left to train: 1 epoch, about" in one and "unknown for 1 of 1 job, since" in one
     for words, sentence in (
-        ([], "plan: name suites (cifar10, paper, quick) or recipe ids"),
+        ([], "plan: name suites (cifar10, "),
         (["--suite", "quick"], "write python -m bench plan quick"),
         (["quick", "--protocol", "paper"], "a suite has its own"),
         (["quick", "--filter", "cifar"], "no recipe of suite quick matches"),
@@ -288,6 +288,19 @@ def test_varied_values_are_named_and_equal_recipes_are_one_run(tmp_path, capsys)
         (1, ["teacher.seed=1"]),
     ]
     assert "deit_micro/digits/guided    teacher.seed=1 train.lr=0.01 " in call(capsys, "bench", "plan", *words)[1]
+
+
+def test_a_teacher_is_named_by_what_changes_its_training(tmp_path, capsys):
+    (tmp_path / "suites").mkdir()
+    vary = "vary: {teacher.bn: [batch, running], teacher.model.name: [resnet8, 'timm:test_resnet']}\n"
+    (tmp_path / "suites" / "mine.yaml").write_text((shipped_recipes() / "suites" / "quick.yaml").read_text() + vary)
+    words = ["mine", "--recipes-dir", tmp_path, "--results-dir", tmp_path / "results", "--json"]
+    plan = json.loads(call(capsys, "bench", "plan", *words)[1])
+    assert [(one["id"], one["settings"]) for one in plan["teachers"]] == [
+        ("resnet8/digits", ["teacher.model.name=resnet8"]),
+        ("timm:test_resnet/digits", ["teacher.model.name=timm:test_resnet"]),
+    ]
+    assert len(plan["runs"]) == 3 * (1 + 4) and plan["problems"] == []
 
 
 def test_runs_in_no_suite_are_counted(quick, capsys):

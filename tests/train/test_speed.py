@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import signal
@@ -13,11 +14,13 @@ import pytest
 import torch
 
 from bench.config.registry import Registry
-from bench.config.schema import Recipe
+from bench.config.schema import Recipe, RecipeError
 from bench.models import create
-from bench.train.speed import measure
+from bench.train.speed import add_speed_options, measure
+from bench.train.speed_methods import measure_methods, recipes_of_methods
 from bench.train.speed_variant import Variant, random_dataset
 from bench.train.step import compile_mode
+from tests.helpers.own import write_own
 from tests.helpers.process import ROOT, command, refused
 
 registry = Registry()
@@ -81,6 +84,61 @@ def test_features_of_an_untrained_teacher_are_removed(cache, monkeypatch, capfd)
     measure({"guided-offline": recipe}, "data", None, 1)
     assert "features" not in capfd.readouterr().out  # stdout has only the measurements
     assert [path.name for path in cache.iterdir()] == ["datasets"]
+
+
+def options(*words):
+    parser = argparse.ArgumentParser()
+    add_speed_options(parser)
+    return parser.parse_args(["--protocol", "quick", *words])
+
+
+def test_methods_are_measured_beside_the_baseline_and_sorted():
+    words = [word for text in (*SETTINGS, "teacher.train.batch_size=16") for word in ("--set", text)]
+    recipes = recipes_of_methods(options("--recipe", "deit_micro/digits/kd", *words))
+    assert list(recipes)[:2] == ["baseline", "kd"] and set(recipes) == set(registry.names("guidance"))
+    chosen = {name: recipes[name] for name in ("baseline", "kd", "drloc")} | {"other": RecipeError("not possible")}
+    report = measure_methods(chosen, "data", 8, 3)
+    found = report.to_dict()
+    methods, text = found["methods"], "\n".join(report.lines())
+    assert set(methods) == {"baseline", "kd", "kd, after its stop", "drloc"} and found["left_out"] == {
+        "other": "not possible"
+    }
+    assert (
+        methods["baseline"]["ratio"] == 1
+        and methods["drloc"]["guidance_parameters"] > methods["kd"]["guidance_parameters"] == 0
+    )
+    assert methods["drloc"]["ratio"] > 1  # about 3
+    assert [one["ratio"] for one in methods.values()] == sorted(one["ratio"] for one in methods.values())
+    for name, one in methods.items():
+        assert one["ratio_range"][0] <= one["ratio"] <= one["ratio_range"][1] and one["ms"] > 0 and f"  {name} " in text
+    assert "other is left out: not possible" in text and "CPU ms per step" in text
+
+
+def test_own_methods_are_measured_and_impossible_ones_are_left_out(tmp_path):
+    own = write_own(tmp_path / "DIR")
+    few = ["--set", "model.feature_layers=[blocks.1]", "--set", "teacher.model.feature_layers=[stages.0,stages.1]"]
+    recipes = recipes_of_methods(options("--recipe", "deit_micro/digits/baseline", "--recipes-dir", str(own), *few))
+    assert recipes["logit_mse"].guidance.method == "logit_mse"
+    assert all("the teacher 2" in str(recipes[name]) for name in ("guided", "review-kd"))
+    with pytest.raises(RecipeError, match="--set guidance"):
+        recipes_of_methods(options("--recipe", "deit_micro/digits/kd", "--set", "guidance.method=kd"))
+    with pytest.raises(RecipeError, match="is a teacher"):
+        recipes_of_methods(options("--recipe", "resnet8/digits"))
+
+
+def test_an_unguided_step_of_a_guided_run_runs_no_teacher_and_leaves_the_projections():
+    recipe = registry.compose("deit_micro/digits/guided", "quick", [*SETTINGS, "teacher.train.batch_size=16"])
+    variant = Variant(recipe, random_dataset(recipe, 8))
+    variant.step._teacher.register_forward_hook(lambda *_: pytest.fail("the teacher is run"))
+    before = [parameter.clone() for parameter in variant.step.task.guidance.parameters()]
+    variant.train_unguided(2)
+    assert all(map(torch.equal, before, variant.step.task.guidance.parameters()))
+
+
+def test_noise_is_not_larger_than_needed():
+    recipe = registry.compose("deit_tiny/cifar100/guided", "paper", ["data.train_limit=600"])
+    assert len(random_dataset(recipe, 300).train.labels) == 600
+    assert len(random_dataset(recipe, 8).train.labels) == 4096
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

@@ -25,6 +25,7 @@ registry = Registry()
 CPU = torch.device("cpu")
 AUGMENT = ["augment.crop=random_resized", "augment.crop_area=[0.5, 1]", "augment.flip=0.5", "augment.erase=0.5"]
 SETTINGS = ["train.epochs=3", "data.train_limit=512", "model.drop_path_rate=0.2", *AUGMENT]
+MODERN = ["augment.mixup=0.8", "augment.cutmix=1", "train.label_smoothing=0.1", "train.ema=0.9", "train.lr_per=step"]
 FEW_STEPS = ["train.epochs=2", "data.train_limit=128"]
 
 
@@ -157,12 +158,12 @@ def test_the_best_epoch_can_be_selected():
         assert torch.equal(predictions, results[select].predictions)
 
 
-@pytest.mark.parametrize("method", ["baseline", "guided"])
-def test_two_processes_give_the_losses_of_one_step_by_step(cache, tmp_path, method):
+@pytest.mark.parametrize(("method", "more"), [("baseline", MODERN), ("guided", [])])
+def test_two_processes_give_the_losses_of_one_step_by_step(cache, tmp_path, method, more):
     # an epoch is one step, so the history has every step's loss; torchrun itself starts the guided ones
     settings = ["train.epochs=5", "train.warmup_epochs=1", "train.batch_size=64", "data.train_limit=64"]
     settings += ["model.image_size=32", "model.drop_path_rate=0.3", *AUGMENT, "augment.rand_augment=rand-m9-mstd0.5-inc1"]
-    settings += ["teacher.train.epochs=1", "teacher.train.batch_size=64"] if method == "guided" else []
+    settings += [*more, *["teacher.train.epochs=1", "teacher.train.batch_size=64"] * (method == "guided")]
     options = ["--recipe", f"deit_tiny/digits/{method}", "--protocol", "quick"]
     options += [word for setting in settings for word in ("--set", setting)]
     env = {"LOCALITY_BENCH_CACHE": str(cache)}  # so that the two processes need a teacher first
@@ -183,6 +184,7 @@ def test_two_processes_give_the_losses_of_one_step_by_step(cache, tmp_path, meth
     losses = [float(row["train_loss"]) for row in rows["one"]]
     assert len(losses) == 5 and losses[-1] < losses[0]
     for one, two in zip(rows["one"], rows["two"], strict=True):
+        assert len({*one} & {"raw_accuracy"}) == (more == MODERN)
         for column in ("train_loss", *["guidance_loss"] * (method == "guided")):
             # float32 sums in another order, through the steps before
             assert float(two[column]) == pytest.approx(float(one[column]), rel=1e-4)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 import hashlib
 import json
 import math
@@ -32,9 +33,10 @@ from tests.helpers.process import launch_variables
 MEASURED = ("seconds", "images_per_second", "peak_memory_mib")
 EPOCHS = ["train.epochs=3", "train.checkpoint_seconds=0", "train.threads=1"]
 AUGMENT = ["augment.crop=random_resized", "augment.flip=0.5", "augment.erase=0.5", "model.drop_path_rate=0.2"]
+AUGMENT += ["augment.mixup=0.8", "augment.cutmix=1", "train.ema=0.9", "train.lr_per=step"]
 SMALL = ["model.depth=3", "model.feature_layers=[blocks.0, blocks.1, blocks.2]", "teacher.model.width=8"]
 SMALL += ["teacher.train.epochs=1"]
-# A student with projections, and a teacher that keeps its best epoch: the two kinds of state.
+# A student with projections and averaged weights, and a teacher that keeps its best epoch: the kinds of state.
 RUNS = {
     "deit_micro/digits/guided": ["data.train_limit=128", *SMALL, *AUGMENT, *EPOCHS],
     "resnet8/digits": ["data.train_limit=192", "model.width=8", "select=best", "train.lr=0.3", *EPOCHS],
@@ -108,7 +110,8 @@ def outcome(results: Path) -> dict[str, object]:
     """The part of a finished run's results that must not depend on interruptions."""
     (folder,) = {path.parent for path in results.rglob("record.json")}
     record = json.loads((folder / "record.json").read_text())
-    history = [line.rsplit(",", 1)[0] for line in (folder / "history.csv").read_text().splitlines()]  # without the speed
+    with open(folder / "history.csv", newline="") as file:
+        history = [{k: v for k, v in row.items() if k not in MEASURED} for row in csv.DictReader(file)]
     weights = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.safetensors")}
     # a kill while the last status is written leaves its temporary file beside a complete record
     left = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".status.json."))

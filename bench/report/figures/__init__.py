@@ -30,7 +30,7 @@ DRAW = {"overview": draw_gains, "cost": draw_cost, "suite": draw_suite, "curves"
 
 def plots_of_suite(report: SuiteReport) -> dict[str, base.Plot]:
     """{path below the folder, without suffix: plot} of all figures that a report gives."""
-    cells = report.cells[base.CELL_COLUMNS]
+    cells = report.ranked_cells[base.CELL_COLUMNS]
     if not cells["seeds"].any():
         return {}
     curves = report.curves[~report.curves["diverged"]].drop(columns="diverged")

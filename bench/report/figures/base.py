@@ -21,20 +21,29 @@ from matplotlib.text import Annotation
 
 from bench.config.names import path_part
 from bench.config.suite import BASELINE
+from bench.report.suite_report import FEW_METHODS
 
 FILES = {"light": (".svg", ".png", ".pdf"), "dark": (".dark.svg", ".dark.png")}
 DEFAULT_WIDTH_INCHES = 5.2
 MAX_NAME_CHARS = 120
 CELL_COLUMNS = [
     *("model", "dataset", "variant", "method", "status", "seeds", "diverged_seeds", "last_mean", "last_std"),
-    *("gain_mean", "gain_low", "gain_high", "verdict", "epochs_to_reach_mean", "speedup_epochs_mean"),
+    *(
+        "gain_mean",
+        "gain_low",
+        "gain_high",
+        "verdict",
+        "verdict_holm",
+        "comparisons",
+        "epochs_to_reach_mean",
+        "speedup_epochs_mean",
+    ),
     *("device_hours", "device_unit"),
 ]
 COLOURS = {  # by name on the page: where the style files have them
     **{"surface": "axes.facecolor", "text": "text.color", "muted": "axes.labelcolor"},
     **{"grid": "grid.color", "hairline": "axes.edgecolor"},
 }
-DASHES_AND_MARKERS = (("-", "o"), ((0, (4, 1.3)), "s"), ((0, (1.2, 1.2)), "^"))
 
 
 @dataclass(frozen=True)
@@ -73,13 +82,21 @@ class Plot:
         """The number of lines that `row_label` adds for varied values."""
         return max(row_label("", variant).count("\n") for variant in self.cells["variant"])
 
-    def style(self, method: str) -> dict[str, Any]:
-        """The look of a method, see `method_style`."""
-        return method_style(self.methods, method, self.reference)
+    @property
+    def has_many(self) -> bool:
+        """Whether there are more methods than colours."""
+        return len(self.methods) > FEW_METHODS
 
-    def legend(self, **changes: Any) -> list[Line2D]:
-        """The entries of a legend of the methods; changes: parts of their style that differ."""
-        return [Line2D([], [], label=clean(name), **{**self.style(name), **changes}) for name in self.methods]
+    def colour(self, method: str) -> str:
+        """The colour of a method, see `method_colour`."""
+        return method_colour(self.methods, method, self.reference)
+
+    def legend(self, **look: Any) -> list[Line2D]:
+        """The entries of a legend of the methods, of all but the reference in one where these are many."""
+        names = {clean(name): self.colour(name) for name in self.methods}
+        if self.has_many:
+            names = {clean(self.reference): "C0", "other methods": "C1"}
+        return [Line2D([], [], label=name, color=colour, **look) for name, colour in names.items()]
 
     def seeds(self) -> str:
         """The number of seeds that means are over, in words."""
@@ -139,7 +156,6 @@ def _colours(theme: str) -> dict[str, str]:
 
 
 LIGHT, DARK = _colours("light"), _colours("dark")  # {name: #RRGGBB}; method-0 is the reference
-METHOD_COLOURS = len(LIGHT) - len(COLOURS)
 
 
 def figure_style(theme: str, width: float) -> dict[str, Any]:
@@ -148,15 +164,16 @@ def figure_style(theme: str, width: float) -> dict[str, Any]:
     return {**_read_style("common"), **_read_style(theme), "font.size": size}
 
 
-def method_style(methods: Sequence[str], name: str, reference: str = BASELINE) -> dict[str, Any]:
-    """Colour, dashes and marker by place among the methods of a suite; colours come again with other dashes.
+def method_colour(methods: Sequence[str], name: str, reference: str = BASELINE) -> str:
+    """The colour of a method by its place in a suite: `C0`, `C1` …, matplotlib's name for method-0, method-1 …
 
-    The colour is `C0`, `C1` …, matplotlib's name for method-0, method-1 …
+    More than FEW_METHODS methods share C1, and the reference alone has C0: so many colours could not be told apart.
     """
-    others = [method for method in methods if method != reference]
-    turn, colour = (0, -1) if name == reference else divmod(others.index(name), METHOD_COLOURS - 1)
-    dashes, marker = DASHES_AND_MARKERS[turn % len(DASHES_AND_MARKERS)]
-    return {"color": f"C{colour + 1}", "linestyle": dashes, "marker": marker}
+    if name == reference:
+        return "C0"
+    return (
+        "C1" if len(methods) > FEW_METHODS else f"C{1 + [method for method in methods if method != reference].index(name)}"
+    )
 
 
 def clean(name: str, max_chars: int = 24) -> str:

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
+
 import pandas as pd
 from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from bench.report.figures import base
+from bench.report.frame import guidance_of
 
 HEIGHT = 0.52  # of the width
-FEW_METHODS = 4  # whose bands and marks can be told apart
+BANDS = 4  # methods whose bands and marks can be told apart
+DASHES = ("-", (0, (4, 1.3)), (0, (1.2, 1.2)))  # of the rows of one guidance
+CUT = 0.06  # share of the accuracies, of the first epochs mostly, below the small multiples
+MULTIPLE_INCHES = 1.6  # least width of a panel with the rows of one guidance
 PANEL_INCHES = 0.66  # height of a small multiple
 
 
 def draw_curves(plot: base.Plot, width: float, title: str | None) -> Figure:
     """Draw all methods of a cell, named at their ends, and rings where they reach the reference's accuracy."""
     cells = plot.cells[plot.cells["seeds"] > 0].set_index("method")
-    few, last = len(cells) <= FEW_METHODS, plot.curves["epoch"].max()
+    if plot.has_many and len(cells) > 1:
+        return _draw_multiples(plot, cells, width, title)
+    few, last = len(cells) <= BANDS, plot.curves["epoch"].max()
     height = max(width * HEIGHT, (len(cells) * (4 if few else 1.2) + 3) * base.line_inches())
     figure = base.new_figure(width, height, title, _note(plot, few))
     axes, labels = figure.subplots(), []
@@ -27,17 +37,51 @@ def draw_curves(plot: base.Plot, width: float, title: str | None) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     for method, cell in cells[::-1].iterrows():  # the reference on top
         end = _draw_method(axes, plot, method, few, linewidth=1.8 if few else 1.2), cell["last_mean"]
+        _mark_stops(axes, plot, method)
         std = "" if pd.isna(cell["last_std"]) else f" ± {cell['last_std']:.2f}"
         name, accuracy = base.clean(method), cell["last_mean"]
         text = f"{name}\n{accuracy:.2f}{std} %" if few else f"{accuracy:.1f}  {name}"
         if few and not pd.isna(cell["speedup_epochs_mean"]):
             text += f"\n{cell['speedup_epochs_mean']:.1f}× as fast"
-        line = {**plot.style(method), "linewidth": 1}
-        del line["marker"]
-        labels.append(base.label_right(axes, end, text, **line))
+        labels.append(base.label_right(axes, end, text, color=plot.colour(method), linewidth=1))
     if plot.reference in cells.index and last > 1:
         _mark_reached(axes, cells, plot)
     base.spread_labels(figure, [labels])
+    return figure
+
+
+def _draw_multiples(plot: base.Plot, cells: pd.DataFrame, width: float, title: str | None) -> Figure:
+    """Draw a panel per guidance, the largest gain first, each with the reference behind its rows."""
+    groups = [list(own.index) for _, own in cells.drop(plot.reference, errors="ignore").groupby(guidance_of, sort=False)]
+    columns, rows = max(2, int(width / MULTIPLE_INCHES)), max(map(len, groups))
+    note = f"{plot.measure.capitalize()} (%) per epoch; numbers: gain of the last epoch, in points; sorted by the largest."
+    note = f"{note} {_note(plot, bands=False, rings=False)}"
+    legend = [Line2D([], [], label=base.clean(plot.reference), color="C0"), Line2D([], [], label="method", color="C1")]
+    legend += [Line2D([], [], label="other settings", color="C1", linestyle=DASHES[1])] * (rows > 1)
+    lines, last = -(-len(groups) // columns), plot.curves["epoch"].max()
+    height = lines * (PANEL_INCHES + (0.8 * rows + 1) * base.line_inches()) + 1.5 * base.line_inches()
+    figure = base.new_figure(width, height, title, note, legend)
+    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+    for axes, own in itertools.zip_longest(grid.flat, groups):
+        if own is None:
+            axes.set_visible(False)
+            continue
+        axes.grid(axis="y")
+        if plot.reference in cells.index:
+            _draw_method(axes, plot, plot.reference, False, linewidth=1.2)
+        for method, dashes in zip(own, itertools.cycle(DASHES)):
+            _draw_method(axes, plot, method, False, linewidth=1.4, linestyle=dashes)
+            _mark_stops(axes, plot, method)
+        settings = [method.partition(" ")[2] if len(own) > 1 else "" for method in own]
+        gains = ["" if pd.isna(gain) else base.signed(gain, 2) for gain in cells.loc[own, "gain_mean"]]
+        texts = [" ".join(filter(None, (base.clean(setting), gain))) for setting, gain in zip(settings, gains, strict=True)]
+        ground = {"facecolor": axes.get_facecolor(), "edgecolor": "none", "alpha": 0.8, "pad": 1}
+        place = {"transform": axes.transAxes, "ha": "right", "va": "bottom", "size": "small", "bbox": ground}
+        axes.text(0.98, 0.04, "\n".join(texts), **place)
+        axes.set_title(base.clean(guidance_of(own[0]) if len(own) > 1 else own[0]), size="small")
+    shown = plot.curves["test_accuracy"]
+    grid[0, 0].set(xlim=(min(1, last - 1), last), ylim=(shown.quantile(CUT), None))
+    grid[0, 0].locator_params(axis="both", nbins=3)
     return figure
 
 
@@ -47,21 +91,32 @@ def draw_suite(plot: base.Plot, width: float, title: str | None) -> Figure:
     two = len(plot.methods) == 2
     note = f"{plot.measure.capitalize()} (%) per epoch. {plot.seeds()}."
     note += " Numbers: gain of the last epoch, in points." if two else ""
+    note += (
+        " Numbers: the largest gain of the last epoch, in points, of the method in blue; grey: others."
+        if plot.has_many
+        else ""
+    )
     panel_height = max(PANEL_INCHES, 1.2 * (1 + plot.setting_lines) * base.line_inches())
     height = len(rows) * panel_height + 3 * base.line_inches()
-    figure = base.new_figure(width, height, title, note, plot.legend(marker=""))
+    figure = base.new_figure(width, height, title, note, plot.legend())
     grid = figure.subplots(len(rows), len(datasets), sharex="col", sharey=True, squeeze=False)
     for line, row in zip(grid, rows.itertuples(index=False), strict=True):
         line[0].set_ylabel(base.row_label(*row), rotation=0, ha="right", va="center", color=rcParams["text.color"])
         for axes, dataset in zip(line, datasets, strict=True):
             part = plot.of(row.model, dataset, row.variant)
-            for method in part.cells.loc[part.cells["seeds"] > 0, "method"][::-1]:
-                _draw_method(axes, part, method, two, linewidth=1.3)
+            own = part.cells[part.cells["seeds"] > 0].set_index("method")
+            best = own["gain_mean"].idxmax() if plot.has_many and own["gain_mean"].notna().any() else None
+            grey = set(own.index) - {plot.reference, best} if plot.has_many else ()
+            for method in sorted(own.index, key=lambda name: (name not in grey, name == plot.reference)):
+                look = {"color": rcParams["axes.edgecolor"], "linewidth": 0.5} if method in grey else {"linewidth": 1.3}
+                _draw_method(axes, part, method, two, **look)
             axes.grid(axis="y")
             axes.locator_params(axis="y", nbins=3)
             texts = part.cells.loc[part.cells["seeds"] == 0, "status"].unique()
             if two and not len(texts):
                 texts = [base.signed(gain, 1) for gain in part.cells["gain_mean"].dropna()]
+            if plot.has_many:
+                texts = [base.clean(best, 16), base.signed(own.at[best, "gain_mean"], 1)] if best else texts[:1]
             axes.text(0.98, 0.08, "\n".join(texts), transform=axes.transAxes, ha="right", size="small")
     for axes, dataset in zip(grid[0], datasets, strict=True):
         axes.set_title(base.clean(dataset, 14), size="small", weight="normal")
@@ -71,16 +126,22 @@ def draw_suite(plot: base.Plot, width: float, title: str | None) -> Figure:
     return figure
 
 
-def _draw_method(axes: Axes, plot: base.Plot, method: str, band: bool, linewidth: float) -> int:
-    """Draw the mean over seeds; with `band`, also ± 1 standard deviation. Returns the last epoch."""
+def _draw_method(axes: Axes, plot: base.Plot, method: str, band: bool, **look: Any) -> int:
+    """Draw the mean over seeds; with `band`, also ± 1 standard deviation. look: of the line. Returns the last epoch."""
     curves = plot.curves[plot.curves["method"] == method]
     accuracy = curves.pivot(index="epoch", columns="seed", values="test_accuracy").dropna()
-    mean, std, style = accuracy.mean(axis=1), accuracy.std(axis=1), plot.style(method)
+    mean, std, look = accuracy.mean(axis=1), accuracy.std(axis=1), {"color": plot.colour(method)} | look
     if band and accuracy.shape[1] > 1:
-        axes.fill_between(accuracy.index, mean - std, mean + std, color=style["color"], alpha=0.2, linewidth=0)
-    style["marker"] = style["marker"] if len(accuracy) == 1 else ""
-    axes.plot(mean, **style, linewidth=linewidth)
+        axes.fill_between(accuracy.index, mean - std, mean + std, color=look["color"], alpha=0.2, linewidth=0)
+    axes.plot(mean, marker="o" if len(accuracy) == 1 else "", **look)
     return curves["epoch"].max()
+
+
+def _mark_stops(axes: Axes, plot: base.Plot, method: str) -> None:
+    """Draw a tick on the mean where the guidance of a seed ended by itself."""
+    curves = plot.curves[plot.curves["method"] == method]
+    stops = curves.groupby("epoch")["test_accuracy"].mean().reindex(curves["guidance_stop_epoch"].dropna().unique())
+    axes.plot(stops, "|", color=plot.colour(method), markersize=8, markeredgewidth=1.2)
 
 
 def _mark_reached(axes: Axes, cells: pd.DataFrame, plot: base.Plot) -> None:
@@ -88,13 +149,15 @@ def _mark_reached(axes: Axes, cells: pd.DataFrame, plot: base.Plot) -> None:
     level = cells.at[plot.reference, "last_mean"]
     axes.axhline(level, color="C0", linewidth=0.8, linestyle=(0, (4, 3)))
     for method, epoch in cells.drop(plot.reference)["epochs_to_reach_mean"].dropna().items():
-        colour = plot.style(method)["color"]
-        axes.plot(epoch, level, "o", markersize=6, markerfacecolor=rcParams["axes.facecolor"], color=colour, zorder=4)
+        look = {"markerfacecolor": rcParams["axes.facecolor"], "color": plot.colour(method)}
+        axes.plot(epoch, level, "o", markersize=6, **look, zorder=4)
 
 
-def _note(plot: base.Plot, bands: bool) -> str:
+def _note(plot: base.Plot, bands: bool, rings: bool = True) -> str:
     text = plot.seeds() + ("; band: ± 1 standard deviation" if bands and plot.cells["seeds"].max() > 1 else "")
-    if plot.cells["epochs_to_reach_mean"].count() > 1:  # the reference's own is one
+    if plot.curves["guidance_stop_epoch"].notna().any():
+        text += "; ticks: the epochs after which guidance ended by itself"
+    if rings and plot.cells["epochs_to_reach_mean"].count() > 1:  # the reference's own is one
         text += f"; rings: the epoch, mean over seeds, in which a run first has the final accuracy of {plot.over}"
     lost = plot.cells[plot.cells["diverged_seeds"] > 0].itertuples()
     parts = [f"{row.diverged_seeds} of {row.seeds + row.diverged_seeds} of {base.clean(row.method)}" for row in lost]

@@ -25,22 +25,23 @@ from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
 from bench.cli import count, duration
+from bench.config.names import split_id
 from bench.config.registry import Registry
 from bench.config.schema import Recipe, RecipeError
 from bench.config.suite import BASELINE, Suite
-from bench.report import tables
-from bench.report.figures.base import DARK, LIGHT, method_style
-from bench.report.frame import CELL, RUN
+from bench.report import tables, teacher_seeds
+from bench.report.figures.base import DARK, LIGHT, method_colour
+from bench.report.figures.comparisons import gain_limits
+from bench.report.frame import CELL, METHOD, RUN, guidance_of
 from bench.report.papers import MARKS
 from bench.report.reproductions import NOTE, TITLE
-from bench.report.suite_report import SuiteReport
+from bench.report.suite_report import FEW_METHODS, SuiteReport
 
 PARTS = Path(__file__).parent
 # In this order they are one script, so that each may use what those before it define.
 SCRIPTS = ("state.js", "table.js", "curves.js", "cell.js", "start.js")
 _ENVIRONMENT = ["machine", "device", "processor", "threads", "world_size", "precision", "compile", "version", "libraries"]
 _SPEEDUPS = ["speedup_epochs_mean", "speedup_seconds_mean", "speedup_seconds_with_teacher_mean"]
-_MARKERS = {"o": "round", "s": "square", "^": "triangle"}  # of matplotlib: the class in page.css
 
 Row = dict[str, Any]
 
@@ -67,6 +68,8 @@ def render_page(suites: Sequence[SuiteReport], *, in_folder: bool = False) -> st
         figures={context["report"].suite.name: context["figures"] for context in contexts},
         colours={name: f"light-dark({light}, {DARK[name]})" for name, light in LIGHT.items()},
         marks=MARKS,
+        seeds_title=teacher_seeds.TITLE,
+        seeds_note=teacher_seeds.NOTE,
         others_title=TITLE,
         others_note=NOTE,
     )
@@ -80,18 +83,22 @@ def _command(recipe_id: str, seed: int, options: Sequence[object]) -> str:
 
 def _suite(report: SuiteReport) -> dict[str, Any]:
     """What template.html shows of a suite. rows: one per method of a cell, with its runs and the row of its reference."""
-    suite, styles, cells = report.suite, _styles(report), _grouped(report.cells, CELL)
-    recipes = {(entry.id, entry.variant): (entry, recipe) for entry, recipe in report.recipes}
-    runs = _grouped(report.runs.assign(texts=_rows(tables.runs_table(report)), curve=_curves(report)), ["id", "variant"])
+    suite, cells = report.suite, _grouped(report.ranked_cells, CELL)
+    colours = {name: int(method_colour(suite.methods, name, suite.reference).removeprefix("C")) for name in suite.methods}
+    many = len(suite.methods) > FEW_METHODS
+    recipes = {(*split_id(one.id)[:2], one.variant, one.method): (one, recipe) for one, recipe in report.recipes}
+    runs = _grouped(report.runs.assign(texts=_rows(tables.runs_table(report)), curve=_curves(report)), METHOD)
     folder = _recipes_dir(suite)
     for run in itertools.chain.from_iterable(runs.values()):
         run["facts"] = {name: run[name] for name in _ENVIRONMENT if run[name] is not None}
         run["environment"] = json.dumps(run["facts"], sort_keys=True)
     for cell, rows in cells.items():
         for row in rows:
-            entry, recipe = recipes[row["id"], row["variant"]]
+            method = tuple(row[name] for name in METHOD)
+            entry, recipe = recipes[method]
             row["key"] = f"{_key(cell)}/{row['method']}"
-            row["runs"] = runs.get((row["id"], row["variant"]), [])
+            row["runs"] = runs.get(method, [])
+            row["guidance"] = guidance_of(row["method"])
             row["listed"] = row["method"] != suite.reference or len(rows) == 1  # in the table of results
             row["reference"] = rows[0] if rows[0]["method"] == suite.reference else None
             options = [*suite.run_options(entry, recipe), *folder]
@@ -107,8 +114,7 @@ def _suite(report: SuiteReport) -> dict[str, Any]:
         for method, own in others.groupby("method", sort=False)
         if own["gain_mean"].notna().any()
     ]
-    bounds = [0.0, *report.cells[["gain_mean", "gain_low", "gain_high"]].to_numpy().flat]
-    low, high = np.nanmin(bounds), np.nanmax(bounds)
+    low, high = gain_limits(others, many)
     return {
         "report": report,
         "cells": cells,
@@ -118,13 +124,22 @@ def _suite(report: SuiteReport) -> dict[str, Any]:
             "Convergence": _by_cell(tables.convergence_table(report)),
             "Cost": _by_cell(tables.cost_table(report)),
         },
+        "teacher_seeds": [(one.title, _rows(one.texts), one.sentence) for one in teacher_seeds.seed_tables(report)],
         "others": {where: _rows(table) for where, table in tables.reproduction_tables(report).items()},
         "published": _grouped(report.published, ["model", "dataset"]),
         "teachers": {cell: tables.teacher_sentences(own) for cell, own in report.runs.groupby(CELL)},
         "variants": list(dict.fromkeys(filter(None, (variant for _, _, variant in cells)))),
         "command": _suite_command(suite, folder),
-        "styles": styles,
-        "figures": {_key(cell): [_figure(row, styles[row["method"]]) for row in rows] for cell, rows in cells.items()},
+        "many": many,
+        "corrected": report.cells["comparisons"].max() > 1,
+        "accuracy_note": tables.accuracy_note(report),
+        "colours": colours,
+        "figures": {
+            _key(cell): [
+                _figure(row, None if many and row["method"] != suite.reference else colours[row["method"]]) for row in rows
+            ]
+            for cell, rows in cells.items()
+        },
         "cell_keys": {cell: _key(cell) for cell in cells},
         "ticks": MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, max(high, low + 1)).tolist(),
         "complete": sum(all(row["status"] == "complete" for row in rows) for rows in cells.values()),
@@ -181,22 +196,15 @@ def _curves(report: SuiteReport) -> list[list[int]]:
     return [curves[key] for key in report.runs[RUN].itertuples(index=False, name=None)]
 
 
-def _figure(row: Row, style: Row) -> Row:
-    """What curves.js draws of a method."""
+def _figure(row: Row, colour: int | None) -> Row:
+    """What curves.js draws of a method. colour: the number of its CSS variable; None: of those that are free."""
     runs = [{name: run[name] for name in ("diverged", "epochs", "seconds", "curve")} for run in row["runs"]]
+    for one, run in zip(runs, row["runs"], strict=True):
+        if run["guidance_stop_epoch"] is not None:
+            one["stop"] = run["guidance_stop_epoch"]
     is_reference = row["reference"] is not None and row["method"] == row["reference"]["method"]
     shown = {name: row[name] for name in ("method", "last_mean", "epochs_to_reach_mean")}
-    return shown | style | {"runs": runs, "reference": is_reference}
-
-
-def _styles(report: SuiteReport) -> dict[str, Row]:
-    """How each method is drawn, as in the figures. colour: the number of its CSS variable; marker: a class in page.css."""
-    out = {}
-    for name in report.suite.guidance:
-        style = method_style(report.suite.guidance, name, report.suite.reference)
-        dash = [] if style["linestyle"] == "-" else style["linestyle"][1]
-        out[name] = {"colour": int(style["color"].removeprefix("C")), "marker": _MARKERS[style["marker"]], "dash": dash}
-    return out
+    return shown | {"colour": colour, "runs": runs, "reference": is_reference}
 
 
 def _yaml_of(recipe: Recipe) -> str:

@@ -37,7 +37,7 @@ function linesOf(methods, lengthOfEpoch, singleSeeds) {
   const out = { tables: [], series: [{}], bands: [], lines: [] };
   for (const method of methods) {
     const stroke = resolved(`method-${method.colour}`);
-    const dash = method.dash.map((length) => 2.5 * length);
+    const dash = method.dash ?? [];
     const finished = method.runs.filter((run) => !run.diverged);
     for (const run of singleSeeds || !finished.length ? method.runs : []) {
       const curve = curveOf(run);
@@ -63,13 +63,14 @@ function linesOf(methods, lengthOfEpoch, singleSeeds) {
 
 /** Draw the curves of a cell into the `.chart` of an element, and their values into its `.readout`.
  *
- * options: methods, a Set of names, or nothing for all; byTime: by wall time, not epochs; singleSeeds; height in px.
+ * options: methods, a Set of names, or nothing for all; looks: colours of those that have none, see `giveLooks`; byTime: by wall time, not epochs; singleSeeds; height in px.
  */
 function drawCurves(element, suite, cell, options) {
   const [host, readout] = [".chart", ".readout"].map((kind) => element.querySelector(kind));
   removeFigure(host);
   const all = curveData[suite][cell];
-  const methods = all.filter(({ method, runs }) => runs.length && (options.methods?.has(method) ?? true));
+  const methods = all.filter(({ method, runs }) => runs.length && (options.methods?.has(method) ?? true))
+    .map((method) => ({ ...method, ...options.looks?.get(method.method) }));
   const longest = Math.max(...methods.flatMap(({ runs }) => runs.map((run) => run.seconds)));
   const [unit, unitName] = longest > 7200 ? [3600, "hours"] : longest > 300 ? [60, "minutes"] : [1, "seconds"];
   const lengthOfEpoch = (runs) => (options.byTime ? mean(runs.map((run) => run.seconds / run.epochs)) / unit : 1);
@@ -108,7 +109,7 @@ function drawCurves(element, suite, cell, options) {
       { ...axis, label: "test accuracy (%)", size: 48 },
     ],
     hooks: {
-      draw: [(plot) => lines.forEach((line) => markReached(plot, line, target))],
+      draw: [(plot) => lines.forEach((line) => { markReached(plot, line, target, lines.length <= 2); markStops(plot, line); })],
       setCursor: [(plot) => read(plot.cursor.left >= 0 ? plot.posToVal(plot.cursor.left, "x") : null)],
     },
   }, tables.length ? uPlot.join(tables) : [[]], host);
@@ -127,8 +128,26 @@ function removeFigure(host) {
   figures.delete(host);
 }
 
-/** A circle where a method reaches `target`, the reference's final accuracy, with dashed lines to the axis and to the end. */
-function markReached(plot, { method, step, stroke }, target) {
+/** A tick on the mean where the guidance of a seed ended by itself. */
+function markStops(plot, { method, step, stroke, mean: values }) {
+  const { ctx, bbox } = plot;
+  ctx.save();
+  ctx.lineWidth = 2 * devicePixelRatio;
+  ctx.strokeStyle = stroke;
+  for (const { stop } of method.runs) {
+    const [x, y] = [plot.valToPos(stop * step, "x", true), plot.valToPos(values[stop - 1], "y", true)];
+    if (stop && x >= bbox.left && x <= bbox.left + bbox.width) {
+      ctx.stroke(new Path2D(`M${x} ${y - 9 * devicePixelRatio}V${y + 9 * devicePixelRatio}`));
+    }
+  }
+  ctx.restore();
+}
+
+/** A circle where a method reaches `target`, the reference's final accuracy, with dashed lines to the axis and to the end.
+ *
+ * named: whether there is room for the epoch.
+ */
+function markReached(plot, { method, step, stroke }, target, named) {
   const epoch = method.epochs_to_reach_mean;
   if (method.reference || epoch === null) return;
   const { ctx, bbox } = plot;
@@ -152,6 +171,6 @@ function markReached(plot, { method, step, stroke }, target) {
   ctx.font = `600 ${14 * ratio}px system-ui, sans-serif`;
   ctx.fillStyle = resolved("text");
   ctx.textAlign = nearEnd ? "right" : "left";
-  ctx.fillText(`epoch ${epoch.toFixed(1)}`, x + (nearEnd ? -8 : 8) * ratio, bottom - 8 * ratio);
+  if (named) ctx.fillText(`epoch ${epoch.toFixed(1)}`, x + (nearEnd ? -8 : 8) * ratio, bottom - 8 * ratio);
   ctx.restore();
 }

@@ -58,7 +58,7 @@ function showTable(section) {
     body.append(...rows);
     rows.forEach((row) => { row.hidden = !passes(row); });
     const shown = rows.filter((row) => !row.hidden);
-    shown.forEach((row, i) => row.classList.toggle("repeated", shown[i - 1]?.dataset.student === row.dataset.student));
+    shown.forEach((row, i) => row.classList.toggle("repeated", shown[i - 1]?.dataset.group === row.dataset.group));
     body.hidden = !shown.length;
   }
   const count = shownRows(section).length;

@@ -1,0 +1,274 @@
+"""What guidance changes inside students: their attention distances and CKA, by the functions in measures.py."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.config.names import split_id
+from bench.config.schema import Recipe, RecipeError
+from bench.config.suite import BASELINE
+from bench.data.loaders import unaugmented
+from bench.data.store import open_dataset
+from bench.data.subsets import EVALUATED_ON, Subset
+from bench.models import default_feature_layers
+from bench.models.features import FeatureExtractor, block_names
+from bench.rng import Stream, generator
+from bench.runs.record import Record
+from bench.share.load import Folders, read_run, trained_network
+from bench.share.measures import block_distances, centred_gram, cka
+from bench.share.pair import trained_teacher
+from bench.train.teacher import Teacher
+
+TEACHER = "teacher"
+MIN_IMAGES = 16  # of a minibatch; the unbiased estimator needs four
+ATTENTION_IMAGES = 16  # at once: the attention of DeiT-Ti at 224 px takes 6 MB an image
+
+
+class AttentionRow(NamedTuple):
+    """The mean attention distance of a head, in px of the student's input."""
+
+    method: str
+    seed: int
+    block: int  # from 0
+    layer: str  # the module of the block
+    head: int
+    distance_px: float
+    uniform_px: float  # if all keys had the same attention
+
+
+class SimilarityRow(NamedTuple):
+    """The CKA of a block's map and a map of the teacher, or of the same seed's run of another method."""
+
+    method: str
+    seed: int
+    block: int
+    layer: str
+    other: str  # "teacher" or a method
+    other_block: int  # from 0; of a teacher, which of its feature layers
+    other_layer: str
+    cka: float
+
+
+class Analysis(NamedTuple):
+    """The result of `analyze_runs`.
+
+    subject: student, dataset and images in words.
+    reference: the method that the others are compared with.
+    compared: {feature layer of the teacher: the student's block that locality guidance compares with it}.
+    notes: sentences on what is not comparable or missing.
+    """
+
+    subject: str
+    reference: str
+    attention: list[AttentionRow]
+    similarity: list[SimilarityRow]
+    compared: dict[str, int]
+    notes: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    folder: Path
+    record: Record
+    recipe: Recipe
+    method: str  # its label
+    student: FeatureExtractor  # its maps are the outputs of all blocks
+
+    @property
+    def name(self) -> str:
+        return f"{self.method} seed {self.recipe.seed}"
+
+
+def analyze_runs(
+    folders: Sequence[Path], images: int, data_dir: str | Path, device: torch.device, recipes_dir: Folders = ()
+) -> Analysis:
+    """Attention distances and CKA of runs of one student on one dataset, in fp32, on images that they were evaluated on.
+
+    The teacher is that of the first run that has one. The images are the same for all runs, in a fixed random order, in
+    minibatches of about the training batch of that run, by which a teacher with `bn: batch` normalises them.
+
+    Raises:
+        RecipeError: a run or the teacher's weights are missing, or the runs are not of one student and the same images.
+    """
+    runs = _load(folders, device, recipes_dir)
+    first, methods = runs[0], [run.method for run in runs]
+    reference = BASELINE if BASELINE in methods else methods[0]
+    guided = next((run for run in runs if run.recipe.teacher is not None), None)
+    teacher = trained_teacher(guided.folder, guided.recipe, guided.record).to(device) if guided else None
+    subset = _subset(runs, data_dir)
+    order = generator(0, Stream.ORDER).permutation(len(subset))[:images]
+    batch = max((guided or first).recipe.train.batch_size, MIN_IMAGES)
+    batches = [subset.indices[part] for part in np.array_split(order, max(1, round(len(order) / batch)))]
+    others = {run.recipe.seed: run for run in runs if run.method == reference}
+    pairs = [(run, TEACHER, TEACHER, teacher.network) for run in runs if teacher is not None]
+    for run in runs:
+        if (other := others.get(run.recipe.seed)) not in (None, run):
+            pairs.append((run, other.name, other.method, other.student))
+    grams = (_grams(runs, guided, teacher, subset, indices, device) for indices in batches)
+    matrices = cka(grams, [(run.name, other) for run, other, *_ in pairs])
+    attention, notes = _attention_rows(runs, subset, np.concatenate(batches), device)
+    similarity = [
+        SimilarityRow(
+            run.method, run.recipe.seed, block, layer, method, *theirs, matrices[run.name, other][block, theirs[0]].item()
+        )
+        for run, other, method, network in pairs
+        for block, layer in enumerate(run.student.feature_layers)
+        for theirs in enumerate(network.feature_layers)
+    ]
+    if teacher is None:
+        notes.append("No run has a teacher: give a guided run too for the similarity to its teacher.")
+    for run in runs:
+        if (own := run.record.teacher) is not None and own.weights != guided.record.teacher.weights:
+            notes.append(
+                f"{run.name} was guided by another teacher ({own.id} seed {own.seed}) than the one compared with here, that"
+                f" of {guided.name}."
+            )
+    if not attention and not similarity:
+        raise RecipeError(f"{first.folder}: nothing can be computed. {' '.join(notes)}")
+    model, dataset, _ = split_id(first.recipe.id)
+    where = EVALUATED_ON[first.record.dataset.evaluated_on]
+    subject = f"{model} on {dataset}: {len(order):,} {where} images of {first.recipe.model.image_size} px"
+    compared = _compared(guided, teacher) if guided else {}
+    return Analysis(subject, reference, attention, similarity, compared, notes)
+
+
+def _load(folders: Sequence[Path], device: torch.device, recipes_dir: Folders) -> list[_Run]:
+    """The runs, each once. Raises RecipeError if they are not of one student and the same images."""
+    found = {}
+    for folder in folders:
+        record, recipe = read_run(folder, recipes_dir)
+        found.setdefault((recipe.hash, recipe.seed), (folder, record, recipe))
+        if recipe.model.role == "teacher":
+            raise RecipeError(f"{folder}: the run of a teacher: name runs of students, guided ones bring their teacher")
+    runs = list(found.values())
+    first = _same(*runs[0][1:])
+    for folder, record, recipe in runs[1:]:
+        if differing := [what for what, value in _same(record, recipe).items() if value != first[what]]:
+            raise RecipeError(
+                f"{folder}: {recipe.id} has {differing[0]} than {runs[0][0]}, {runs[0][2].id}: all runs must be of one"
+                " student, with one image size, and evaluated on the same images"
+            )
+    methods = method_labels([recipe for *_, recipe in runs])
+    out = []
+    for (folder, record, recipe), method in zip(runs, methods, strict=True):
+        network = trained_network(folder, recipe, record.dataset.classes, record.weights)
+        student = FeatureExtractor(network, recipe.model, (), block_names(network, recipe.model)).eval().to(device)
+        out.append(_Run(folder, record, recipe, method, student.requires_grad_(False)))
+    return out
+
+
+def _same(record: Record, recipe: Recipe) -> dict[str, object]:
+    """What all runs must have in common, by words for what differs."""
+    data, of = recipe.data, record.dataset
+    student = dataclasses.replace(recipe.model, feature_layers=(), drop_path_rate=0.0)
+    images = (of.fingerprint, of.evaluated_on, data.subset, data.holdout, data.test_share)
+    return {"another student": student, "other images": images}
+
+
+def method_labels(recipes: Sequence[Recipe]) -> list[str]:
+    """The method of each recipe; where several recipes have one, with the keys that differ, as `kd alpha=0.5`."""
+    of_method = defaultdict(dict)
+    for recipe in recipes:
+        of_method[split_id(recipe.id)[2]].setdefault(recipe.hash, dict(_flat(recipe.to_dict())))
+    labels = []
+    for recipe in recipes:
+        method = split_id(recipe.id)[2]
+        own, others = of_method[method][recipe.hash], of_method[method].values()
+        differing = [name for name in own if any(other.get(name) != own[name] for other in others)]
+        settings = (f"{name.removeprefix('guidance.params.')}={own[name]}" for name in differing)
+        labels.append(" ".join([method, *settings]))
+    return labels
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The keys of a recipe with their values, as train.lr; without hashes, and the student's seed."""
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif name != "hash" and prefix + name != "seed":
+            yield prefix + name, value
+
+
+def _subset(runs: Sequence[_Run], data_dir: str | Path) -> Subset:
+    """The images that the runs were evaluated on. Raises RecipeError if these are others than the recorded ones."""
+    first = runs[0]
+    dataset = open_dataset(first.recipe.data, data_dir)
+    if dataset.fingerprint != first.record.dataset.fingerprint:
+        raise RecipeError(
+            f"{first.folder}: trained with other images (fingerprint {first.record.dataset.fingerprint[:8]}) than"
+            f" {first.recipe.data.name} has here ({dataset.fingerprint[:8]})"
+        )
+    subset = dataset.evaluation(first.recipe.data)
+    if len(subset) < MIN_IMAGES:
+        raise RecipeError(f"{first.folder}: evaluated on {len(subset)} images, and {MIN_IMAGES} are needed")
+    return subset
+
+
+@torch.no_grad()
+def _grams(
+    runs: Sequence[_Run],
+    guided: _Run | None,
+    teacher: Teacher | None,
+    subset: Subset,
+    indices: np.ndarray,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """The centred Gram matrices of all maps of the runs and the teacher for one minibatch, on the CPU."""
+    out = {}
+    for run in runs:
+        images = unaugmented(run.recipe, subset.images, indices, device)
+        out[run.name] = torch.stack([centred_gram(of_block).cpu() for of_block in run.student(images)[1]])
+        if run is guided:
+            if run.recipe.guidance.teacher.offline:
+                seen = unaugmented(run.recipe.teacher, subset.images, indices, device)
+            else:
+                seen = teacher.resize_input(images)
+            out[TEACHER] = torch.stack([centred_gram(of_layer).cpu() for of_layer in teacher(seen).maps])
+    return out
+
+
+def _attention_rows(
+    runs: Sequence[_Run], subset: Subset, indices: np.ndarray, device: torch.device
+) -> tuple[list[AttentionRow], list[str]]:
+    """The distances of all runs; or none, and a sentence why."""
+    rows = []
+    parts = [indices[first : first + ATTENTION_IMAGES] for first in range(0, len(indices), ATTENTION_IMAGES)]
+    for run in runs:
+        sums: dict[str, Tensor] = defaultdict(float)
+        uniform: dict[str, float] = {}
+        for part in parts:
+            images = unaugmented(run.recipe, subset.images, part, device)
+            try:
+                found = block_distances(run.student, images)
+            except ValueError as problem:
+                return [], [f"Attention distances are missing: {problem}."]
+            for layer, (of_heads, of_uniform) in found.items():
+                sums[layer] = sums[layer] + of_heads.double().cpu() * len(part)
+                uniform[layer] = of_uniform
+        for layer, total in sums.items():
+            block = run.student.feature_layers.index(layer)
+            for head, value in enumerate((total / len(indices)).tolist()):
+                rows.append(AttentionRow(run.method, run.recipe.seed, block, layer, head, value, uniform[layer]))
+    return rows, []
+
+
+def _compared(guided: _Run, teacher: Teacher) -> dict[str, int]:
+    """{feature layer of the teacher: the student's block that locality guidance compares with it}."""
+    guidance, model, network = guided.recipe.guidance, guided.recipe.model, guided.student.network
+    methods = dict(zip(guidance.method.split("+"), guidance.params, strict=True))
+    if "locality" not in methods:
+        return {}
+    pairs = list(
+        zip(model.feature_layers or default_feature_layers(network, model), teacher.network.feature_layers, strict=False)
+    )
+    stages = methods["locality"].stages
+    shown, blocks = pairs if stages is None else [pairs[stage] for stage in stages], guided.student.feature_layers
+    return {theirs: blocks.index(ours) for ours, theirs in shown if ours in blocks}

@@ -1,0 +1,153 @@
+"""`python -m bench speed --methods`: the step time of every guidance method over that of the baseline.
+
+Each method alternates with the baseline, since machines drift. On a CPU the time that the process computes is taken, in
+which other load of the machine does not count; with one thread and no data workers it is the step time of an idle machine.
+Two processes are alive at a time, so memory is bounded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from statistics import median
+
+from bench.config.registry import Registry
+from bench.config.schema import Recipe, RecipeError
+from bench.config.suite import Suite
+from bench.train import speed_variant
+from bench.train.speed_process import described, headline, seconds_per_step, turn_lengths, variant_process
+from bench.train.speed_variant import Environment, Usage, Variant
+
+BASELINE = "baseline"
+
+
+@dataclass(frozen=True)
+class MethodSpeed(Usage):
+    """The median turn of a method.
+
+    ms: per step; on a CPU, those that the process computes.
+    ratio: of its step time to that of the baseline, and its range over turns.
+    """
+
+    ms: float
+    ratio: float
+    ratio_range: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class MethodsReport:
+    """All measurements.
+
+    baseline: its recipe.
+    methods: by name, the cheapest first; the baseline is among them.
+    left_out: why a method cannot be measured, by name.
+    """
+
+    baseline: Recipe
+    steps: int
+    methods: dict[str, MethodSpeed]
+    left_out: dict[str, str]
+    environment: Environment
+
+    def to_dict(self) -> dict[str, object]:
+        """The measurements as JSON content."""
+        methods = {name: dataclasses.asdict(speed) for name, speed in self.methods.items()}
+        environment = dataclasses.asdict(self.environment)
+        return {**described(self.baseline, self.steps), "methods": methods, "left_out": self.left_out, **environment}
+
+    def lines(self) -> Iterator[str]:
+        """The measurements as text."""
+        yield headline(self.baseline, self.methods[BASELINE], self.environment, self.steps)
+        width = max(map(len, self.methods))
+        ms = "CPU ms per step" if self.environment.hardware.device == "cpu" else "ms per step"
+        yield f"  {'method':<{width}}  {ms:>15}  over the baseline, and turns  peak MiB  parameters"
+        for name, speed in self.methods.items():
+            low, high = speed.ratio_range
+            yield (
+                f"  {name:<{width}} {speed.ms:>16,.1f}  {speed.ratio:>6.3f} ({low:.3f} to {high:.3f})"
+                f" {speed.peak_memory_mib:>14,.0f} {speed.guidance_parameters:>11,}"
+            )
+        for name, problem in self.left_out.items():
+            yield f"  {name} is left out: {problem}"
+
+
+def recipes_of_methods(arguments: argparse.Namespace) -> dict[str, Recipe | RecipeError]:
+    """The recipe of every guidance file for a student and dataset: the baseline, that of `--recipe`, then the others.
+
+    A recipe that is not possible with these settings is its error. Keys of the teacher do not concern those without one.
+    """
+    registry = Registry(*arguments.recipes_dir)
+    model, dataset, asked = registry.split(arguments.recipe)
+    if asked is None:
+        raise RecipeError(f"--methods: {arguments.recipe} is a teacher, which is not guided; name a student")
+    suite = Suite("", arguments.protocol, (), (), (), ()) if arguments.suite is None else registry.suite(arguments.suite)
+    if chosen := [text for text in arguments.set if text.startswith("guidance.method=")]:
+        raise RecipeError(f"--set {chosen[0]}: goes without --methods, which measures every guidance file")
+    suite = suite.with_settings(arguments.set)
+    recipes: dict[str, Recipe | RecipeError] = {}
+    for name in dict.fromkeys((BASELINE, asked, *registry.names("guidance"))):
+        try:
+            recipes[name] = registry.compose(f"{model}/{dataset}/{name}", suite=suite)
+        except RecipeError as error:
+            if name in (BASELINE, asked):
+                raise
+            recipes[name] = error
+    return recipes
+
+
+def measure_methods(
+    recipes: Mapping[str, Recipe | RecipeError],
+    data_dir: str,
+    synthetic: int | None,
+    steps: int,
+    say: Callable[[str], None] = lambda text: None,
+) -> MethodsReport:
+    """Time each method in turns with the baseline, and the steps of the first one in epochs without guidance.
+
+    Args:
+        recipes: from `recipes_of_methods`.
+        synthetic, steps, say: as of `bench.train.speed.measure`.
+
+    Raises:
+        RecipeError, RuntimeError: see `variant_process`. A method that cannot run is left out.
+    """
+    methods = {name: recipe for name, recipe in recipes.items() if name != BASELINE}
+    turns: dict[str, list[tuple[float, float]]] = {}  # seconds per step of a method, and of the baseline beside it
+    usage: dict[str, Usage] = {}
+    left_out: dict[str, str] = {}
+    began = time.monotonic()
+    say(f"{BASELINE}: warming up")
+    with variant_process(recipes[BASELINE], data_dir, synthetic) as baseline:
+        for number, (name, recipe) in enumerate(methods.items()):
+            left = (time.monotonic() - began) / number * (len(methods) - number) if usage else None
+            say(f"{name}, {number + 1} of {len(methods)}{'' if left is None else f', about {left / 60:.0f} min left'}")
+            try:
+                if isinstance(recipe, RecipeError):
+                    raise recipe
+                with variant_process(recipe, data_dir, synthetic) as own:
+                    rows = {name: Variant.train}
+                    if not usage:
+                        rows[f"{name}, after its stop"] = Variant.train_unguided
+                    for length in turn_lengths(steps):
+                        beside = seconds_per_step(baseline, Variant.train, length, of_cpu=True)
+                        for row, function in rows.items():
+                            taken = seconds_per_step(own, function, length, of_cpu=True)
+                            turns.setdefault(row, []).append((taken, beside))
+                    usage |= dict.fromkeys(rows, own(speed_variant.call, Variant.usage))
+            except RecipeError as error:
+                left_out[name] = str(error)
+        usage[BASELINE] = baseline(speed_variant.call, Variant.usage)
+        environment = baseline(speed_variant.call, Variant.environment)
+    turns[BASELINE] = [(beside, beside) for own in turns.values() for _, beside in own]
+    speeds = {name: _speed(turns[name], used) for name, used in usage.items()}
+    by_cost = dict(sorted(speeds.items(), key=lambda item: item[1].ratio))
+    return MethodsReport(recipes[BASELINE], steps, by_cost, left_out, environment)
+
+
+def _speed(turns: list[tuple[float, float]], usage: Usage) -> MethodSpeed:
+    ratios = [own / beside for own, beside in turns]
+    ms = 1e3 * median(own for own, _ in turns)
+    return MethodSpeed(**vars(usage), ms=ms, ratio=median(ratios), ratio_range=(min(ratios), max(ratios)))
