@@ -51,6 +51,7 @@ STRONGEST = {Kind.ROTATE: 30, Kind.SHEAR_X: 0.3, Kind.SHEAR_Y: 0.3, Kind.TRANSLA
 UNIFORM_DEVIATION = 100  # timm: with a larger mstd magnitudes are uniform
 RANGES = {"m": (0, MAX_MAGNITUDE), "mstd": (0, math.inf), "inc": (0, 1), "n": (1, MAX_LAYERS), "p": (0, 1)}
 SECTION = re.compile(r"(mstd|p|(?:m|inc|n)(?=[0-9]+$))([0-9]+(?:\.[0-9]+)?)")  # m, inc and n take whole numbers
+_compiled = functools.cache(functools.partial(torch.compile, dynamic=True))  # one graph for groups of any size
 
 
 @dataclass(frozen=True)
@@ -171,11 +172,6 @@ class _Group:
     def call(self, function: Callable[..., Tensor], *tensors: Tensor | int) -> Tensor:
         """The result of a function of the images and other tensors."""
         return (_compiled(function) if self.fused else function)(self.images, *tensors)
-
-
-@functools.cache
-def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    return torch.compile(function, dynamic=True)
 
 
 def _values(kinds: np.ndarray, arguments: np.ndarray, size: int) -> np.ndarray:
