@@ -108,7 +108,7 @@ def pairs_frame(runs: pd.DataFrame, curves: pd.DataFrame, reference: str = BASEL
     Both runs of a pair start from the same weights and see the same images in the same order. The reference's own runs are
     included.
 
-    model, dataset, variant, method, seed: of the run.
+    model, dataset, variant, method, seed, hash: of the run.
     gain, best_gain: test accuracy of the last and of the best epoch minus the reference's, in points.
     epochs_to_reach: the first epoch, from 1, with at least the reference's final accuracy; missing if there is none.
     speedup_epochs: the reference's own epochs_to_reach over the run's, so the reference against itself has exactly 1.
@@ -123,7 +123,7 @@ def pairs_frame(runs: pd.DataFrame, curves: pd.DataFrame, reference: str = BASEL
     base = paired[key].merge(paired[paired["method"] == reference], on=key)
     seconds = base["seconds_to_reach"].where((paired[MACHINE] == base[MACHINE]).all(axis=1))
     with_teacher, base_with_teacher = (own["seconds_to_reach"] + own["teacher_seconds"].fillna(0) for own in (paired, base))
-    return paired[RUN].assign(
+    return paired[[*RUN, "hash"]].assign(
         gain=paired["last_accuracy"] - base["last_accuracy"],
         best_gain=paired["best_accuracy"] - base["best_accuracy"],
         epochs_to_reach=paired["epochs_to_reach"],
@@ -257,11 +257,13 @@ def _pair_stats(pairs: pd.DataFrame, reference: str) -> pd.DataFrame:
     for name in REACH:  # a mean over the seeds that reach it would flatter a method that some seeds do not
         stats.loc[groups[name].count() < groups.size(), [f"{name}_mean", f"{name}_std"]] = np.nan
     stats["p_value"] = groups["gain"].agg(paired_p_value)
-    tested = stats.loc[stats.index.get_level_values("method") != reference, "p_value"].dropna().groupby(CELL)
-    corrected = pd.DataFrame(
-        [(key, len(own), *values) for _, own in tested for key, *values in zip(own.index, *holm(own), strict=True)],
-        columns=["method", "comparisons", "p_holm", "confidence"],
-    ).set_index("method")
+    tested = stats.assign(hash=groups["hash"].first()).loc[stats.index.get_level_values("method") != reference]
+    rows = []
+    for _, own in tested.dropna(subset="p_value").groupby(CELL):
+        distinct = own.drop_duplicates("hash")  # two rows of the same runs are one comparison
+        values = dict(zip(distinct["hash"], zip(*holm(distinct["p_value"]), strict=True), strict=True))
+        rows += [(key, len(distinct), *values[recipe]) for key, recipe in own["hash"].items()]
+    corrected = pd.DataFrame(rows, columns=["method", "comparisons", "p_holm", "confidence"]).set_index("method")
     stats[["comparisons", "p_holm"]] = corrected[["comparisons", "p_holm"]].reindex(stats.index)
     for end, confidence in (("", dict.fromkeys(stats.index, CONFIDENCE)), ("_holm", corrected["confidence"])):
         intervals = [paired_interval(gains, confidence.get(key, np.nan)) for key, gains in groups["gain"]]

@@ -117,7 +117,7 @@ def runs_table(report: SuiteReport) -> pd.DataFrame:
         "images/s": _value("images_per_second", ",.0f"),
         "hardware": _value("machine"),
     }
-    return _table(report.runs.merge(pairs, on=RUN, how="left"), columns)
+    return _table(report.runs.merge(pairs, on=[*RUN, "hash"], how="left"), columns)
 
 
 def reproduction_tables(report: SuiteReport) -> dict[str, pd.DataFrame]:

@@ -246,10 +246,13 @@ def test_rows_of_one_method_have_their_own_runs():
     rows = (SuiteMethod("guided", (("guidance.params.weight", SourcedValue(weight, "test")),)) for weight in (2.5, 25))
     several = dataclasses.replace(suite, rows=(*methods("baseline", "guided"), *rows))
     heavy = registry.suite_recipes(several)[3][1]
-    runs = [run("baseline", 0, [50.0]), run("guided", 0, [60.0]), make_run("quick", heavy, [70.0])]
+    runs = [run(name, seed, [last + seed]) for name, last in (("baseline", 50.0), ("guided", 60.0)) for seed in range(3)]
+    runs += [make_run("quick", heavy.with_seed(seed), [70.0 + seed / 2]) for seed in range(3)]
     found = cells(*runs, suite=several)
     gains = {name: row["gain_mean"] for name, row in found.items() if name != "baseline"}
-    assert gains == {"guided": 10.0, "guided weight=2.5": 10.0, "guided weight=25": 20.0}  # 2.5 is what the file has
+    assert gains == {"guided": 10.0, "guided weight=2.5": 10.0, "guided weight=25": 19.5}  # 2.5 is what the file has
+    assert {row["comparisons"] for name, row in found.items() if name != "baseline"} == {2}  # the same runs are one
+    assert found["guided"]["p_holm"] == found["guided weight=2.5"]["p_holm"]
 
 
 def test_a_run_belongs_to_every_cell_whose_recipe_it_has():
