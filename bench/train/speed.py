@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -40,6 +41,8 @@ def add_speed_options(parser: argparse.ArgumentParser) -> None:
 
 def run_speed(arguments: argparse.Namespace) -> int:
     """Time a recipe beside its baseline, and beside the plain way if asked."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RecipeError(f"WORLD_SIZE={os.environ['WORLD_SIZE']}: bench speed measures one process: use no launcher")
     if arguments.steps < 1:
         raise RecipeError(f"--steps: got {arguments.steps}, allowed from 1")
     if arguments.synthetic is not None and not 1 <= arguments.synthetic <= MAX_SIDE_PX:
@@ -177,8 +180,8 @@ def measure(
     with contextlib.ExitStack() as stack:
         asks: dict[str, Ask] = {}
         for name, recipe in recipes.items():
-            say(f"{name}: warming up")
             asks[name] = stack.enter_context(variant_process(recipe, data_dir, synthetic))
+            say(f"{name}: ready")
         for turn, length in enumerate(lengths, 1):
             say(f"turn {turn} of {len(lengths)}, {count(length, 'step')} per variant")
             for name, ask in asks.items():

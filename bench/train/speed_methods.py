@@ -119,8 +119,8 @@ def measure_methods(
     usage: dict[str, Usage] = {}
     left_out: dict[str, str] = {}
     began = time.monotonic()
-    say(f"{BASELINE}: warming up")
     with variant_process(recipes[BASELINE], data_dir, synthetic) as baseline:
+        say(f"{BASELINE}: ready")
         for number, (name, recipe) in enumerate(methods.items()):
             left = (time.monotonic() - began) / number * (len(methods) - number) if usage else None
             say(f"{name}, {number + 1} of {len(methods)}{'' if left is None else f', about {left / 60:.0f} min left'}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -12,7 +11,7 @@ from typing import Protocol, TypeVar
 
 import psutil
 
-from bench.config.schema import Recipe, RecipeError
+from bench.config.schema import Recipe
 from bench.locks import cache_folder
 from bench.train import speed_variant
 from bench.train.speed_variant import Environment, Usage, Variant
@@ -37,11 +36,9 @@ def variant_process(recipe: Recipe, data_dir: str, synthetic: int | None) -> Ite
         synthetic: side of noise images in px, which replace the dataset; or None.
 
     Raises:
-        RecipeError: the variant cannot run, or a launcher has started several processes.
+        RecipeError: the variant cannot run.
         RuntimeError: the variant failed, or its process was killed.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise RecipeError(f"WORLD_SIZE={os.environ['WORLD_SIZE']}: bench speed measures one process: use no launcher")
     context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
     with _scratch(recipe) as scratch, ProcessPoolExecutor(1, context, initializer=speed_variant.start) as pool:
 
