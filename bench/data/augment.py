@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bench.config.schema import Augment
 from bench.data.rand_augment import parse, rand_augment, sample_operations, to_levels
+from bench.data.upload import upload
 from bench.rng import Stream, generator
 
 MAX_ATTEMPTS = 10  # boxes that torchvision's crop and timm's erasing try before they give up
@@ -34,10 +35,11 @@ class AugmentParams:
     arguments: np.ndarray | None = None
 
     def to(self, device: torch.device) -> AugmentParams:
-        """The parameters with boxes and flips on the device. The rest stays on the host, which reads it without waiting."""
-        return replace(self, boxes=self.boxes.to(device, non_blocking=True), flips=self.flips.to(device, non_blocking=True))
+        """The parameters with their tensors on the device. The operations stay on the host, which sorts samples by them."""
+        tensors = {n: upload(getattr(self, n).numpy(), device) for n in ("boxes", "flips", "erased", "noise")}
+        return replace(self, **tensors)
 
-    def __getitem__(self, rows: slice) -> AugmentParams:
+    def __getitem__(self, rows: slice | np.ndarray) -> AugmentParams:
         return AugmentParams(*(None if (value := getattr(self, f.name)) is None else value[rows] for f in fields(self)))
 
 
@@ -165,10 +167,11 @@ class BatchTransform:
     """The training and test transforms of a recipe, for batches on one device.
 
     seed: of the noise that fills erased boxes, one bank for the whole run.
+    fused: whether torch.compile fuses the operations of RandAugment.
     """
 
-    def __init__(self, augment: Augment, size: int, seed: int, device: torch.device) -> None:
-        self._augment, self._size = augment, size
+    def __init__(self, augment: Augment, size: int, seed: int, device: torch.device, fused: bool = False) -> None:
+        self._augment, self._size, self._fused = augment, size, fused
         mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (augment.mean, augment.std))
         self._scale, self._shift = 1 / (255 * std), -mean / std
         bank = generator(seed, Stream.NOISE, 2**32 - 1).standard_normal((3, 2 * size, 2 * size), np.float32)
@@ -185,16 +188,11 @@ class BatchTransform:
         chunk = CPU_CHUNK_IMAGES if pixels.device.type == "cpu" else len(pixels)
         for first in range(0, len(pixels), chunk):
             rows = slice(first, first + chunk)
-            self._augment_into(out[rows], pixels[rows], params[rows], cropped)
+            self.normalise(self.augment(pixels[rows], params[rows], cropped), params[rows], out[rows])
         return out
 
-    def test(self, pixels: Tensor) -> Tensor:
-        """Resize (bilinear, no crop) and normalise [batch, height, width, 3] uint8 to [batch, 3, size, size] float32."""
-        whole = torch.zeros(1, 4, device=pixels.device)
-        whole[0, 2], whole[0, 3] = pixels.shape[1:3]
-        return crop_and_resize(pixels, whole, self._size, "bilinear").mul(self._scale).add_(self._shift)
-
-    def _augment_into(self, out: Tensor, pixels: Tensor, params: AugmentParams, cropped: bool) -> None:
+    def augment(self, pixels: Tensor, params: AugmentParams, cropped: bool = False) -> Tensor:
+        """The first part of `train`, all but erasing: [batch, 3, size, size] uint8."""
         if cropped:
             images = pixels.permute(0, 3, 1, 2)
             images = torch.where(params.flips[:, None, None, None], images.flip(3), images).contiguous()
@@ -203,11 +201,42 @@ class BatchTransform:
                 pixels = torch.nn.functional.pad(pixels, (0, 0, padding, padding, padding, padding))
             images = crop_and_resize(pixels, params.boxes, self._size, "bicubic", params.flips)
         if params.kinds is not None:
-            images = rand_augment(images, params.kinds, params.arguments, self._fill)
+            images = rand_augment(images, params.kinds, params.arguments, self._fill, self._fused)
+        return images
+
+    def normalise(self, images: Tensor, params: AugmentParams, out: Tensor | None = None) -> Tensor:
+        """The second part of `train`: normalise, and erase if the recipe does. out: where to write the result."""
+        out = torch.empty(images.shape, device=images.device) if out is None else out
         out.copy_(images).mul_(self._scale).add_(self._shift)
-        for image, erased, noise in zip(out, params.erased.tolist(), params.noise.tolist(), strict=True):
-            top, left, height, width = erased
-            if height:
-                row, column = noise[0] + top, noise[1] + left
-                from_bank = self._bank[:, row : row + height, column : column + width]
-                image[:, top : top + height, left : left + width] = from_bank
+        if self._augment.erase:
+            (erase_each if out.device.type == "cpu" else erase)(out, params.erased, params.noise, self._bank)
+        return out
+
+    def test(self, pixels: Tensor) -> Tensor:
+        """Resize (bilinear, no crop) and normalise [batch, height, width, 3] uint8 to [batch, 3, size, size] float32."""
+        whole = torch.zeros(1, 4, device=pixels.device)
+        whole[0, 2], whole[0, 3] = pixels.shape[1:3]
+        return crop_and_resize(pixels, whole, self._size, "bilinear").mul(self._scale).add_(self._shift)
+
+
+def erase(images: Tensor, erased: Tensor, noise: Tensor, bank: Tensor) -> None:
+    """Fill the boxes of [batch, 3, size, size] images from the bank, all at once and without the host.
+
+    erased, noise: of `AugmentParams`, on the device of the images. bank: [3, 2 · size, 2 · size].
+    """
+    size = images.shape[-1]
+    offset = (
+        torch.arange(size, device=images.device) - erased[:, :2, None]
+    )  # [batch, 2, size], of rows and columns in the box
+    rows, columns = ((offset >= 0) & (offset < erased[:, 2:, None])).unbind(1)
+    windows = bank.unfold(1, size, 1).unfold(2, size, 1).permute(1, 2, 0, 3, 4)  # [row, column, 3, size, size], a view
+    filled = windows[noise[:, 0], noise[:, 1]]
+    torch.where((rows[:, :, None] & columns[:, None])[:, None], filled, images, out=images)
+
+
+def erase_each(images: Tensor, erased: Tensor, noise: Tensor, bank: Tensor) -> None:
+    """What `erase` does, box by box, which reads and writes only the boxes: faster on a CPU."""
+    for image, (top, left, height, width), (row, column) in zip(images, erased.tolist(), noise.tolist(), strict=True):
+        if height:
+            rows, columns = slice(top, top + height), slice(left, left + width)
+            image[:, rows, columns] = bank[:, row + top : row + top + height, column + left : column + left + width]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import collections
 import contextlib
 import itertools
-from collections.abc import Callable, Generator
+import math
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,11 +16,14 @@ from torch import Tensor
 
 from bench.config.schema import Data, Recipe
 from bench.cores import cores_per_process
-from bench.data.augment import BatchTransform, sample_augment_params
+from bench.data.augment import AugmentParams, BatchTransform, sample_augment_params
 from bench.data.subsets import Subset, check_residence
+from bench.data.upload import upload
 
 MAX_COPIED_BYTES = 2**30  # of pixels that a process without a GPU copies into its memory; more stay memory-mapped
 MAX_GPU_FRACTION = 1 / 4  # of the free memory of a GPU, for pixels
+MAX_STEPS_AHEAD = 8  # whose batches a GPU augments at once
+MAX_BYTES_AHEAD = 5 * 2**27  # of these batches in float32
 
 
 class DeviceLoader:
@@ -37,26 +41,67 @@ class DeviceLoader:
         if on_device(recipe.data, subset, device):
             self._pixels = torch.from_numpy(subset.images.array()[subset.indices]).to(device)
         self._labels = torch.from_numpy(subset.labels).to(device)
-        self._transform = BatchTransform(recipe.augment, recipe.model.image_size, recipe.seed, device)
+        cuda = device.type == "cuda"
+        fused = cuda and recipe.train.compile != "off"
+        self._transform = BatchTransform(recipe.augment, recipe.model.image_size, recipe.seed, device, fused)
+        self._stream = torch.cuda.Stream(device) if cuda else None
 
     def batches(self, epoch: int, order: np.ndarray, rows: list[slice]) -> Generator[tuple[Tensor, ...], None, None]:
         """(images, labels, boxes, flips), as in `Batch`, for each of the rows. order: [positions] indices in the subset."""
         recipe, images, device = self._recipe, self._subset.images, self._device
-        indices = torch.from_numpy(order).to(device)
         in_split = self._subset.indices[order]
         native = self._native or images.sizes[in_split]
         params = sample_augment_params(recipe.augment, native, recipe.model.image_size, len(order), recipe.seed, epoch)
-        boxes, params = params.boxes, params.to(device)
-        fractions = params.boxes / torch.from_numpy(np.tile(native, 2)).to(device)
+        # From here on only the positions of this process, and each step has a slice of them.
+        own, batch = np.concatenate([np.arange(r.start, r.stop) for r in rows]), rows[0].stop - rows[0].start
+        steps = [slice(first, first + batch) for first in range(0, len(own), batch)]
+        in_split, native, boxes = in_split[own], np.broadcast_to(native, (len(order), 2))[own], params.boxes[own]
+        indices, params = upload(order[own], device), params[own].to(device)
+        labels, fractions = self._labels[indices], params.boxes / upload(np.tile(native, 2), device)
         if self._pixels is not None:
-            batches = (self._pixels[indices[r]] for r in rows)
+            pixels = (self._pixels[indices[r]] for r in steps)
         else:
             threads = 1 if self._native else recipe.data.workers or cores_per_process()
-            batches = prefetch(lambda r: self._from_host(in_split[r], boxes[r]), rows, threads, device)
-        with contextlib.closing(batches):
-            for r, pixels in zip(rows, batches, strict=True):
-                augmented = self._transform.train(pixels, params[r], cropped=self._native is None)
-                yield augmented, self._labels[indices[r]], fractions[r], params.flips[r]
+            pixels = prefetch(lambda r: self._from_host(in_split[r], boxes[r]), steps, threads, device)
+        with contextlib.closing(pixels), contextlib.closing(self._augmented(pixels, params, steps)) as augmented:
+            for r, batch_images in zip(steps, augmented, strict=True):
+                yield batch_images, labels[r], fractions[r], params.flips[r]
+
+    def _augmented(
+        self, pixels: Iterator[Tensor], params: AugmentParams, steps: list[slice]
+    ) -> Generator[Tensor, None, None]:
+        """The images of each step from its pixels.
+
+        On a GPU those of several steps are augmented at once, which takes as many launches as those of one, on a stream of
+        its own, while the steps before train.
+        """
+        transform, cropped = self._transform, self._native is None
+        if self._device.type != "cuda":
+            for r, native in zip(steps, pixels, strict=True):
+                yield transform.train(native, params[r], cropped)
+            return
+        ahead, main = self._stream, torch.cuda.current_stream(self._device)
+        image_bytes = 4 * 3 * max(self._recipe.model.image_size**2, math.prod(self._native or ()))
+        at_once = min(MAX_STEPS_AHEAD, MAX_BYTES_AHEAD // (image_bytes * (steps[0].stop - steps[0].start))) or 1
+        groups = [steps[first : first + at_once] for first in range(0, len(steps), at_once)]
+
+        def augment(group: list[slice]) -> list[Tensor]:
+            # It may take the memory of images that the steps so far have read, so it waits for them.
+            ahead.wait_stream(main)
+            with torch.cuda.stream(ahead):
+                native = torch.cat(list(itertools.islice(pixels, len(group))))
+                images = transform.augment(native, params[group[0].start : group[-1].stop], cropped)
+            return images.tensor_split(len(group))
+
+        try:
+            following = augment(groups[0])
+            for group, later in itertools.zip_longest(groups, groups[1:]):
+                levels = following
+                main.wait_stream(ahead)
+                following = augment(later) if later else []
+                yield from map(transform.normalise, levels, (params[r] for r in group))
+        finally:
+            main.wait_stream(ahead)  # which may still read what is free once this ends
 
     def _from_host(self, indices: np.ndarray, boxes: Tensor) -> Tensor:
         """[batch, height, width, 3] uint8 on the host: native pixels or, if sizes differ, cropped and resized ones."""

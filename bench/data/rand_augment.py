@@ -6,9 +6,11 @@ that differ by one where Pillow rounds differently. Operations are drawn on the 
 
 from __future__ import annotations
 
+import functools
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
@@ -49,6 +51,7 @@ STRONGEST = {Kind.ROTATE: 30, Kind.SHEAR_X: 0.3, Kind.SHEAR_Y: 0.3, Kind.TRANSLA
 UNIFORM_DEVIATION = 100  # timm: with a larger mstd magnitudes are uniform
 RANGES = {"m": (0, MAX_MAGNITUDE), "mstd": (0, math.inf), "inc": (0, 1), "n": (1, MAX_LAYERS), "p": (0, 1)}
 SECTION = re.compile(r"(mstd|p|(?:m|inc|n)(?=[0-9]+$))([0-9]+(?:\.[0-9]+)?)")  # m, inc and n take whole numbers
+_compiled = functools.cache(functools.partial(torch.compile, dynamic=True))  # one graph for groups of any size
 
 
 @dataclass(frozen=True)
@@ -122,31 +125,62 @@ def argument(kind: Kind, magnitude: np.ndarray, negative: np.ndarray, increasing
     return np.zeros_like(level)
 
 
-def rand_augment(images: Tensor, kinds: np.ndarray, arguments: np.ndarray, fill: Tensor) -> Tensor:
+def rand_augment(images: Tensor, kinds: np.ndarray, arguments: np.ndarray, fill: Tensor, fused: bool = False) -> Tensor:
     """Apply to each sample of [batch, 3, size, size] uint8 its operations, from `sample_operations`.
 
     fill: [3, 1, 1] uint8, on the device of the images, the colour outside a moved image.
+    fused: whether torch.compile fuses the many small operations that each one consists of.
     """
     groups = (
         (Kind.INVERT, Kind.EQUALIZE, _map_levels),
-        (Kind.COLOR, Kind.COLOR, lambda images, kinds, factors: _blend(_grey(images), images, factors)),
-        (Kind.CONTRAST, Kind.CONTRAST, _contrast),
-        (Kind.SHARPNESS, Kind.SHARPNESS, _sharpness),
-        (Kind.SHEAR_X, Kind.TRANSLATE_Y, lambda *group: _slide(*group, fill)),
-        (Kind.ROTATE, Kind.ROTATE, lambda *group: _rotate(*group, fill)),
+        (Kind.COLOR, Kind.COLOR, lambda group: group.call(_colour, group.values[0])),
+        (Kind.CONTRAST, Kind.CONTRAST, lambda group: group.call(_contrast, group.values[0])),
+        (Kind.SHARPNESS, Kind.SHARPNESS, lambda group: group.call(_sharpness, group.values[0])),
+        (Kind.SHEAR_X, Kind.TRANSLATE_Y, lambda group: group.call(_slide, *group.values, group.below(Kind.SHEAR_Y), fill)),
+        (Kind.ROTATE, Kind.ROTATE, lambda group: group.call(_rotate, *group.values, fill)),
     )
-    for layer_kinds, layer_arguments in zip(kinds.T, arguments.T, strict=True):
-        # Samples are sorted by operation, so that each group is a view.
-        order = np.argsort(layer_kinds, kind="stable")
-        layer_kinds, layer_arguments = layer_kinds[order], layer_arguments[order]
-        there, back = upload(np.stack([order, np.argsort(order)]), images.device)
-        images = images.index_select(0, there)
+    # In each layer samples are sorted by operation, so that each group is a view.
+    orders = np.argsort(kinds, axis=0, kind="stable").T
+    places = np.argsort(orders, axis=1)
+    moves = upload(np.stack([orders[0], *map(np.take, places, orders[1:]), places[-1]]), images.device)
+    kinds, arguments = (np.take_along_axis(of_samples.T, orders, 1) for of_samples in (kinds, arguments))
+    values = upload(_values(kinds, arguments, images.shape[-1]), images.device)
+    for layer, move in enumerate(moves[:-1]):
+        images = images.index_select(0, move)
         for first, last, function in groups:
-            group = slice(*np.searchsorted(layer_kinds, (first, last + 1)).tolist())
-            if group.start < group.stop:
-                images[group] = function(images[group], layer_kinds[group], layer_arguments[group])
-        images = images.index_select(0, back)
-    return images
+            rows = slice(*np.searchsorted(kinds[layer], (first, last + 1)).tolist())
+            if rows.start < rows.stop:
+                group = _Group(images[rows], kinds[layer, rows], arguments[layer, rows], values[layer, :, rows], fused)
+                images[rows] = function(group)
+    return images.index_select(0, moves[-1])
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Samples of one layer whose operations are computed together, sorted by them."""
+
+    images: Tensor  # [batch, 3, size, size] uint8
+    kinds: np.ndarray
+    arguments: np.ndarray
+    values: Tensor  # [2, batch] float32, on the device, from `_values`
+    fused: bool
+
+    def below(self, kind: Kind) -> int:
+        """Number of samples with an operation of a smaller number."""
+        return int(np.searchsorted(self.kinds, kind))
+
+    def call(self, function: Callable[..., Tensor], *tensors: Tensor | int) -> Tensor:
+        """The result of a function of the images and other tensors."""
+        return (_compiled(function) if self.fused else function)(self.images, *tensors)
+
+
+def _values(kinds: np.ndarray, arguments: np.ndarray, size: int) -> np.ndarray:
+    """[layers, 2, batch] float32: cosine and sine of rotations, shear and px of shifted rows, else the argument and 0."""
+    rotated, radians = kinds == Kind.ROTATE, np.radians(arguments)
+    moved = (kinds == Kind.TRANSLATE_X) | (kinds == Kind.TRANSLATE_Y)
+    first = np.select([rotated, moved], [np.cos(radians), 0], arguments)
+    second = np.select([rotated, moved], [np.sin(radians), arguments * size], 0)
+    return np.stack([first, second], 1).astype(np.float32)
 
 
 def to_levels(values: Tensor) -> Tensor:
@@ -155,39 +189,43 @@ def to_levels(values: Tensor) -> Tensor:
     return values.clamp_(0, 255).to(torch.int16).to(torch.uint8, memory_format=torch.contiguous_format)
 
 
-def _map_levels(images: Tensor, kinds: np.ndarray, arguments: np.ndarray) -> Tensor:
+def _map_levels(group: _Group) -> Tensor:
     """Operations that map each grey level to another: one table per sample and channel."""
-    fixed, contrast = np.searchsorted(kinds, (Kind.AUTO_CONTRAST, Kind.EQUALIZE)).tolist()
-    tables = np.stack([_table(*pair) for pair in zip(kinds[:fixed], arguments[:fixed], strict=True)] or [[]])
-    parts = []
+    fixed, stretched = group.below(Kind.AUTO_CONTRAST), group.below(Kind.EQUALIZE)
+    images, parts = group.images, []
     if fixed:
-        parts.append(upload(tables, images.device)[:, None].expand(-1, 3, -1))
-    if fixed < contrast:
-        parts.append(_auto_contrast(images[fixed:contrast]))
-    if contrast < len(kinds):
-        parts.append(_equalize(images[contrast:]))
-    return torch.cat(parts).gather(2, images.flatten(2).long()).view_as(images)
+        tables = upload(_tables(group.kinds[:fixed], group.arguments[:fixed]), images.device)
+        parts.append(tables[:, None].expand(-1, 3, -1))
+    if fixed < stretched:
+        parts.append(_auto_contrast(images[fixed:stretched]))  # not fused: its division has to be rounded correctly
+    if stretched < len(images):
+        parts.append(replace(group, images=images[stretched:]).call(_equalize))
+    return group.call(_look_up, torch.cat(parts))
 
 
-def _table(kind: int, argument: float) -> np.ndarray:
-    """[256] uint8, the new level of each level."""
-    level = np.arange(256)
-    if kind == Kind.INVERT:
-        new = 255 - level
-    elif kind == Kind.POSTERIZE:
-        new = level & ~(2 ** (8 - int(argument)) - 1)  # 0 bits: black, as Pillow before 13
-    elif kind == Kind.SOLARIZE:
-        new = np.where(level < argument, level, 255 - level)
-    elif kind == Kind.SOLARIZE_ADD:
-        new = np.where(level < 128, np.minimum(level + argument, 255), level)
-    else:  # brightness: Pillow's blend with black, in float32
-        new = np.clip(level.astype(np.float32) * np.float32(argument), 0, 255)
-    return new.astype(np.uint8)
+def _look_up(images: Tensor, tables: Tensor) -> Tensor:
+    """The new levels of images, from [batch, 3, 256] tables."""
+    return tables.gather(2, images.flatten(2).long()).view_as(images)
+
+
+def _tables(kinds: np.ndarray, arguments: np.ndarray) -> np.ndarray:
+    """[operations, 256] uint8, the new level of each level."""
+    kind, argument, level = kinds[:, None], arguments[:, None], np.arange(256)
+    lost = np.where(kind == Kind.POSTERIZE, 8 - argument, 0).astype(int)  # 8 of 8 bits: black, as Pillow before 13
+    new = {
+        Kind.INVERT: 255 - level,
+        Kind.POSTERIZE: level >> lost << lost,
+        Kind.SOLARIZE: np.where(level < argument, level, 255 - level),
+        Kind.SOLARIZE_ADD: np.where(level < 128, np.minimum(level + argument, 255), level),
+        # Pillow's blend with black, in float32
+        Kind.BRIGHTNESS: np.clip(level.astype(np.float32) * argument.astype(np.float32), 0, 255),
+    }
+    return np.select([kind == one for one in new], list(new.values())).astype(np.uint8)
 
 
 def _auto_contrast(images: Tensor) -> Tensor:
     """[batch, 3, 256] uint8: the tables that stretch each channel over all levels."""
-    low, high = (side(images, (2, 3)).float()[..., None] for side in (torch.amin, torch.amax))
+    low, high = [side(images, (2, 3)).float()[..., None] for side in (torch.amin, torch.amax)]
     level = torch.arange(256.0, device=images.device)
     # One division of whole numbers, which is exact in float32. Pillow multiplies by a rounded scale in double precision and
     # may get a value just below a whole number.
@@ -209,19 +247,23 @@ def _equalize(images: Tensor) -> Tensor:
     return torch.where(step > 0, spread, level).to(torch.uint8)
 
 
-def _blend(base: Tensor, images: Tensor, factors: np.ndarray) -> Tensor:
+def _blend(base: Tensor, images: Tensor, factors: Tensor) -> Tensor:
     """Pillow's blend, base + factor * (images - base), truncated. base: [batch, …] float32, factors: [batch]."""
-    factor = upload(factors.astype(np.float32), images.device)[:, None, None, None]
-    return to_levels((images - base).mul_(factor).add_(base))
+    return to_levels((images - base).mul_(factors[:, None, None, None]).add_(base))
 
 
 def _grey(images: Tensor) -> Tensor:
     """[batch, 1, size, size] float32: Pillow's luminance, whole levels. Its sums are below 2**24, so float32 is exact."""
-    red, green, blue = images.float().unbind(1)
+    levels = images.float()
+    red, green, blue = levels[:, 0], levels[:, 1], levels[:, 2]  # of unbind, torch.compile makes a graph per batch size
     return red.mul_(19595).add_(green.mul_(38470)).add_(blue.mul_(7471)).add_(0x8000).mul_(2**-16).floor_()[:, None]
 
 
-def _contrast(images: Tensor, kinds: np.ndarray, factors: np.ndarray) -> Tensor:
+def _colour(images: Tensor, factors: Tensor) -> Tensor:
+    return _blend(_grey(images), images, factors)
+
+
+def _contrast(images: Tensor, factors: Tensor) -> Tensor:
     grey = _grey(images)
     pixels = grey[0].numel()
     total = grey.sum((1, 2, 3), keepdim=True, dtype=torch.int64)
@@ -229,7 +271,7 @@ def _contrast(images: Tensor, kinds: np.ndarray, factors: np.ndarray) -> Tensor:
     return _blend(mean.float(), images, factors)
 
 
-def _sharpness(images: Tensor, kinds: np.ndarray, factors: np.ndarray) -> Tensor:
+def _sharpness(images: Tensor, factors: Tensor) -> Tensor:
     """Blend with the mean of 3x3 pixels in which the middle counts five times; the border is not changed."""
     base = images.float()
     across = base[..., :-2] + base[..., 1:-1] + base[..., 2:]
@@ -239,28 +281,28 @@ def _sharpness(images: Tensor, kinds: np.ndarray, factors: np.ndarray) -> Tensor
     return _blend(base, images, factors)
 
 
-def _cubic(first: Tensor, second: Tensor, third: Tensor, fourth: Tensor, along: Tensor) -> Tensor:
-    """Pillow's interpolation when it transforms images: Keys' cubic with a = -1 (its resize has -0.5).
-
-    `along` is the position between the second and the third pixel, 0 to 1. It is computed in differences from the second
-    pixel, so that flat areas stay exactly flat: the result is truncated, and 99.99 would become 99.
-    """
+def _cubic_weights(along: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What `_cubic` needs of a position between the second and the third pixel, 0 to 1."""
     squared = along * along
     cubed = squared * along
-    value = (first - second).mul_(2 * squared - cubed - along)
-    value.addcmul_(third - second, along + squared - cubed)
-    return value.addcmul_(fourth - second, cubed - squared).add_(second)
+    return 2 * squared - cubed - along, along + squared - cubed, cubed - squared
 
 
-def _slide(images: Tensor, kinds: np.ndarray, arguments: np.ndarray, fill: Tensor) -> Tensor:
-    """Shear and translate, which shift whole rows or whole columns."""
-    size = images.shape[-1]
-    rows = int(np.searchsorted(kinds, Kind.SHEAR_Y))
-    sheared = (kinds == Kind.SHEAR_X) | (kinds == Kind.SHEAR_Y)
-    slopes = np.where([sheared, ~sheared], [arguments, arguments * size], 0).astype(np.float32)
-    shear, pixels = upload(slopes, images.device)
+def _cubic(first: Tensor, second: Tensor, third: Tensor, fourth: Tensor, weights: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Pillow's interpolation when it transforms images: Keys' cubic with a = -1 (its resize has -0.5).
+
+    It is computed in differences from the second pixel, so that flat areas stay exactly flat: the result is truncated, and
+    99.99 would become 99.
+    """
+    value = (first - second).mul_(weights[0])
+    value.addcmul_(third - second, weights[1])
+    return value.addcmul_(fourth - second, weights[2]).add_(second)
+
+
+def _slide(images: Tensor, shear: Tensor, pixels: Tensor, rows: int, fill: Tensor) -> Tensor:
+    """Shear and translate, which shift whole rows in the first `rows` images, whole columns in the others."""
     # px by which each row is shifted; columns are the rows of the transposed image
-    shift = shear[:, None] * (torch.arange(size, device=images.device) + 0.5) + pixels[:, None]
+    shift = shear[:, None] * (torch.arange(images.shape[-1], device=images.device) + 0.5) + pixels[:, None]
     moved = _slide_rows(torch.cat([images[:rows], images[rows:].transpose(2, 3)]), shift, fill)
     moved[rows:] = moved[rows:].transpose(2, 3).clone()
     return moved
@@ -273,34 +315,33 @@ def _slide_rows(images: Tensor, shift: Tensor, fill: Tensor) -> Tensor:
     along = torch.arange(-1, size + 2, device=images.device)  # four pixels around each position; neighbours share three
     index = (start.long()[..., None] + along).clamp_(0, size - 1)
     pixels = images.gather(3, index[:, None].expand(-1, 3, -1, -1)).float()
-    value = _cubic(*(pixels[..., i : i + size] for i in range(4)), (shift - start)[:, None, :, None])
+    value = _cubic(*[pixels[..., i : i + size] for i in range(4)], _cubic_weights((shift - start)[:, None, :, None]))
     place = shift[..., None] + (torch.arange(size, device=images.device) + 0.5)
     inside = (place >= 0) & (place < size)
     return _filled(value, inside, fill)
 
 
-def _rotate(images: Tensor, kinds: np.ndarray, degrees: np.ndarray, fill: Tensor) -> Tensor:
+def _rotate(images: Tensor, cos: Tensor, sin: Tensor, fill: Tensor) -> Tensor:
     """Rotate counterclockwise around the centre."""
     batch, _, size, _ = images.shape
-    radians = np.radians(degrees)
-    turn = np.stack([np.cos(radians), np.sin(radians)]).astype(np.float32)
-    cos, sin = upload(turn, images.device)[:, :, None, None]
+    cos, sin = cos[:, None, None], sin[:, None, None]
     middle = torch.arange(size, device=images.device) + 0.5 - size / 2
     across = cos * middle - sin * middle[:, None] + size / 2
     down = sin * middle + cos * middle[:, None] + size / 2
     inside = (across >= 0) & (across < size) & (down >= 0) & (down < size)
-    across, down = (place.sub_(0.5).clamp_(-0.5, size - 0.5).flatten(1) for place in (across, down))
+    across, down = [place.sub_(0.5).clamp_(-0.5, size - 0.5).flatten(1) for place in (across, down)]
     left, top = across.floor(), down.floor()
     columns = [(left.long() + right).clamp_(0, size - 1) for right in (-1, 0, 1, 2)]
-    pixels, beside = images.flatten(2), (across - left)[:, None]
+    pixels, weights = images.flatten(2), _cubic_weights((across - left)[:, None])
     # Written into memory that is allocated once: new pages cost a CPU more than the look-ups.
     neighbours, values = torch.empty(2, 4, batch, 3, size * size, device=images.device)
     for i, below in enumerate((-1, 0, 1, 2)):
         row = (top.long() + below).clamp_(0, size - 1).mul_(size)
         for neighbour, column in zip(neighbours, columns, strict=True):
             neighbour.copy_(pixels.gather(2, (row + column)[:, None].expand(-1, 3, -1)))
-        values[i] = _cubic(*neighbours, beside)
-    return _filled(_cubic(*values, (down - top)[:, None]).view(batch, 3, size, size), inside, fill)
+        values[i] = _cubic(*neighbours, weights)
+    turned = _cubic(*values, _cubic_weights((down - top)[:, None]))
+    return _filled(turned.view(batch, 3, size, size), inside, fill)
 
 
 def _filled(values: Tensor, inside: Tensor, fill: Tensor) -> Tensor:

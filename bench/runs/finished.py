@@ -23,6 +23,7 @@ from bench.runs.record import (
 from bench.storage import from_json
 
 ROUNDING = 1e-4  # of accuracies in histories, in %
+NULL_GPU = "null GPU"  # the device of runs in tests/gpu, which computes nothing
 History = dict[str, list[float | None]]  # {column of `history_columns`: one value per epoch}
 
 
@@ -46,8 +47,11 @@ class FinishedRun:
 
     @property
     def contradiction(self) -> str | None:
-        """A sentence if the record was changed: id, seed or hash are not its recipe's, or accuracies not its history's."""
+        """A sentence if the record was changed (id, seed or hash are not its recipe's, or accuracies not its history's), or
+        is of the null GPU."""
         record, accuracies = self.record, self.history["test_accuracy"]
+        if record.hardware.device == NULL_GPU:
+            return f"{self.name}: it ran on the null GPU of the tests, which computes nothing, so it is no result"
         if problem := _history_problem(self.history, record.epochs):
             return f"{self.name}: its history{problem}"
         if record.recipe.get("seed") != record.seed or not 0 <= record.seed < 2**63:

@@ -104,6 +104,8 @@ def _devices(recipes: Sequence[Recipe]) -> Iterator[str]:
             processes, own = launch.check_launch(), "null" if train.threads is None else train.threads
             yield f"runs go to {device} in {precision} (train.device: {train.device}, train.precision: {train.precision})"
             yield f"{processes} process(es) as launched, with {threads} threads each (train.threads: {own})"
+            if (note := launch.bf16_note(precision, device)) is not None:
+                yield note
         except RecipeError as error:
             if not recipes:  # of recipes it is said with their ids
                 yield Problem(error)

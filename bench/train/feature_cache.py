@@ -27,20 +27,25 @@ from bench.locks import cache_folder, locked
 from bench.train.teacher import Teacher
 
 LOG = logging.getLogger(__name__)
+MAX_GPU_FRACTION = 1 / 4  # of the free memory of a GPU, for maps; more stay on the disk
 BATCH_IMAGES = 200  # consecutive images that share the statistics of the teacher's batch norm, as released
 
 
 class FeatureCache:
-    """The teacher's maps of every training image, memory-mapped, float16.
+    """The teacher's maps of every training image, float16: on the GPU if they fit there, else memory-mapped.
 
     Attributes:
         shapes: (channels, height, width) of each map.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, device: torch.device) -> None:
         stages = sorted(folder.glob("stage*.npy"))
         self._stages = [np.load(path, mmap_mode="r") for path in stages]
         self.shapes = [stage.shape[1:] for stage in self._stages]
+        self._on_device = []
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+        if sum(stage.nbytes for stage in self._stages) <= free * MAX_GPU_FRACTION:
+            self._on_device = [torch.from_numpy(np.array(stage)).to(device) for stage in self._stages]
 
     def maps(self, batch: Batch) -> list[Tensor]:
         """The maps of a batch's samples, [batch, channels, height, width] float32, on the device of its images.
@@ -49,7 +54,12 @@ class FeatureCache:
         crop is rounded down to whole cells of the map, and colour operations and erasing are not replayed.
         """
         device = batch.images.device
-        return [replay(upload(stage[batch.indices], device).float(), batch.boxes, batch.flips) for stage in self._stages]
+        if self._on_device:
+            indices = upload(batch.indices, device)
+            maps = [stage[indices] for stage in self._on_device]
+        else:
+            maps = [upload(stage[batch.indices], device) for stage in self._stages]
+        return [replay(stage.float(), batch.boxes, batch.flips) for stage in maps]
 
 
 def replay(maps: Tensor, boxes: Tensor, flips: Tensor) -> Tensor:
@@ -110,14 +120,14 @@ def open_feature_cache(
     with locked(folder, f"features of {recipe.teacher.id}"):
         if folder.exists():
             with contextlib.suppress(OSError, ValueError, EOFError, KeyError, TypeError):
-                cache = FeatureCache(folder)
+                cache = FeatureCache(folder, device)
                 described = json.loads((folder / "done.json").read_text(encoding="utf-8"))
                 if [len(subset), described["shapes"]] == [described["images"], [list(shape) for shape in cache.shapes]]:
                     return cache
             LOG.warning(f"the features in {folder} are damaged and are computed again")
             shutil.rmtree(folder)
         _compute(teacher.to(device), recipe.teacher, subset, device, folder)
-        return FeatureCache(folder)
+        return FeatureCache(folder, device)
 
 
 @torch.no_grad()

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import time
+import timeit
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.config.schema import RecipeError, Train
 from bench.cores import cores_per_process
@@ -16,6 +21,8 @@ from bench.runs.record import Hardware, Precision
 
 # our names of precisions: accelerate's
 MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+MATRIX_SIZE, MATRIX_REPEATS = 1024, 5  # of the product that compares precisions: 30 ms in fp32 on one core
+MIN_GAIN = 1.2  # by bf16, to be worth a note
 _HOW_TO_LAUNCH = (
     ": without GPUs use torchrun --nproc_per_node N bench/run.py …, with GPUs accelerate launch --num_processes N"
 )
@@ -86,10 +93,13 @@ def make_accelerator(
     device = choose_device(train)
     precision = choose_precision(train, device)
     torch.set_num_threads(choose_threads(train))
-    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, also in every evaluation
+    # fp32 means fp32, also in every evaluation; torch would advise against it, and name another way to say it
+    warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores|Please use the new API settings to control TF32")
+    torch.backends.cudnn.allow_tf32 = False
     if train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by torch; read when cuBLAS is first used
         torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # a search for errors, with a launch per tensor
         torch.backends.cudnn.benchmark = False
     os.environ.pop("ACCELERATE_MIXED_PRECISION", None)  # decided above; accelerate would prefer it to the argument
     accelerator = Accelerator(
@@ -105,7 +115,50 @@ def make_accelerator(
         )
     if accelerator.device.type != device:
         raise RecipeError(f"train.device: {device} was chosen, but accelerate runs on {accelerator.device.type}")
+    if device == "cuda" and precision.used != "fp32":
+        _try_cudnn_attention(accelerator.device)
     return accelerator, precision
+
+
+def _try_cudnn_attention(device: torch.device) -> None:
+    """Turn cuDNN's attention off if it fails: torch prefers it on some GPUs, and takes flash attention without it."""
+    tokens = torch.zeros(1, 3, 197, 64, dtype=torch.float16, device=device, requires_grad=True)
+    try:
+        with warnings.catch_warnings(), sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+            warnings.simplefilter("ignore")  # of kernels that do not fit
+            F.scaled_dot_product_attention(tokens, tokens, tokens).sum().backward()
+        torch.cuda.synchronize(device)
+    except RuntimeError:
+        torch.backends.cuda.enable_cudnn_sdp(False)
+
+
+def bf16_note(used: str, device: str) -> str | None:
+    """A sentence if a run in fp32 might be faster in bf16 on this processor, measured on a matrix product; else None.
+
+    Args:
+        used: the precision of the run.
+        device: "cpu", "cuda" or "mps".
+    """
+    if (
+        device != "cpu"
+        or used != "fp32"
+        or not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    ):
+        return None  # without such instructions bf16 is slower by far
+    times = {}
+    for kind in (torch.float32, torch.bfloat16):
+        one = torch.ones(MATRIX_SIZE, MATRIX_SIZE, dtype=kind)
+        # time of the processor: other programs may use it too
+        times[kind] = min(
+            timeit.repeat(lambda one=one: one @ one, timer=time.process_time, number=1, repeat=MATRIX_REPEATS)
+        )
+    ratio = times[torch.float32] / times[torch.bfloat16]
+    if ratio < MIN_GAIN:
+        return None
+    return (
+        f"this processor multiplies matrices {ratio:.1f} times as fast in bf16: train.precision=bf16 may be faster with"
+        " large layers, slower with small images (bench speed compares), and is another recipe"
+    )
 
 
 def hardware(device: torch.device) -> Hardware:

@@ -223,10 +223,10 @@ class Training:
         """Load the newest checkpoint, if there is one. Raises RecipeError if the processes find different ones."""
         state = self._checkpoints.newest() if self._checkpoints is not None else None
         start = (state["epoch"], state["step"]) if state is not None else (-1, -1)
-        starts = self._accelerator.gather(torch.tensor([start], device=self._accelerator.device))
-        if (starts != starts[0]).any():
+        starts = self._accelerator.gather(torch.tensor([start], device=self._accelerator.device)).tolist()
+        if any(other != starts[0] for other in starts):
             raise RecipeError(
-                f"--results-dir: the processes found different checkpoints there (epoch, step: {starts.tolist()}): it must"
+                f"--results-dir: the processes found different checkpoints there (epoch, step: {starts}): it must"
                 " be one folder that all machines see"
             )
         if state is None:

@@ -220,6 +220,8 @@ class _Run:
             folder.write_status(state, epoch=record.epochs, epochs=recipe.train.epochs)
         if result.diverged:
             self._accelerator.wait_for_everyone()  # launchers end all processes when one fails, also the one that writes
+        self._accelerator.end_training()  # and with it the process group
+        if result.diverged:
             raise Diverged(recipe, record, folder)
         if is_main:
             checkpoints.clear()

@@ -146,6 +146,8 @@ class SpeedReport:
             f"  {self.utilisation:.1%} of the {details.matrix_flops / 1e12:,.2f} TFLOP/s of a matrix product here in"
             f" {first.precision}; peak memory {first.peak_memory_mib:,.0f} MiB"
         )
+        if details.bf16_note is not None:
+            yield f"  {details.bf16_note}"
         seconds, imports = details.first_step["seconds"], details.first_step["import_seconds"]
         yield f"  first step {seconds:.1f} s after the start, {imports:.1f} s of it for imports"
 

@@ -26,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench import guidance, models
 from bench.config.schema import Recipe
+from bench.data.device_loader import MAX_STEPS_AHEAD
 from bench.data.loaders import Batch, TrainLoader
 from bench.data.preflight import check_dataset
 from bench.data.store import open_dataset
@@ -35,7 +36,7 @@ from bench.models.drop_path import sample_drop_path_masks
 from bench.runs import environment
 from bench.runs.record import Code, Hardware
 from bench.train.feature_cache import open_teacher
-from bench.train.launch import hardware, make_accelerator, peak_memory_mib
+from bench.train.launch import bf16_note, hardware, make_accelerator, peak_memory_mib
 from bench.train.preflight import check_recipe
 from bench.train.step import Step
 
@@ -75,6 +76,7 @@ class Details:
     flops_per_image: dict[str, float]  # by part
     matrix_flops: float  # FLOP/s of a matrix product
     first_step: dict[str, float]  # seconds from the start of the process to its first batch; import_seconds among them
+    bf16_note: str | None  # where bf16 may be faster
 
 
 def random_dataset(recipe: Recipe, side: int) -> DecodedDataset:
@@ -196,7 +198,8 @@ class Variant:
                 times.append(self.seconds(call))
             return median(times[UNTIMED_REPEATS:])
 
-        out = {"input": timed(lambda: self.load(1))}
+        at_once = MAX_STEPS_AHEAD if self.device.type == "cuda" else 1  # a GPU makes the batches of several steps at once
+        out = {"input": timed(lambda: self.load(at_once)) / at_once}
         if self._has_teacher:
             out["teacher"] = timed(lambda: step.teacher_outputs(batch))
         out["forward"] = timed(forward) * (len(batch.labels) // self._micro)
@@ -252,6 +255,7 @@ class Variant:
             flops_per_image=self.flops(),
             matrix_flops=self.matrix_flops(),
             first_step=self.first_step,
+            bf16_note=bf16_note(self._precision.used, self.device.type),
         )
 
 

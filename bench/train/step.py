@@ -56,6 +56,8 @@ class Step:
         if device.type == "cuda" and world > 1:
             # batch norm of students uses the statistics of the global batch
             task = torch.nn.SyncBatchNorm.convert_sync_batchnorm(task)
+            for parameter in task.parameters():
+                parameter.register_hook(as_stored)
         self.mode = compile_mode(recipe, device, world)
         if isinstance(teacher, Teacher):
             teacher.to(device)
@@ -148,6 +150,14 @@ class Step:
         self.updates += 1
         if self.ema is not None:
             self.ema.update(self.task.student.network, self.updates)
+
+
+def as_stored(gradient: Tensor) -> Tensor:
+    """A gradient with the strides of a contiguous parameter, without a copy where it is one but for axes of length 1.
+
+    cuDNN gives gradients of 1x1 convolutions other strides on these axes; data parallelism would copy each one, and warn.
+    """
+    return gradient.reshape(-1).view(gradient.shape) if gradient.is_contiguous() else gradient
 
 
 def compile_mode(recipe: Recipe, device: torch.device, world: int) -> str | None:

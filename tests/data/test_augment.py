@@ -12,7 +12,7 @@ from timm.data.random_erasing import RandomErasing
 from timm.data.transforms import RandomResizedCropAndInterpolation
 
 from bench.config.schema import Augment
-from bench.data.augment import BatchTransform, crop_and_resize, sample_augment_params
+from bench.data.augment import BatchTransform, crop_and_resize, erase, erase_each, sample_augment_params
 
 CPU = torch.device("cpu")
 KERNELS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -100,6 +100,28 @@ def test_erasing_fills_its_box_with_noise_and_leaves_the_rest():
         noise.append(image[:, inside].flatten())
     noise = torch.cat(noise)
     assert noise.mean().abs() < 0.05 and noise.std().item() == pytest.approx(1, abs=0.05)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 20), st.integers(1, 12), st.integers(0, 9))
+def test_all_boxes_erased_at_once_are_those_erased_one_by_one(size, count, seed):
+    params = sample_augment_params(Augment(erase=0.7), (8, 8), size, count, seed, epoch=0)
+    images, bank = torch.rand(count, 3, size, size), torch.randn(3, 2 * size, 2 * size)
+    one_by_one = images.clone()
+    erase(images, params.erased, params.noise, bank)
+    erase_each(one_by_one, params.erased, params.noise, bank)
+    assert torch.equal(images, one_by_one)
+
+
+def test_batches_augmented_at_once_are_those_augmented_one_by_one():
+    augment = Augment(erase=0.5, rand_augment="rand-m9-mstd0.5-inc1-n3")
+    pixels = torch.randint(256, (96, 16, 20, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    params = sample(augment, count=96, native=(16, 20), size=24)
+    transform = BatchTransform(augment, 24, 0, CPU)
+    steps = [slice(first, first + 12) for first in range(0, 96, 12)]
+    one_by_one = torch.cat([transform.train(pixels[rows], params[rows]) for rows in steps])
+    at_once = transform.augment(pixels, params)
+    assert torch.equal(torch.cat([transform.normalise(at_once[rows], params[rows]) for rows in steps]), one_by_one)
 
 
 def test_padded_crops_shift_the_image_over_black():

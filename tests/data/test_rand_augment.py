@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import random
 
 import numpy as np
@@ -10,7 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.stats import ks_2samp
 from timm.data import auto_augment, create_transform
+from torch._dynamo.utils import counters
 
+import bench.data.rand_augment
 from bench.config.registry import Registry
 from bench.config.schema import Augment, RecipeError
 from bench.data.augment import BatchTransform, sample_augment_params
@@ -129,6 +132,21 @@ def test_each_sample_of_a_batch_has_its_own_operations():
     alone = [rand_augment(images[i : i + 1], kinds[i : i + 1], arguments[i : i + 1], fill) for i in range(60)]
     assert torch.equal(together, torch.cat(alone))
     assert np.array_equal(images.permute(0, 2, 3, 1).numpy(), pixels)  # the input is not changed
+
+
+def test_fused_operations_are_the_same_in_one_graph_for_every_batch(monkeypatch):
+    # without code generation, which takes minutes
+    compiled = functools.cache(lambda f: torch.compile(f, dynamic=True, fullgraph=True, backend="aot_eager"))
+    monkeypatch.setattr(bench.data.rand_augment, "_compiled", compiled)
+    torch._dynamo.reset()
+    counters.clear()
+    images = torch.from_numpy(pictures(300, 8)).permute(0, 3, 1, 2).contiguous()
+    kinds, arguments = sample_operations(Settings(9, 0.5, True, probability=1), 300, seed=1, epoch=0)
+    fill = torch.tensor(FILL, dtype=torch.uint8).view(3, 1, 1)
+    for rows in (slice(0, 150), slice(100, 300), slice(120, 300)):
+        inputs = (images[rows], kinds[rows], arguments[rows], fill)
+        assert torch.equal(rand_augment(*inputs, fused=True), rand_augment(*inputs))
+    assert counters["stats"]["unique_graphs"] == compiled.cache_info().currsize == 7
 
 
 def test_operations_have_timms_distribution():

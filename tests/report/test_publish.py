@@ -167,6 +167,16 @@ def test_a_run_that_could_not_be_read_again_is_not_published(results, capsys):
     assert records_path(results, "quick").read_bytes() == committed
 
 
+def test_a_run_of_the_null_gpu_is_no_result(results, capsys):
+    run = quick_run("guided", 3, hardware=Hardware("null GPU", "processor", 1))
+    committed = records_path(results, "quick").read_bytes()
+    finish(results, run)
+    for words in (["publish", "quick"], ["merge", of_others(results.parent, run)], ["report", "quick"]):
+        assert bench(*words, "--results-dir", results) == 2
+        assert "guided seed 3: it ran on the null GPU of the tests, which computes nothing" in capsys.readouterr().err
+    assert records_path(results, "quick").read_bytes() == committed and not (results / "local" / "quick").exists()
+
+
 def test_committed_runs_of_no_recipe_of_a_changed_suite_are_named_and_kept(results, capsys):
     """A suite that is nobody's file here, with one variant, which the runs are not of and which cannot be trained."""
     runs = [dataclasses.replace(run, suite="theirs") for run in three_seeds()]

@@ -10,7 +10,8 @@ import torch
 
 from bench.config.schema import RecipeError, Train
 from bench.cores import CORES
-from bench.train.launch import choose_precision, choose_threads, make_accelerator
+from bench.train import launch
+from bench.train.launch import bf16_note, choose_precision, choose_threads, make_accelerator
 from tests.helpers.process import TINY, command, refused
 
 BASELINE = ["bench/run.py", "--recipe", "deit_micro/digits/baseline", "--protocol", "quick", "--results-dir"]
@@ -82,8 +83,21 @@ def test_deterministic_is_passed_to_torch():
         assert not torch.are_deterministic_algorithms_enabled()
         make_accelerator(Train(device="cpu", precision="fp32", deterministic=True))
         assert torch.are_deterministic_algorithms_enabled() and os.environ.pop("CUBLAS_WORKSPACE_CONFIG")
+        assert not torch.empty(1000).isnan().all()  # torch would fill new memory with NaN
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_a_processor_that_is_faster_in_bf16_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert bf16_note("fp32", "cpu") is None
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    monkeypatch.setattr(launch, "MATRIX_SIZE", 64)
+    monkeypatch.setattr(launch, "MIN_GAIN", 0)
+    assert "train.precision=bf16" in bf16_note("fp32", "cpu")
+    monkeypatch.setattr(launch, "MIN_GAIN", 1e9)
+    assert bf16_note("fp32", "cpu") is bf16_note("bf16", "cpu") is bf16_note("fp32", "cuda") is None
 
 
 def test_a_device_that_this_machine_lacks_is_refused(tmp_path):

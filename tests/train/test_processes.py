@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from tests.helpers.process import TINY, Started, command, start_distributed
+from tests.helpers.process import ROOT, TINY, Started, command, start_distributed
 
 LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
@@ -36,6 +36,27 @@ def test_one_process_that_fails_ends_the_run_with_its_error(cache, tmp_path):
     assert done.returncode != 0 and "out of memory" in done.stderr and "train.micro_batch" in done.stderr
     (status,) = tmp_path.rglob("status.json")
     assert json.loads(status.read_text())["state"] == "failed" and not list(tmp_path.rglob("record.json"))
+
+
+ENDED = """
+import runpy, sys, torch
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+finally:
+    print("a group is left" if torch.distributed.is_initialized() else "no group is left")
+"""
+
+
+def test_a_finished_run_ends_its_process_group(cache, tmp_path):
+    (tmp_path / "ended.py").write_text(ENDED)
+    words = ["--recipe", "deit_micro/digits/baseline", "--protocol", "quick", "--results-dir", tmp_path, *TINY[:4]]
+    env = {"LOCALITY_BENCH_CACHE": str(cache)}
+    done = [
+        one.completed()
+        for one in start_distributed(tmp_path / "ended.py", ROOT / "bench/run.py", *words, processes=2, env=env)
+    ]
+    assert all(one.returncode == 0 and one.stdout.endswith("no group is left\n") for one in done), done
 
 
 COUNT = """

@@ -74,6 +74,7 @@ def test_the_command_measures_every_part(tmp_path):
         (low, high), (other_low, other_high) = (found["variants"][name]["range_ms"] for name in ("guided", other))
         assert low / other_high <= ratio <= high / other_low and f"{ratio:.3f} times a step of {other}" in done.stdout
     assert all(math.isfinite(v) and v > 0 for v in (found["utilisation"], found["matrix_flops"]))
+    assert found["bf16_note"] is None  # it runs in bf16
     assert 0 < found["first_step"]["import_seconds"] < found["first_step"]["seconds"]
 
 
