@@ -91,11 +91,11 @@ class SeedTable:
         """The table as text, with means of the complete rows in the margins."""
         whole = self.complete
         table = self.accuracies.assign(mean=whole.mean(axis=1))
-        table.loc["mean"] = [*whole.mean(), whole.to_numpy().mean() if len(whole) else np.nan]
+        table.insert(0, "teacher's accuracy", self.teachers)
+        table.loc["mean"] = table.loc[whole.index].mean()
         out = table.map(lambda value: "" if pd.isna(value) else f"{value:.2f}")
-        out.columns = [*(f"student seed {seed}" for seed in self.accuracies), "mean"]
+        out.columns = ["teacher's accuracy", *(f"student seed {seed}" for seed in self.accuracies), "mean"]
         out.insert(0, "teacher seed", [*map(str, self.accuracies.index), "mean"])
-        out.insert(1, "teacher's accuracy", [*(f"{value:.2f}" for value in self.teachers), f"{self.teachers.mean():.2f}"])
         return out.reset_index(drop=True)
 
     @property

@@ -13,6 +13,7 @@ far above zero for independent maps where there are more features than images, a
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -48,11 +49,15 @@ def block_distances(student: FeatureExtractor, images: Tensor) -> dict[str, tupl
             raise ValueError(
                 f"the attention of {type(network).__name__} at {name} is not that of whole images, as in windows"
             )
+        if weights.min() < 0:  # CaiT mixes the heads after the softmax
+            raise ValueError(f"the attention of {type(network).__name__} at {name} has weights below zero")
         ends = [prefix_tokens(count, network) for count in weights.shape[2:]]
         if None in ends:
             raise ValueError(f"the tokens of {type(network).__name__} at {name} are not those of a square")
         weights = weights[:, :, ends[0] :, ends[1] :]
-        queries, keys = (round(count**0.5) for count in weights.shape[2:])
+        queries, keys = (math.isqrt(count) for count in weights.shape[2:])
+        if queries != student.shapes[student.feature_layers.index(block)][1]:  # XCiT: between channels
+            raise ValueError(f"the attention of {type(network).__name__} at {name} is not that of the cells of its map")
         distances = grid_distances(queries, keys, images.shape[-1]).to(images.device)
         out[block] = attention_distance(weights, distances), distances.mean().item()
     return out

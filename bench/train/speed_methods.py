@@ -16,12 +16,10 @@ from statistics import median
 
 from bench.config.registry import Registry
 from bench.config.schema import Recipe, RecipeError
-from bench.config.suite import Suite
+from bench.config.suite import BASELINE, Suite
 from bench.train import speed_variant
 from bench.train.speed_process import described, headline, seconds_per_step, turn_lengths, variant_process
 from bench.train.speed_variant import Environment, Usage, Variant
-
-BASELINE = "baseline"
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from scipy.stats import f as f_distribution
 from bench.report.output import table_files
 from bench.report.page import render_page
 from bench.report.suite_report import build_suite_report
-from bench.report.teacher_seeds import TITLE, components, seed_tables
+from bench.report.teacher_seeds import TITLE, SeedTable, components, seed_tables
 from tests.helpers.synthetic import make_run, varied_suite
 
 SHAPES = st.tuples(st.integers(2, 5), st.integers(2, 5))
@@ -120,6 +121,14 @@ def test_teachers_with_a_missing_or_diverged_run_are_left_out(tmp_path):
     (table,) = seed_tables(report(tmp_path / "two", lacking={(2, 0)}))
     assert table.components[:3] == pytest.approx(literally(ACCURACIES[:2])[:3])
     assert "2 teachers x 3 student seeds" in table.sentence and table.sentence.endswith("teacher seed 2.")
+
+
+@pytest.mark.parametrize(("gaps", "means"), [([2], ["70.00", "91.00"]), ([0, 1, 2], ["", ""])])
+def test_all_means_are_over_the_teachers_without_a_gap(gaps, means):
+    accuracies = pd.DataFrame({0: [90.0, 92.0, 99.0], 1: [90.0, 92.0, 99.0]})
+    accuracies.loc[gaps, 1] = np.nan
+    texts = SeedTable({}, accuracies, pd.Series([60.0, 80.0, 100.0])).texts
+    assert texts.iloc[-1][["teacher's accuracy", "mean"]].tolist() == means
 
 
 @pytest.mark.parametrize(

@@ -80,14 +80,19 @@ def test_students_without_queries_attend_to_all_cells_alike(name):
 
 @pytest.mark.parametrize(
     ("name", "sentence"),
-    [("timm:swin_tiny_patch4_window7_224", "as in windows"), ("timm:resnet18", "has no attention layer")],
+    [
+        ("timm:swin_tiny_patch4_window7_224", "as in windows"),
+        ("timm:resnet18", "has no attention layer"),
+        ("timm:cait_xxs24_224", "has weights below zero"),
+        ("timm:xcit_medium_24_p16_224", "is not that of the cells of its map"),  # it has 8 x 8 channels a head
+    ],
 )
 def test_students_without_attention_over_the_image_are_refused(name, sentence):
     model = REGISTRY.compose(f"{name}/cifar10/baseline", "paper", ["model.image_size=64"]).model
     network = build(f"{name}/cifar10/baseline", "model.image_size=64").network
     student = FeatureExtractor(network, model, (), block_names(network, model)).eval()
     with pytest.raises(ValueError, match=sentence):
-        block_distances(student, torch.zeros(1, 3, 64, 64))
+        block_distances(student, torch.ones(1, 3, 64, 64))
 
 
 def hsic_of_song(one, other):
