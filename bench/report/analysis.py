@@ -201,8 +201,8 @@ def _note(found: Findings, few: bool) -> str:
     text += "; bands: ± 1 standard deviation" if few and high > 1 else ""
     text += "; dots: heads" if few and len(found.attention) else ""
     stages = {layer.rpartition(".")[0] for layer in _blocks(found).values()}
-    text += "; grey upright: a new stage" if len(stages) > 1 else ""
-    text += "; dotted upright: the block that guidance compares with this map" if found.compared else ""
+    text += "; grey vertical line: a new stage" if len(stages) > 1 else ""
+    text += "; dotted vertical line: the block that guidance compares with this map" if found.compared else ""
     return f"{text}."
 
 

@@ -16,17 +16,18 @@ def beside_published(plan: Plan, published: Mapping[RunKey, Record]) -> list[str
     published: the published records. A line below the table says whether their environments differ.
     """
     known = [job for job in plan.runs if run_key(job.recipe) in published]
-    found = [(job.folder.record(job.recipe), published[run_key(job.recipe)]) for job in known]
-    pairs = [(here, there) for here, there in found if here is not None]
-    if not pairs:
+    found = [(job, job.folder.record(job.recipe), published[run_key(job.recipe)]) for job in known]
+    found = [(job, here, there) for job, here, there in found if here is not None]
+    if not found:
         return []
     rows = []
-    for here, there in pairs:
+    for job, here, there in found:
+        name = " ".join([here.id, *job.settings])
         difference = "" if here.diverged or there.diverged else f"{here.last_accuracy - there.last_accuracy:+.2f}"
-        rows.append((here.id, here.seed, accuracy_text(here), accuracy_text(there), difference))
+        rows.append((name, here.seed, accuracy_text(here), accuracy_text(there), difference))
     table = tabulate(rows, ["recipe", "seed", "here", "published", "difference"], disable_numparse=True)
     lines = ["last epochs beside the published ones of the same recipe and seed:", *table.splitlines()]
-    here, there = ({_environment_text(one) for one in own} for own in zip(*pairs, strict=True))
+    here, there = ({_environment_text(one) for one in own} for own in list(zip(*found, strict=True))[1:])
     if here != there:
         lines.append(
             f"other hardware, threads, libraries or precision, so results may differ: here {'; '.join(sorted(here))};"

@@ -110,7 +110,7 @@ def measure_methods(
         synthetic, steps, say: as of `bench.train.speed.measure`.
 
     Raises:
-        RecipeError, RuntimeError: see `variant_process`. A method that cannot run is left out.
+        RecipeError, RuntimeError: see `variant_process`. A method that cannot run, or that fails, is left out.
     """
     methods = {name: recipe for name, recipe in recipes.items() if name != BASELINE}
     turns: dict[str, list[tuple[float, float]]] = {}  # seconds per step of a method, and of the baseline beside it
@@ -135,10 +135,12 @@ def measure_methods(
                             taken = seconds_per_step(own, function, length, of_cpu=True)
                             turns.setdefault(row, []).append((taken, beside))
                     usage |= dict.fromkeys(rows, own(speed_variant.call, Variant.usage))
-            except RecipeError as error:
+            except (RecipeError, RuntimeError) as error:  # also of a process that was killed for want of memory
                 left_out[name] = str(error)
         usage[BASELINE] = baseline(speed_variant.call, Variant.usage)
         environment = baseline(speed_variant.call, Variant.environment)
+    if not usage.keys() - {BASELINE}:
+        raise RuntimeError("no method could be measured: " + "; ".join(f"{name}: {why}" for name, why in left_out.items()))
     turns[BASELINE] = [(beside, beside) for own in turns.values() for _, beside in own]
     speeds = {name: _speed(turns[name], used) for name, used in usage.items()}
     by_cost = dict(sorted(speeds.items(), key=lambda item: item[1].ratio))

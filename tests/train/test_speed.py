@@ -127,6 +127,19 @@ def test_own_methods_are_measured_and_impossible_ones_are_left_out(tmp_path):
         recipes_of_methods(options("--recipe", "resnet8/digits"))
 
 
+def test_a_method_whose_process_is_killed_is_left_out(tmp_path):
+    own = write_own(tmp_path / "DIR")
+    file = own / "guidance" / "logit_mse.py"
+    killed = "    def forward(self, student, teacher, samples):\n        import os\n        os.kill(os.getpid(), 9)\n"
+    file.write_text(file.read_text().replace("    def forward(self, student, teacher, samples):\n", killed))
+    words = [word for text in (*SETTINGS, "teacher.train.batch_size=16") for word in ("--set", text)]
+    recipes = recipes_of_methods(options("--recipe", "deit_micro/digits/baseline", "--recipes-dir", str(own), *words))
+    with pytest.raises(RuntimeError, match=r"no method could be measured: logit_mse: .*terminated"):
+        measure_methods({name: recipes[name] for name in ("baseline", "logit_mse")}, "data", 8, 1)
+    found = measure_methods({name: recipes[name] for name in ("baseline", "logit_mse", "kd")}, "data", 8, 1).to_dict()
+    assert "kd" in found["methods"] and "terminated" in found["left_out"]["logit_mse"]
+
+
 def test_an_unguided_step_of_a_guided_run_runs_no_teacher_and_leaves_the_projections():
     recipe = registry.compose("deit_micro/digits/guided", "quick", [*SETTINGS, "teacher.train.batch_size=16"])
     variant = Variant(recipe, random_dataset(recipe, 8))

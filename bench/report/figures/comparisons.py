@@ -41,7 +41,7 @@ def draw_gains(plot: base.Plot, width: float, title: str | None) -> Figure:
         note += f"; pale discs: no clear difference if corrected for {most:.0f} comparisons (Holm)"
     low, high = gain_limits(gains, plot.has_many)
     if low > gains["gain_low"].min() or high < gains["gain_high"].max():
-        note += "; lines without an end go on"
+        note += "; lines without a cap are cut off"
     note += "."
     figure = base.new_figure(width, height, title, note)
     grid = figure.subplots(len(lines), columns, sharex=True, squeeze=False)
@@ -135,7 +135,7 @@ def draw_cost(plot: base.Plot, width: float, title: str | None) -> Figure:
     note = f"{plot.measure.capitalize()} of the last epoch. {plot.seeds()}; bars: ± 1 standard deviation."
     note += " Not included: training the teachers that all runs share."
     if plot.has_many:
-        note += f" Named: {base.clean(plot.reference)}, and the methods than which none is both faster and more accurate."
+        note += f" Named: {base.clean(plot.reference)}, and the methods that no other beats in both time and accuracy."
     panel_height = width * COST_HEIGHT * (1.5 if plot.has_many else 2 if len(plot.methods) > 2 else 1)
     if plot.setting_lines and not plot.has_many:
         labels_in_panel = max(len(own[["model", "variant"]].drop_duplicates()) for _, own in panels)
