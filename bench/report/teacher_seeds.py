@@ -72,12 +72,12 @@ class SeedTable:
 
     @property
     def complete(self) -> pd.DataFrame:
-        """The rows without a missing run."""
-        return self.accuracies.dropna()
+        """The rows, or the columns, without a missing run: what leaves more runs."""
+        return max(self.accuracies.dropna(), self.accuracies.dropna(axis=1), key=lambda table: table.size)
 
     @property
     def components(self) -> Components | None:
-        """Those of the complete rows; None with fewer than two rows or columns."""
+        """Those of the complete part; None with fewer than two rows or columns."""
         return components(self.complete.to_numpy()) if min(self.complete.shape) > 1 else None
 
     @property
@@ -88,11 +88,11 @@ class SeedTable:
 
     @property
     def texts(self) -> pd.DataFrame:
-        """The table as text, with means of the complete rows in the margins."""
+        """The table as text, with means of the complete part in the margins."""
         whole = self.complete
         table = self.accuracies.assign(mean=whole.mean(axis=1))
         table.insert(0, "teacher's accuracy", self.teachers)
-        table.loc["mean"] = table.loc[whole.index].mean()
+        table.loc["mean"] = table.loc[whole.index, ["teacher's accuracy", *whole.columns, "mean"]].mean()
         out = table.map(lambda value: "" if pd.isna(value) else f"{value:.2f}")
         out.columns = ["teacher's accuracy", *(f"student seed {seed}" for seed in self.accuracies), "mean"]
         out.insert(0, "teacher seed", [*map(str, self.accuracies.index), "mean"])
@@ -100,12 +100,18 @@ class SeedTable:
 
     @property
     def sentence(self) -> str:
-        """The components in words, and which rows they leave out."""
-        lacking = [str(seed) for seed in self.accuracies.index.difference(self.complete.index)]
-        left_out = f" Left out, since a run is missing: teacher seed {', '.join(lacking)}." if lacking else ""
+        """The components in words, and which rows or columns they leave out."""
+        whole, parts = self.complete, []
+        for word, all_seeds, seeds in (
+            ("teacher", self.accuracies.index, whole.index),
+            ("student", self.accuracies.columns, whole.columns),
+        ):
+            if len(lacking := all_seeds.difference(seeds)):
+                parts.append(f"{word} seed {', '.join(map(str, lacking))}")
+        left_out = f" Left out, since a run is missing: {'; '.join(parts)}." if parts else ""
         if (found := self.components) is None:
             return f"Too few runs for the components of variance: they need two seeds of each, without a gap.{left_out}"
-        teachers, students = self.complete.shape
+        teachers, students = whole.shape
         out = (
             f"Standard deviations of {count(teachers, 'teacher')} x {count(students, 'student seed')}:"
             f" {_deviation(found.variance_teacher)} points over teachers, {_deviation(found.variance_student)} over student"

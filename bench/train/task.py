@@ -55,7 +55,7 @@ class Task(nn.Module):
         logits, maps = self.student(images, drop_path)
         loss = cross_entropy(logits.float(), labels, mixed, self._smoothing)
         guidance_loss = torch.zeros_like(loss)
-        if self.guidance is None:
+        if self.guidance is None or (signals is None and not torch.distributed.is_initialized()):
             return loss, guidance_loss
         if signals is None:
             # Data parallelism waits for a gradient of every parameter, so inactive projections get a gradient of zero.

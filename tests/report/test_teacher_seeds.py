@@ -117,14 +117,19 @@ def test_teachers_with_a_missing_or_diverged_run_are_left_out(tmp_path):
     assert table.texts.iloc[0].tolist() == ["0", "70.00", "90.00", "", "94.00", ""]
     assert table.texts.iloc[3].tolist() == ["mean", "70.00", "91.00", "95.00", "93.00", "93.00"]
     assert table.sentence.endswith("without a gap. Left out, since a run is missing: teacher seed 0, 2.")
+    (tmp_path / "one").mkdir()
+    one = seed_tables(report(tmp_path / "one", lacking={(0, 1), (2, 1)}))[0]  # a seed that one teacher has
+    assert one.components[:3] == pytest.approx(literally(np.array(ACCURACIES)[:, [0, 2]])[:3])
+    assert one.texts.iloc[3].tolist() == ["mean", "70.00", "92.33", "", "95.33", "93.83"]
+    assert "3 teachers x 2 student seeds" in one.sentence and one.sentence.endswith("is missing: student seed 1.")
     (tmp_path / "two").mkdir()
     (table,) = seed_tables(report(tmp_path / "two", lacking={(2, 0)}))
     assert table.components[:3] == pytest.approx(literally(ACCURACIES[:2])[:3])
     assert "2 teachers x 3 student seeds" in table.sentence and table.sentence.endswith("teacher seed 2.")
 
 
-@pytest.mark.parametrize(("gaps", "means"), [([2], ["70.00", "91.00"]), ([0, 1, 2], ["", ""])])
-def test_all_means_are_over_the_teachers_without_a_gap(gaps, means):
+@pytest.mark.parametrize(("gaps", "means"), [([2], ["70.00", "91.00"]), ([0, 1, 2], ["80.00", "93.67"])])
+def test_all_means_are_over_the_part_without_a_gap(gaps, means):
     accuracies = pd.DataFrame({0: [90.0, 92.0, 99.0], 1: [90.0, 92.0, 99.0]})
     accuracies.loc[gaps, 1] = np.nan
     texts = SeedTable({}, accuracies, pd.Series([60.0, 80.0, 100.0])).texts
