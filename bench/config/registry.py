@@ -131,7 +131,12 @@ class Registry:
             own = [text for text in suite.assignments if not text.startswith(GUIDED_ONLY)]
             return self.compose(entry.id, suite.protocol, own)
         varied = dataclasses.replace(suite, overrides=(*suite.overrides, *entry.overrides))
-        return self.compose(entry.id, suite=varied)
+        recipe = self.compose(entry.id, suite=varied)
+        if recipe.guidance is None and entry.method != self.split(entry.id)[2]:
+            raise RecipeError(
+                f"suite {suite.name}: guidance: {entry.method}: it has no guidance, so this would change nothing"
+            )
+        return recipe
 
     def dataset(self, name: str, assignments: Sequence[str] = ()) -> Data:
         """A dataset by the second part of a recipe id, with `data.key=value` texts laid over it.

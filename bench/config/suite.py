@@ -226,7 +226,11 @@ def _read_rows(content: object, where: str) -> tuple[SuiteMethod, ...]:
                 allowed = f"a whole key under {' or '.join(GUIDED_ONLY)}"
                 raise RecipeError(f"{given.where}: {short_repr(path)} is not {allowed}")
             check_override(path, given)
+            if path == "guidance.method":
+                fail_at(given, path, "makes it another method: write a row of that method")
             values = values if isinstance(values, list) else [values]
+            if not values:
+                fail_at(given, path, "got an empty list, allowed is a value, or a list of values with a row for each")
             lists.append([(path, SourcedValue(value, given.where)) for value in values])
         rows += [SuiteMethod(name, overrides) for overrides in itertools.product(*lists)]
     labels = [row.label for row in rows]

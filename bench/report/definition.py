@@ -87,17 +87,24 @@ def suite_recipes(registry: Registry, suite: Suite, runs: Iterable[FinishedRun] 
 
 
 def _recipe(registry: Registry, suite: Suite, entry: SuiteEntry, records: Iterable[Record]) -> Recipe | None:
-    """The recipe of an entry from the first record that is of it, else from the registry; None if neither has it."""
+    """The recipe of an entry; None if neither the registry nor a record has it.
+
+    The registry's if a record is of it, else that of the first record that may be of the entry, else the registry's.
+    """
+    composed = None
+    with suppress(RecipeError):
+        composed = registry.suite_recipe(suite, entry)
+    if composed is not None and any((one.id, one.hash) == (entry.id, composed.hash) for one in records):
+        return composed
     rows = [one for one in suite.entries if (one.id, one.variant) == (entry.id, entry.variant) and one.overrides]
     for record in records:
         # a row without keys of its own has no run of a row with some
         of_others = any(len(one.overrides) > len(entry.overrides) and _is_of(record.recipe, one) for one in rows)
-        if record.id == entry.id and _is_of(record.recipe, entry) and not of_others:
+        is_of = (record.id, record.protocol) == (entry.id, suite.protocol) and _is_of(record.recipe, entry)
+        if is_of and not of_others:
             with suppress(RecipeError):  # `mismatches` says that it cannot be read
                 return recipe_from_dict(record.recipe, f"record {record.id}").with_seed(0)
-    with suppress(RecipeError):
-        return registry.suite_recipe(suite, entry)
-    return None
+    return composed
 
 
 def _is_of(recipe: Mapping[str, Any], entry: SuiteEntry) -> bool:

@@ -225,6 +225,8 @@ def test_a_link_or_folder_under_a_recipes_name_is_named(tmp_path):
         ("guidance", "[kd: {train.lr: 1}]", "'train.lr' is not a whole key under teacher. or guidance."),
         ("guidance", "[kd: {guidance.schedul.window: 1}]", "did you mean"),
         ("guidance", "[kd: {guidance.params.alpha: [0.5, 0.5]}]", "in which one occurs twice"),
+        ("guidance", "[kd: {guidance.params.alpha: []}]", "guidance.params.alpha: got an empty list"),
+        ("guidance", "[kd: {guidance.method: none}]", "guidance.method: makes it another method"),
     ],
 )
 def test_a_suite_that_cannot_be_run_is_refused(tmp_path, entry, value, words):
@@ -305,6 +307,9 @@ def test_a_method_has_a_row_for_each_of_its_own_values(tmp_path):
         assert own.compose(entry.id, assignments=suite.run_options(entry, recipe)[3::2], suite=suite) == recipe
     with pytest.raises(RecipeError, match=r"--set: teacher.seed: suite mine has a value of its own for kd"):
         suite.with_settings(["teacher.seed=2"])
+    write_files(tmp_path, {"suites/mine.yaml": suite_file(guidance="[baseline: {teacher.seed: 1}]")})
+    with pytest.raises(RecipeError, match=r"suite mine: guidance: baseline teacher.seed=1: it has no guidance"):
+        own.suite_recipes(own.suite("mine"))
     for line in ({"set": "{teacher: {seed: 1}}"}, {"vary": "{teacher.seed: [1]}"}):
         write_files(tmp_path, {"suites/mine.yaml": suite_file(guidance=rows, **line)})
         with pytest.raises(RecipeError, match=r"mine.yaml: teacher.seed: a row of guidance has a value of its own"):

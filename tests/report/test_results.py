@@ -12,6 +12,7 @@ import pytest
 import bench
 from bench.config.registry import Registry
 from bench.config.schema import RecipeError
+from bench.report.definition import write_definition
 from bench.report.records import REPRODUCTIONS, write_runs
 from bench.runs.folder import RunFolder
 from bench.runs.record import HISTORY_COLUMNS, Hardware
@@ -139,6 +140,27 @@ def test_rows_of_one_method_are_told_apart(tmp_path):
         finish(tmp_path / "results", make_run("mine", recipe, [50.0]), recipe)
     found = bench.results("mine", results_dir=tmp_path / "results", recipes_dir=tmp_path / "own")["method"]
     assert sorted(found) == ["baseline", "guided", "guided weight=25"]  # guided is the row with weight 2.5 too
+
+
+def test_a_suite_that_is_in_no_recipes_has_its_own_runs_and_no_others_of_their_ids(tmp_path):
+    (tmp_path / "own" / "suites").mkdir(parents=True)
+    text = Path("recipes/suites/quick.yaml").read_text().replace("guided]", "guided, guided: {guidance.params.weight: 25}]")
+    (tmp_path / "own" / "suites" / "mine.yaml").write_text(text)
+    registry, results = Registry(tmp_path / "own"), tmp_path / "results"
+    suite = registry.suite("mine")
+    recipes = [recipe for _, recipe in registry.suite_recipes(suite)]
+    others = [
+        registry.compose(f"deit_micro/digits/{name}", "quick", [f"train.lr={lr}"])
+        for name in ("baseline", "guided")
+        for lr in (0.1, 0.2, 0.3, 0.4, 0.5)  # some have hashes that come before those of the suite
+    ]
+    for recipe in [*recipes, *others]:
+        finish(results, make_run("mine", recipe, [50.0]), recipe)
+    write_definition(suite, results / "local" / "mine")  # as its last report did
+    write_runs([make_run("mine", recipe, [50.0]) for recipe in recipes], results / "local", "mine")
+    found = bench.results("mine", results_dir=results)
+    assert sorted(found["hash"]) == sorted(recipe.hash for recipe in recipes)
+    assert sorted(found["method"]) == ["baseline", "guided", "guided weight=25"]
 
 
 def test_nothing_and_nonsense_give_a_sentence(results, tmp_path):
