@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from bench.config.registry import Registry
 from bench.config.schema import Recipe, RecipeError
 from bench.config.suite import GUIDED_ONLY, RESERVED, Suite, SuiteEntry, read_suite
 from bench.runs.finished import FinishedRun
-from bench.runs.record import Record
 from bench.storage import write_text
 
 FILE = "suite.yaml"
@@ -82,22 +81,26 @@ def suite_recipes(registry: Registry, suite: Suite, runs: Iterable[FinishedRun] 
     except RecipeError:
         if not (runs := list(runs)):
             raise
-    records = [run.record for run in runs]
-    return [(entry, recipe) for entry in suite.entries if (recipe := _recipe(registry, suite, entry, records)) is not None]
+    runs = list(runs)
+    return [(entry, recipe) for entry in suite.entries if (recipe := _recipe(registry, suite, entry, runs)) is not None]
 
 
-def _recipe(registry: Registry, suite: Suite, entry: SuiteEntry, records: Iterable[Record]) -> Recipe | None:
+def _recipe(registry: Registry, suite: Suite, entry: SuiteEntry, runs: Sequence[FinishedRun]) -> Recipe | None:
     """The recipe of an entry; None if neither the registry nor a record has it.
 
-    The registry's if a record is of it, else that of the first record that may be of the entry, else the registry's.
+    The registry's if a run is of it, else that of the first run that may be of the entry, else the registry's. Where the
+    registry has one, a run that is in no report of the suite has other settings.
     """
     composed = None
     with suppress(RecipeError):
         composed = registry.suite_recipe(suite, entry)
-    if composed is not None and any((one.id, one.hash) == (entry.id, composed.hash) for one in records):
+    if composed is not None and any(run.key[:2] == (entry.id, composed.hash) for run in runs):
         return composed
     rows = [one for one in suite.entries if (one.id, one.variant) == (entry.id, entry.variant) and one.overrides]
-    for record in records:
+    for run in runs:
+        if composed is not None and run.suite != suite.name:
+            continue
+        record = run.record
         # a row without keys of its own has no run of a row with some
         of_others = any(len(one.overrides) > len(entry.overrides) and _is_of(record.recipe, one) for one in rows)
         is_of = (record.id, record.protocol) == (entry.id, suite.protocol) and _is_of(record.recipe, entry)
