@@ -277,11 +277,6 @@ class Recipe:
         vars(other)["hash"] = self.hash
         return other
 
-    @property
-    def uses_feature_loss(self) -> bool:
-        """Whether a guidance method uses the student's feature maps."""
-        return self.guidance is not None and bool(self.guidance.student_maps)
-
     def to_dict(self) -> dict[str, Any]:
         """The composed recipe as plain types, hash included, as `show` prints it and records store it."""
         out: dict[str, Any] = {"id": self.id, "protocol": self.protocol, "hash": self.hash, "seed": self.seed}

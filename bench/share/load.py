@@ -86,7 +86,13 @@ def read_run(folder: Path, recipes_dir: Folders = ()) -> tuple[Record, Recipe]:
                 f"{folder}: published results have no weights: `python -m bench sweep {suite}` trains the runs, into"
                 " results/local/runs"
             ) from None
-        raise RecipeError(f"{folder}: no finished run: record.json cannot be read ({type(error).__name__})") from error
+        if not os.path.isdir(folder):
+            raise RecipeError(
+                f"{folder}: no finished run: there is no such folder; those of runs are below results/local/runs"
+            ) from None
+        if isinstance(error, FileNotFoundError):
+            raise RecipeError(f"{folder}: no finished run: it has no record.json yet") from None
+        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
     if record.diverged:
         raise RecipeError(f"{folder}: this run diverged in epoch {record.epochs}, so it has no trained network")
     if not 2 <= record.dataset.classes <= MAX_CLASSES:

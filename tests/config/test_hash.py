@@ -94,7 +94,7 @@ def test_methods_can_be_joined():
     )
     kd, locality = recipe.guidance.params
     assert (kd.temperature, kd.alpha, locality.weight) == (4.0, 0.3, 1.0)
-    assert recipe.guidance.needs == {"logits", "maps"} and recipe.uses_feature_loss
+    assert recipe.guidance.needs == {"logits", "maps"} and recipe.guidance.student_maps
     assert recipe_from_dict(recipe.to_dict(), "it") == recipe
 
 

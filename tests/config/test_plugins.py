@@ -41,7 +41,7 @@ def as_recorded(recipe):
 def test_a_method_and_a_builder_are_found_and_their_parameters_are_typed(own):
     recipe = composed(own, OWN, "guidance.params.weight=2", "model.params.kernel=3")
     assert (recipe.guidance.params[0].weight, recipe.model.params.kernel) == (2.0, 3)
-    assert recipe.guidance.needs == {"logits"} and not recipe.uses_feature_loss
+    assert recipe.guidance.needs == {"logits"} and not recipe.guidance.student_maps
     assert {(p.kind, p.name, p.path) for p in recipe.plugins} == {
         ("models", "convnet", own / BUILDER),
         ("guidance", "logit_mse", own / METHOD),
@@ -93,7 +93,7 @@ def test_the_hash_of_a_record_needs_no_plugin(tmp_path_factory, values, method):
     recipe = composed(own, OWN, *set_)
     again = as_recorded(recipe)
     assert again.hash == recipe.hash and again.to_dict() == recipe.to_dict() and not again.plugins
-    assert again.uses_feature_loss == recipe.uses_feature_loss == ("maps" in method)
+    assert again.guidance.student_maps == recipe.guidance.student_maps == ({"chosen"} if "maps" in method else set())
     assert as_recorded(again).hash == recipe.hash
 
 

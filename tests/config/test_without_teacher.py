@@ -38,7 +38,7 @@ def build(params, student, teacher):
 
 def test_a_method_that_needs_no_teacher_has_none():
     recipe = registry.compose(DRLOC, "quick")
-    assert recipe.teacher is None and recipe.guidance.needs == frozenset() and recipe.uses_feature_loss
+    assert recipe.teacher is None and recipe.guidance.needs == frozenset() and recipe.guidance.student_maps
     assert "teacher" not in recipe.to_dict() and recipe_from_dict(recipe.to_dict(), "test") == recipe
     assert settings(recipe) == [] and shlex.split(command(recipe))[:4] == ["python", "bench/run.py", "--recipe", DRLOC]
     assert len({recipe.hash, registry.compose("deit_micro/digits/baseline", "quick").hash}) == 2

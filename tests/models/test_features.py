@@ -126,6 +126,6 @@ def test_models_of_timm_without_feature_maps_are_refused(name, assignments, word
 def test_students_without_a_feature_loss_need_no_feature_layers(method):
     assignments = ["model.drop_path_rate=0", "model.image_size=32"]
     recipe = REGISTRY.compose(f"timm:dla46_c/cifar10/{method}", "paper", assignments)
-    student = models.create(recipe.model, 10, 0, feature_layers=recipe.uses_feature_loss)
+    student = models.create_student(recipe, 10)
     logits, maps = student(torch.randn(2, 3, 32, 32))
     assert logits.shape == (2, 10) and maps == []

@@ -95,8 +95,13 @@ def test_weights_that_are_not_safetensors_are_refused(copy, content):
 
 
 def test_places_without_a_finished_run_are_refused(finished, tmp_path):
-    for place in (tmp_path, tmp_path / "none", finished[0] / "record.json"):
-        with pytest.raises(RecipeError, match="no finished run"):
+    nowhere = "no finished run: there is no such folder"
+    for place, words in (
+        (tmp_path, "no finished run: it has no record.json yet"),
+        (tmp_path / "none", nowhere),
+        (finished[0] / "record.json", nowhere),
+    ):
+        with pytest.raises(RecipeError, match=words):
             bench.load(place)
     with pytest.raises(RecipeError, match="cannot be read"):
         bench.load("a\0b")

@@ -48,7 +48,7 @@ def make_task(recipe, teacher):
 
 def test_baseline_and_guided_of_one_seed_start_from_the_same_weights():
     recipes = [registry.compose(f"deit_micro/digits/{method}", "quick", seed=4) for method in ("baseline", "guided")]
-    baseline, guided = (models.create(r.model, 10, r.seed, feature_layers=r.uses_feature_loss) for r in recipes)
+    baseline, guided = (models.create(r.model, 10, r.seed, feature_layers=r.guidance is not None) for r in recipes)
     images = torch.randn(2, 3, 16, 16)
     assert all(torch.equal(p, guided.state_dict()[name]) for name, p in baseline.state_dict().items())
     assert torch.equal(baseline.eval()(images)[0], guided.eval()(images)[0])
