@@ -90,6 +90,8 @@ def show(driver, tmp_path):
         driver.get("about:blank")
         driver.get_log("browser")
         driver.get((tmp_path / "index.html").as_uri() + address)
+        # on a busy machine `get` sometimes returns while the page is loading
+        WebDriverWait(driver, 30).until(lambda driver: driver.execute_script("return document.readyState") == "complete")
         return driver
 
     yield show
