@@ -13,9 +13,11 @@ from safetensors.torch import load_file, save_file
 import bench
 from bench.config.compose import recipe_from_dict
 from bench.config.registry import Registry
-from bench.config.schema import RecipeError
+from bench.config.schema import RecipeError, TeacherPass
+from bench.runs.finished import run_from_folder
 from bench.share.export import teacher_folder
 from bench.storage import sha256
+from bench.train.teacher import Teacher
 from bench.train.teacher_cache import TeacherCache
 from tests.helpers.commands import assert_sentence, call
 from tests.helpers.process import ROOT, TINY, command, refused, start_distributed
@@ -64,6 +66,7 @@ def test_a_student_is_the_same_whether_its_teacher_was_trained_or_read(exported,
     assert summary["last_accuracy"] == summary["best_accuracy"] == trained["last_accuracy"]
     assert [summary[name] for name in ("seed", "epochs", "seconds")] == [None] * 3
     assert str(tmp_path) not in (own / "record.json").read_text()  # no path of a machine
+    assert run_from_folder(own).contradiction is None  # it can be published
     shutil.rmtree(copied)
     monkeypatch.setenv("LOCALITY_BENCH_CACHE", str(cache))
     weights = bench.load_pair(own).teacher.state_dict()  # from the cache
@@ -129,6 +132,12 @@ def test_weights_of_another_network_are_refused(exported, options, tmp_path, cap
     assert not list(tmp_path.rglob("status.json"))  # nothing has begun
     code, _, err = call(capsys, "bench", "doctor", GUIDED, "--protocol", "quick", *words)
     assert code == 1 and sentence in err
+
+
+def test_the_number_of_classes_is_checked_again_once_the_dataset_is_decoded(exported):
+    recipe = Registry().compose(GUIDED, "quick").teacher
+    with pytest.raises(RecipeError, match="of a resnet8 with 10 classes, and 4 are needed"):
+        Teacher(recipe, 4, exported[1] / "model.safetensors", TeacherPass())
 
 
 def test_a_file_that_is_no_network_is_refused(exported, tmp_path, capsys):
