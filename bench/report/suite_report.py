@@ -125,7 +125,13 @@ def _placed(
 
 def _settings_note(suite: Suite, settings: Mapping[str, str]) -> str:
     own = [f"Settings of this suite: {', '.join(f'{key}={value}' for key, value in settings.items())}."] if settings else []
-    return " ".join([*own, *([f"Varied: {', '.join(key for key, _ in suite.vary)}."] if suite.vary else [])])
+    alone = [values[0][0][0] for values in suite.vary if len(values[0]) == 1]
+    varied = [f"Varied: {', '.join(alone)}."] if alone else []
+    for values in suite.vary:
+        if len(values[0]) > 1:
+            variants = (" ".join(f"{key}={given.value}" for key, given in variant) for variant in values)
+            varied.append(f"Varied together: {'; '.join(variants)}.")
+    return " ".join([*own, *varied])
 
 
 def _protocol_note(suite: Suite, recipes: Sequence[tuple[SuiteEntry, Recipe]]) -> str:
