@@ -103,6 +103,15 @@ class Suite:
         return tuple(path for values in self.vary for path, _ in values[0])
 
     @property
+    def reading_order(self) -> tuple[bool, int, bool, str]:
+        """What suites are sorted by for a reader: by the number of students x datasets, the most first, and by name.
+
+        Trials on held-out images are last, and a suite that varies keys is after others of its size.
+        """
+        cells = {split_id(recipe_id)[:2] for recipe_id in self.ids}
+        return "data.holdout" in dict(self.overrides), -len(cells), bool(self.vary), self.name
+
+    @property
     def ids(self) -> list[str]:
         """The recipe ids; those of one student and dataset are neighbours."""
         product = ("/".join(parts) for parts in itertools.product(self.models, self.datasets, self.guidance))
@@ -164,6 +173,13 @@ def check_override(path: str, given: SourcedValue) -> None:
         fail_at(given, path, "is given by --seed, or by the seeds of a suite")
     if path == "select":
         fail_at(given, path, "is a key of teachers; a student keeps its last epoch, and its teacher is teacher.select")
+
+
+def changes_results(path: str) -> bool:
+    """Whether a key is in the hash of recipes; `teacher.model.name` is not itself, but stands for the keys of a file."""
+    section, _, key = path.removeprefix("teacher.").rpartition(".")
+    hashed = section not in SECTIONS or SECTIONS[section].__dataclass_fields__[key].metadata.get("hashed", True)
+    return hashed or path == "teacher.model.name"
 
 
 def read_suite(name: str, content: Mapping[str, Any], where: str) -> Suite:
@@ -275,9 +291,7 @@ def _read_vary(content: object, where: str, overrides: Mapping[str, SourcedValue
             check_override(path, SourcedValue(variants[0][path], place))
             if path in overrides:
                 raise RecipeError(f"{place}: {path}: is in set too: remove it there")
-            section, _, key = path.removeprefix("teacher.").rpartition(".")
-            hashed = section not in SECTIONS or SECTIONS[section].__dataclass_fields__[key].metadata.get("hashed", True)
-            if not hashed and path != "teacher.model.name":  # which stands for the keys of a file
+            if not changes_results(path):
                 raise RecipeError(f"{place}: {path}: changes no result, so all its values would be one run")
         out.append(tuple(tuple((path, SourcedValue(variant[path], place)) for path in paths) for variant in variants))
     return tuple(out)

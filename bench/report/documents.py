@@ -11,6 +11,7 @@ import pandas as pd
 
 from bench.report import tables, teacher_seeds
 from bench.report.figures import figure_name
+from bench.report.figures.varied import varied_number
 from bench.report.reproductions import NOTE, TITLE, reproduction_notes
 from bench.report.suite_report import FEW_METHODS, SuiteReport
 
@@ -148,6 +149,8 @@ def _summary(report: SuiteReport, folder: str) -> Iterator[str]:
     """The headline, a figure and links to the files of a suite, in Markdown."""
     yield from headline(report)
     suite, name, shows = report.suite, "overview", f"gains of the methods of suite {report.suite.name}"
+    if key := varied_number(suite):
+        name, shows = "varied", f"gains and accuracies of suite {suite.name} against {key}"
     if len(suite.models) == len(suite.datasets) == 1 and not suite.vary and len(suite.methods) <= FEW_METHODS:
         name = f"curves/{figure_name(suite.models[0], suite.datasets[0])}"
         shows = f"{suite.models[0]} on {suite.datasets[0]}: test accuracy per epoch"

@@ -95,7 +95,8 @@ def test_what_differs_from_the_protocol_is_said_once_and_its_name_in_captions(la
     built = report(runs, short)
     text = documents.latex(built)
     assert documents.markdown(built).count(note) == 1 and "image size 16 px. Before comparing, see the notes" in text
-    assert large.remarks[0] == "Protocol: paper (arXiv 2207.10026). Settings of this suite: train.epochs=20."
+    other = "Protocol: paper (arXiv 2207.10026), but not its settings: 20 epochs, batch size 128, image size 224 px."
+    assert large.remarks[0] == f"{other} Settings of this suite: train.epochs=20."
     captions = [line for line in documents.latex(large).splitlines() if line.startswith(r"\caption")]
     assert len(captions) == 2 * 2  # on the first and the following pages of each dataset
     assert all("Protocol: paper" in line and "train.epochs=20" not in line for line in captions)

@@ -34,11 +34,10 @@ def draw_varied(plot: base.Plot, width: float, title: str | None) -> Figure:
     cells = plot.cells.assign(number=plot.cells["variant"].str.partition("=")[2].astype(float))
     rows = list(cells.groupby(["model", "dataset"], sort=False))
     note = f"Left: gain in {plot.measure} of the last epoch over {plot.over} with the same seed; lines: 95 % confidence"
-    note += (
-        f" intervals; rings: no clear difference, or too few seeds. Right: {plot.measure}; bars: ± 1 standard deviation."
-    )
+    note += " intervals; rings: no clear difference, or too few seeds."
+    note += f" Right: {plot.measure}; bars: ± 1 standard deviation. {plot.seeds()}."
     height = len(rows) * (width * HEIGHT + 2.6 * base.line_inches()) + 1.5 * base.line_inches()
-    figure = base.new_figure(width, height, title, f"{note} {plot.seeds()}.", plot.legend(marker="o", linestyle=""))
+    figure = base.new_figure(width, height, title, note, plot.legend(marker="o", linestyle=""))
     grid = figure.subplots(len(rows), 2, sharex=True, sharey="col", squeeze=False)
     for (left, right), ((model, dataset), own) in zip(grid, rows, strict=True):
         left.set_title(f"{base.clean(model)} on {base.clean(dataset)}")
