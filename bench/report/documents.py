@@ -15,10 +15,12 @@ from bench.report.figures.varied import varied_number
 from bench.report.reproductions import NOTE, TITLE, reproduction_notes
 from bench.report.suite_report import FEW_METHODS, SuiteReport
 
-# A README's marked parts: of every suite, or of one. The rest of the file is left as it is.
-#     <!-- tables: python -m bench publish -->  or  <!-- table of quick: python -m bench publish -->
+# A README's marked parts: of every suite, or of the first of those named that has records. The rest is left as it is.
+#     <!-- tables: python -m bench publish -->  or  <!-- table of small or quick: python -m bench publish -->
 #     <!-- end of tables -->
-_MARKED = re.compile(r"(<!-- tables?(?: of (\S+))?: python -m bench publish -->).*?(<!-- end of tables -->)", re.DOTALL)
+_MARKED = re.compile(
+    r"(<!-- tables?(?: of (\S+(?: or \S+)*))?: python -m bench publish -->).*?(<!-- end of tables -->)", re.DOTALL
+)
 NEW_README = """# Results
 
 <!-- tables: python -m bench publish -->
@@ -90,16 +92,18 @@ def headline(report: SuiteReport) -> Iterator[str]:
 
 
 def fill_readme(text: str, reports: Sequence[SuiteReport], folder: str = "") -> str:
-    """A README's text with headline tables between its markers. A marked suite without records is left as it is.
+    """A README's text with headline tables between its markers. A part whose suites have no records is left as it is.
 
     Args:
         folder: of the results, relative to the README, with a slash at its end.
     """
 
+    by_name = {report.suite.name: report for report in reports}
+
     def fill(place: re.Match[str]) -> str:
         if place[2] is None:
             parts = [part for report in reports for part in (f"## `{report.suite.name}`", *_summary(report, folder))]
-        elif named := [report for report in reports if report.suite.name == place[2]]:
+        elif named := [by_name[name] for name in place[2].split(" or ") if name in by_name]:
             parts = list(_summary(named[0], folder))
         else:
             return place[0]
