@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from bench.report import tables, teacher_seeds
-from bench.report.figures import figure_name
+from bench.report.figures import figure_name, plots_of_suite
 from bench.report.figures.varied import varied_number
 from bench.report.reproductions import NOTE, TITLE, reproduction_notes
 from bench.report.suite_report import FEW_METHODS, SuiteReport
@@ -158,11 +158,12 @@ def _summary(report: SuiteReport, folder: str) -> Iterator[str]:
     if len(suite.models) == len(suite.datasets) == 1 and not suite.vary and len(suite.methods) <= FEW_METHODS:
         name = f"curves/{figure_name(suite.models[0], suite.datasets[0])}"
         shows = f"{suite.models[0]} on {suite.datasets[0]}: test accuracy per epoch"
-    path = urllib.parse.quote(f"{folder}{suite.name}/{name}")
-    yield (
-        f'<picture><source media="(prefers-color-scheme: dark)" srcset="{path}.dark.png">'
-        f'<img src="{path}.png" alt="{html.escape(shows)}" width="520"></picture>'
-    )
+    if name in plots_of_suite(report):  # without pairs there are no gains
+        path = urllib.parse.quote(f"{folder}{suite.name}/{name}")
+        yield (
+            f'<picture><source media="(prefers-color-scheme: dark)" srcset="{path}.dark.png">'
+            f'<img src="{path}.png" alt="{html.escape(shows)}" width="520"></picture>'
+        )
     files = {"All tables": "table.md", "CSV": "table.csv", "LaTeX": "table.tex", "JSON": "table.json"}
     files["records"] = "records.jsonl"
     yield ", ".join(f"[{name}]({folder}{suite.name}/{file})" for name, file in files.items()) + "."

@@ -15,6 +15,7 @@ from bench.config.names import split_id
 from bench.config.parse import SourcedValue
 from bench.config.registry import Registry
 from bench.config.suite import SuiteMethod
+from bench.report import documents
 from bench.report.figures import DRAW, check_figures, figure_name, plots_of_suite, write_figures
 from bench.report.figures.base import COLOURS, DARK, LIGHT, figure_style, method_colour
 from bench.report.figures.varied import varied_number
@@ -235,6 +236,11 @@ def test_gains_are_drawn_against_a_varied_number(tmp_path):
     assert [axes.get_xlim()[1] for axes in curves.axes] == [2, 4]  # each variant has its own epochs
     assert {path.name for path in write_figures(own, tmp_path)} >= {"varied.svg", "varied.dark.png", "varied.pdf"}
     assert not check_figures(own, tmp_path)
+    lacking = build_suite_report(recipes, dataclasses.replace(suite, models=("deit_tiny", *suite.models)), runs[:-3])
+    assert len(drawn("varied", lacking).axes) == 4  # no run of one student, and none of one value with guidance
+    assert '/varied.png"' in documents.fill_readme(documents.NEW_README, [own])
+    alone = build_suite_report(recipes, suite, runs[:3])
+    assert "varied" not in plots_of_suite(alone) and ".png" not in documents.fill_readme(documents.NEW_README, [alone])
 
 
 @pytest.mark.parametrize(

@@ -47,9 +47,11 @@ def draw_varied(plot: base.Plot, width: float, title: str | None) -> Figure:
         shown = own[own["seeds"] > 0].sort_values("number")
         for place, method in enumerate(plot.methods):
             line = shown[shown["method"] == method]
-            shift = STEP_POINTS * (place - len(plot.methods) / 2) * (len(plot.methods) > 2)
+            if line.empty:
+                continue
             if method != plot.reference:
-                _draw_gains(left, line.dropna(subset="gain_mean"), plot, shift)
+                shift = STEP_POINTS * (place - len(plot.methods) / 2) * (len(plot.methods) > 2)
+                _draw_gains(left, line, plot, shift)
             style = {"color": plot.colour(method), "marker": "o", "linewidth": 1.2, "elinewidth": 1.2}
             right.errorbar(line["number"], line["last_mean"], np.nan_to_num(line["last_std"]), **style)
         for axes in (left, right):
@@ -71,6 +73,6 @@ def _draw_gains(axes: Axes, line: pd.DataFrame, plot: base.Plot, shift: float) -
     """Draw the gains of a method over the numbers; shift: of its marks, in points."""
     place = axes.transData + ScaledTranslation(shift / 72, 0, axes.figure.dpi_scale_trans)
     axes.plot(line["number"], line["gain_mean"], color=plot.colour(line["method"].iloc[0]), linewidth=1, transform=place)
-    for cell in line.itertuples():
+    for cell in line.dropna(subset="gain_mean").itertuples():
         mark = gain_mark(axes, plot, cell)
         axes.errorbar(cell.number, cell.gain_mean, interval_ends(cell), transform=place, zorder=3, **mark)
