@@ -96,7 +96,13 @@ def test_what_differs_from_the_protocol_is_said_once_and_its_name_in_captions(la
     built = report(runs, short)
     text = documents.latex(built)
     assert documents.markdown(built).count(note) == 1 and "image size 16 px. Before comparing, see the notes" in text
-    assert large.remarks[0] == "Protocol: paper (arXiv 2207.10026). Settings of this suite: train.epochs=20."
+    other = "Protocol: paper (arXiv 2207.10026), but not its settings: 20 epochs, batch size 128, image size 224 px."
+    assert large.remarks[0] == f"{other} Settings of this suite: train.epochs=20."
+    as_published = dataclasses.replace(large.suite, overrides=(("train.precision", SourcedValue("fp32", "test")),))
+    recipe = registry.compose("deit_tiny/cifar100/guided", suite=as_published)
+    published = report([make_run("paper", recipe, [50.0])], as_published)
+    assert published.protocol_note == "Protocol: paper (arXiv 2207.10026)."
+    assert any("released code" in note for note in published.notes) and not any("released" in note for note in large.notes)
     captions = [line for line in documents.latex(large).splitlines() if line.startswith(r"\caption")]
     assert len(captions) == 2 * 2  # on the first and the following pages of each dataset
     assert all("Protocol: paper" in line and "train.epochs=20" not in line for line in captions)
@@ -196,6 +202,8 @@ def test_only_marked_parts_of_a_readme_change():
     one = documents.fill_readme(f"<!-- table of quick: python -m bench publish -->{end}{other}", [built], "results/")
     assert one.endswith(other) and "](results/quick/table.md)" in one and "## `quick`" not in one
     assert documents.fill_readme("no markers", [built]) == "no markers"
+    first = documents.fill_readme(f"<!-- table of other or quick: python -m bench publish -->{end}", [built])
+    assert "](quick/table.md)" in first and documents.fill_readme(first, [built]) == first
 
 
 def test_varied_values_are_named_in_every_table(tmp_path):
