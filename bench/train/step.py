@@ -87,7 +87,7 @@ class Step:
         if self.mode == "graphs":
             read_rate_from_memory(self.optimizer.optimizer, device)
             pool, stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
-            self._graphs = {guided: StepGraph(self._train, pool, stream) for guided in (False, True)}
+            self._graphs = {guided: StepGraph(self.train, pool, stream) for guided in (False, True)}
 
     def __call__(self, batch: Batch, drop_path: Tensor, draws: Mapping[str, Tensor] | None) -> None:
         """Train on one batch.
@@ -103,13 +103,13 @@ class Step:
         if self.mode == "graphs":
             self._train_in_graph(inputs)
         else:
-            self._train(inputs)
+            self.train(inputs)
         self.updates += 1
         if self.ema is not None:
             self.ema.update(self.task.student.network, self.updates)
 
-    def _train(self, inputs: Inputs) -> None:
-        """The work of a step on the device."""
+    def train(self, inputs: Inputs) -> None:
+        """The work of a step on the device, which a CUDA graph can hold."""
         self.losses += self.backward(inputs, None if inputs.draws is None else self.signals(inputs))
         if self.task.guidance is not None and inputs.draws is None:
             for parameter in self.task.guidance.parameters():
