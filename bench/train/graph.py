@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 from bench.data.mix import Mixed
 from bench.train.feature_cache import StoredMaps
 
+T = TypeVar("T")
 WARM_UP_STEPS = 3  # that torch recommends: they compile, and fill the caches of its libraries
 
 
@@ -90,6 +91,22 @@ def place(inputs: Inputs, places: Inputs | None) -> Inputs:
         if value is not None:
             target.copy_(value)
     return places
+
+
+def beside(work: Callable[[], T], stream: torch.cuda.Stream) -> Callable[[], T]:
+    """Start work on another stream. Returns a function that lets the current stream wait for it, and returns its result.
+
+    No work may begin on that stream but here: then memory of one result is used again only after all that read it.
+    """
+    stream.wait_stream(torch.cuda.current_stream(stream.device))
+    with torch.cuda.stream(stream):
+        result = work()
+
+    def finished() -> T:
+        torch.cuda.current_stream(stream.device).wait_stream(stream)
+        return result
+
+    return finished
 
 
 def read_rate_from_memory(optimizer: torch.optim.Optimizer, device: torch.device) -> None:

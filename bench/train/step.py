@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from accelerate import Accelerator
@@ -21,7 +21,7 @@ from bench.guidance import Outputs, Signals, outputs_rows
 from bench.models.features import FeatureExtractor
 from bench.storage import first_line
 from bench.train.feature_cache import FeatureCache
-from bench.train.graph import Inputs, StepGraph, read_rate_from_memory
+from bench.train.graph import Inputs, StepGraph, beside, read_rate_from_memory
 from bench.train.task import Task, make_optimizer
 from bench.train.teacher import Teacher
 
@@ -73,9 +73,13 @@ class Step:
         if self.mode != "off":
             # a missing compiler stops a run only if compilation was asked for
             torch._dynamo.config.suppress_errors = self._auto
-            for module in (task, teacher):
-                if isinstance(module, torch.nn.Module):
-                    module.compile()  # before data parallelism wraps it; torch splits it into buckets there
+            if isinstance(teacher, Teacher):
+                teacher.compile()
+            if self.mode == "graphs":  # in two parts, so that the teacher can run beside the first
+                task.student.compile()
+                task.loss = torch.compile(task.loss)
+            else:
+                task.compile()  # before data parallelism wraps it; torch splits it into buckets there
         self.task = task
         self._parallel, self.optimizer = accelerator.prepare(task, make_optimizer(task.to(device), recipe.train))
         own = recipe.train.batch_size // world
@@ -88,6 +92,7 @@ class Step:
             read_rate_from_memory(self.optimizer.optimizer, device)
             pool, stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
             self._graphs = {guided: StepGraph(self.train, pool, stream) for guided in (False, True)}
+            self._teacher_stream = torch.cuda.Stream(device)
 
     def __call__(self, batch: Batch, drop_path: Tensor, draws: Mapping[str, Tensor] | None) -> None:
         """Train on one batch.
@@ -110,7 +115,11 @@ class Step:
 
     def train(self, inputs: Inputs) -> None:
         """The work of a step on the device, which a CUDA graph can hold."""
-        self.losses += self.backward(inputs, None if inputs.draws is None else self.signals(inputs))
+        signals = None
+        if inputs.draws is not None:
+            in_graph = self.mode == "graphs"
+            signals = beside(lambda: self.signals(inputs), self._teacher_stream) if in_graph else self.signals(inputs)
+        self.losses += self.backward(inputs, signals)
         if self.task.guidance is not None and inputs.draws is None:
             for parameter in self.task.guidance.parameters():
                 parameter.grad = None  # inactive: without a gradient there is no weight decay either
@@ -188,14 +197,19 @@ class Step:
             outputs = outputs_rows(outputs, slice(accelerator.process_index * own, (accelerator.process_index + 1) * own))
         return outputs if "logits" in self._guidance.needs else Outputs(None, outputs.maps)
 
-    def forward(self, inputs: Inputs, signals: Signals | None, rows: slice = slice(None)) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, inputs: Inputs, signals: Signals | Callable[[], Signals] | None, rows: slice = slice(None)
+    ) -> tuple[Tensor, Tensor]:
         """The loss of some rows of a batch, with its graph, and the sum of the unweighted guidance terms."""
-        signals = None if signals is None else signals.rows(rows)
+        if isinstance(signals, Signals):
+            signals = signals.rows(rows)
         mixed = None if inputs.mixed is None else inputs.mixed.rows(rows)
         return self._parallel(inputs.images[rows], inputs.labels[rows], inputs.drop_path[:, rows], signals, mixed)
 
-    def backward(self, inputs: Inputs, signals: Signals | None) -> Tensor:
+    def backward(self, inputs: Inputs, signals: Signals | Callable[[], Signals] | None) -> Tensor:
         """Forward and backward of a batch, in micro-batches if the recipe has them. Gradients add up to the batch's.
+
+        signals: or a function that returns them, without micro-batches: it is called after the student's forward pass.
 
         Returns:
             [2] on the device: the loss, and the sum of the unweighted guidance terms.

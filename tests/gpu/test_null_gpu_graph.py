@@ -69,7 +69,7 @@ train_and_stop(recipe, Path(sys.argv[1]), int(sys.argv[2]), make_accelerator(rec
 null_gpu.report("resumed")
 """
 WAIT = {"waits", "pageable_uploads", "downloads", "refused", "captures"}
-SHORT = ["--set", "data.train_limit=256", "--set", "train.batch_size=32", "--set", "teacher.train.epochs=1"]
+SHORT = ["data.train_limit=256", "teacher.train.epochs=1"]  # epochs of 8 steps of 32 images
 
 
 @pytest.fixture
@@ -86,6 +86,12 @@ def train_and_stop(recipe, folder, steps, accelerator):
     with pytest.raises(Stopped):
         training.run()
     return checkpoints.newest()
+
+
+def quick_run(method, folder, *settings):
+    """The arguments of a run of bench/run.py."""
+    words = ["--recipe", f"deit_micro/digits/{method}", "--protocol", "quick", "--results-dir", folder]
+    return [*words, *(word for setting in (*SHORT, *settings) for word in ("--set", setting))]
 
 
 def asked_in_steps(counts, label):
@@ -112,22 +118,17 @@ def test_each_kind_of_step_is_captured_once_and_then_takes_one_launch(null_gpu, 
 
 
 def test_a_compiled_run_has_one_graph_for_each_kind_of_epoch(null_gpu, tmp_path):
-    settings = ["train.epochs=2", "guidance.schedule.until_epoch=1", "train.compile=graphs"]
-    words = [*SHORT, *(word for setting in settings for word in ("--set", setting))]
-    counts = measure(
-        null_gpu, RUN, "--recipe", "deit_micro/digits/guided", "--protocol", "quick", "--results-dir", tmp_path, *words
-    )["run"]
-    record = json.loads(next(tmp_path.rglob("record.json")).read_text())
+    settings = ["train.epochs=2", "guidance.schedule.until_epoch=1", "train.compile=graphs", "teacher.seed=1"]
+    counts = measure(null_gpu, RUN, *quick_run("guided", tmp_path, *settings))["run"]
+    record = json.loads(next(tmp_path.rglob("guided/*/record.json")).read_text())
     assert record["compile"] == "graphs"
-    # the teacher has 8 steps of its own
-    assert (counts["captures"], counts["graph_launches"]) == (3, 3 * (8 - WARM_UP_STEPS)) and "refused" not in counts
+    # the teacher has batches of 64, so one step after the warm-up
+    assert (counts["captures"], counts["graph_launches"]) == (3, 1 + 2 * (8 - WARM_UP_STEPS)) and "refused" not in counts
 
 
 def test_adaptive_guidance_ends_without_guidance_in_a_graph_of_its_own(null_gpu, uncompiled, tmp_path):
-    words = ["--recipe", "deit_micro/digits/alg", "--protocol", "quick", "--results-dir", tmp_path, *SHORT]
-    counts = measure(null_gpu, RUN, *words)["run"]
-    (history,) = tmp_path.rglob("alg/*/history.csv")
-    rows = list(csv.DictReader(history.open()))
+    counts = measure(null_gpu, RUN, *quick_run("alg", tmp_path, "teacher.seed=2"))["run"]
+    rows = list(csv.DictReader(next(tmp_path.rglob("alg/*/history.csv")).open()))
     guided = [bool(row["guidance_loss"]) for row in rows]
     assert guided[0] and not guided[-1] and guided == sorted(guided, reverse=True)
     assert counts["captures"] == 3 and "refused" not in counts
@@ -152,9 +153,8 @@ def test_a_step_that_cannot_be_captured_is_never_silent(null_gpu, uncompiled, tm
     own = write_own(tmp_path / "own")
     method = own / "guidance" / "logit_mse.py"
     method.write_text(method.read_text().replace("return F.", "student.logits.sum().item()\n        return F."))
-    words = ["--recipe", "deit_micro/digits/logit_mse", "--protocol", "quick", "--recipes-dir", own, *SHORT]
-    words += ["--results-dir", tmp_path, "--set", "train.epochs=1", "--set", f"train.compile={compile_setting}"]
-    done = run(null_gpu, "bench/run.py", *words)
+    words = quick_run("logit_mse", tmp_path, "train.epochs=1", f"train.compile={compile_setting}")
+    done = run(null_gpu, "bench/run.py", *words, "--recipes-dir", own)
     if compile_setting == "graphs":
         assert done.returncode == 2 and "train.compile: a step cannot be captured in a CUDA graph (" in done.stderr
         assert "Traceback" not in done.stderr
