@@ -46,32 +46,27 @@ class StepGraph:
     def __init__(self, step: Callable[[Inputs], None], pool: tuple[int, int], stream: torch.cuda.Stream) -> None:
         self._step, self._pool, self._stream = step, pool, stream
         self._inputs: Inputs | None = None  # in fixed places
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._graph: torch.cuda.CUDAGraph | None = None  # kept if it is refused, since the pool ends with its last graph
         self._steps = 0
-        self._refused = False
-
-    @property
-    def captured(self) -> bool:
-        return self._graph is not None
+        self.captured = False
 
     def capture_is_next(self) -> bool:
         """Whether `capture` is to be called before the next step."""
-        return not (self._refused or self.captured) and self._steps >= WARM_UP_STEPS
+        return self._graph is None and self._steps >= WARM_UP_STEPS
 
     def capture(self) -> None:
         """Capture the step. Raises RuntimeError if it is refused: it does what a graph cannot, or memory is missing."""
-        graph = torch.cuda.CUDAGraph()
-        self._refused = True
+        self._graph = torch.cuda.CUDAGraph()
         # Threads that load data may allocate meanwhile.
-        with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
+        with torch.cuda.graph(self._graph, self._pool, self._stream, capture_error_mode="thread_local"):
             self._step(self._inputs)
-        self._graph, self._refused = graph, False
+        self.captured = True
 
     def __call__(self, inputs: Inputs) -> None:
         """Train one step."""
         self._inputs = place(inputs, self._inputs)
         self._steps += 1
-        if self._graph is not None:
+        if self.captured:
             self._graph.replay()
             return
         main = torch.cuda.current_stream(self._stream.device)
