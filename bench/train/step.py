@@ -132,10 +132,9 @@ class Step:
                 graph.capture()
             except RuntimeError as error:
                 self.optimizer.zero_grad()
-                # Ending a capture that was refused something is an error too, which says less.
-                self.capture_refused = first_line(
-                    error.__context__ if isinstance(error.__context__, RuntimeError) else error
-                )
+                # ending a capture that was refused something is an error too, which says less
+                first = error.__context__ if isinstance(error.__context__, RuntimeError) else error
+                self.capture_refused = first_line(first)
                 if not self._auto:
                     raise RecipeError(
                         f"train.compile: a step cannot be captured in a CUDA graph ({self.capture_refused}): set it to auto"
