@@ -137,7 +137,7 @@ class Record:
     dataset: DatasetSummary
     feature_maps: dict[str, object]  # (channels, height, width) by feature layer, for guided students
     precision: Precision
-    compile: str  # mode of torch.compile, "off" or "fell back"
+    compile: str  # "off", "default", "graphs" or "fell back"; in records of earlier versions the mode of torch.compile
     world_size: int  # number of processes
     hardware: Hardware
     seconds: float  # of training and evaluation, without interruptions

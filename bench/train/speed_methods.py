@@ -18,6 +18,7 @@ from bench.config.registry import Registry
 from bench.config.schema import Recipe, RecipeError
 from bench.config.suite import BASELINE, Suite
 from bench.train import speed_variant
+from bench.train.graph import WARM_UP_STEPS
 from bench.train.speed_process import described, headline, seconds_per_step, turn_lengths, variant_process
 from bench.train.speed_variant import Environment, Usage, Variant
 
@@ -129,6 +130,7 @@ def measure_methods(
                     rows = {name: Variant.train}
                     if not usage:
                         rows[f"{name}, after its stop"] = Variant.train_unguided
+                        own(speed_variant.timed, Variant.train_unguided, WARM_UP_STEPS)
                     for length in turn_lengths(steps):
                         beside = seconds_per_step(baseline, Variant.train, length, of_cpu=True)
                         for row, function in rows.items():

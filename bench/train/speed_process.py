@@ -14,11 +14,11 @@ import psutil
 from bench.config.schema import Recipe
 from bench.locks import cache_folder
 from bench.train import speed_variant
+from bench.train.graph import WARM_UP_STEPS
 from bench.train.speed_variant import Environment, Usage, Variant
 
 T = TypeVar("T")
 MAX_TURNS = 10
-WARM_UP_STEPS = 3
 
 
 class Ask(Protocol):

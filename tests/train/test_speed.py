@@ -182,11 +182,11 @@ def test_what_cannot_be_measured_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "device", "world", "mode"),
     [
-        ([], "cpu", 1, None),
-        ([], "cuda", 1, "reduce-overhead"),
+        ([], "cpu", 1, "off"),
+        ([], "cuda", 1, "graphs"),
         ([], "cuda", 2, "default"),
         (["train.micro_batch=8"], "cuda", 1, "default"),
-        (["train.compile=off"], "cuda", 1, None),
+        (["train.compile=off"], "cuda", 1, "off"),
         (["train.compile=default"], "cpu", 1, "default"),
         (["train.compile=graphs"], "cpu", 1, "default"),
     ],
