@@ -130,7 +130,7 @@ class SpeedReport:
         """The measurements as text."""
         recipe, details = self.recipe, self.details
         name, first = next(iter(self.variants.items()))
-        yield headline(recipe, first, self.environment, self.steps)
+        yield from headline(recipe, first, self.environment, self.steps)
         for variant, speed in self.variants.items():
             low, high = speed.range_ms
             yield (
@@ -200,7 +200,7 @@ def measure(
             ms=1e3 * median(times),
             range_ms=(1e3 * min(times), 1e3 * max(times)),
             input_images_per_second=batch / median(input_seconds[name]),
-            **dataclasses.asdict(usage[name]),
+            **vars(usage[name]),
         )
         if name != first:
             ratios[name] = median(ours / other for ours, other in zip(step_seconds[first], times, strict=True))

@@ -58,7 +58,7 @@ class MethodsReport:
 
     def lines(self) -> Iterator[str]:
         """The measurements as text."""
-        yield headline(self.baseline, self.methods[BASELINE], self.environment, self.steps)
+        yield from headline(self.baseline, self.methods[BASELINE], self.environment, self.steps)
         width = max(map(len, self.methods))
         ms = "CPU ms per step" if self.environment.hardware.device == "cpu" else "ms per step"
         yield f"  {'method':<{width}}  {ms:>15}  over the baseline, and turns  peak MiB  parameters"

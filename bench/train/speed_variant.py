@@ -34,7 +34,7 @@ from bench.data.subsets import DecodedDataset, Images
 from bench.guidance import Outputs, Signals
 from bench.models.drop_path import sample_drop_path_masks
 from bench.runs import environment
-from bench.runs.record import Code, Hardware
+from bench.runs.record import Code, Compilation, Hardware
 from bench.train.feature_cache import open_teacher
 from bench.train.launch import bf16_note, hardware, make_accelerator, peak_memory_mib
 from bench.train.preflight import check_recipe
@@ -56,6 +56,7 @@ class Usage:
     precision: str
     compile: str  # the mode of torch.compile, "off" or "fell back"
     guidance_parameters: int  # that the guidance methods train beside the student
+    compilation: Compilation | None
 
 
 @dataclass(frozen=True)
@@ -242,7 +243,8 @@ class Variant:
         """Memory, precision and the result of compilation so far."""
         trained = [] if self.step.task.guidance is None else self.step.task.guidance.parameters()
         count = sum(parameter.numel() for parameter in trained)
-        return Usage(peak_memory_mib(self.device), self._precision.used, self.step.compiled, count)
+        used, done = self._precision.used, self.step.compilation()
+        return Usage(peak_memory_mib(self.device), used, self.step.compiled, count, done)
 
     def environment(self) -> Environment:
         """Dataset, hardware, libraries and code."""

@@ -18,6 +18,8 @@ from bench.config.schema import Recipe
 from bench.data.loaders import Batch
 from bench.guidance import Outputs, Signals, outputs_rows
 from bench.models.features import FeatureExtractor
+from bench.runs.record import Compilation
+from bench.train.compilation import compilation, fall_back_quietly
 from bench.train.feature_cache import FeatureCache
 from bench.train.task import Task, make_optimizer
 from bench.train.teacher import Teacher
@@ -63,11 +65,12 @@ class Step:
             teacher.to(device)
         if self.mode is not None:
             # a missing compiler stops a run only if compilation was asked for
-            torch._dynamo.config.suppress_errors = recipe.train.compile == "auto"
+            fall_back_quietly(recipe.train.compile == "auto")
             for module in (task, teacher):
                 if isinstance(module, torch.nn.Module):
                     module.compile(mode=self.mode)  # before data parallelism wraps it; torch splits it into buckets there
         self.task = task
+        self._kinds: set[bool] = set()  # of steps so far: guided or not
         self._parallel, self.optimizer = accelerator.prepare(task, make_optimizer(task.to(device), recipe.train))
         own = recipe.train.batch_size // world
         micro = recipe.train.micro_batch or own
@@ -97,7 +100,12 @@ class Step:
         """The result of compilation so far: "off", the mode, or "fell back" if there is no compiler."""
         if self.mode is None:
             return "off"
-        return self.mode if torch._dynamo.utils.counters["stats"]["unique_graphs"] else "fell back"
+        return self.mode if self.compilation().found else "fell back"
+
+    def compilation(self) -> Compilation | None:
+        """What has been compiled and captured so far, see `bench.train.compilation`."""
+        of_teacher = isinstance(self._teacher, Teacher) and True in self._kinds
+        return compilation(self._accelerator, (len(self._kinds) + of_teacher) * (self.mode is not None))
 
     def signals(self, batch: Batch, draws: Mapping[str, Tensor]) -> Signals:
         """What guides the student in a batch. draws: as in `__call__`."""
@@ -128,6 +136,7 @@ class Step:
         self, batch: Batch, drop_path: Tensor, signals: Signals | None, rows: slice = slice(None)
     ) -> tuple[Tensor, Tensor]:
         """The loss of some rows of a batch, with its graph, and the sum of the unweighted guidance terms."""
+        self._kinds.add(signals is not None)
         signals = None if signals is None else signals.rows(rows)
         mixed = None if batch.mixed is None else batch.mixed.rows(rows)
         return self._parallel(batch.images[rows], batch.labels[rows], drop_path[:, rows], signals, mixed)
