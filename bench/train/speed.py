@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from bench.cli import DONE, FAILED, add_recipe_options, compose, count, say_error
+from bench.cli import DONE, FAILED, STOPPED, add_recipe_options, compose, count, say_error
 from bench.config.schema import Recipe, RecipeError
 from bench.storage import write_json
 from bench.train import speed_variant
@@ -64,7 +64,7 @@ def run_speed(arguments: argparse.Namespace) -> int:
     print("\n".join(report.lines()))
     if arguments.json:
         write_json(Path(arguments.json), report.to_dict())
-    return DONE
+    return STOPPED if arguments.methods and report.stopped else DONE
 
 
 def variants_of(recipe: Recipe, plain: bool) -> dict[str, Recipe]:

@@ -267,6 +267,7 @@ _of_this_process: list[Variant] = []
 def start() -> None:
     """Prepare this process: its output goes to stderr, and on Linux it ends with its parent, as its data workers do."""
     os.dup2(2, 1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends this one
     _end_with_parent()
     os.register_at_fork(after_in_child=_end_with_parent)
 
