@@ -139,6 +139,7 @@ class Train:
     # torch.compile. default: without CUDA graphs; graphs: with them; auto: graphs on a GPU, else off.
     compile: Literal["auto", "off", "default", "graphs"] = key("auto", hashed=False)
     test_batch_size: int = key(200, low=1, high=1_000_000, hashed=False)
+    evaluate_every: int = key(1, low=1, high=100_000)  # epochs between two evaluations; the last epoch is always evaluated
     checkpoint_seconds: float = key(60.0, low=0, hashed=False)  # least time between two checkpoints, at epoch ends
     # Use only operations that give the same bits every time, also on a GPU; slower.
     deterministic: bool = key(False, hashed=False)

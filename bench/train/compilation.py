@@ -16,7 +16,11 @@ from torch.nn.attention import SDPBackend
 from bench.runs.record import Compilation
 
 PACKAGE = Path(__file__).parents[1]
-PARTS = {"train/task.py": "student", "train/teacher.py": "teacher", "data/rand_augment.py": "augmentation"}  # by file
+NETWORK = "models/features.py"  # the file of students, and of what is in a teacher
+PARTS = {  # by file
+    **{"train/teacher.py": "teacher", NETWORK: "student", "train/task.py": "student"},
+    "data/rand_augment.py": "augmentation",
+}
 MAX_FRAMES = 10_000  # of functions that torch.compile remembers; where a network falls back, it tries every layer
 MAX_REASON_CHARS = 200
 
@@ -51,14 +55,14 @@ def compilation(
         path = Path(frame.co_filename or "")
         file = path.relative_to(PACKAGE).as_posix() if path.is_relative_to(PACKAGE) else ""
         if frame.fail_type is not None:
-            part = PARTS.get(file)
+            part = None if file == NETWORK and "teacher" in fell_back else PARTS.get(file)
             # Layers are tried one by one after a part has failed, and where a graph breaks, which is counted as such. A
             # frame without a file has been compiled too often.
             if part is None and not fell_back and (frame.fail_type != "Unsupported" or frame.co_filename is None):
                 part = "a layer"
             if part is not None:
                 fell_back.setdefault(part, f"{part} not compiled ({frame.fail_type}: {short_reason(frame.fail_reason)})")
-        elif file.startswith("train/") and frame.has_guarded_code:
+        elif file and not file.startswith("data/") and frame.has_guarded_code:
             found += 1
     breaks = sum(utils.counters["graph_break"].values())
     reasons = (*fell_back.values(), *(f"no CUDA graph ({reason})" for reason in refused))

@@ -26,7 +26,7 @@ from bench.data.subsets import EVALUATED_ON, DecodedDataset
 from bench.locks import RunLocked, exclusive, is_held, locked
 from bench.runs import environment
 from bench.runs.folder import RunFolder
-from bench.runs.record import DatasetSummary, HistoryRow, Record, TeacherSummary, stale_parts
+from bench.runs.record import DatasetSummary, HistoryRow, Record, TeacherSummary, best_row, stale_parts
 from bench.storage import sha256, write_bytes
 from bench.train.checkpoint import Checkpoints
 from bench.train.feature_cache import open_teacher
@@ -269,7 +269,7 @@ class _Run:
 
     def _record(self, result: TrainResult, weights: str | None) -> Record:
         recipe, history, device = self._recipe, result.history, self._accelerator.device
-        best = max(history, key=lambda row: row["test_accuracy"])
+        best = best_row(history)
         finished = not result.diverged
         return Record(
             id=recipe.id,
