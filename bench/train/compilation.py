@@ -62,7 +62,7 @@ def compilation(
                 part = "a layer"
             if part is not None:
                 fell_back.setdefault(part, f"{part} not compiled ({frame.fail_type}: {short_reason(frame.fail_reason)})")
-        elif file and not file.startswith("data/") and frame.has_guarded_code:
+        elif file and not file.startswith("data/") and frame.graph_op_count:
             found += 1
     breaks = sum(utils.counters["graph_break"].values())
     reasons = (*fell_back.values(), *(f"no CUDA graph ({reason})" for reason in refused))
