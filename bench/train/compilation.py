@@ -64,6 +64,8 @@ def compilation(
                 fell_back.setdefault(part, f"{part} not compiled ({frame.fail_type}: {short_reason(frame.fail_reason)})")
         elif file and not file.startswith("data/") and frame.graph_op_count:
             found += 1
+    if found < expected and not fell_back:
+        fell_back["all"] = f"{expected - found} of {expected} graphs not compiled (torch gives no reason)"
     breaks = sum(utils.counters["graph_break"].values())
     reasons = (*fell_back.values(), *(f"no CUDA graph ({reason})" for reason in refused))
     seconds = round(utils.calculate_time_spent()["total_wall_time"], 1)

@@ -35,7 +35,7 @@ def test_a_run_whose_compiler_fails_says_so_once(null_gpu, tmp_path, monkeypatch
         monkeypatch.setenv(name, str(tmp_path / name))  # else what was compiled before would be used
     record, printed = record_of(null_gpu, tmp_path / "results", "baseline", "train.epochs=2")
     assert record.fell_back and record.compile == "fell back"
-    assert record.compilation.expected == 1 and record.compilation.found == 0
+    assert record.compilation.found == 0 < record.compilation.expected
     (reason,) = record.compilation.fell_back
     assert "student not compiled (" in reason and "false" in reason and "/" not in reason
     assert printed.count("steps are slower") == 1 and printed.count(reason) == 1 and printed.count("\n") < 20

@@ -68,6 +68,14 @@ def test_a_part_that_does_not_compile_is_named(variant, monkeypatch):
     assert own.usage().compile == "default" and found.expected == 2 and "student not compiled" in str(found)
 
 
+def test_graphs_that_are_missing_without_a_reason_are_told(variant):
+    own = variant("eager", "train.compile=default")
+    with torch.compiler.set_stance("force_eager"):
+        own.train(1)
+    assert own.step.compilation().fell_back == ("2 of 2 graphs not compiled (torch gives no reason)",)
+    assert own.usage().compile == "fell back"
+
+
 def test_each_fall_back_is_a_warning_once(caplog):
     progress = Progress(3, 1, False, "test")
     for reasons in ((), ("student not compiled (no)",), ("student not compiled (no)", "no CUDA graph (why)")):
