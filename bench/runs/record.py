@@ -53,12 +53,12 @@ class TeacherSummary:
     key: str  # its name in the cache
     id: str
     hash: str
-    seed: int
-    select: str  # the epoch whose weights guide, "last" or "best"
+    seed: int | None  # None, as epochs and seconds: unknown, since its weights were read from a file
+    select: str  # the epoch whose weights guide, "last" or "best"; "given": those of the file
     last_accuracy: float
     best_accuracy: float
-    epochs: int
-    seconds: float  # of its own training
+    epochs: int | None
+    seconds: float | None  # of its own training
     weights: str | None = None  # SHA-256 of its model.safetensors; None in records that do not have it
 
     @property
