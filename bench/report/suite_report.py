@@ -207,6 +207,11 @@ def _comparison_notes(runs: pd.DataFrame) -> list[str]:
                 out.append(f"Runs on {dataset} differ in {word}: {', '.join(kind[:8] for kind in kinds)}.")
     if diverged := int(runs["diverged"].sum()):
         out.append(f"{count(diverged, 'run')} of {len(runs)} diverged and {'is' if diverged == 1 else 'are'} left out.")
+    if fell_back := int(runs["fell_back"].sum()):
+        out.append(
+            f"{fell_back} of {count(len(runs), 'run')} fell back from compilation and took longer than such hardware needs:"
+            " the table of runs shows which."
+        )
     if dirty := int(runs["dirty"].fillna(False).sum()):
         out.append(f"{dirty} of {count(len(runs), 'run')} used code that was not committed.")
     return out

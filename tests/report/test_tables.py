@@ -9,8 +9,9 @@ from bench.config.parse import SourcedValue
 from bench.config.registry import Registry
 from bench.config.suite import Suite
 from bench.report import documents, tables
+from bench.report.page import render_page
 from bench.report.suite_report import build_suite_report
-from bench.runs.record import Hardware, Precision
+from bench.runs.record import Compilation, Hardware, Precision
 from tests.helpers.synthetic import (
     make_run,
     make_teacher,
@@ -63,6 +64,25 @@ def test_runs_of_other_code_stay_with_a_remark():
     )
     assert tables.accuracy_table(report(runs))["seeds"].tolist() == ["3", "3"]
     assert documents.markdown(report(runs)).count(remark.replace("`", r"\`")) == 1
+
+
+def test_runs_that_fell_back_from_compilation_are_marked():
+    runs = three_seeds()
+    assert "fell back" not in documents.markdown(report(runs))
+    for number, changes in (
+        (1, {"compile": "fell back"}),  # records without further facts
+        (4, {"compilation": Compilation(2, 1, 0, 0, ("teacher not compiled (Error: no)",), "flash", 9.0)}),
+        (5, {"compilation": Compilation(2, 2, 3, 1, (), "flash", 9.0)}),
+    ):
+        runs[number] = dataclasses.replace(runs[number], record=dataclasses.replace(runs[number].record, **changes))
+    shown = report(runs)
+    (remark,) = [remark for remark in shown.remarks if "fell back" in remark]
+    assert remark.startswith("2 of 6 runs fell back from compilation")
+    marked = tables.runs_table(shown)["hardware"].str.endswith(", fell back from compilation")
+    assert marked.tolist() == [number in (1, 4) for number in range(6)]
+    assert documents.markdown(shown).count("fell back") == 3
+    page = render_page([shown])
+    assert page.count(remark) == 1 and page.count("fell back, all or in part") == 2
 
 
 def test_missing_and_diverged_runs_are_shown():
