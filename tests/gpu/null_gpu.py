@@ -1,6 +1,6 @@
 """A null GPU: the CUDA build of torch runs on it without a GPU, and its operations are counted (tests/gpu/null_gpu.c).
 
-    python -m tests.gpu.null_gpu bench/run.py --recipe …                    any command of Python on it
+    python -m tests.gpu.null_gpu bench/run.py --recipe …                    any command of Python on it, or a .sh
     NULL_GPUS=8 python -m tests.gpu.null_gpu -m bench sweep quick            on eight of them, which nvidia-smi lists
 
 It shows that the code for GPUs runs, what the host asks for, and whether it waits. It shows no result and no time of a GPU.
@@ -138,5 +138,5 @@ def _torch_library(name: str) -> Path:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, *sys.argv[1:]]
+        command = [*([] if sys.argv[1].endswith(".sh") else [sys.executable]), *sys.argv[1:]]
         sys.exit(subprocess.run(command, env=environment(build(Path(folder))), check=False).returncode)
