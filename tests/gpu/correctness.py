@@ -174,7 +174,7 @@ def compiled_graphs_give_the_same_losses(runs: Runs) -> str:
 def bf16_is_near_fp32(runs: Runs) -> str:
     """The losses of 20 steps in bf16 and fp32."""
     assert runs.finished("eager in bf16").record.precision.used == "bf16"
-    return _compare(runs, "eager in bf16", "eager", first=5e-3, later=2e-2)
+    return _compare(runs, "eager in bf16", "eager", first=2e-3, later=1e-2)
 
 
 def two_runs_on_one_gpu_give_the_same_bits(runs: Runs) -> str:

@@ -4,8 +4,8 @@
 #   tests/gpu/evidence.sh [SECONDS] [DATA_DIR]
 # SECONDS (540) is its limit. DATA_DIR has tiny_imagenet or cifar10; without it nothing is trained. After each part everything is
 # packed: $OUT/evidence.tar.gz, $OUT/summary.txt. A second call does what is missing; on another machine, unpack evidence.tar.gz
-# into results/local before. For trials: PYTHON (python3), STEPS (100 per measurement), STUDENTS, EPOCHS (30, on CIFAR-10),
-# OPTIONS (of the measurements, as "--set train.batch_size=16").
+# into results/local before. For trials: PYTHON (python3), STEPS (100 per measurement), STUDENTS, EPOCHS (30, on CIFAR-10), SLOWER
+# (1: by what to multiply the limits of parts), OPTIONS (of the measurements, as "--set train.batch_size=16").
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 limit=${1:-540}
@@ -35,7 +35,7 @@ signal_warming() { for pid in "${warming[@]}"; do kill "-$1" -- "-$pid" 2>/dev/n
 trap 'signal_warming CONT; signal_warming TERM; pack; echo "packed into $out after $SECONDS s"' EXIT
 
 part() { # part NAME SECONDS COMMAND…: for at most so many seconds, unless its result is there
-    local name=$1 most=$2 code
+    local name=$1 most=$(($2 * ${SLOWER:-1})) code
     shift 2
     [ -s "$work/$name.txt" ] && return
     [ "$(left)" -lt "$most" ] && most=$(left)
