@@ -29,7 +29,7 @@ def recipe_files_schema(plugins: PluginFiles = NO_PLUGINS) -> dict[str, Any]:
     of_builders = _merged([cls for (kind, _), cls in own.items() if kind == "models"])
     defs = {name: _closed(_properties(cls, params=of_builders)) for name, cls in SECTIONS.items()}
     sections = {name: {"$ref": f"#/$defs/{name}"} for name in SECTIONS}
-    of_teacher = {**_properties(TeacherPass), **_properties(Recipe, ("seed", "select"))}
+    of_teacher = {**_properties(TeacherPass), **_properties(Recipe, ("seed", "select", "weights", "sha256"))}
     settings = {**sections, "guidance": _guidance(methods), "teacher": _closed({**sections, **of_teacher})}
     names = {"type": "array", "items": {"type": "string"}, "minItems": 1, "uniqueItems": True}
     seeds = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "uniqueItems": True}

@@ -226,6 +226,7 @@ def _read_rows(content: object, where: str) -> tuple[SuiteMethod, ...]:
                 allowed = f"a whole key under {' or '.join(GUIDED_ONLY)}"
                 raise RecipeError(f"{given.where}: {short_repr(path)} is not {allowed}")
             check_override(path, given)
+            _refuse_one_teacher(path, given)
             if path == "guidance.method":
                 fail_at(given, path, "makes it another method: write a row of that method")
             values = values if isinstance(values, list) else [values]
@@ -255,12 +256,19 @@ def _read_vary(content: object, where: str, overrides: Mapping[str, SourcedValue
         check_override(path, given[0])
         if path in overrides:
             raise RecipeError(f"{place}: is in set too: remove it there")
+        _refuse_one_teacher(path, given[0])
         section, _, key = path.removeprefix("teacher.").rpartition(".")
         hashed = section not in SECTIONS or SECTIONS[section].__dataclass_fields__[key].metadata.get("hashed", True)
         if not hashed and path != "teacher.model.name":  # which stands for the keys of a file
             raise RecipeError(f"{place}: changes no result, so all its values would be one run")
         out.append((path, tuple(given)))
     return tuple(out)
+
+
+def _refuse_one_teacher(path: str, given: SourcedValue) -> None:
+    """Raise RecipeError for the keys of a teacher's file among those that differ between the runs of a suite."""
+    if path in ("teacher.weights", "teacher.sha256"):
+        fail_at(given, path, "must be in set, since one file is the teacher of all runs")
 
 
 def _without_repeats(values: list[Any], place: str) -> list[Any]:

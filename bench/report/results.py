@@ -73,7 +73,7 @@ def curves(
         origin, suite, model, dataset, variant, method, seed, id, protocol, hash, diverged: as in `bench.results`.
         epoch: from 1. lr: learning rate. train_loss, guidance_loss: means over the epoch; guidance_loss is the sum of the
             unweighted terms. A loss is missing if it was not finite, guidance_loss also without guidance.
-        test_accuracy: in %. images_per_second: of training.
+        test_accuracy: in %, missing if the epoch was not evaluated. images_per_second: of training.
     """
     found = _find(suite, Path(results_dir), origin, recipes_dir)
     frame = _frame(found)[["origin", "suite", *RUN, "id", "protocol", "hash", "diverged"]]

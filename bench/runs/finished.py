@@ -143,6 +143,7 @@ def _history_problem(history: Any, epochs: int) -> str | None:
             return f".{name} has a value that is not a number"
     if history["epoch"] != list(range(1, epochs + 1)):
         return f".epoch does not count from 1 to {epochs}"
-    if not all(value is not None and 0 <= value <= 100 for value in history["test_accuracy"]):
-        return ".test_accuracy is not a list of numbers from 0 to 100"
+    accuracies = history["test_accuracy"]
+    if accuracies[-1] is None or not all(value is None or 0 <= value <= 100 for value in accuracies):
+        return ".test_accuracy is not a list of numbers from 0 to 100, or none, that ends with a number"
     return None

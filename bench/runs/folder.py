@@ -34,7 +34,7 @@ class StatusDetails(TypedDict, total=False):
 
     epoch: int  # the last finished one, counted from 1
     epochs: int  # of the run
-    test_accuracy: float  # of that epoch, as images_per_second
+    test_accuracy: float | None  # of that epoch, as images_per_second; None if it was not evaluated
     images_per_second: float
     error: str
 

@@ -26,15 +26,19 @@ HISTORY_COLUMNS = ("epoch", "lr", "train_loss", "guidance_loss", "test_accuracy"
 
 
 class HistoryRow(TypedDict):
-    """One epoch of a run, a row of history.csv. Losses are None if they were not finite or there was no guidance."""
+    """One epoch of a run, a row of history.csv.
+
+    Losses are None if they were not finite or there was no guidance; accuracies are None if it was not evaluated
+    (`train.evaluate_every`).
+    """
 
     epoch: int
     lr: float
     train_loss: float | None
     guidance_loss: float | None
-    test_accuracy: float
+    test_accuracy: float | None
     images_per_second: float
-    raw_accuracy: NotRequired[float]  # with `train.ema`: of the weights themselves; test_accuracy is of their average
+    raw_accuracy: NotRequired[float | None]  # with `train.ema`: of the weights; test_accuracy is of their average
 
 
 def history_columns(names: Iterable[str]) -> list[str]:
@@ -49,12 +53,12 @@ class TeacherSummary:
     key: str  # its name in the cache
     id: str
     hash: str
-    seed: int
-    select: str  # the epoch whose weights guide, "last" or "best"
+    seed: int | None  # None, as epochs and seconds: unknown, since its weights were read from a file
+    select: str  # the epoch whose weights guide, "last" or "best"; "given": those of the file
     last_accuracy: float
     best_accuracy: float
-    epochs: int
-    seconds: float  # of its own training
+    epochs: int | None
+    seconds: float | None  # of its own training
     weights: str | None = None  # SHA-256 of its model.safetensors; None in records that do not have it
 
     @property
@@ -181,12 +185,17 @@ def read_record(path: Path) -> Record:
         raise RecipeError(f"{path}: cannot be read ({type(error).__name__}): move it away to run again") from None
     record, history = record_from_dict(content, str(path)), path.with_name("history.csv")
     if not record.diverged and history.exists():
-        accuracies = [row["test_accuracy"] for row in read_history(history)]
-        if (record.last_accuracy, record.best_accuracy) != (accuracies[-1], max(accuracies)):
+        rows = read_history(history)
+        if (record.last_accuracy, record.best_accuracy) != (rows[-1]["test_accuracy"], best_row(rows)["test_accuracy"]):
             raise RecipeError(
                 f"{path}: changed: its last or best accuracy is not that of history.csv: move it away to run again"
             )
     return record
+
+
+def best_row(history: list[HistoryRow]) -> HistoryRow:
+    """The first epoch with the highest accuracy, of a history with one evaluated epoch at least."""
+    return max((row for row in history if row["test_accuracy"] is not None), key=lambda row: row["test_accuracy"])
 
 
 def read_history(path: Path) -> list[HistoryRow]:
@@ -196,9 +205,10 @@ def read_history(path: Path) -> list[HistoryRow]:
             reader = csv.DictReader(file)
             columns = history_columns(reader.fieldnames or ())
             rows = [{k: None if row[k] == "" else float(row[k]) for k in columns} for row in reader]
-        if not rows or not all(math.isfinite(value) for row in rows for value in row.values() if value is not None):
+        finite = all(math.isfinite(value) for row in rows for value in row.values() if value is not None)
+        if not rows or rows[-1]["test_accuracy"] is None or not finite:
             raise ValueError
-        return [{**row, "epoch": int(row["epoch"]), "test_accuracy": float(row["test_accuracy"])} for row in rows]
+        return [{**row, "epoch": int(row["epoch"])} for row in rows]
     except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
         raise RecipeError(f"{path}: not the history of a run ({type(error).__name__})") from None
 

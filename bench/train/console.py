@@ -46,10 +46,8 @@ class Progress:
             return
         guidance = f"  guidance {row['guidance_loss']:.4f}" if row["guidance_loss"] is not None else ""
         loss = "not finite" if row["train_loss"] is None else f"{row['train_loss']:.4f}"
-        values = (
-            f"loss {loss}{guidance}  {self._evaluated_on} {row['test_accuracy']:.2f} %"
-            f"  {row['images_per_second']:,.0f} images/s"
-        )
+        evaluated = "" if row["test_accuracy"] is None else f"  {self._evaluated_on} {row['test_accuracy']:.2f} %"
+        values = f"loss {loss}{guidance}{evaluated}  {row['images_per_second']:,.0f} images/s"
         if self._bar:
             self._bar.set_description(f"epoch {row['epoch']}/{self._epochs}")
             self._bar.set_postfix_str(values)

@@ -18,7 +18,7 @@ from bench.data.loaders import EvalLoader, Shard, TrainLoader
 from bench.data.subsets import DecodedDataset
 from bench.guidance import Shape, schedule
 from bench.models.drop_path import sample_drop_path_masks
-from bench.runs.record import GuidanceStop, HistoryRow
+from bench.runs.record import GuidanceStop, HistoryRow, best_row
 from bench.train.checkpoint import Checkpoints, TrainingState
 from bench.train.console import Progress
 from bench.train.evaluate import accuracy, flops_per_image
@@ -160,9 +160,13 @@ class Training:
         """Evaluate and extend the history. Returns the predictions, and whether the run has diverged."""
         recipe, loader = self._recipe, self._loader
         train_loss, guidance_loss = (self._losses / loader.steps).tolist()
-        test_accuracy, predictions = accuracy(self._network, self._eval_loader, self._accelerator)
         weights = [parameter.detach().isfinite().all() for parameter in self._step.task.parameters()]
-        finite = torch.stack(weights).all().item()
+        diverged = not (torch.stack(weights).all().item() and math.isfinite(train_loss))
+        is_last = diverged or epoch + 1 == recipe.train.epochs
+        test_accuracy, raw_accuracy, predictions = None, None, torch.empty(0, dtype=torch.int64)
+        if is_last or (epoch + 1) % recipe.train.evaluate_every == 0:
+            test_accuracy, predictions = self._evaluate(self._network)
+            raw_accuracy = self._evaluate(self._student.network)[0] if self._step.ema is not None else None
         guided = self._is_guided(epoch)
         if guided:
             self._guidance_losses.append(guidance_loss)
@@ -172,19 +176,24 @@ class Training:
             lr=learning_rate(epoch, recipe.train),
             train_loss=round(train_loss, 6) if math.isfinite(train_loss) else None,
             guidance_loss=round(guidance_loss, 6) if guided and math.isfinite(guidance_loss) else None,
-            test_accuracy=round(test_accuracy, 4),
+            test_accuracy=test_accuracy,
             images_per_second=round(images / seconds, 1),
         )
         if self._step.ema is not None:
-            row["raw_accuracy"] = round(accuracy(self._student.network, self._eval_loader, self._accelerator)[0], 4)
-        if recipe.select == "best" and all(row["test_accuracy"] > earlier["test_accuracy"] for earlier in self._history):
-            self._best_state = {"network": _on_cpu(self._network), "predictions": predictions}
+            row["raw_accuracy"] = raw_accuracy
         self._history.append(row)
+        if recipe.select == "best" and test_accuracy is not None and best_row(self._history) is row:
+            self._best_state = {"network": _on_cpu(self._network), "predictions": predictions}
         self._progress.epoch(row)
         if guided and (stop := self._guidance_stop()) is not None:
             self._progress.guidance_ended(stop)
         self._after_epoch(self._history)
-        return predictions, not (finite and math.isfinite(train_loss))
+        return predictions, diverged
+
+    def _evaluate(self, network: torch.nn.Module) -> tuple[float, Tensor]:
+        """Accuracy in %, rounded as a history has it, and predictions."""
+        in_percent, predictions = accuracy(network, self._eval_loader, self._accelerator)
+        return round(in_percent, 4), predictions
 
     def _between_epochs(self, epoch: int) -> None:
         """Before an epoch: stop if asked to, or save a checkpoint if one is due."""

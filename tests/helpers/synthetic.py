@@ -133,7 +133,10 @@ def make_run(
     accuracies = [*accuracies, *[accuracies[-1]] * rest]
     losses = None if losses is None else [*losses, *[losses[-1]] * rest]
     accuracies = [round(100 * round(value * images / 100) / images, 4) for value in accuracies]  # as training rounds them
-    best = max(accuracies)
+    train_loss = [round(float(v), 6) for v in (losses if losses is not None else 4.5 * (1 - np.array(accuracies) / 100))]
+    every, last = recipe.train.evaluate_every, len(accuracies)
+    accuracies = [value if epoch % every == 0 or epoch == last else None for epoch, value in enumerate(accuracies, 1)]
+    best = max(value for value in accuracies if value is not None)
     results = {"last_accuracy": accuracies[-1], "best_accuracy": best, "best_epoch": accuracies.index(best) + 1}
     record = Record(
         **{
@@ -166,7 +169,6 @@ def make_run(
         }
     )
     epochs = range(record.epochs)
-    train_loss = [round(float(v), 6) for v in (losses if losses is not None else 4.5 * (1 - np.array(accuracies) / 100))]
     history: History = {
         "epoch": [e + 1 for e in epochs],
         "lr": [round(recipe.train.lr * (1 + math.cos(math.pi * e / record.epochs)) / 2, 8) for e in epochs],

@@ -295,6 +295,23 @@ def test_varied_values_have_rows_filters_curves_and_addresses(show, tmp_path):
     assert one(driver, "#cell-title").text == title
 
 
+def test_epochs_that_were_not_evaluated_have_no_points(show, tmp_path):
+    recipes, suite = varied_suite(tmp_path, "vary: {train.evaluate_every: [1, 7]}")
+    runs = runs_of_suite(recipes, suite, 12)
+    report = build_suite_report(recipes, suite, runs)
+    driver = show(page.render_page([report]), "#cell=deit_micro%2Fdigits%2Ftrain.evaluate_every%3D7%2Fguided")
+    assert colours_in(driver, "dialog canvas") > 20
+    mean = report.cells.set_index(["variant", "method"]).at[("train.evaluate_every=7", "guided"), "last_mean"]
+    assert f"guided {mean:.1f} %" in one(driver, "dialog .readout").text
+    (curve,) = {tuple(run.history["test_accuracy"]) for run in runs if run.key == runs[-1].key}
+    assert [epoch for epoch, value in enumerate(curve, 1) if value is not None] == [7, 14, 20]
+    figure = one(driver, "dialog .chart .u-over")
+    ActionChains(driver).move_to_element(figure).perform()  # between two evaluations
+    at_7 = report.curves[report.curves["variant"].str.endswith("=7") & (report.curves["epoch"] == 7)]
+    means = at_7.groupby("method")["test_accuracy"].mean()
+    assert f"guided {means['guided']:.1f} %" in one(driver, "dialog .readout").text
+
+
 def test_another_reference_and_runs_without_a_pair(show):
     runs = runs_of_suite(registry, quick, 6)
     other = dataclasses.replace(runs[-1].record, precision=Precision("fp32", "fp32"))

@@ -13,6 +13,7 @@ from bench.report.suite_report import build_suite_report
 from bench.runs.record import Hardware, Precision
 from tests.helpers.synthetic import (
     make_run,
+    make_teacher,
     methods,
     quick_run,
     registry_with_methods,
@@ -171,6 +172,18 @@ def test_text_of_others_is_shown_as_text():
 def test_the_teacher_is_described_by_the_weights_that_guide():
     (sentence,) = tables.teacher_sentences(report(three_seeds()).runs)
     assert sentence.startswith("Teacher resnet8/digits (seed 0") and "70.00 % after 15 epochs" in sentence
+
+
+def test_of_a_teacher_that_was_read_from_a_file_only_the_accuracy_is_known():
+    recipe, unknown = (
+        registry.compose("deit_micro/digits/guided", suite=suite),
+        dict.fromkeys(("seed", "epochs", "seconds")),
+    )
+    built = report(three_seeds(teacher=make_teacher(recipe.teacher, select="given", **unknown)))
+    (sentence,) = tables.teacher_sentences(built.runs)
+    assert sentence.startswith("Teacher resnet8/digits (read from a file, the same") and "70.00 %; how it was" in sentence
+    guided = built.cells.set_index("method").loc["guided"]
+    assert guided["speedup_seconds_mean"] > 0 and pd.isna(guided["speedup_seconds_with_teacher_mean"])
 
 
 def test_only_marked_parts_of_a_readme_change():

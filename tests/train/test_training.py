@@ -158,6 +158,16 @@ def test_the_best_epoch_can_be_selected():
         assert torch.equal(predictions, results[select].predictions)
 
 
+def test_epochs_without_evaluation_train_the_same_network():
+    every, third = (train(*arrange("baseline", "train.epochs=4", f"train.evaluate_every={n}")) for n in (1, 3))
+    assert all(torch.equal(third.network[name], weights) for name, weights in every.network.items())
+    evaluated = [row["test_accuracy"] for row in every.history]
+    assert [row["test_accuracy"] for row in third.history] == [None, None, evaluated[2], evaluated[3]]
+    assert torch.equal(third.predictions, every.predictions)
+    diverged = train(*arrange("baseline", "train.lr=1.0e+30", "train.evaluate_every=3"))
+    assert diverged.diverged and diverged.history[0]["test_accuracy"] is not None
+
+
 @pytest.mark.parametrize(("method", "more"), [("baseline", MODERN), ("guided", ["guidance.schedule.until_epoch=3"])])
 def test_two_processes_give_the_losses_of_one_step_by_step(cache, tmp_path, method, more):
     # an epoch is one step, so the history has every step's loss; torchrun itself starts the guided ones

@@ -140,7 +140,8 @@ def _draw_method(axes: Axes, plot: base.Plot, method: str, band: bool, **look: A
 def _mark_stops(axes: Axes, plot: base.Plot, method: str) -> None:
     """Draw a tick on the mean where the guidance of a seed ended by itself."""
     curves = plot.curves[plot.curves["method"] == method]
-    stops = curves.groupby("epoch")["test_accuracy"].mean().reindex(curves["guidance_stop_epoch"].dropna().unique())
+    mean = curves.groupby("epoch")["test_accuracy"].mean().interpolate()  # over epochs that were not evaluated
+    stops = mean.reindex(curves["guidance_stop_epoch"].dropna().unique())
     axes.plot(stops, "|", color=plot.colour(method), markersize=8, markeredgewidth=1.2)
 
 

@@ -189,10 +189,21 @@ def _grouped(frame: pd.DataFrame, names: list[str]) -> dict[tuple[str, ...], lis
     return {values: _rows(own) for values, own in frame.groupby(names, sort=False)}
 
 
-def _curves(report: SuiteReport) -> list[list[int]]:
-    """The accuracies of each run in hundredths of a per cent, as differences to the epoch before: a third less room."""
-    values = report.curves[RUN].assign(value=(100 * report.curves["test_accuracy"]).round().astype("int64"))
-    curves = values.groupby(RUN)["value"].agg(lambda own: np.diff(own, prepend=0).tolist())
+def _curves(report: SuiteReport) -> list[list[int | None]]:
+    """The accuracies of each run in hundredths of a per cent, as differences to the one before: a third less room.
+
+    None: the epoch was not evaluated.
+    """
+    evaluated = report.curves.dropna(subset="test_accuracy")
+    values = evaluated[[*RUN, "epoch"]].assign(value=(100 * evaluated["test_accuracy"]).round().astype("int64"))
+
+    def steps(own: pd.DataFrame) -> list[int | None]:
+        out = [None] * own["epoch"].iloc[-1]
+        for epoch, step in zip(own["epoch"], np.diff(own["value"], prepend=0).tolist(), strict=True):
+            out[epoch - 1] = step
+        return out
+
+    curves = {key: steps(own) for key, own in values.groupby(RUN)}
     return [curves[key] for key in report.runs[RUN].itertuples(index=False, name=None)]
 
 

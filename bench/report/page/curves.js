@@ -11,11 +11,14 @@ function std(values) {
   return Math.sqrt(values.reduce((sum, value) => sum + (value - middle) ** 2, 0) / Math.max(values.length - 1, 1));
 }
 
-/** Test accuracy per epoch in %, from the differences of hundredths that the page holds. */
+/** Test accuracy per epoch in %, from the differences of hundredths that the page holds; null: not evaluated. */
 function curveOf(run) {
   let sum = 0;
-  return run.curve.map((step) => (sum += step) / 100);
+  return run.curve.map((step) => (step === null ? null : (sum += step) / 100));
 }
+/** The index of the last value that is not null, up to e; -1: there is none. */
+const lastBefore = (values, e) => values.findLastIndex((value, i) => i <= e && value !== null);
+const ofNumbers = (reduce) => (values) => (values.includes(null) ? null : reduce(values));
 
 /** A colour of the style sheet as "rgb(r, g, b)", which a canvas understands. */
 function resolved(name) {
@@ -49,8 +52,8 @@ function linesOf(methods, lengthOfEpoch, singleSeeds) {
     const epochs = curves[0].slice(0, Math.min(...curves.map((curve) => curve.length)));
     const step = lengthOfEpoch(finished);
     const columns = epochs.map((_, e) => curves.map((curve) => curve[e])); // the values of all seeds, per epoch
-    const line = { method, step, stroke, mean: columns.map(mean), std: columns.map(std) };
-    const [low, high] = [-1, 1].map((sign) => line.mean.map((value, e) => value + sign * line.std[e]));
+    const line = { method, step, stroke, mean: columns.map(ofNumbers(mean)), std: columns.map(ofNumbers(std)) };
+    const [low, high] = [-1, 1].map((sign) => line.mean.map((value, e) => (value === null ? null : value + sign * line.std[e])));
     out.tables.push([epochs.map((_, e) => (e + 1) * step), line.mean, low, high]);
     out.bands.push({ series: [out.series.length + 2, out.series.length + 1], fill: faded(stroke, 0.16) });
     out.series.push({ stroke, width: 2.5, dash }, { stroke: "transparent" }, { stroke: "transparent" });
@@ -82,7 +85,8 @@ function drawCurves(element, suite, cell, options) {
     let place = "last epoch";
     if (x !== null) place = options.byTime ? `after ${x.toFixed(unit > 1 ? 1 : 0)} ${unitName}` : `epoch ${Math.round(x)}`;
     const values = lines.map((line) => {
-      const e = x === null ? line.mean.length - 1 : Math.round(x / line.step) - 1;
+      const at = x === null ? line.mean.length - 1 : Math.round(x / line.step) - 1;
+      const e = at < line.mean.length ? lastBefore(line.mean, at) : at;
       const text = document.createElement("span");
       text.style.setProperty("--colour", `var(--method-${line.method.colour})`);
       const spread = line.std[e] ? ` ± ${line.std[e].toFixed(1)}` : "";
@@ -135,7 +139,7 @@ function markStops(plot, { method, step, stroke, mean: values }) {
   ctx.lineWidth = 2 * devicePixelRatio;
   ctx.strokeStyle = stroke;
   for (const { stop } of method.runs) {
-    const [x, y] = [plot.valToPos(stop * step, "x", true), plot.valToPos(values[stop - 1], "y", true)];
+    const [x, y] = [plot.valToPos(stop * step, "x", true), plot.valToPos(values[lastBefore(values, stop - 1)], "y", true)];
     if (stop && x >= bbox.left && x <= bbox.left + bbox.width) {
       ctx.stroke(new Path2D(`M${x} ${y - 9 * devicePixelRatio}V${y + 9 * devicePixelRatio}`));
     }
