@@ -43,7 +43,8 @@ def check_recipe(recipe: Recipe, fail: Fail) -> None:
     images = None if data.subset or data.holdout else data.train_images  # otherwise known when the dataset is here
     if data.train_limit and images and data.train_limit > images:
         fail("data.train_limit", f"got {data.train_limit}, allowed is at most {images}, the training images of {data.name}")
-    if (most := most_training_images(data)) is not None and (problem := batch_problem(train.batch_size, most)):
+    trained = recipe.sha256 is None  # a teacher that is read from a file has no batches
+    if trained and (most := most_training_images(data)) is not None and (problem := batch_problem(train.batch_size, most)):
         fail("train.batch_size", problem)
     if recipe.guidance is not None:
         _check_guidance(recipe, fail)

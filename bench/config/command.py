@@ -60,4 +60,8 @@ def _texts(recipe: Recipe) -> dict[str, str]:
     """The keys of a recipe that `--set` may have, as {"train.lr": "train.lr=0.1"}."""
     content = recipe.to_dict()
     keys = flatten(content, recipe.id, tuple(content))
-    return {key: f"{key}={set_text(given.value)}" for key, given in keys.items() if key not in _NOT_SETTABLE}
+    texts = {key: f"{key}={set_text(given.value)}" for key, given in keys.items() if key not in _NOT_SETTABLE}
+    if recipe.teacher is not None and recipe.teacher.sha256 is not None:
+        del texts["teacher.seed"]
+        texts["teacher.weights"] = "teacher.weights=FILE"  # no recipe knows where it is on a machine
+    return texts

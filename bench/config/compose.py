@@ -27,6 +27,7 @@ from bench.config.schema import (
     SECTIONS,
     SHARED_WITH_TEACHER,
     TEACHER_PASS_KEYS,
+    TRAINING_KEYS,
     Guidance,
     MethodParams,
     Recipe,
@@ -34,6 +35,7 @@ from bench.config.schema import (
     Schedule,
     TeacherPass,
 )
+from bench.config.teacher_file import check_teacher_keys
 
 Keys = Mapping[str, SourcedValue]
 
@@ -78,7 +80,7 @@ def build_teacher(
 
     Args:
         layers: the keys of its model, and data and transform of its students.
-        teacher_keys: the keys under `teacher.`, which win.
+        teacher_keys: the keys under `teacher.`, which win. If they name a file with its weights, it is not trained.
         shared: keys of the student, of which some hold for the teacher too.
         seed: of a teacher that is trained on its own; None: `teacher.seed`.
     """
@@ -86,7 +88,10 @@ def build_teacher(
     own = {path: given for path, given in teacher_keys.items() if path not in TEACHER_PASS_KEYS}
     keys = {**layers, **shared, **own}
     if seed is not None:
+        keys = {path: given for path, given in keys.items() if path not in ("weights", "sha256")}
         return build_recipe(recipe_id, protocol, keys, seed, known)
+    if check_teacher_keys(own):
+        keys = {path: given for path, given in keys.items() if path not in TRAINING_KEYS}
     seed = read_value(Recipe, "seed", keys["seed"], "teacher.seed") if "seed" in keys else 0
     return build_recipe(recipe_id, protocol, keys, seed, known, written_as=lambda path: "teacher." * (path in own) + path)
 
@@ -127,8 +132,9 @@ def build_recipe(
             read_section(Schedule, "guidance.schedule.", everything, written_as),
             read_section(TeacherPass, "teacher.", everything, written_as),
         )
-    select = read_value(Recipe, "select", keys["select"], written_as("select")) if "select" in keys else "last"
-    recipe = Recipe(recipe_id, protocol, **sections, teacher=teacher, seed=seed, select=select)
+    of_teacher = ("select", "weights", "sha256")
+    own = {name: read_value(Recipe, name, keys[name], written_as(name)) for name in of_teacher if name in keys}
+    recipe = Recipe(recipe_id, protocol, **sections, teacher=teacher, seed=seed, **own)
 
     def fail(path: str, problem: str) -> typing.NoReturn:
         fail_at(everything.get(path, SourcedValue(None, f"recipe {recipe_id!r}")), written_as(path), problem)
@@ -271,10 +277,9 @@ def recipe_from_dict(content: Any, where: str, plugins: PluginFiles = NO_PLUGINS
         if not needs <= OUTPUTS or not student_maps <= STUDENT_MAPS:
             raise TypeError("guidance.needs")
         keys = flatten(own, where, sections)
-        if "select" in content:
-            keys["select"] = SourcedValue(content["select"], where)
         for path, value in keys.items():
             check_known(path, value)
+        keys |= {name: SourcedValue(content[name], where) for name in ("select", "sha256") if name in content}
         recipe_id, protocol, seed = (
             read_value(Recipe, name, SourcedValue(content[name], where), name) for name in ("id", "protocol", "seed")
         )

@@ -29,15 +29,18 @@ def recipe_files_schema(plugins: PluginFiles = NO_PLUGINS) -> dict[str, Any]:
     of_builders = _merged([cls for (kind, _), cls in own.items() if kind == "models"])
     defs = {name: _closed(_properties(cls, params=of_builders)) for name, cls in SECTIONS.items()}
     sections = {name: {"$ref": f"#/$defs/{name}"} for name in SECTIONS}
-    of_teacher = {**_properties(TeacherPass), **_properties(Recipe, ("seed", "select"))}
+    of_teacher = {**_properties(TeacherPass), **_properties(Recipe, ("seed", "select", "weights", "sha256"))}
     settings = {**sections, "guidance": _guidance(methods), "teacher": _closed({**sections, **of_teacher})}
     names = {"type": "array", "items": {"type": "string"}, "minItems": 1, "uniqueItems": True}
     seeds = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "uniqueItems": True}
     values = {"type": "array", "minItems": 1, "uniqueItems": True}
     suite = {"protocol": {"type": "string"}, "models": names, "datasets": names, "seeds": seeds, "set": _closed(settings)}
-    suite["vary"] = {"type": "object", "propertyNames": {"enum": _paths(settings, defs)}, "additionalProperties": values}
+    paths = _paths(settings, defs)
+    varied = {"type": "object", "propertyNames": {"enum": paths}, "additionalProperties": values}
+    variant = {"type": "object", "propertyNames": {"$ref": "#/properties/vary/anyOf/0/propertyNames"}, "minProperties": 1}
+    suite["vary"] = {"anyOf": [varied, {"type": "array", "items": variant, "minItems": 1, "uniqueItems": True}]}
     suite["reference"] = {"type": "string"}
-    keys = [path for path in _paths(settings, defs) if path.startswith(GUIDED_ONLY)]
+    keys = [path for path in paths if path.startswith(GUIDED_ONLY)]
     own = {"type": "object", "propertyNames": {"enum": keys}, "minProperties": 1}
     with_keys = {"type": "object", "additionalProperties": own, "minProperties": 1, "maxProperties": 1}
     rows = {**names, "items": {"anyOf": [names["items"], with_keys]}}

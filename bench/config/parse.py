@@ -250,7 +250,7 @@ def flatten(content: Any, where: str, allowed: Sequence[str], prefix: str = "") 
 _KEYS = {section: [f.name for f in fields(cls)] for section, cls in (*SECTIONS.items(), ("guidance.schedule", Schedule))}
 _KEYS["guidance"] = ["method"]
 _KEYS["model"].remove("params")
-_TEACHER_KEYS = ("seed", "select", *TEACHER_PASS_KEYS)
+_TEACHER_KEYS = ("seed", "select", "weights", "sha256", *TEACHER_PASS_KEYS)
 
 
 def _new_name(path: str) -> str | None:

@@ -34,6 +34,7 @@ from bench.config.parse import (
 from bench.config.plugins import find_plugins
 from bench.config.schema import LAYER_SECTIONS, TEACHER_PASS_KEYS, Data, Recipe, RecipeError
 from bench.config.suite import GUIDED_ONLY, Suite, SuiteEntry, check_override, read_suite
+from bench.config.teacher_file import refuse_training_keys
 
 
 def shipped_recipes() -> Path:
@@ -132,6 +133,8 @@ class Registry:
             return self.compose(entry.id, suite.protocol, own)
         varied = dataclasses.replace(suite, overrides=(*suite.overrides, *entry.overrides))
         recipe = self.compose(entry.id, suite=varied)
+        if recipe.teacher is not None and recipe.teacher.sha256 is not None:
+            refuse_training_keys(entry.overrides)
         if recipe.guidance is None and entry.method != self.split(entry.id)[2]:
             raise RecipeError(
                 f"suite {suite.name}: guidance: {entry.method}: it has no guidance, so this would change nothing"
@@ -236,6 +239,8 @@ class Registry:
             fail_at(given, "teacher.model.name", f"{teacher_model} is a student; teachers are {', '.join(teachers)}")
         layers = self._teacher_layers(teacher_model, dataset, protocol)
         teacher = build_teacher(f"{teacher_model}/{dataset}", protocol, layers, teacher_keys, own, self._known)
+        if teacher.sha256 is not None:
+            refuse_training_keys(overrides.items())
         return build_recipe(recipe_id, protocol, own, seed, self._known, teacher=teacher, teacher_keys=teacher_keys)
 
     def _teacher_layers(self, model: str, dataset: str, protocol: str) -> dict[str, SourcedValue]:

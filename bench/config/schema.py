@@ -233,6 +233,9 @@ class Recipe:
     teacher: Recipe | None = None  # of the CNN that guides the student; None too for guidance without a teacher
     seed: int = key(0, low=0, high=2**63 - 1)
     select: Literal["last", "best"] = "last"  # of a teacher: the epoch whose weights are used; "best" looks at the test set
+    # Of a teacher that is not trained here: its file, or the folder that has it as model.safetensors. No path is recorded.
+    weights: str | None = dataclasses.field(default=None, compare=False, metadata={"hashed": False})
+    sha256: str | None = None  # of that file, hex
 
     @functools.cached_property
     def hash(self) -> str:
@@ -248,6 +251,8 @@ class Recipe:
             content["model"].pop("feature_layers", None)  # baselines and teachers are trained without them
         if self.select != "last":
             content["select"] = self.select
+        if self.sha256 is not None:
+            content["sha256"] = self.sha256
         if self.guidance is not None:
             params = self._method_params(_non_default)
             schedule = _non_default(self.guidance.schedule)
@@ -282,9 +287,11 @@ class Recipe:
         """The composed recipe as plain types, hash included, as `show` prints it and records store it."""
         out: dict[str, Any] = {"id": self.id, "protocol": self.protocol, "hash": self.hash, "seed": self.seed}
         if self.model.role == "teacher":
-            out["select"] = self.select
+            out |= {"select": self.select} if self.sha256 is None else {"sha256": self.sha256}
+        unused = TRAINING_KEYS if self.sha256 is not None else ()
         for section in ("model", "data", "augment", "train"):
-            out[section] = _to_plain(getattr(self, section))
+            plain = _to_plain(getattr(self, section))
+            out[section] = {name: value for name, value in plain.items() if f"{section}.{name}" not in unused}
         if self.guidance is not None:
             params = self._method_params(_to_plain)
             schedule = _to_plain(self.guidance.schedule)
@@ -305,6 +312,12 @@ TEACHER_DATA_KEYS = ("pipeline", "workers")
 SHARED_WITH_TEACHER = (
     *("train.device", "train.threads", "augment.mean", "augment.std"),
     *(f"data.{f.name}" for f in fields(Data) if f.name not in TEACHER_DATA_KEYS),
+)
+# Keys that only say how a teacher is trained, without effect on one that is read from a file.
+TRAINING_KEYS = frozenset(
+    [*("seed", "select", "data.train_limit"), *(f"data.{name}" for name in TEACHER_DATA_KEYS)]
+    + [f"train.{f.name}" for f in fields(Train)]
+    + [f"augment.{f.name}" for f in fields(Augment) if f.name not in ("mean", "std")]
 )
 # The sections of each kind of recipe file. A protocol says how to train student and teacher, and nothing else.
 LAYER_SECTIONS = {

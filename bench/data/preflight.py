@@ -5,6 +5,7 @@ What needs torch, to build the networks, is in bench/train/preflight.py.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from bench.config.checks import batch_problem, check_processes
 from bench.config.schema import Data, Recipe, RecipeError
+from bench.config.teacher_file import find_teacher_file
 from bench.data.files import Item
 from bench.data.sources import IncompleteDataset, MissingDataset, Source, locate, missing
 from bench.data.store import check_counts, open_store, refuse_empty_classes
@@ -34,11 +36,14 @@ class Preflight:
     def __init__(self, data_dir: str | Path) -> None:
         self._data_dir = data_dir
         self._seen: dict[Data, DecodedDataset | RecipeError | None] = {}
+        self._check_teacher_file = functools.cache(find_teacher_file)
         self.downloads: dict[str, str] = {}
 
     def check(self, recipe: Recipe, world: int = 1) -> None:
         """Refuse a recipe that cannot run on `world` processes with the data that are here. Raises RecipeError."""
         check_processes(recipe, world)
+        if recipe.teacher is not None and recipe.teacher.weights is not None:
+            self._check_teacher_file(recipe.teacher.weights, recipe.teacher.sha256)
         if recipe.data not in self._seen:
             try:
                 self._seen[recipe.data] = self._look(recipe.data)
@@ -113,7 +118,7 @@ def check_dataset(recipe: Recipe, dataset: DecodedDataset) -> None:
             continue
         training = dataset.training(part.data)
         dataset.evaluation(part.data)
-        if problem := batch_problem(part.train.batch_size, len(training)):
+        if part.sha256 is None and (problem := batch_problem(part.train.batch_size, len(training))):
             raise RecipeError(f"{prefix}train.batch_size: {problem}")
         if len(training.images.sizes):  # else not decoded
             check_residence(part.data, training)

@@ -10,14 +10,17 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from bench.report import tables, teacher_seeds
-from bench.report.figures import figure_name
+from bench.report.figures import figure_name, plots_of_suite
+from bench.report.figures.varied import varied_number
 from bench.report.reproductions import NOTE, TITLE, reproduction_notes
 from bench.report.suite_report import FEW_METHODS, SuiteReport
 
-# A README's marked parts: of every suite, or of one. The rest of the file is left as it is.
-#     <!-- tables: python -m bench publish -->  or  <!-- table of quick: python -m bench publish -->
+# A README's marked parts: of every suite, or of the first of those named that has records. The rest is left as it is.
+#     <!-- tables: python -m bench publish -->  or  <!-- table of small or quick: python -m bench publish -->
 #     <!-- end of tables -->
-_MARKED = re.compile(r"(<!-- tables?(?: of (\S+))?: python -m bench publish -->).*?(<!-- end of tables -->)", re.DOTALL)
+_MARKED = re.compile(
+    r"(<!-- tables?(?: of (\S+(?: or \S+)*))?: python -m bench publish -->).*?(<!-- end of tables -->)", re.DOTALL
+)
 NEW_README = """# Results
 
 <!-- tables: python -m bench publish -->
@@ -89,16 +92,18 @@ def headline(report: SuiteReport) -> Iterator[str]:
 
 
 def fill_readme(text: str, reports: Sequence[SuiteReport], folder: str = "") -> str:
-    """A README's text with headline tables between its markers. A marked suite without records is left as it is.
+    """A README's text with headline tables between its markers. A part whose suites have no records is left as it is.
 
     Args:
         folder: of the results, relative to the README, with a slash at its end.
     """
 
+    by_name = {report.suite.name: report for report in reports}
+
     def fill(place: re.Match[str]) -> str:
         if place[2] is None:
             parts = [part for report in reports for part in (f"## `{report.suite.name}`", *_summary(report, folder))]
-        elif named := [report for report in reports if report.suite.name == place[2]]:
+        elif named := [by_name[name] for name in place[2].split(" or ") if name in by_name]:
             parts = list(_summary(named[0], folder))
         else:
             return place[0]
@@ -148,14 +153,17 @@ def _summary(report: SuiteReport, folder: str) -> Iterator[str]:
     """The headline, a figure and links to the files of a suite, in Markdown."""
     yield from headline(report)
     suite, name, shows = report.suite, "overview", f"gains of the methods of suite {report.suite.name}"
+    if key := varied_number(suite):
+        name, shows = "varied", f"gains and accuracies of suite {suite.name} against {key}"
     if len(suite.models) == len(suite.datasets) == 1 and not suite.vary and len(suite.methods) <= FEW_METHODS:
         name = f"curves/{figure_name(suite.models[0], suite.datasets[0])}"
         shows = f"{suite.models[0]} on {suite.datasets[0]}: test accuracy per epoch"
-    path = urllib.parse.quote(f"{folder}{suite.name}/{name}")
-    yield (
-        f'<picture><source media="(prefers-color-scheme: dark)" srcset="{path}.dark.png">'
-        f'<img src="{path}.png" alt="{html.escape(shows)}" width="520"></picture>'
-    )
+    if name in plots_of_suite(report):  # without pairs there are no gains
+        path = urllib.parse.quote(f"{folder}{suite.name}/{name}")
+        yield (
+            f'<picture><source media="(prefers-color-scheme: dark)" srcset="{path}.dark.png">'
+            f'<img src="{path}.png" alt="{html.escape(shows)}" width="520"></picture>'
+        )
     files = {"All tables": "table.md", "CSV": "table.csv", "LaTeX": "table.tex", "JSON": "table.json"}
     files["records"] = "records.jsonl"
     yield ", ".join(f"[{name}]({folder}{suite.name}/{file})" for name, file in files.items()) + "."

@@ -122,7 +122,10 @@ def pairs_frame(runs: pd.DataFrame, curves: pd.DataFrame, reference: str = BASEL
     # The reference's runs, one row for each row of `paired`.
     base = paired[key].merge(paired[paired["method"] == reference], on=key)
     seconds = base["seconds_to_reach"].where((paired[MACHINE] == base[MACHINE]).all(axis=1))
-    with_teacher, base_with_teacher = (own["seconds_to_reach"] + own["teacher_seconds"].fillna(0) for own in (paired, base))
+    # a run without a teacher has no seconds of one; of a teacher that was read from a file they are unknown
+    with_teacher, base_with_teacher = (
+        own["seconds_to_reach"] + own["teacher_seconds"].where(own["teacher_key"].notna(), 0) for own in (paired, base)
+    )
     return paired[[*RUN, "hash"]].assign(
         gain=paired["last_accuracy"] - base["last_accuracy"],
         best_gain=paired["best_accuracy"] - base["best_accuracy"],

@@ -115,7 +115,7 @@ def runs_table(report: SuiteReport) -> pd.DataFrame:
         ),
         "time": lambda row: duration(row["seconds"]),
         "images/s": _value("images_per_second", ",.0f"),
-        "hardware": _value("machine"),
+        "hardware": lambda row: row["machine"] + (", fell back from compilation" if row["fell_back"] else ""),
     }
     return _table(report.runs.merge(pairs, on=[*RUN, "hash"], how="left"), columns)
 
@@ -136,11 +136,19 @@ def reproduction_tables(report: SuiteReport) -> dict[str, pd.DataFrame]:
 def teacher_sentences(runs: pd.DataFrame) -> list[str]:
     """A sentence on each teacher of these runs."""
     return [
-        f"Teacher {row['teacher_id']} (seed {row['teacher_seed']}, the same for all seeds of the students, weights of the"
-        f" {row['teacher_select']} epoch): {row['teacher_accuracy']:.2f} % after {count(row['teacher_epochs'], 'epoch')},"
-        f" trained in {duration(row['teacher_seconds'])}."
+        _teacher_sentence(row)
         for row in runs.dropna(subset="teacher_key").drop_duplicates("teacher_key").to_dict("records")
     ]
+
+
+def _teacher_sentence(row: Row) -> str:
+    begin, same, percent = f"Teacher {row['teacher_id']}", "the same for all seeds of the students", row["teacher_accuracy"]
+    if pd.isna(row["teacher_epochs"]):
+        return f"{begin} (read from a file, {same}): {percent:.2f} %; how it was trained is not recorded."
+    return (
+        f"{begin} (seed {row['teacher_seed']}, {same}, weights of the {row['teacher_select']} epoch): {percent:.2f} % after"
+        f" {count(row['teacher_epochs'], 'epoch')}, trained in {duration(row['teacher_seconds'])}."
+    )
 
 
 def _with_results(report: SuiteReport) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,23 +13,28 @@ from typing import Any
 import bench
 from bench import models
 from bench.cli import DONE, add_recipes_dir
-from bench.config.parse import short_repr
+from bench.config.parse import set_text, short_repr
 from bench.config.schema import Recipe, RecipeError
 from bench.share.card import model_card
 from bench.share.load import Folders, Loaded, load, read_run
+from bench.share.pair import teacher_weights
 from bench.storage import read_json, replacing, write_json, write_text
 
 
 def add_export_options(parser: argparse.ArgumentParser) -> None:
     """The options of `export`."""
     parser.add_argument("run", metavar="RUN", help="its folder, as results/local/runs/deit_micro/digits/guided/…")
+    parser.add_argument(
+        "--teacher", action="store_true", help="write the teacher that guided the run, instead of its student"
+    )
     parser.add_argument("--to", required=True, metavar="DIR", help="a new folder, or an earlier export of the same run")
     add_recipes_dir(parser)
 
 
 def run_export(arguments: argparse.Namespace) -> int:
     """Write the export and print where it is."""
-    print("\n".join(export(Path(arguments.run), Path(arguments.to), arguments.recipes_dir)))
+    run = teacher_folder(Path(arguments.run), arguments.recipes_dir) if arguments.teacher else Path(arguments.run)
+    print("\n".join(export(run, Path(arguments.to), arguments.recipes_dir)))
     return DONE
 
 
@@ -56,10 +62,29 @@ def export(run: Path, to: Path, recipes_dir: Folders = ()) -> list[str]:
         with replacing(to / name) as temporary:
             shutil.copyfile(run / name, temporary)
     write_text(to / "README.md", model_card(record, recipe, timm_call))
-    return [
+    said = [
         f"{recipe.id} seed {recipe.seed}: {'an earlier export was replaced' if is_replaced else 'written'} in {to}",
         f"README.md shows how to load it with {'timm' if timm_call else 'bench.load'}; read its licence before sharing it",
     ]
+    if recipe.model.role == "teacher":
+        said += [
+            f"SHA-256 of its model.safetensors: {record.weights}",
+            "guided runs start from this teacher with the options",
+            f"  --set teacher.weights={shlex.quote(set_text(str(to)))} --set teacher.sha256={record.weights}",
+            "or, in the file of a dataset or under set: in a suite, with the line",
+            f"  teacher: {{weights: {set_text(str(to))}, sha256: {record.weights}}}",
+        ]
+    return said
+
+
+def teacher_folder(run: Path, recipes_dir: Folders = ()) -> Path:
+    """The folder of the teacher that guided a run, with its record. Raises RecipeError if there is none on this machine."""
+    record, recipe = read_run(run, recipes_dir)
+    if recipe.teacher is None:
+        raise RecipeError(f"--teacher: {recipe.id} has no teacher")
+    if recipe.teacher.sha256 is not None:
+        raise RecipeError(f"--teacher: {run}: its teacher was read from a file, so share that file")
+    return teacher_weights(run, recipe, record).parent
 
 
 def config(recipe: Recipe, loaded: Loaded, timm_call: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import safetensors.torch
 from torch import nn
 
 from bench import models
@@ -23,12 +22,16 @@ from bench.config.parse import short_repr
 from bench.config.registry import Registry
 from bench.config.schema import Recipe, RecipeError
 from bench.data.loaders import ImageTransform
+from bench.models.weights import load_weights
 from bench.runs.record import Record, read_record
-from bench.storage import first_line
 
 LOG = logging.getLogger(__name__)
 Folders = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 MAX_CLASSES = 100_000
+
+
+class NoTrainedNetwork(RecipeError):
+    """A run that is not finished, or that diverged."""
 
 
 class Loaded(NamedTuple):
@@ -91,10 +94,10 @@ def read_run(folder: Path, recipes_dir: Folders = ()) -> tuple[Record, Recipe]:
                 f"{folder}: no finished run: there is no such folder; those of runs are below results/local/runs"
             ) from None
         if isinstance(error, FileNotFoundError):
-            raise RecipeError(f"{folder}: no finished run: it has no record.json yet") from None
+            raise NoTrainedNetwork(f"{folder}: no finished run: it has no record.json yet") from None
         raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
     if record.diverged:
-        raise RecipeError(f"{folder}: this run diverged in epoch {record.epochs}, so it has no trained network")
+        raise NoTrainedNetwork(f"{folder}: this run diverged in epoch {record.epochs}, so it has no trained network")
     if not 2 <= record.dataset.classes <= MAX_CLASSES:
         raise RecipeError(f"{path}: not a record: dataset.classes is {short_repr(record.dataset.classes)}")
     recipe = recipe_from_dict(record.recipe, str(path))
@@ -130,14 +133,6 @@ def trained_network(folder: Path, recipe: Recipe, classes: int, checksum: str | 
         raise RecipeError(f"{path}: cannot be read ({error.strerror})") from error
     if checksum is not None and hashlib.sha256(content).hexdigest() != checksum:
         raise RecipeError(f"{path}: damaged, or the weights of another run: their SHA-256 is not the one in record.json")
-    try:
-        weights = safetensors.torch.load(content)
-    except Exception as error:  # safetensors, and torch beneath it, raise many kinds for files that are not theirs
-        raise RecipeError(f"{path}: its weights cannot be read: {first_line(error)}") from error
     network = models.create_network(recipe.model, classes, recipe.seed)
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        problem = " ".join(str(error).split())
-        raise RecipeError(f"{folder}: its weights are not those of {recipe.model.name}: {problem[:200]}") from error
+    load_weights(network, content, recipe.model.name, str(path))
     return network

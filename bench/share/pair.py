@@ -147,11 +147,11 @@ def load_pair(path: str | os.PathLike[str], recipes_dir: Folders = ()) -> Pair:
 
 def trained_teacher(folder: Path, recipe: Recipe, record: Record) -> Teacher:
     """The teacher that guided a run, on the CPU. Raises RecipeError if its weights are not on this machine."""
-    weights = _teacher_weights(folder, recipe, record)
+    weights = teacher_weights(folder, recipe, record)
     return Teacher(recipe.teacher, record.dataset.classes, weights, recipe.guidance.teacher)
 
 
-def _teacher_weights(folder: Path, recipe: Recipe, record: Record) -> Path:
+def teacher_weights(folder: Path, recipe: Recipe, record: Record) -> Path:
     """The weights of the teacher that guided a run. Raises RecipeError if they are not on this machine."""
     cache = TeacherCache(recipe.teacher, record.dataset.fingerprint)
     places = [cache.weights] if cache.exists() else []
@@ -162,7 +162,7 @@ def _teacher_weights(folder: Path, recipe: Recipe, record: Record) -> Path:
         if expected in (None, sha256(path)):
             return path
     repeat = command(recipe)
-    way = "run it again" if repeat is None else f"`{repeat} --teacher-only` trains it"
+    way = "run it again" if repeat is None or recipe.teacher.sha256 else f"`{repeat} --teacher-only` trains it"
     found = "here are the weights of another training of" if places else "the weights are not on this machine of"
     raise RecipeError(f"{folder}: {found} its teacher {recipe.teacher.id}, seed {recipe.teacher.seed}: {way}")
 

@@ -75,7 +75,7 @@ class Estimates:
         on_cpu = record.hardware.device == "cpu"
         per_process, unit = (record.hardware.threads, "core") if on_cpu else (1, "GPU")
         for run, processes in ((record, record.world_size), (record.teacher, 1)):
-            if run is not None:
+            if run is not None and None not in (run.seconds, run.epochs):  # unknown of a teacher from a file
                 measured = run.seconds / max(1, run.epochs), processes * per_process, unit
                 self._measured[run.hash].append(measured)
                 self._measured[split_id(run.id)[:2]].append(measured)

@@ -127,7 +127,7 @@ def make_plan(
             job.note = "dataset is missing" if missing else f"{str(problem).partition(': ')[0]}: see below"
             continue
         job.training_images = training_images(recipe.data, recipe.data)
-        if recipe.teacher is not None:
+        if recipe.teacher is not None and recipe.teacher.sha256 is None:
             key = job_key(recipe.teacher)
             if key not in teachers:
                 own = [text for text in one.settings if text.startswith(OF_TEACHER) and not text.startswith(OF_ITS_USE)]

@@ -115,7 +115,7 @@ def make_accelerator(
         )
     if accelerator.device.type != device:
         raise RecipeError(f"train.device: {device} was chosen, but accelerate runs on {accelerator.device.type}")
-    if device == "cuda" and precision.used != "fp32":
+    if device == "cuda" and precision.used != "fp32" and torch.backends.cuda.cudnn_sdp_enabled():  # not tried before
         _try_cudnn_attention(accelerator.device)
     return accelerator, precision
 

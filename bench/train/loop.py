@@ -18,7 +18,7 @@ from bench.data.loaders import EvalLoader, Shard, TrainLoader
 from bench.data.subsets import DecodedDataset
 from bench.guidance import Shape, schedule
 from bench.models.drop_path import sample_drop_path_masks
-from bench.runs.record import GuidanceStop, HistoryRow, best_row
+from bench.runs.record import Compilation, GuidanceStop, HistoryRow, best_row
 from bench.train.checkpoint import Checkpoints, TrainingState
 from bench.train.console import Progress
 from bench.train.evaluate import accuracy, flops_per_image
@@ -46,6 +46,7 @@ class TrainResult:
     feature_maps: dict[str, Shape]
     diverged: bool  # whether the last loss or a weight was not finite; training ended there
     compiled: str  # of `Step`
+    compilation: Compilation | None
     guidance_stop: GuidanceStop | None  # where an adaptive schedule ended guidance
 
 
@@ -123,6 +124,7 @@ class Training:
             feature_maps=dict(zip(student.feature_layers, student.shapes, strict=True)),
             diverged=diverged,
             compiled=self._step.compiled,
+            compilation=self._step.compilation(),
             guidance_stop=self._guidance_stop(),
         )
 
@@ -184,6 +186,7 @@ class Training:
         if recipe.select == "best" and test_accuracy is not None and best_row(self._history) is row:
             self._best_state = {"network": _on_cpu(self._network), "predictions": predictions}
         self._progress.epoch(row)
+        self._progress.compilation(self._step.compilation())
         if guided and (stop := self._guidance_stop()) is not None:
             self._progress.guidance_ended(stop)
         self._after_epoch(self._history)

@@ -14,12 +14,14 @@ from bench import guidance, models
 from bench.config.checks import check_processes
 from bench.config.image_sizes import RULES
 from bench.config.schema import Recipe, RecipeError
+from bench.config.teacher_file import find_teacher_file
 from bench.data.pil_loader import timm_transform
 from bench.data.rand_augment import parse
 from bench.guidance import Outputs
 from bench.models.features import FeatureExtractor
 from bench.models.sizes import check_pixels
 from bench.train.launch import check_launch, choose_device, choose_precision
+from bench.train.teacher import load_teacher_weights
 
 
 def check_recipe(recipe: Recipe, processes: int | None) -> None:
@@ -37,12 +39,15 @@ def check_recipe(recipe: Recipe, processes: int | None) -> None:
     networks = []
     for part in (recipe, recipe.teacher):
         if part is not None:
-            classes = part.data.classes or 2
+            known = part.data.subset or part.data.classes
+            classes = known or 2
             if part is recipe:
                 network = models.create_student(part, classes)
             else:
                 network = models.create(part.model, classes, part.seed, feature_layers="maps" in recipe.guidance.needs)
             networks.append(network)
+            if part.weights is not None and known is not None:  # else the decoded dataset has the number
+                load_teacher_weights(network.network, part, find_teacher_file(part.weights, part.sha256))
             _check_single_sample(network, part, world if part is recipe else 1)
             _check_micro_batch(network, part, world if part is recipe else 1)
             if part.model.builder not in RULES:

@@ -75,6 +75,10 @@ def read_request(arguments: argparse.Namespace) -> RunRequest:
     if arguments.teacher_only:
         if recipe.teacher is None:
             raise RecipeError(f"--teacher-only: {recipe.id} has no teacher")
+        if recipe.teacher.sha256 is not None:
+            raise RecipeError(
+                f"--teacher-only: the teacher of {recipe.id} is read from teacher.weights, and is not trained"
+            )
         recipe, trackers = recipe.teacher, []
         settings = [text.removeprefix("teacher.") for text in settings if text.startswith("teacher.")]
     if Path(arguments.results_dir).exists() and not Path(arguments.results_dir).is_dir():
@@ -85,7 +89,7 @@ def read_request(arguments: argparse.Namespace) -> RunRequest:
         recipe=recipe,
         data_dir=data_folder(arguments.data_dir),
         folder=RunFolder(arguments.results_dir, recipe),
-        settings=tuple(settings),
+        settings=tuple(text for text in settings if not text.startswith("teacher.weights=")),  # no path of this machine
         trackers=tuple(trackers),
         processes=arguments.num_processes,
         force=arguments.force,

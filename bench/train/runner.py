@@ -20,6 +20,7 @@ from bench.cli import BAD_INPUT, FAILED, STOPPED
 from bench.config.numerics import numerics_versions
 from bench.config.params import PUBLISHED_EPOCHS
 from bench.config.schema import Recipe
+from bench.config.teacher_file import find_teacher_file
 from bench.data.preflight import check_dataset
 from bench.data.store import open_dataset
 from bench.data.subsets import EVALUATED_ON, DecodedDataset
@@ -34,6 +35,7 @@ from bench.train.launch import hardware, make_accelerator, peak_memory_mib
 from bench.train.loop import Training, TrainResult
 from bench.train.preflight import check_recipe
 from bench.train.request import Diverged, RunRequest, Stopped, StopSignals
+from bench.train.teacher import summarize_teacher
 from bench.train.teacher_cache import TeacherCache
 from bench.train.trackers import Trackers, check_trackers
 
@@ -71,11 +73,14 @@ def run(request: RunRequest, stop: StopSignals) -> None:
 def _ensure_teacher(cache: TeacherCache, request: RunRequest) -> None:
     """Return once the teacher is in the cache.
 
-    It is trained by one process in an environment without the launcher's variables, which belongs to no process group. The
-    first process of each machine starts it. The others wait for the finished teacher, not in a collective operation, which
-    would time out.
+    One that is read from a file is copied there, by any process. Another one is trained by one process in an environment
+    without the launcher's variables, which belongs to no process group. The first process of each machine starts it. The
+    others wait for the finished teacher, not in a collective operation, which would time out.
     """
     if cache.exists():
+        return
+    if cache.recipe.sha256 is not None:
+        cache.add_file(find_teacher_file(cache.recipe.weights, cache.recipe.sha256))
         return
     if cache.folder.exists():
         LOG.warning(f"the teacher in {cache.folder} is damaged and is trained again")
@@ -184,12 +189,15 @@ class _Run:
         self._request, self._dataset, self._cache, self._stop = request, dataset, cache, stop
         self._recipe, self._folder, self._numerics = request.recipe, request.folder, numerics_versions(request.recipe)
         self._accelerator, self._precision = make_accelerator(self._recipe.train, request.trackers, self._folder.trackers)
+        self._teacher: TeacherSummary | None = None
 
     def train_and_record(self) -> None:
         """Train, then write record, history and weights. Raises Diverged after the record is written."""
         recipe, folder, is_main = self._recipe, self._folder, self._accelerator.is_main_process
         weights, key = (self._cache.weights, self._cache.key) if self._cache else (None, "")
         teacher = open_teacher(recipe, weights, key, self._dataset, self._accelerator.device)
+        if self._cache is not None:
+            self._teacher = summarize_teacher(self._cache, self._dataset, self._accelerator)
         if is_main:
             self._describe()
         # `auto` may be another precision on another machine, and no run mixes two; nor two versions of the code.
@@ -250,8 +258,8 @@ class _Run:
         if recipe.guidance is not None and (scaled := recipe.guidance.scaled_epochs(recipe.train.epochs)):
             numbers = ", ".join(f"{name} {epochs}" for name, epochs in scaled.items())
             LOG.info(f"epochs of {PUBLISHED_EPOCHS}-epoch runs, scaled to this one: {numbers}")
-        if self._cache is not None:
-            LOG.info(f"teacher {self._cache.recipe.id}: {self._cache.record().last_accuracy:.2f} %")
+        if self._teacher is not None:
+            LOG.info(f"teacher {self._teacher.id}: {self._teacher.last_accuracy:.2f} %")
 
     def _write_weights(self, result: TrainResult) -> str | None:
         """Write weights and predictions. Returns the SHA-256 of the weights; None if the run diverged."""
@@ -283,11 +291,12 @@ class _Run:
             epochs=len(history),
             parameters=result.parameters,
             flops_per_image=result.flops_per_image,
-            teacher=_teacher_summary(self._cache) if self._cache else None,
+            teacher=self._teacher,
             dataset=_dataset_summary(recipe, self._dataset),
             feature_maps=dict(result.feature_maps),
             precision=self._precision,
             compile=result.compiled,
+            compilation=result.compilation,
             world_size=self._accelerator.num_processes,
             hardware=hardware(device),
             seconds=round(result.seconds, 1),
@@ -302,12 +311,6 @@ class _Run:
             guidance_stop=result.guidance_stop,
             raw_accuracy=history[-1].get("raw_accuracy") if finished else None,
         )
-
-
-def _teacher_summary(cache: TeacherCache) -> TeacherSummary:
-    record = cache.record()
-    same = ("id", "hash", "seed", "last_accuracy", "best_accuracy", "epochs", "seconds", "weights")
-    return TeacherSummary(key=cache.key, select=cache.recipe.select, **{name: getattr(record, name) for name in same})
 
 
 def _dataset_summary(recipe: Recipe, dataset: DecodedDataset) -> DatasetSummary:

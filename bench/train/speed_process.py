@@ -95,9 +95,11 @@ def described(recipe: Recipe, steps: int) -> dict[str, object]:
     }
 
 
-def headline(recipe: Recipe, usage: Usage, environment: Environment, steps: int) -> str:
-    """What was measured and where, in one line. usage: or what has its fields."""
-    return (
+def headline(recipe: Recipe, usage: Usage, environment: Environment, steps: int) -> Iterator[str]:
+    """What was measured and where, and what was compiled if anything was. usage: or what has its fields."""
+    yield (
         f"{recipe.id}  batch {recipe.train.batch_size}  {recipe.model.image_size} px  {usage.precision}  compile"
         f" {usage.compile}  on {environment.hardware}, {steps} steps"
     )
+    if usage.compilation is not None:
+        yield f"  compiled {usage.compilation}"

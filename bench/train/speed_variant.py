@@ -34,7 +34,7 @@ from bench.data.subsets import DecodedDataset, Images
 from bench.guidance import Signals
 from bench.models.drop_path import sample_drop_path_masks
 from bench.runs import environment
-from bench.runs.record import Code, Hardware
+from bench.runs.record import Code, Compilation, Hardware
 from bench.train.feature_cache import open_teacher
 from bench.train.graph import Inputs
 from bench.train.launch import bf16_note, hardware, make_accelerator, peak_memory_mib
@@ -57,6 +57,7 @@ class Usage:
     precision: str
     compile: str  # of `Step.compiled`
     guidance_parameters: int  # that the guidance methods train beside the student
+    compilation: Compilation | None
 
 
 @dataclass(frozen=True)
@@ -225,7 +226,8 @@ class Variant:
         """Memory, precision and the result of compilation so far."""
         trained = [] if self.step.task.guidance is None else self.step.task.guidance.parameters()
         count = sum(parameter.numel() for parameter in trained)
-        return Usage(peak_memory_mib(self.device), self._precision.used, self.step.compiled, count)
+        used, done = self._precision.used, self.step.compilation()
+        return Usage(peak_memory_mib(self.device), used, self.step.compiled, count, done)
 
     def environment(self) -> Environment:
         """Dataset, hardware, libraries and code."""
@@ -248,6 +250,7 @@ _of_this_process: list[Variant] = []
 def start() -> None:
     """Prepare this process: its output goes to stderr, and on Linux it ends with its parent, as its data workers do."""
     os.dup2(2, 1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends this one
     _end_with_parent()
     os.register_at_fork(after_in_child=_end_with_parent)
 

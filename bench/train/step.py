@@ -6,7 +6,6 @@ Nothing here waits for the device.
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable, Mapping
 
 import torch
@@ -19,13 +18,13 @@ from bench.config.schema import Recipe, RecipeError
 from bench.data.loaders import Batch
 from bench.guidance import Outputs, Signals, outputs_rows
 from bench.models.features import FeatureExtractor
+from bench.runs.record import Compilation
 from bench.storage import first_line
+from bench.train.compilation import compilation, fall_back_quietly
 from bench.train.feature_cache import FeatureCache
 from bench.train.graph import Inputs, StepGraph, beside, read_rate_from_memory
 from bench.train.task import Task, make_optimizer
 from bench.train.teacher import Teacher
-
-LOG = logging.getLogger(__name__)
 
 
 class Step:
@@ -72,7 +71,7 @@ class Step:
         self._auto = recipe.train.compile == "auto"
         if self.mode != "off":
             # a missing compiler stops a run only if compilation was asked for
-            torch._dynamo.config.suppress_errors = self._auto
+            fall_back_quietly(self._auto)
             if isinstance(teacher, Teacher):
                 teacher.compile()
             if self.mode == "graphs":  # in two parts, so that the teacher can run beside the first
@@ -81,6 +80,7 @@ class Step:
             else:
                 task.compile()  # before data parallelism wraps it; torch splits it into buckets there
         self.task = task
+        self._kinds: set[bool] = set()  # of steps so far: guided or not
         self._parallel, self.optimizer = accelerator.prepare(task, make_optimizer(task.to(device), recipe.train))
         own = recipe.train.batch_size // world
         micro = recipe.train.micro_batch or own
@@ -140,7 +140,6 @@ class Step:
                         f"train.compile: a step cannot be captured in a CUDA graph ({self.capture_refused}): set it to auto"
                         " or default, which train without"
                     ) from error
-                LOG.warning(f"steps run without a CUDA graph, slower, since one was refused: {self.capture_refused}")
         graph(inputs)
 
     @property
@@ -154,6 +153,15 @@ class Step:
         if not torch._dynamo.utils.counters["stats"]["unique_graphs"] or self.capture_refused is not None:
             return "fell back"
         return "graphs" if self.captured else "default"
+
+    def compilation(self) -> Compilation | None:
+        """What has been compiled and captured so far, see `bench.train.compilation`."""
+        # with graphs, the student is one for all kinds of steps, and its loss is another for each
+        of_student = len(self._kinds) + (self.mode == "graphs")
+        of_teacher = isinstance(self._teacher, Teacher) and True in self._kinds
+        expected = 0 if self.mode == "off" else of_student + of_teacher
+        refused = [self.capture_refused] if self.capture_refused is not None else []
+        return compilation(self._accelerator, expected, self.captured, refused)
 
     @property
     def captured(self) -> int:
@@ -203,6 +211,7 @@ class Step:
         self, inputs: Inputs, signals: Signals | Callable[[], Signals] | None, rows: slice = slice(None)
     ) -> tuple[Tensor, Tensor]:
         """The loss of some rows of a batch, with its graph, and the sum of the unweighted guidance terms."""
+        self._kinds.add(signals is not None)
         if isinstance(signals, Signals):
             signals = signals.rows(rows)
         mixed = None if inputs.mixed is None else inputs.mixed.rows(rows)

@@ -7,12 +7,18 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from bench import models
 from bench.config.schema import Recipe, TeacherPass
+from bench.data.loaders import EvalLoader, Shard
+from bench.data.subsets import DecodedDataset
 from bench.guidance import Outputs, Shape
+from bench.models.weights import load_weights
+from bench.runs.record import TeacherSummary
+from bench.train.evaluate import accuracy
+from bench.train.teacher_cache import TeacherCache
 
 
 class Teacher(nn.Module):
@@ -24,6 +30,9 @@ class Teacher(nn.Module):
         weights: its trained weights, or None for initial ones.
         config: how it processes the student's batch.
         maps: whether it returns feature maps beside logits. Without, it may be a network that has none.
+
+    Raises:
+        RecipeError: the weights are not of this network and number of classes.
     """
 
     def __init__(
@@ -33,7 +42,7 @@ class Teacher(nn.Module):
         self._size, self._antialias = recipe.model.image_size, config.antialias
         self.network = models.create(recipe.model, classes, recipe.seed, feature_layers=maps)
         if weights is not None:
-            self.network.network.load_state_dict(load_file(weights))
+            load_teacher_weights(self.network.network, recipe, weights)
         self.requires_grad_(False)
         self.train(False)
         if config.bn == "batch":
@@ -56,8 +65,43 @@ class Teacher(nn.Module):
             images, (self._size, self._size), mode="bilinear", align_corners=False, antialias=self._antialias
         )
 
-    @torch.no_grad()
     def forward(self, images: Tensor) -> Outputs:
         """Logits and feature maps of images at the teacher's input size."""
-        logits, maps = self.network(images)
+        with torch.no_grad():  # not a decorator, whose frame torch.compile would name instead of this one
+            logits, maps = self.network(images)
         return Outputs(logits, maps)
+
+
+def load_teacher_weights(network: nn.Module, recipe: Recipe, weights: Path) -> None:
+    """Load a file of weights into the network of a teacher. Raises RecipeError if they are not of this network."""
+    where = str(weights) if recipe.weights is None else f"teacher.weights: {recipe.weights}"
+    load_weights(network, weights.read_bytes(), recipe.model.name, where)
+
+
+def summarize_teacher(cache: TeacherCache, dataset: DecodedDataset, accelerator: Accelerator) -> TeacherSummary:
+    """What a record says of its teacher, which is in the cache.
+
+    One that is read from a file is evaluated here, on the images that its students are evaluated on: how it was trained is
+    unknown. All processes call this together.
+    """
+    recipe = cache.recipe
+    same = {"key": cache.key, "id": recipe.id, "hash": recipe.hash}
+    if recipe.sha256 is None:
+        record = cache.record()
+        own = {
+            name: getattr(record, name)
+            for name in ("seed", "last_accuracy", "best_accuracy", "epochs", "seconds", "weights")
+        }
+        return TeacherSummary(**same, **own, select=recipe.select)
+    network = models.create_network(recipe.model, dataset.classes(recipe.data), recipe.seed)
+    load_teacher_weights(network, recipe, cache.weights)
+    shard = Shard(accelerator.process_index, accelerator.num_processes)
+    images = EvalLoader(recipe, dataset, accelerator.device, shard)
+    percent = round(accuracy(network.to(accelerator.device), images, accelerator)[0], 4)
+    return TeacherSummary(
+        **same,
+        **dict.fromkeys(("last_accuracy", "best_accuracy"), percent),
+        **dict.fromkeys(("seed", "epochs", "seconds")),
+        select="given",
+        weights=recipe.sha256,
+    )

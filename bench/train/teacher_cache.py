@@ -1,4 +1,7 @@
-"""Trained teachers in the cache. Each is trained once for its recipe, seed and dataset, and all runs share it."""
+"""Trained teachers in the cache. Each is trained once for its recipe, seed and dataset, and all runs share it.
+
+One that is read from a file is copied here, so that its runs can be analysed when the file has gone.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,11 @@ from pathlib import Path
 from bench.config.names import path_part
 from bench.config.numerics import numerics_versions
 from bench.config.schema import Recipe, RecipeError
+from bench.config.teacher_file import WEIGHTS
 from bench.locks import cache_folder
 from bench.runs.folder import RunFolder
 from bench.runs.record import Record, read_record, stale_parts
 from bench.storage import replacing, sha256, write_json
-
-WEIGHTS = "model.safetensors"
 
 
 def _folder_name(recipe: Recipe) -> str:
@@ -46,20 +48,24 @@ class TeacherCache:
         return self.folder / WEIGHTS
 
     def exists(self) -> bool:
-        """Whether the teacher is trained and complete: the record is written last and has the checksum of the weights."""
+        """Whether the teacher is here and complete: the record is written last and has the checksum of the weights."""
         try:
-            return self.record().weights == sha256(self.weights)
+            return (self.recipe.sha256 or self.record().weights) == sha256(self.weights)
         except (OSError, RecipeError):
             return False
 
     def record(self) -> Record:
-        """The record of the teacher's own training."""
+        """The record of the teacher's own training. There is none of a teacher that is read from a file."""
         return read_record(self.folder / "record.json")
+
+    def add_file(self, path: Path) -> None:
+        """Copy the weights of this teacher into the cache."""
+        with replacing(self.weights) as temporary:
+            shutil.copyfile(path, temporary)
 
     def add(self, run: RunFolder) -> None:
         """Copy a finished run of this teacher into the cache."""
-        with replacing(self.weights) as temporary:
-            shutil.copyfile(run.weights, temporary)
+        self.add_file(run.weights)
         write_json(self.folder / "record.json", run.record(self.recipe).to_dict())
 
 

@@ -1,5 +1,5 @@
-/* A null GPU for tests: the CUDA runtime, driver, cuBLAS and cuDNN functions that torch and Triton call for one GPU, with memory
- * of the host and kernels that do nothing. null_gpu.py builds it and preloads it.
+/* A null GPU for tests: the functions of the CUDA runtime and driver, cuBLAS, cuDNN and NCCL that torch and Triton call, with
+ * memory of the host and kernels that do nothing. null_gpu.py builds it and preloads it. NULL_GPUS=N makes N of them.
  *
  * It counts what the host asks for, and refuses what a GPU refuses while a graph is captured. It computes nothing: memory holds
  * zeros or what the host has copied there, and a truth value that is read from it is true. Functions that are not here do nothing
@@ -25,7 +25,7 @@ static void *const SOME = (void *)16; /* the handle of everything */
 /* Counters */
 #define COUNTERS(_) \
     _(launches) _(products) _(convolutions) _(uploads) _(pageable_uploads) _(downloads) _(copies) _(memsets) \
-    _(captures) _(captured) _(graph_launches) _(waits) _(refused)
+    _(captures) _(captured) _(graph_launches) _(collectives) _(waits) _(refused)
 #define COMMA(name) name,
 #define TEXT(name) #name,
 enum counter { COUNTERS(COMMA) N_COUNTERS };
@@ -34,6 +34,7 @@ static u64 counts[N_COUNTERS];
 static void *capturing; /* the stream that is captured, or NULL */
 static u64 capture_id;
 static int capture_mode;
+static __thread int current; /* device of the thread */
 
 static void add(enum counter counter) { __sync_fetch_and_add(&counts[capturing ? captured : counter], 1); }
 static int refuse(const char *what) {
@@ -51,7 +52,7 @@ const char *null_name(int counter) { return counter < N_COUNTERS ? names[counter
 u64 null_count(int counter) { return counts[counter]; }
 
 /* Memory */
-struct block { char *start; size_t size; int kind; };
+struct block { char *start; size_t size; int kind, device; };
 static struct block blocks[1 << 16];
 static int n_blocks;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -61,13 +62,13 @@ static struct block *block_of(const void *address) {
         if (b->start && (char *)address >= b->start && (char *)address < b->start + b->size) return b;
     return NULL;
 }
-static int kind_of(const void *address) {
+static struct block found_at(const void *address) {
     pthread_mutex_lock(&lock);
-    struct block *found = block_of(address);
-    int kind = found ? found->kind : NOWHERE;
+    struct block *found = block_of(address), out = found ? *found : (struct block){.kind = NOWHERE};
     pthread_mutex_unlock(&lock);
-    return kind;
+    return out;
 }
+static int kind_of(const void *address) { return found_at(address).kind; }
 static int allocate(void **address, size_t size, int kind) {
     size = size ? size : 1;
     *address = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -75,7 +76,7 @@ static int allocate(void **address, size_t size, int kind) {
     int i = 0;
     while (i < n_blocks && blocks[i].start) i++;
     if (i == n_blocks) n_blocks++;
-    blocks[i] = (struct block){*address, size, kind};
+    blocks[i] = (struct block){*address, size, kind, current};
     pthread_mutex_unlock(&lock);
     return SUCCESS;
 }
@@ -96,8 +97,9 @@ int cudaFreeHost(void *p) { return release(p); }
 int cudaMemGetInfo(size_t *left, size_t *total) { *total = 80ul << 30; *left = 79ul << 30; return SUCCESS; }
 int cudaPointerGetAttributes(struct cudaPointerAttributes *out, const void *p) {
     memset(out, 0, sizeof *out);
-    out->type = kind_of(p);
-    out->device = out->type ? 0 : -2;
+    struct block found = found_at(p);
+    out->type = found.kind;
+    out->device = out->type ? found.device : -2;
     out->devicePointer = out->hostPointer = (void *)p;
     return SUCCESS;
 }
@@ -128,11 +130,18 @@ int cudaMemsetAsync(void *p, int value, size_t size, void *stream) {
 int cudaMemset(void *p, int value, size_t size) { return cudaMemsetAsync(p, value, size, NULL); }
 
 /* The device: what torch and Triton ask of an H100 */
-int cudaGetDeviceCount(int *count) { *count = 1; return SUCCESS; }
+int cudaGetDeviceCount(int *count) {
+    const char *asked = getenv("NULL_GPUS"), *visible = getenv("CUDA_VISIBLE_DEVICES");
+    int all = asked ? atoi(asked) : 1, listed = 0;
+    for (const char *c = visible; c && *c; c++) listed += c == visible || c[-1] == ',';
+    *count = visible && listed < all ? listed : all;
+    return SUCCESS;
+}
 int cuDeviceGetCount(int *count) { return cudaGetDeviceCount(count); }
-int cudaGetDevice(int *device) { *device = 0; return SUCCESS; }
+int cudaGetDevice(int *device) { *device = current; return SUCCESS; }
+int cudaSetDevice(int device) { current = device; return SUCCESS; }
 int cuDeviceGet(int *device, int i) { *device = i; return SUCCESS; }
-int cuCtxGetDevice(int *device) { *device = 0; return SUCCESS; }
+int cuCtxGetDevice(int *device) { return cudaGetDevice(device); }
 int cudaDriverGetVersion(int *version) { *version = 13020; return SUCCESS; }
 int cuDriverGetVersion(int *version) { *version = 13020; return SUCCESS; }
 int cudaRuntimeGetVersion(int *version) { *version = 13000; return SUCCESS; }
@@ -319,3 +328,70 @@ int cudnnGetBatchNormalizationTrainingExReserveSpaceSize(void *h, int m, int o, 
     return SUCCESS;
 }
 int cudnnGetStream(void *handle, void **stream) { *stream = NULL; return SUCCESS; }
+
+/* NCCL: a rank finds its own values where those of the others belong, as if all ranks had the same */
+struct ncclUniqueId { char bytes[128]; };
+#define COLLECTIVE(function) int function() { add(collectives); return SUCCESS; }
+static int join(void **communicator, int ranks, int rank) {
+    int *own = malloc(2 * sizeof *own);
+    own[0] = ranks;
+    own[1] = rank;
+    *communicator = own;
+    return SUCCESS;
+}
+int ncclGetUniqueId(struct ncclUniqueId *id) { memset(id, 1, sizeof *id); return SUCCESS; }
+int ncclCommInitRank(void **c, int ranks, struct ncclUniqueId id, int rank) { return join(c, ranks, rank); }
+int ncclCommInitRankConfig(void **c, int ranks, struct ncclUniqueId id, int rank, void *config) { return join(c, ranks, rank); }
+int ncclCommInitRankScalable(void **c, int ranks, int rank, int n, void *ids, void *config) { return join(c, ranks, rank); }
+int ncclCommSplit(int *c, int color, int key, void **child, void *config) { return join(child, c[0], c[1]); }
+int ncclCommCount(int *c, int *ranks) { *ranks = c[0]; return SUCCESS; }
+int ncclCommUserRank(int *c, int *rank) { *rank = c[1]; return SUCCESS; }
+int ncclCommDestroy(int *c) { free(c); return SUCCESS; }
+int ncclCommAbort(int *c) { return ncclCommDestroy(c); }
+int ncclCommGetAsyncError(void *c, int *error) { *error = SUCCESS; return SUCCESS; }
+int ncclMemAlloc(void **p, size_t size) { return cudaMalloc(p, size); }
+int ncclMemFree(void *p) { return cudaFree(p); }
+static size_t bytes(size_t count, int type) {
+    static const char widths[] = {1, 1, 4, 4, 8, 8, 2, 4, 8, 2, 1, 1}; /* by ncclDataType_t */
+    return count * widths[type];
+}
+static int place(const void *from, char *to, size_t size, int ranks) {
+    for (int i = 0; !capturing && i < ranks && size <= 1 << 16; i++) memmove(to + i * size, from, size);
+    return SUCCESS;
+}
+int ncclAllGather(void *from, void *to, size_t n, int type, int *c, void *stream) {
+    add(collectives);
+    return place(from, to, bytes(n, type), c[0]);
+}
+int ncclAllReduce(void *from, void *to, size_t n, int type, int operation, void *c, void *stream) {
+    add(collectives);
+    return place(from, to, bytes(n, type), 1);
+}
+/* Torch gathers into separate tensors by a group of broadcasts, one from each rank. */
+static __thread struct { void *from; size_t size; } own;
+static __thread struct { void *to; size_t size; } received[1024];
+static __thread int n_received, depth;
+int ncclBroadcast(void *from, void *to, size_t n, int type, int root, int *c, void *stream) {
+    add(collectives);
+    if (root == c[1]) {
+        own.from = from;
+        own.size = bytes(n, type);
+        return place(from, to, own.size, 1);
+    }
+    if (depth && n_received < 1024) {
+        received[n_received].to = to;
+        received[n_received++].size = bytes(n, type);
+    }
+    return SUCCESS;
+}
+int ncclGroupStart(void) { depth++; return SUCCESS; }
+int ncclGroupEnd(void) {
+    if (--depth) return SUCCESS;
+    for (int i = 0; i < n_received && own.from; i++)
+        if (received[i].size == own.size) place(own.from, received[i].to, own.size, 1);
+    n_received = 0;
+    own.from = NULL;
+    return SUCCESS;
+}
+COLLECTIVE(ncclBcast) COLLECTIVE(ncclReduce) COLLECTIVE(ncclReduceScatter) COLLECTIVE(ncclGather) COLLECTIVE(ncclAlltoAll)
+COLLECTIVE(ncclSend) COLLECTIVE(ncclRecv)

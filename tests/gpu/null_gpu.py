@@ -1,6 +1,7 @@
 """A null GPU: the CUDA build of torch runs on it without a GPU, and its operations are counted (tests/gpu/null_gpu.c).
 
-    python -m tests.gpu.null_gpu bench/run.py --recipe …        any command of Python on it
+    python -m tests.gpu.null_gpu bench/run.py --recipe …                    any command of Python on it, or a .sh
+    NULL_GPUS=8 python -m tests.gpu.null_gpu -m bench sweep quick            on eight of them, which nvidia-smi lists
 
 It shows that the code for GPUs runs, what the host asks for, and whether it waits. It shows no result and no time of a GPU.
 """
@@ -20,9 +21,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 STUB = Path(__file__).with_suffix(".c")
-FUNCTION = r"\b(?:__cuda|cuda|cublas|cudnn|cu)[A-Z]\w*"
+FUNCTION = r"\b(?:__cuda|cuda|cublas|cudnn|cu|nccl)[A-Z]\w*"
 # The libraries answer these themselves.
-NOT_REPLACED = r"cudnnGet(\w*Version|\w*ErrorString|Property)|cublas(Lt)?GetVersion|__cuda(R|Unr)egister.*"
+NOT_REPLACED = r"(cudnn|cublas|cublasLt|nccl)Get(\w*Version|\w*Error\w*|Property)|__cuda(R|Unr)egister.*"
 # A header that the wheels leave out.
 HOST_DEFINES = """
 #define __device_builtin__
@@ -39,6 +40,10 @@ HOST_DEFINES = """
 #define __inline__ inline
 """
 
+NVIDIA_SMI = """#!/bin/sh
+for i in $(seq 0 $((${NULL_GPUS:-1} - 1))); do echo "GPU $i: null GPU"; done
+"""
+
 
 def missing() -> str | None:
     """What this machine lacks to build a null GPU, as a sentence; or None."""
@@ -48,7 +53,7 @@ def missing() -> str | None:
 
 
 def build(folder: Path) -> Path:
-    """Build the library that is preloaded, in a folder. It has every function that torch's libraries want of CUDA."""
+    """Build the library that is preloaded, in a folder. It has what torch's libraries want of CUDA and NCCL."""
     (folder / "crt").mkdir(parents=True, exist_ok=True)
     (folder / "crt" / "host_defines.h").write_text(HOST_DEFINES)
     libraries = [_torch_library(name) for name in ("libtorch_cuda", "libc10_cuda", "libtorch_python")]
@@ -60,14 +65,18 @@ def build(folder: Path) -> Path:
     out = folder / "libcuda.so.1"
     options = ["-O1", "-w", "-shared", "-fPIC", f"-I{folder}", f"-I{headers}", "-o", out]
     subprocess.run(["gcc", *options, STUB, folder / "rest.c", "-ldl", "-lpthread"], check=True)
+    (folder / "nvidia-smi").write_text(NVIDIA_SMI)
+    (folder / "nvidia-smi").chmod(0o755)
     return out
 
 
-def environment(library: Path) -> dict[str, str]:
-    """The variables under which Python finds the null GPU."""
+def environment(library: Path, gpus: int | None = None) -> dict[str, str]:
+    """The variables under which Python finds the null GPU. gpus: how many (NULL_GPUS, else 1)."""
     folder = str(library.parent)
     return {
         **os.environ,
+        **({} if gpus is None else {"NULL_GPUS": str(gpus)}),
+        "PATH": os.pathsep.join([folder, *filter(None, [os.environ.get("PATH")])]),
         "LD_PRELOAD": str(library),
         "LD_LIBRARY_PATH": folder,
         "TRITON_LIBCUDA_PATH": folder,
@@ -78,17 +87,17 @@ def environment(library: Path) -> dict[str, str]:
     }
 
 
-def run(library: Path, *words: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """Run a command of Python (a file or `-c`, and its arguments) on the null GPU, from the repository's root."""
+def run(library: Path, *words: object, gpus: int = 1, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run a command of Python (a file, `-c` or `-m`, and its arguments) on null GPUs, from the repository's root."""
     words = [sys.executable, *map(str, words)]
     return subprocess.run(
-        words, cwd=ROOT, env=environment(library), capture_output=True, text=True, timeout=timeout, check=False
+        words, cwd=ROOT, env=environment(library, gpus), capture_output=True, text=True, timeout=timeout, check=False
     )
 
 
-def measure(library: Path, script: str, *arguments: object) -> dict[str, dict[str, int]]:
+def measure(library: Path, script: str, *arguments: object, gpus: int = 1) -> dict[str, dict[str, int]]:
     """The counts that a script has printed with `report`, by label."""
-    done = run(library, "-c", script, *arguments)
+    done = run(library, "-c", script, *arguments, gpus=gpus)
     assert done.returncode == 0, done.stdout + done.stderr
     return dict(json.loads(line.removeprefix("counts ")) for line in done.stdout.splitlines() if line.startswith("counts "))
 
@@ -105,8 +114,8 @@ def counts() -> dict[str, int]:
     """What was asked for since `reset`, without zeros.
 
     launches of kernels, products of cuBLAS, convolutions (and batch norms) of cuDNN, uploads (pageable_uploads among them),
-    downloads, copies on the device, memsets, captures, graph_launches, waits of the host; during captures all of these are
-    captured, or refused.
+    downloads, copies on the device, memsets, captures, graph_launches, collectives of NCCL, waits of the host; during
+    captures all of these are captured, or refused.
     """
     library = ctypes.CDLL(None)
     library.null_name.restype, library.null_count.restype = ctypes.c_char_p, ctypes.c_uint64
@@ -129,5 +138,5 @@ def _torch_library(name: str) -> Path:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, *sys.argv[1:]]
+        command = [*([] if sys.argv[1].endswith(".sh") else [sys.executable]), *sys.argv[1:]]
         sys.exit(subprocess.run(command, env=environment(build(Path(folder))), check=False).returncode)

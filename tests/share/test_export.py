@@ -80,3 +80,5 @@ def test_the_verb_exports(finished, tmp_path, capsys):
     assert read_json(tmp_path / "out" / "record.json") == read_json(finished[0] / "record.json")
     assert main(["export", str(tmp_path), "--to", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err.startswith(f"error: {tmp_path}: no finished run")
+    assert main(["export", str(finished[0]), "--teacher", "--to", str(tmp_path / "out")]) == 2
+    assert "error: --teacher: deit_micro/digits/baseline has no teacher" in capsys.readouterr().err
