@@ -12,6 +12,7 @@ import pandas as pd
 from bench.report import tables, teacher_seeds
 from bench.report.figures import figure_name, plots_of_suite
 from bench.report.figures.varied import varied_number
+from bench.report.frame import CELL
 from bench.report.reproductions import NOTE, TITLE, reproduction_notes
 from bench.report.suite_report import FEW_METHODS, SuiteReport
 
@@ -88,7 +89,7 @@ def headline(report: SuiteReport) -> Iterator[str]:
         yield f"Dataset {_code(dataset)}"
         yield _markdown_table(table)
     yield tables.accuracy_note(report)
-    yield "\n".join(f"- {_text(sentence)}" for sentence in report.remarks)
+    yield "\n".join(f"- {_text(sentence)}" for sentence in [*report.remarks, *_not_run_note(report)])
 
 
 def fill_readme(text: str, reports: Sequence[SuiteReport], folder: str = "") -> str:
@@ -138,9 +139,24 @@ def latex(report: SuiteReport) -> str:
     return "\n".join(parts)
 
 
+def _not_run_note(report: SuiteReport) -> list[str]:
+    """A sentence on the cells without runs, which the tables of accuracies leave out."""
+    cells = report.ranked_cells[_not_run(report)].drop_duplicates(CELL)
+    cells["name"] = [" ".join(filter(None, (row.model, row.variant))) for row in cells.itertuples()]
+    names = [f"{', '.join(own['name'])} on {dataset}" for dataset, own in cells.groupby("dataset", sort=False)]
+    return [f"Not run yet: {'; '.join(names)}."] if names else []
+
+
+def _not_run(report: SuiteReport) -> pd.Series:
+    """Whether the cell of each of the ranked rows has no run at all."""
+    rows = report.ranked_cells
+    return (rows["status"] == "not run").groupby([rows[name] for name in CELL]).transform("all")
+
+
 def _accuracy_tables(report: SuiteReport) -> Iterator[tuple[str, pd.DataFrame]]:
     """Each dataset and its accuracies, with the student's name and the varied values in the first of their rows only."""
-    for dataset, table in tables.accuracy_table(report).groupby("dataset", sort=False):
+    rows = tables.accuracy_table(report)
+    for dataset, table in rows[~_not_run(report).to_numpy()].groupby("dataset", sort=False):
         table = table.drop(columns="dataset")
         names, repeated = table.columns[: table.columns.get_loc("method")], True
         for name in names:  # a value counts as repeated where those before it are

@@ -147,6 +147,8 @@ def test_many_methods_are_sorted_by_gain_and_their_gains_corrected(large):
     assert {"too few seeds", "not run", "diverged", "no pair"} <= set(table.to_numpy().ravel())
     text = "\n".join(documents.headline(large))
     assert text.count("`t2t_vit_14`") == 2  # once per dataset
+    assert "- Not run yet: cvt\\_13 on chaoyang." in text
+    assert text.count("`cvt_13`") == 1
     assert documents.latex(large).count(r"\begin{longtable}") == 2
 
 
