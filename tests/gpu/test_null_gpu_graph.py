@@ -118,10 +118,14 @@ def test_each_kind_of_step_is_captured_once_and_then_takes_one_launch(null_gpu, 
 
 
 def test_a_compiled_run_has_one_graph_for_each_kind_of_epoch(null_gpu, tmp_path):
-    settings = ["train.epochs=2", "guidance.schedule.until_epoch=1", "train.compile=graphs"]
-    counts = measure(null_gpu, RUN, *quick_run("guided", tmp_path, *settings))["run"]
+    settings = ["train.epochs=2", "guidance.schedule.until_epoch=1", "train.compile=graphs", "teacher.train.compile=off"]
+    done = run(null_gpu, "-c", RUN, *quick_run("guided", tmp_path, *settings), timeout=1200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    counts = json.loads(done.stdout.splitlines()[-1].removeprefix("counts "))[1]
     record = json.loads(next(tmp_path.rglob("guided/*/record.json")).read_text())
     assert record["compile"] == "graphs"
+    found = record["compilation"]  # of torch.compile: the teacher, the student, and its loss with and without guidance
+    assert (found["found"], found["expected"], found["captured"], found["fell_back"]) == (4, 4, 2, []), found
     assert (counts["captures"], counts["graph_launches"]) == (2, 2 * (8 - WARM_UP_STEPS)) and "refused" not in counts
 
 
