@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -40,6 +43,7 @@ def run_analyze(arguments: argparse.Namespace) -> int:
         data_dir=arguments.data_dir,
         device=arguments.device,
         recipes_dir=arguments.recipes_dir,
+        say=partial(print, file=sys.stderr, flush=True),
     )
     print(markdown(found))
     if arguments.out is not None:
@@ -55,6 +59,7 @@ def analyze(
     data_dir: str | os.PathLike[str] = "data",
     device: str = "cpu",
     recipes_dir: Folders = (),
+    say: Callable[[str], None] = lambda text: None,
 ) -> Findings:
     """Mean attention distance and CKA of the students of some runs, as data frames of pandas: `bench.analyze`.
 
@@ -64,9 +69,12 @@ def analyze(
         data_dir: local datasets.
         device: where to compute, in fp32.
         recipes_dir: as of `bench.load`.
+        say: receives progress messages.
+
+    Runs that are not finished or that diverged are left out; `notes` names them.
 
     Raises:
-        RecipeError: a run is not here, or the runs cannot be compared.
+        RecipeError: no run is here, or the runs cannot be compared.
     """
     if images < MIN_IMAGES:
         raise RecipeError(f"--images: got {images}, allowed are {MIN_IMAGES} or more")
@@ -75,5 +83,5 @@ def analyze(
     except Exception as error:  # torch raises many kinds for devices that are not here
         raise RecipeError(f"--device {device}: cannot be used ({first_line(error)})") from error
     folders = [Path(run) for run in ([runs] if isinstance(runs, (str, os.PathLike)) else runs)]
-    result = analyze_runs(folders, images, Path(data_dir), torch.device(device), recipes_dir)
+    result = analyze_runs(folders, images, Path(data_dir), torch.device(device), recipes_dir, say)
     return findings(**result._asdict())

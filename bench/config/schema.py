@@ -136,7 +136,7 @@ class Train:
     ema: float = key(0.0, low=0, high=0.999999)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: Literal["auto", "cpu", "cuda", "mps"] = key("auto", hashed=False)
-    # torch.compile. default: without CUDA graphs; graphs: with them; auto: graphs on a GPU, else off.
+    # torch.compile. default: without CUDA graphs; graphs: a step is one; auto: graphs on a GPU where they work, else off.
     compile: Literal["auto", "off", "default", "graphs"] = key("auto", hashed=False)
     test_batch_size: int = key(200, low=1, high=1_000_000, hashed=False)
     evaluate_every: int = key(1, low=1, high=100_000)  # epochs between two evaluations; the last epoch is always evaluated

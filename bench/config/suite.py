@@ -46,7 +46,8 @@ class SuiteMethod:
 class SuiteEntry:
     """A recipe of a suite: an id with settings.
 
-    method: the label of its row. variant: the varied keys with one of their values each; "" in a suite that varies nothing.
+    method: the label of its row. variant: the varied keys with one of their values each, the first of keys that vary
+        together; "" in a suite that varies nothing.
     settings: the keys of its row and the varied ones as `--set` texts, "data.train_limit=500" for example.
     overrides: the same as keys and values.
     """
@@ -64,7 +65,8 @@ class Suite:
 
     rows: the guidance methods; a teacher's suite has none.
     overrides: keys that override the protocol.
-    vary: (key, its values) pairs; each combination of values is a variant, with cells of its own.
+    vary: the values of each varied key, or of keys that vary together. Each combination is a variant: it has cells of its
+        own, and is named by the first key of those that vary together.
     reference: the label of the method over which gains are computed.
     recipes: explicit recipe ids, instead of students x datasets x guidance methods.
     file: the name of the suite's file; None for a suite that has none. content: of that file.
@@ -78,7 +80,7 @@ class Suite:
     rows: tuple[SuiteMethod, ...]
     seeds: tuple[int, ...]
     overrides: Overrides = ()
-    vary: tuple[tuple[str, tuple[SourcedValue, ...]], ...] = ()
+    vary: tuple[tuple[Overrides, ...], ...] = ()
     reference: str = BASELINE
     recipes: tuple[str, ...] = ()
     file: str | None = None
@@ -96,6 +98,20 @@ class Suite:
         return tuple(sorted((row.label for row in self.rows), key=lambda label: label != self.reference))
 
     @property
+    def varied(self) -> tuple[str, ...]:
+        """The keys that vary."""
+        return tuple(path for values in self.vary for path, _ in values[0])
+
+    @property
+    def reading_order(self) -> tuple[bool, int, bool, str]:
+        """What suites are sorted by for a reader: by the number of students x datasets, the most first, and by name.
+
+        Trials on held-out images are last, and a suite that varies keys is after others of its size.
+        """
+        cells = {split_id(recipe_id)[:2] for recipe_id in self.ids}
+        return "data.holdout" in dict(self.overrides), -len(cells), bool(self.vary), self.name
+
+    @property
     def ids(self) -> list[str]:
         """The recipe ids; those of one student and dataset are neighbours."""
         product = ("/".join(parts) for parts in itertools.product(self.models, self.datasets, self.guidance))
@@ -104,16 +120,16 @@ class Suite:
     @property
     def entries(self) -> list[SuiteEntry]:
         """Every row with every variant: cell by cell (student, dataset, variant), in each the reference first."""
-        names = [name for name, _ in self.vary]
-        variants = [tuple(zip(names, values, strict=True)) for values in itertools.product(*(v for _, v in self.vary))]
         cells: dict[tuple[str, ...], list[str]] = {}
         for recipe_id in self.ids:
             cells.setdefault(split_id(recipe_id)[:2], []).append(recipe_id)
         out = []
-        for ids, variant in itertools.product(cells.values(), variants):
+        for ids, values in itertools.product(cells.values(), itertools.product(*self.vary)):
+            variant = tuple(itertools.chain(*values))
             texts = tuple(f"{path}={set_text(given.value)}" for path, given in variant)
+            shown = ", ".join(f"{path}={set_text(given.value)}" for (path, given), *_ in values)
             rows = [
-                SuiteEntry(recipe_id, row.label, ", ".join(texts), row.settings + texts, row.overrides + variant)
+                SuiteEntry(recipe_id, row.label, shown, row.settings + texts, row.overrides + variant)
                 for recipe_id in ids
                 for row in self._rows_of(recipe_id)
             ]
@@ -130,7 +146,7 @@ class Suite:
         given = parse_set(assignments)
         for path, value in given.items():
             check_override(path, value)
-            if path in dict(self.vary):
+            if path in self.varied:
                 fail_at(value, path, f"suite {self.name} varies this key, so it cannot be set")
             if rows := [row.label for row in self.rows if path in dict(row.overrides)]:
                 fail_at(value, path, f"suite {self.name} has a value of its own for {rows[0]}, so it cannot be set")
@@ -157,6 +173,13 @@ def check_override(path: str, given: SourcedValue) -> None:
         fail_at(given, path, "is given by --seed, or by the seeds of a suite")
     if path == "select":
         fail_at(given, path, "is a key of teachers; a student keeps its last epoch, and its teacher is teacher.select")
+
+
+def changes_results(path: str) -> bool:
+    """Whether a key is in the hash of recipes; `teacher.model.name` is not itself, but stands for the keys of a file."""
+    section, _, key = path.removeprefix("teacher.").rpartition(".")
+    hashed = section not in SECTIONS or SECTIONS[section].__dataclass_fields__[key].metadata.get("hashed", True)
+    return hashed or path == "teacher.model.name"
 
 
 def read_suite(name: str, content: Mapping[str, Any], where: str) -> Suite:
@@ -197,10 +220,11 @@ def read_suite(name: str, content: Mapping[str, Any], where: str) -> Suite:
     for path, given in overrides.items():
         check_override(path, given)
     vary = _read_vary(content.get("vary", {}), where, overrides)
-    for path in {path for row in rows for path, _ in row.overrides} & {*overrides, *dict(vary)}:
-        raise RecipeError(f"{where}: {path}: a row of guidance has a value of its own, so it cannot be in set or vary")
     own = {"rows": rows, "overrides": tuple(overrides.items()), "vary": vary, "reference": reference}
-    return Suite(name, protocol, **lists, **own, file=name, content=content)
+    suite = Suite(name, protocol, **lists, **own, file=name, content=content)
+    for path in {path for row in rows for path, _ in row.overrides} & {*overrides, *suite.varied}:
+        raise RecipeError(f"{where}: {path}: a row of guidance has a value of its own, so it cannot be in set or vary")
+    return suite
 
 
 def _read_rows(content: object, where: str) -> tuple[SuiteMethod, ...]:
@@ -239,29 +263,39 @@ def _read_rows(content: object, where: str) -> tuple[SuiteMethod, ...]:
     return tuple(rows)
 
 
-def _read_vary(content: object, where: str, overrides: Mapping[str, SourcedValue]) -> tuple:
-    """The varied keys with their values, as `Suite.vary` has them."""
-    if not isinstance(content, Mapping):
-        raise RecipeError(f"{where}: vary must hold keys, got {short_repr(content)}")
+def _read_vary(content: object, where: str, overrides: Mapping[str, SourcedValue]) -> tuple[tuple[Overrides, ...], ...]:
+    """What varies, as `Suite.vary` has it, from keys with lists of values, or a list of variants with several keys."""
+    place, own = f"{where}: vary", "write it whole, as data.train_limit"
+    if isinstance(content, Mapping):
+        lists = []
+        for path, values in content.items():
+            if isinstance(values, Mapping):
+                raise RecipeError(f"{place}: {short_repr(path)} is not a key: {own}: [500, 1000]")
+            if not isinstance(values, list) or not values:
+                raise RecipeError(f"{place}: {path}: got {short_repr(values)}, allowed is a list of values")
+            lists.append([{path: value} for value in values])
+    elif isinstance(content, list) and content and all(isinstance(variant, Mapping) and variant for variant in content):
+        lists = [content]
+    else:
+        allowed = "keys with lists of values, or a list of variants: [{data.train_limit: 500, train.epochs: 80}]"
+        raise RecipeError(f"{place}: got {short_repr(content)}, allowed are {allowed}")
     out = []
-    for path, values in content.items():
-        if isinstance(values, Mapping) or not isinstance(path, str):
-            raise RecipeError(
-                f"{where}: vary: {short_repr(path)} is not a key: write it whole, as data.train_limit: [500, 1000]"
-            )
-        place = f"{where}: vary: {path}"
-        if not isinstance(values, list) or not values:
-            raise RecipeError(f"{place}: got {short_repr(values)}, allowed is a list of values")
-        given = [SourcedValue(value, f"{where}: vary") for value in _without_repeats(values, place)]
-        check_override(path, given[0])
-        if path in overrides:
-            raise RecipeError(f"{place}: is in set too: remove it there")
-        _refuse_one_teacher(path, given[0])
-        section, _, key = path.removeprefix("teacher.").rpartition(".")
-        hashed = section not in SECTIONS or SECTIONS[section].__dataclass_fields__[key].metadata.get("hashed", True)
-        if not hashed and path != "teacher.model.name":  # which stands for the keys of a file
-            raise RecipeError(f"{place}: changes no result, so all its values would be one run")
-        out.append((path, tuple(given)))
+    for variants in lists:
+        paths = list(variants[0])  # the first one names the variants
+        for variant in variants:
+            if set(variant) != set(paths):
+                raise RecipeError(f"{place}: got {short_repr(variant)}, allowed are the same keys in every variant")
+        _without_repeats([variant[paths[0]] for variant in variants], f"{place}: {paths[0]}")
+        for path in paths:
+            if not isinstance(path, str) or isinstance(variants[0][path], Mapping):
+                raise RecipeError(f"{place}: {short_repr(path)} is not a key: {own}")
+            check_override(path, SourcedValue(variants[0][path], place))
+            _refuse_one_teacher(path, SourcedValue(variants[0][path], place))
+            if path in overrides:
+                raise RecipeError(f"{place}: {path}: is in set too: remove it there")
+            if not changes_results(path):
+                raise RecipeError(f"{place}: {path}: changes no result, so all its values would be one run")
+        out.append(tuple(tuple((path, SourcedValue(variant[path], place)) for path in paths) for variant in variants))
     return tuple(out)
 
 

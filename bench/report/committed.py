@@ -105,7 +105,7 @@ def _record_problems(registry: Registry, results: Path, name: str) -> list[str]:
 
 
 def _reports(registry: Registry, results: Path, names: Sequence[str]) -> dict[str, SuiteReport]:
-    """The reports of all published suites, by name. One whose runs are not of its recipes is left out.
+    """The reports of published suites, by name, in their reading order. One whose runs are not of its recipes is left out.
 
     Raises:
         RecipeError: a file is damaged, or a suite in `names` has no runs or others than its own.
@@ -119,7 +119,7 @@ def _reports(registry: Registry, results: Path, names: Sequence[str]) -> dict[st
             out[name] = draw(registry, suite, united)
         elif name in names:
             raise RecipeError(problems[0])
-    return out
+    return dict(sorted(out.items(), key=lambda item: item[1].suite.reading_order))
 
 
 def _shared_texts(reports: Mapping[str, SuiteReport], results: Path) -> dict[Path, str]:

@@ -10,14 +10,18 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from bench.report import tables, teacher_seeds
-from bench.report.figures import figure_name
+from bench.report.figures import figure_name, plots_of_suite
+from bench.report.figures.varied import varied_number
+from bench.report.frame import CELL
 from bench.report.reproductions import NOTE, TITLE, reproduction_notes
 from bench.report.suite_report import FEW_METHODS, SuiteReport
 
-# A README's marked parts: of every suite, or of one. The rest of the file is left as it is.
-#     <!-- tables: python -m bench publish -->  or  <!-- table of quick: python -m bench publish -->
+# A README's marked parts: of every suite, or of the first of those named that has records. The rest is left as it is.
+#     <!-- tables: python -m bench publish -->  or  <!-- table of small or quick: python -m bench publish -->
 #     <!-- end of tables -->
-_MARKED = re.compile(r"(<!-- tables?(?: of (\S+))?: python -m bench publish -->).*?(<!-- end of tables -->)", re.DOTALL)
+_MARKED = re.compile(
+    r"(<!-- tables?(?: of (\S+(?: or \S+)*))?: python -m bench publish -->).*?(<!-- end of tables -->)", re.DOTALL
+)
 NEW_README = """# Results
 
 <!-- tables: python -m bench publish -->
@@ -85,20 +89,22 @@ def headline(report: SuiteReport) -> Iterator[str]:
         yield f"Dataset {_code(dataset)}"
         yield _markdown_table(table)
     yield tables.accuracy_note(report)
-    yield "\n".join(f"- {_text(sentence)}" for sentence in report.remarks)
+    yield "\n".join(f"- {_text(sentence)}" for sentence in [*report.remarks, *_not_run_note(report)])
 
 
 def fill_readme(text: str, reports: Sequence[SuiteReport], folder: str = "") -> str:
-    """A README's text with headline tables between its markers. A marked suite without records is left as it is.
+    """A README's text with headline tables between its markers. A part whose suites have no records is left as it is.
 
     Args:
         folder: of the results, relative to the README, with a slash at its end.
     """
 
+    by_name = {report.suite.name: report for report in reports}
+
     def fill(place: re.Match[str]) -> str:
         if place[2] is None:
             parts = [part for report in reports for part in (f"## `{report.suite.name}`", *_summary(report, folder))]
-        elif named := [report for report in reports if report.suite.name == place[2]]:
+        elif named := [by_name[name] for name in place[2].split(" or ") if name in by_name]:
             parts = list(_summary(named[0], folder))
         else:
             return place[0]
@@ -133,9 +139,24 @@ def latex(report: SuiteReport) -> str:
     return "\n".join(parts)
 
 
+def _not_run_note(report: SuiteReport) -> list[str]:
+    """A sentence on the cells without runs, which the tables of accuracies leave out."""
+    cells = report.ranked_cells[_not_run(report)].drop_duplicates(CELL)
+    cells["name"] = [" ".join(filter(None, (row.model, row.variant))) for row in cells.itertuples()]
+    names = [f"{', '.join(own['name'])} on {dataset}" for dataset, own in cells.groupby("dataset", sort=False)]
+    return [f"Not run yet: {'; '.join(names)}."] if names else []
+
+
+def _not_run(report: SuiteReport) -> pd.Series:
+    """Whether the cell of each of the ranked rows has no run at all."""
+    rows = report.ranked_cells
+    return (rows["status"] == "not run").groupby([rows[name] for name in CELL]).transform("all")
+
+
 def _accuracy_tables(report: SuiteReport) -> Iterator[tuple[str, pd.DataFrame]]:
     """Each dataset and its accuracies, with the student's name and the varied values in the first of their rows only."""
-    for dataset, table in tables.accuracy_table(report).groupby("dataset", sort=False):
+    rows = tables.accuracy_table(report)
+    for dataset, table in rows[~_not_run(report).to_numpy()].groupby("dataset", sort=False):
         table = table.drop(columns="dataset")
         names, repeated = table.columns[: table.columns.get_loc("method")], True
         for name in names:  # a value counts as repeated where those before it are
@@ -148,14 +169,17 @@ def _summary(report: SuiteReport, folder: str) -> Iterator[str]:
     """The headline, a figure and links to the files of a suite, in Markdown."""
     yield from headline(report)
     suite, name, shows = report.suite, "overview", f"gains of the methods of suite {report.suite.name}"
+    if key := varied_number(suite):
+        name, shows = "varied", f"gains and accuracies of suite {suite.name} against {key}"
     if len(suite.models) == len(suite.datasets) == 1 and not suite.vary and len(suite.methods) <= FEW_METHODS:
         name = f"curves/{figure_name(suite.models[0], suite.datasets[0])}"
         shows = f"{suite.models[0]} on {suite.datasets[0]}: test accuracy per epoch"
-    path = urllib.parse.quote(f"{folder}{suite.name}/{name}")
-    yield (
-        f'<picture><source media="(prefers-color-scheme: dark)" srcset="{path}.dark.png">'
-        f'<img src="{path}.png" alt="{html.escape(shows)}" width="520"></picture>'
-    )
+    if name in plots_of_suite(report):  # without pairs there are no gains
+        path = urllib.parse.quote(f"{folder}{suite.name}/{name}")
+        yield (
+            f'<picture><source media="(prefers-color-scheme: dark)" srcset="{path}.dark.png">'
+            f'<img src="{path}.png" alt="{html.escape(shows)}" width="520"></picture>'
+        )
     files = {"All tables": "table.md", "CSV": "table.csv", "LaTeX": "table.tex", "JSON": "table.json"}
     files["records"] = "records.jsonl"
     yield ", ".join(f"[{name}]({folder}{suite.name}/{file})" for name, file in files.items()) + "."

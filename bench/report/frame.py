@@ -24,7 +24,8 @@ _MAY_BE_MISSING = {  # columns of `runs_frame` whose type would depend on the ru
 }
 # fields of a record
 _NO_COLUMNS = [
-    *("recipe", "feature_maps", "teacher", "hardware", "code", "image_size", "weights", "class_names", "guidance_stop")
+    *("recipe", "feature_maps", "teacher", "hardware", "code", "image_size", "weights", "class_names", "guidance_stop"),
+    "compilation",
 ]
 
 
@@ -37,6 +38,7 @@ def runs_frame(runs: Sequence[FinishedRun], entries: Sequence[SuiteEntry] = ()) 
     variant: the varied keys with their values, "" in a suite that varies nothing.
     precision: the one that was used.
     machine: the hardware and precision in words. device_hours: of the run, in device_unit, "GPU-hours" or "core-hours".
+    fell_back: whether a part ran uncompiled where it should not, see `Compilation`.
     guidance_stop_epoch: the last epoch with guidance, missing unless an adaptive schedule ended it.
     teacher_*: fields of `TeacherSummary`, missing without a teacher. teacher_accuracy: of the weights that guide, in %.
     """
@@ -85,6 +87,7 @@ def _run_row(run: FinishedRun, entry: SuiteEntry) -> dict[str, object]:
         "method": entry.method,
         "precision": record.precision.used,
         "machine": machine(record),
+        "fell_back": record.fell_back,
         "device_hours": record.seconds * devices / 3600,
         "device_unit": "core-hours" if on_cpu else "GPU-hours",
     }

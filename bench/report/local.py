@@ -36,7 +36,7 @@ def write_local(
     """Write records, tables and figures of this machine's runs to `results/local/<suite>/`, and the page of all its suites.
 
     Args:
-        names: suites that are written, if they have runs; None: all that have.
+        names: suites that are written, if they have runs; the page has them and those that were written before. None: all.
         with_published: draw them together with the published runs.
 
     Raises:
@@ -44,9 +44,9 @@ def write_local(
     """
     results = Path(results)
     local = results / LOCAL
-    known = {*registry.names("suites"), *stored_suites(local), *(stored_suites(results) if with_published else ())}
+    known = {*registry.names("suites"), *(stored_suites(results) if with_published else ())} if names is None else names
     reports = {}
-    for name in sorted(known | set(names or ())):
+    for name in sorted({*known, *stored_suites(local)}):
         try:
             report = _draw(registry, results, name, with_published)
         except RecipeError as error:
@@ -56,6 +56,7 @@ def write_local(
             continue
         if report is not None:
             reports[name] = report
+    reports = dict(sorted(reports.items(), key=lambda item: item[1].suite.reading_order))
     chosen = [name for name in reports if names is None or name in names]
     for name in chosen:
         write_suite(reports[name], local / name, **figures)

@@ -42,7 +42,7 @@ def results(
             once, as this machine has it; "reproduction": only runs of published recipes and seeds on other machines.
         recipes_dir: your own recipe files, if the suite is there; one folder or several.
 
-    Columns (all: docs/results.md, In Python):
+    Columns (all: docs/records.md, In Python):
         origin: "local", "published" or "reproduction".
         folder: of a local run, for `bench.load` and `bench.load_pair`; else missing.
         suite: the names of its suites, joined by ", "; empty for none.

@@ -13,7 +13,7 @@ from bench.config.names import split_id
 from bench.config.params import PUBLISHED_EPOCHS
 from bench.config.registry import Registry
 from bench.config.schema import Recipe
-from bench.config.suite import BASELINE, Suite, SuiteEntry
+from bench.config.suite import BASELINE, Suite, SuiteEntry, changes_results
 from bench.report.definition import suite_recipes
 from bench.report.frame import CELL, METHOD, RUN, curves_frame, guidance_of, runs_frame
 from bench.report.papers import published_frame
@@ -34,7 +34,7 @@ class SuiteReport:
     pairs, cells: see bench/report/stats.py.
     published: see `papers.published_frame`. reproductions: see `reproductions_frame`.
     settings: {key: value as text} that the suite sets over its protocol.
-    protocol_note: a sentence with the protocol's name, and its main settings unless it is `paper`.
+    protocol_note: a sentence with the protocol's name, and its main settings unless they are the published ones.
     settings_note: sentences with `settings` and the varied keys, "" without them.
     notes: further sentences that a reader must know before comparing.
     """
@@ -125,19 +125,32 @@ def _placed(
 
 def _settings_note(suite: Suite, settings: Mapping[str, str]) -> str:
     own = [f"Settings of this suite: {', '.join(f'{key}={value}' for key, value in settings.items())}."] if settings else []
-    return " ".join([*own, *([f"Varied: {', '.join(key for key, _ in suite.vary)}."] if suite.vary else [])])
+    alone = [values[0][0][0] for values in suite.vary if len(values[0]) == 1]
+    varied = [f"Varied: {', '.join(alone)}."] if alone else []
+    for values in suite.vary:
+        if len(values[0]) > 1:
+            variants = (" ".join(f"{key}={given.value}" for key, given in variant) for variant in values)
+            varied.append(f"Varied together: {'; '.join(variants)}.")
+    return " ".join([*own, *varied])
 
 
 def _protocol_note(suite: Suite, recipes: Sequence[tuple[SuiteEntry, Recipe]]) -> str:
-    if suite.protocol == "paper":
+    if _is_published(suite):
         return "Protocol: paper (arXiv 2207.10026)."
+    is_other = ", not the published one" if suite.protocol != "paper" else " (arXiv 2207.10026), but not its settings"
     train = [recipe.train for _, recipe in recipes]
     epochs = _listed(part.epochs for part in train)
     return (
-        f"Protocol: {suite.protocol}, not the published one: {epochs} {'epoch' if epochs == '1' else 'epochs'}, batch size"
+        f"Protocol: {suite.protocol}{is_other}: {epochs} {'epoch' if epochs == '1' else 'epochs'}, batch size"
         f" {_listed(part.batch_size for part in train)}, image size"
         f" {_listed(recipe.model.image_size for _, recipe in recipes)} px."
     )
+
+
+def _is_published(suite: Suite) -> bool:
+    """Whether a suite is of the published protocol, in whichever precision."""
+    changed = [path for path in (*dict(suite.overrides), *suite.varied) if changes_results(path)]
+    return suite.protocol == "paper" and all(path.endswith("train.precision") for path in changed)
 
 
 def _listed(values: Iterable[int]) -> str:
@@ -145,11 +158,11 @@ def _listed(values: Iterable[int]) -> str:
 
 
 def _deviations(suite: Suite, recipes: Sequence[tuple[SuiteEntry, Recipe]], runs: pd.DataFrame) -> list[str]:
-    """How the runs differ from the released code; empty for another protocol, which is another experiment.
+    """How the runs differ from the released code; empty for other settings, which are another experiment.
 
     docs/protocol.md has the whole list, with reasons.
     """
-    if suite.protocol != "paper":
+    if not _is_published(suite):
         return []
     out = [
         "Each sample has its own random augmentation; in the released code all loader workers drew the same numbers.",
@@ -194,6 +207,11 @@ def _comparison_notes(runs: pd.DataFrame) -> list[str]:
                 out.append(f"Runs on {dataset} differ in {word}: {', '.join(kind[:8] for kind in kinds)}.")
     if diverged := int(runs["diverged"].sum()):
         out.append(f"{count(diverged, 'run')} of {len(runs)} diverged and {'is' if diverged == 1 else 'are'} left out.")
+    if fell_back := int(runs["fell_back"].sum()):
+        out.append(
+            f"{fell_back} of {count(len(runs), 'run')} fell back from compilation and took longer than such hardware needs:"
+            " the table of runs shows which."
+        )
     if dirty := int(runs["dirty"].fillna(False).sum()):
         out.append(f"{dirty} of {count(len(runs), 'run')} used code that was not committed.")
     return out

@@ -115,7 +115,7 @@ def runs_table(report: SuiteReport) -> pd.DataFrame:
         ),
         "time": lambda row: duration(row["seconds"]),
         "images/s": _value("images_per_second", ",.0f"),
-        "hardware": _value("machine"),
+        "hardware": lambda row: row["machine"] + (", fell back from compilation" if row["fell_back"] else ""),
     }
     return _table(report.runs.merge(pairs, on=[*RUN, "hash"], how="left"), columns)
 

@@ -125,10 +125,9 @@ class SeedTable:
 
 def seed_tables(report: SuiteReport) -> list[SeedTable]:
     """A table per student, dataset, other varied values and method whose runs have two teacher seeds or more."""
-    varied = {path for path, _ in report.suite.vary}
-    if _SEED not in varied:
+    if _SEED not in report.suite.varied:
         return []
-    kept = varied - {_SEED}
+    kept = {*report.suite.varied} - {_SEED}
     others = {
         one.variant: ", ".join(text for text in one.settings if text.partition("=")[0] in kept) for one, _ in report.recipes
     }

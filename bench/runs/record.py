@@ -110,6 +110,24 @@ class Hardware:
 
 
 @dataclass(frozen=True)
+class Compilation:
+    """What torch.compile and CUDA graphs made of the training steps, in the last process of a run."""
+
+    expected: int  # graphs of torch.compile: of the teacher, and of student and loss for each kind of step, guided or not
+    found: int  # those of the step that there are; more than expected if graphs were split
+    breaks: int  # places where torch.compile split a graph
+    captured: int  # CUDA graphs
+    fell_back: tuple[str, ...]  # what runs uncompiled, or without a CUDA graph, and why
+    attention: str  # the kernel of scaled_dot_product_attention: cudnn, flash, efficient or math
+    seconds: float  # that torch.compile took, of the augmentation too
+
+    def __str__(self) -> str:
+        out = f"{self.found} of {self.expected} graphs in {self.seconds:.0f} s, {self.breaks} breaks"
+        out += f", {self.captured} CUDA graphs, attention by {self.attention}"
+        return out + (f"; fell back: {'; '.join(self.fell_back)}" if self.fell_back else "")
+
+
+@dataclass(frozen=True)
 class Code:
     """The version of the suite; in a checkout also the commit, and whether files differed from it (results aside)."""
 
@@ -137,7 +155,7 @@ class Record:
     dataset: DatasetSummary
     feature_maps: dict[str, object]  # (channels, height, width) by feature layer, for guided students
     precision: Precision
-    compile: str  # mode of torch.compile, "off" or "fell back"
+    compile: str  # "off", "default", "graphs" or "fell back"; in records of earlier versions the mode of torch.compile
     world_size: int  # number of processes
     hardware: Hardware
     seconds: float  # of training and evaluation, without interruptions
@@ -152,6 +170,12 @@ class Record:
     guidance_stop: GuidanceStop | None = None  # None: guidance was not adaptive, or it did not stop
     # With `train.ema`, all other accuracies and the weights are of the average; this is the last epoch's without it.
     raw_accuracy: float | None = None
+    compilation: Compilation | None = None  # None on a CPU without compilation, and in records that do not have it
+
+    @property
+    def fell_back(self) -> bool:
+        """Whether a part of it ran uncompiled, or without a CUDA graph, where it should not."""
+        return self.compile == "fell back" or (self.compilation is not None and bool(self.compilation.fell_back))
 
     @property
     def environment(self) -> tuple[object, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.cli import count
 from bench.config.names import split_id
 from bench.config.schema import Recipe, RecipeError
 from bench.config.suite import BASELINE
@@ -22,7 +23,7 @@ from bench.models import default_feature_layers
 from bench.models.features import FeatureExtractor, block_names
 from bench.rng import Stream, generator
 from bench.runs.record import Record
-from bench.share.load import Folders, read_run, trained_network
+from bench.share.load import Folders, NoTrainedNetwork, read_run, trained_network
 from bench.share.measures import block_distances, centred_gram, cka
 from bench.share.pair import trained_teacher
 from bench.train.teacher import Teacher
@@ -88,21 +89,38 @@ class _Run:
 
 
 def analyze_runs(
-    folders: Sequence[Path], images: int, data_dir: str | Path, device: torch.device, recipes_dir: Folders = ()
+    folders: Sequence[Path],
+    images: int,
+    data_dir: str | Path,
+    device: torch.device,
+    recipes_dir: Folders = (),
+    say: Callable[[str], None] = lambda text: None,
 ) -> Analysis:
     """Attention distances and CKA of runs of one student on one dataset, in fp32, on images that they were evaluated on.
 
-    The teacher is that of the first run that has one. The images are the same for all runs, in a fixed random order, in
-    minibatches of about the training batch of that run, by which a teacher with `bn: batch` normalises them.
+    Runs without a trained network are left out. The teacher is that of the first run that has one. The images are the same
+    for all runs, in a fixed random order, in minibatches of about the training batch of that run, by which a teacher with
+    `bn: batch` normalises them.
+
+    Args:
+        say: receives progress messages.
 
     Raises:
-        RecipeError: a run or the teacher's weights are missing, or the runs are not of one student and the same images.
+        RecipeError: no run is finished, a folder is not that of a run, or the runs are not of one student and the same
+            images.
     """
-    runs = _load(folders, device, recipes_dir)
+    runs, notes = _load(folders, device, recipes_dir)
     first, methods = runs[0], [run.method for run in runs]
     reference = BASELINE if BASELINE in methods else methods[0]
     guided = next((run for run in runs if run.recipe.teacher is not None), None)
-    teacher = trained_teacher(guided.folder, guided.recipe, guided.record).to(device) if guided else None
+    teacher = None
+    if guided is None:
+        notes.append("No run has a teacher: give a guided run too for the similarity to its teacher.")
+    else:
+        try:
+            teacher = trained_teacher(guided.folder, guided.recipe, guided.record).to(device)
+        except RecipeError as error:  # its weights are not here, or it is a teacher of logits alone, without maps
+            notes.append(f"The similarity to the teacher is missing: {error}.")
     subset = _subset(runs, data_dir)
     order = generator(0, Stream.ORDER).permutation(len(subset))[:images]
     batch = max((guided or first).recipe.train.batch_size, MIN_IMAGES)
@@ -112,9 +130,16 @@ def analyze_runs(
     for run in runs:
         if (other := others.get(run.recipe.seed)) not in (None, run):
             pairs.append((run, other.name, other.method, other.student))
-    grams = (_grams(runs, guided, teacher, subset, indices, device) for indices in batches)
-    matrices = cka(grams, [(run.name, other) for run, other, *_ in pairs])
-    attention, notes = _attention_rows(runs, subset, np.concatenate(batches), device)
+    of_teacher = None if teacher is None else guided
+
+    def grams() -> Iterator[dict[str, Tensor]]:
+        for number, indices in enumerate(batches, 1):
+            say(f"maps of {count(len(runs), 'run')}: minibatch {number} of {len(batches)}")
+            yield _grams(runs, of_teacher, teacher, subset, indices, device)
+
+    matrices = cka(grams(), [(run.name, other) for run, other, *_ in pairs]) if pairs else {}
+    attention, problems = _attention_rows(runs, subset, np.concatenate(batches), device, say)
+    notes += problems
     similarity = [
         SimilarityRow(
             run.method, run.recipe.seed, block, layer, method, *theirs, matrices[run.name, other][block, theirs[0]].item()
@@ -123,9 +148,7 @@ def analyze_runs(
         for block, layer in enumerate(run.student.feature_layers)
         for theirs in enumerate(network.feature_layers)
     ]
-    if teacher is None:
-        notes.append("No run has a teacher: give a guided run too for the similarity to its teacher.")
-    for run in runs:
+    for run in runs if teacher is not None else ():
         if (own := run.record.teacher) is not None and own.weights != guided.record.teacher.weights:
             notes.append(
                 f"{run.name} was guided by another teacher ({own.id} seed {own.seed}) than the one compared with here, that"
@@ -136,18 +159,27 @@ def analyze_runs(
     model, dataset, _ = split_id(first.recipe.id)
     where = EVALUATED_ON[first.record.dataset.evaluated_on]
     subject = f"{model} on {dataset}: {len(order):,} {where} images of {first.recipe.model.image_size} px"
-    compared = _compared(guided, teacher) if guided else {}
+    compared = _compared(guided, teacher) if teacher is not None else {}
     return Analysis(subject, reference, attention, similarity, compared, notes)
 
 
-def _load(folders: Sequence[Path], device: torch.device, recipes_dir: Folders) -> list[_Run]:
-    """The runs, each once. Raises RecipeError if they are not of one student and the same images."""
-    found = {}
+def _load(folders: Sequence[Path], device: torch.device, recipes_dir: Folders) -> tuple[list[_Run], list[str]]:
+    """The runs, each once, and a sentence on each that has no trained network.
+
+    Raises RecipeError if there is no other, or if they are not of one student and the same images.
+    """
+    found, left_out = {}, []
     for folder in folders:
-        record, recipe = read_run(folder, recipes_dir)
+        try:
+            record, recipe = read_run(folder, recipes_dir)
+        except NoTrainedNetwork as error:
+            left_out.append(error)
+            continue
         found.setdefault((recipe.hash, recipe.seed), (folder, record, recipe))
         if recipe.model.role == "teacher":
             raise RecipeError(f"{folder}: the run of a teacher: name runs of students, guided ones bring their teacher")
+    if not found:
+        raise left_out[0]
     runs = list(found.values())
     first = _same(*runs[0][1:])
     for folder, record, recipe in runs[1:]:
@@ -162,7 +194,7 @@ def _load(folders: Sequence[Path], device: torch.device, recipes_dir: Folders) -
         network = trained_network(folder, recipe, record.dataset.classes, record.weights)
         student = FeatureExtractor(network, recipe.model, (), block_names(network, recipe.model)).eval().to(device)
         out.append(_Run(folder, record, recipe, method, student.requires_grad_(False)))
-    return out
+    return out, [f"Left out: {error}." for error in left_out]
 
 
 def _same(record: Record, recipe: Recipe) -> dict[str, object]:
@@ -236,12 +268,13 @@ def _grams(
 
 
 def _attention_rows(
-    runs: Sequence[_Run], subset: Subset, indices: np.ndarray, device: torch.device
+    runs: Sequence[_Run], subset: Subset, indices: np.ndarray, device: torch.device, say: Callable[[str], None]
 ) -> tuple[list[AttentionRow], list[str]]:
     """The distances of all runs; or none, and a sentence why."""
     rows = []
     parts = [indices[first : first + ATTENTION_IMAGES] for first in range(0, len(indices), ATTENTION_IMAGES)]
-    for run in runs:
+    for number, run in enumerate(runs, 1):
+        say(f"attention of {run.name}, {number} of {len(runs)}")
         sums: dict[str, Tensor] = defaultdict(float)
         uniform: dict[str, float] = {}
         for part in parts:

@@ -30,6 +30,10 @@ Folders = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 MAX_CLASSES = 100_000
 
 
+class NoTrainedNetwork(RecipeError):
+    """A run that is not finished, or that diverged."""
+
+
 class Loaded(NamedTuple):
     """The result of `bench.load`.
 
@@ -90,10 +94,10 @@ def read_run(folder: Path, recipes_dir: Folders = ()) -> tuple[Record, Recipe]:
                 f"{folder}: no finished run: there is no such folder; those of runs are below results/local/runs"
             ) from None
         if isinstance(error, FileNotFoundError):
-            raise RecipeError(f"{folder}: no finished run: it has no record.json yet") from None
+            raise NoTrainedNetwork(f"{folder}: no finished run: it has no record.json yet") from None
         raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
     if record.diverged:
-        raise RecipeError(f"{folder}: this run diverged in epoch {record.epochs}, so it has no trained network")
+        raise NoTrainedNetwork(f"{folder}: this run diverged in epoch {record.epochs}, so it has no trained network")
     if not 2 <= record.dataset.classes <= MAX_CLASSES:
         raise RecipeError(f"{path}: not a record: dataset.classes is {short_repr(record.dataset.classes)}")
     recipe = recipe_from_dict(record.recipe, str(path))

@@ -48,7 +48,7 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     """The options of `plan`."""
     add_selection(parser)
     parser.add_argument("--suite", help=argparse.SUPPRESS)  # of earlier versions
-    parser.add_argument("--json", action="store_true", help="for programs: docs/results.md has the fields")
+    parser.add_argument("--json", action="store_true", help="for programs: docs/records.md has the fields")
     _add_run_options(parser)
 
 

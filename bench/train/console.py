@@ -8,7 +8,7 @@ import time
 
 from tqdm import tqdm
 
-from bench.runs.record import GuidanceStop, HistoryRow
+from bench.runs.record import Compilation, GuidanceStop, HistoryRow
 
 LOG = logging.getLogger(__name__)
 
@@ -26,6 +26,7 @@ class Progress:
         self._epochs, self._steps, self._silent, self._evaluated_on = epochs, steps, silent, evaluated_on
         self._began = time.perf_counter()
         self._done = 0  # epochs before this start
+        self._warned: set[str] = set()
         bar = not silent and sys.stderr.isatty()
         self._bar = tqdm(total=epochs * steps, unit="step", smoothing=0.05, dynamic_ncols=True) if bar else None
 
@@ -55,6 +56,16 @@ class Progress:
             per_epoch = (time.perf_counter() - self._began) / (row["epoch"] - self._done)
             left = tqdm.format_interval(per_epoch * (self._epochs - row["epoch"]))
             LOG.info(f"epoch {row['epoch']:>{len(str(self._epochs))}}/{self._epochs}  {values}  {left} left")
+
+    def compilation(self, found: Compilation | None) -> None:
+        """Warn once of what fell back from compilation."""
+        new = [] if found is None or self._silent else [text for text in found.fell_back if text not in self._warned]
+        if new:
+            self._warned.update(new)
+            LOG.warning(
+                f"{'; '.join(new)}: steps are slower; train.compile=graphs stops with the whole error, train.compile=off"
+                " trains without"
+            )
 
     def guidance_ended(self, stop: GuidanceStop) -> None:
         """Say that an adaptive schedule has ended guidance."""

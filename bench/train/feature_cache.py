@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -47,19 +48,31 @@ class FeatureCache:
         if sum(stage.nbytes for stage in self._stages) <= free * MAX_GPU_FRACTION:
             self._on_device = [torch.from_numpy(np.array(stage)).to(device) for stage in self._stages]
 
-    def maps(self, batch: Batch) -> list[Tensor]:
-        """The maps of a batch's samples, [batch, channels, height, width] float32, on the device of its images.
+    def stored(self, batch: Batch) -> StoredMaps:
+        """The maps of a batch's samples, on the device of its images."""
+        device = batch.images.device
+        if self._on_device:
+            indices = upload(batch.indices, device)
+            stages = [stage[indices] for stage in self._on_device]
+        else:
+            stages = [upload(stage[batch.indices], device) for stage in self._stages]
+        return StoredMaps(stages, batch.boxes, batch.flips)
+
+
+class StoredMaps(NamedTuple):
+    """Maps of whole images, and how the samples were cropped and mirrored: `replay` has the shapes."""
+
+    stages: list[Tensor]  # float16
+    boxes: Tensor
+    flips: Tensor
+
+    def maps(self) -> list[Tensor]:
+        """The maps of the samples, float32.
 
         Each is cropped as the sample was, resized back to the whole map and mirrored if the sample was. As released, the
         crop is rounded down to whole cells of the map, and colour operations and erasing are not replayed.
         """
-        device = batch.images.device
-        if self._on_device:
-            indices = upload(batch.indices, device)
-            maps = [stage[indices] for stage in self._on_device]
-        else:
-            maps = [upload(stage[batch.indices], device) for stage in self._stages]
-        return [replay(stage.float(), batch.boxes, batch.flips) for stage in maps]
+        return [replay(stage.float(), self.boxes, self.flips) for stage in self.stages]
 
 
 def replay(maps: Tensor, boxes: Tensor, flips: Tensor) -> Tensor:

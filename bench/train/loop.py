@@ -18,7 +18,7 @@ from bench.data.loaders import EvalLoader, Shard, TrainLoader
 from bench.data.subsets import DecodedDataset
 from bench.guidance import Shape, schedule
 from bench.models.drop_path import sample_drop_path_masks
-from bench.runs.record import GuidanceStop, HistoryRow, best_row
+from bench.runs.record import Compilation, GuidanceStop, HistoryRow, best_row
 from bench.train.checkpoint import Checkpoints, TrainingState
 from bench.train.console import Progress
 from bench.train.evaluate import accuracy, flops_per_image
@@ -45,7 +45,8 @@ class TrainResult:
     seconds: float
     feature_maps: dict[str, Shape]
     diverged: bool  # whether the last loss or a weight was not finite; training ended there
-    compiled: str  # mode of torch.compile, "off", or "fell back" if there is no compiler
+    compiled: str  # of `Step`
+    compilation: Compilation | None
     guidance_stop: GuidanceStop | None  # where an adaptive schedule ended guidance
 
 
@@ -86,7 +87,7 @@ class Training:
         self._history: list[HistoryRow] = []
         self._guidance_losses: list[float] = []  # unweighted, of the epochs with guidance
         self._best_state: dict[str, dict[str, Tensor] | Tensor] = {}  # of the best epoch, if the recipe selects it
-        self._losses = torch.zeros(2)  # sums over the steps of the current epoch
+        self._losses = torch.zeros(2)  # sums over the steps of the current epoch, at its start and its end
         self._first_epoch, self._first_step = 0, 0
         self._earlier_seconds, self._began = 0.0, time.perf_counter()
 
@@ -123,6 +124,7 @@ class Training:
             feature_maps=dict(zip(student.feature_layers, student.shapes, strict=True)),
             diverged=diverged,
             compiled=self._step.compiled,
+            compilation=self._step.compilation(),
             guidance_stop=self._guidance_stop(),
         )
 
@@ -134,22 +136,21 @@ class Training:
         drop_path = masks.to(device)
         draws = self._draws(epoch)
         self._step.task.train()
-        self._losses = self._losses.to(device)  # they stay on the device until the epoch ends, so no step waits for it
+        self._step.losses.copy_(self._losses)  # they stay on the device until the epoch ends, so no step waits for it
         began = time.perf_counter()
         for step, batch in enumerate(loader.epoch(epoch, self._first_step), self._first_step + 1):
             if self._recipe.train.lr_per == "step":
                 self._set_learning_rate(epoch + (step - 1) / loader.steps)
-            self._losses += self._step(batch, drop_path[:, batch.positions], draws)
+            self._step(batch, drop_path[:, batch.positions], draws)
             self._progress.step()
             if step < loader.steps and self._stop_agreed(step):
                 self._save_and_stop(epoch, step)
         # reading the losses waits for the device
-        self._losses = self._accelerator.reduce(self._losses, "mean").cpu()
+        self._losses = self._accelerator.reduce(self._step.losses, "mean").cpu()
         return time.perf_counter() - began
 
     def _set_learning_rate(self, epoch: float) -> None:
-        for group in self._step.optimizer.param_groups:
-            group["lr"] = learning_rate(epoch, self._recipe.train)
+        self._step.set_learning_rate(learning_rate(epoch, self._recipe.train))
 
     @property
     def _network(self) -> torch.nn.Module:
@@ -185,6 +186,7 @@ class Training:
         if recipe.select == "best" and test_accuracy is not None and best_row(self._history) is row:
             self._best_state = {"network": _on_cpu(self._network), "predictions": predictions}
         self._progress.epoch(row)
+        self._progress.compilation(self._step.compilation())
         if guided and (stop := self._guidance_stop()) is not None:
             self._progress.guidance_ended(stop)
         self._after_epoch(self._history)
@@ -276,7 +278,8 @@ class Training:
         self._checkpoints.save(state)
 
     def _save_and_stop(self, epoch: int, step: int) -> None:
-        self._losses = self._accelerator.reduce(self._losses.to(self._accelerator.device), "mean")
+        if step:
+            self._losses = self._accelerator.reduce(self._step.losses, "mean")
         self._save(epoch, step)
         # when one process leaves, launchers end the others, which may be the one that is saving
         self._accelerator.wait_for_everyone()

@@ -296,6 +296,7 @@ class _Run:
             feature_maps=dict(result.feature_maps),
             precision=self._precision,
             compile=result.compiled,
+            compilation=result.compilation,
             world_size=self._accelerator.num_processes,
             hardware=hardware(device),
             seconds=round(result.seconds, 1),

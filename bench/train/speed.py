@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from bench.cli import DONE, FAILED, add_recipe_options, compose, count, say_error
+from bench.cli import DONE, FAILED, STOPPED, add_recipe_options, compose, count, say_error
 from bench.config.schema import Recipe, RecipeError
 from bench.storage import write_json
 from bench.train import speed_variant
@@ -64,7 +64,7 @@ def run_speed(arguments: argparse.Namespace) -> int:
     print("\n".join(report.lines()))
     if arguments.json:
         write_json(Path(arguments.json), report.to_dict())
-    return DONE
+    return STOPPED if arguments.methods and report.stopped else DONE
 
 
 def variants_of(recipe: Recipe, plain: bool) -> dict[str, Recipe]:
@@ -130,7 +130,7 @@ class SpeedReport:
         """The measurements as text."""
         recipe, details = self.recipe, self.details
         name, first = next(iter(self.variants.items()))
-        yield headline(recipe, first, self.environment, self.steps)
+        yield from headline(recipe, first, self.environment, self.steps)
         for variant, speed in self.variants.items():
             low, high = speed.range_ms
             yield (
@@ -200,7 +200,7 @@ def measure(
             ms=1e3 * median(times),
             range_ms=(1e3 * min(times), 1e3 * max(times)),
             input_images_per_second=batch / median(input_seconds[name]),
-            **dataclasses.asdict(usage[name]),
+            **vars(usage[name]),
         )
         if name != first:
             ratios[name] = median(ours / other for ours, other in zip(step_seconds[first], times, strict=True))

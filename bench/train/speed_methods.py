@@ -18,6 +18,7 @@ from bench.config.registry import Registry
 from bench.config.schema import Recipe, RecipeError
 from bench.config.suite import BASELINE, Suite
 from bench.train import speed_variant
+from bench.train.graph import WARM_UP_STEPS
 from bench.train.speed_process import described, headline, seconds_per_step, turn_lengths, variant_process
 from bench.train.speed_variant import Environment, Usage, Variant
 
@@ -41,7 +42,8 @@ class MethodsReport:
 
     baseline: its recipe.
     methods: by name, the cheapest first; the baseline is among them.
-    left_out: why a method cannot be measured, by name.
+    left_out: why a method is not measured, by name.
+    stopped: whether a signal ended the measurement.
     """
 
     baseline: Recipe
@@ -49,6 +51,7 @@ class MethodsReport:
     methods: dict[str, MethodSpeed]
     left_out: dict[str, str]
     environment: Environment
+    stopped: bool
 
     def to_dict(self) -> dict[str, object]:
         """The measurements as JSON content."""
@@ -58,7 +61,7 @@ class MethodsReport:
 
     def lines(self) -> Iterator[str]:
         """The measurements as text."""
-        yield headline(self.baseline, self.methods[BASELINE], self.environment, self.steps)
+        yield from headline(self.baseline, self.methods[BASELINE], self.environment, self.steps)
         width = max(map(len, self.methods))
         ms = "CPU ms per step" if self.environment.hardware.device == "cpu" else "ms per step"
         yield f"  {'method':<{width}}  {ms:>15}  over the baseline, and turns  peak MiB  parameters"
@@ -111,24 +114,26 @@ def measure_methods(
 
     Raises:
         RecipeError, RuntimeError: see `variant_process`. A method that cannot run, or that fails, is left out.
+        KeyboardInterrupt: before a method was measured; later, the rest is left out.
     """
     methods = {name: recipe for name, recipe in recipes.items() if name != BASELINE}
     turns: dict[str, list[tuple[float, float]]] = {}  # seconds per step of a method, and of the baseline beside it
     usage: dict[str, Usage] = {}
     left_out: dict[str, str] = {}
-    began = time.monotonic()
+    began, stopped = time.monotonic(), False
     with variant_process(recipes[BASELINE], data_dir, synthetic) as baseline:
         say(f"{BASELINE}: ready")
         for number, (name, recipe) in enumerate(methods.items()):
-            left = (time.monotonic() - began) / number * (len(methods) - number) if usage else None
-            say(f"{name}, {number + 1} of {len(methods)}{'' if left is None else f', about {left / 60:.0f} min left'}")
             try:
+                left = (time.monotonic() - began) / number * (len(methods) - number) if usage else None
+                say(f"{name}, {number + 1} of {len(methods)}{'' if left is None else f', about {left / 60:.0f} min left'}")
                 if isinstance(recipe, RecipeError):
                     raise recipe
                 with variant_process(recipe, data_dir, synthetic) as own:
                     rows = {name: Variant.train}
                     if not usage:
                         rows[f"{name}, after its stop"] = Variant.train_unguided
+                        own(speed_variant.timed, Variant.train_unguided, WARM_UP_STEPS)
                     for length in turn_lengths(steps):
                         beside = seconds_per_step(baseline, Variant.train, length, of_cpu=True)
                         for row, function in rows.items():
@@ -137,6 +142,14 @@ def measure_methods(
                     usage |= dict.fromkeys(rows, own(speed_variant.call, Variant.usage))
             except (RecipeError, RuntimeError) as error:  # also of a process that was killed for want of memory
                 left_out[name] = str(error)
+            except KeyboardInterrupt:
+                if not usage:
+                    raise
+                stopped = True
+                break
+        if stopped:
+            rest = (name for name in methods if name not in usage.keys() | left_out.keys())
+            left_out |= dict.fromkeys(rest, "stopped before it was measured")
         usage[BASELINE] = baseline(speed_variant.call, Variant.usage)
         environment = baseline(speed_variant.call, Variant.environment)
     if not usage.keys() - {BASELINE}:
@@ -144,7 +157,7 @@ def measure_methods(
     turns[BASELINE] = [(beside, beside) for own in turns.values() for _, beside in own]
     speeds = {name: _speed(turns[name], used) for name, used in usage.items()}
     by_cost = dict(sorted(speeds.items(), key=lambda item: item[1].ratio))
-    return MethodsReport(recipes[BASELINE], steps, by_cost, left_out, environment)
+    return MethodsReport(recipes[BASELINE], steps, by_cost, left_out, environment, stopped)
 
 
 def _speed(turns: list[tuple[float, float]], usage: Usage) -> MethodSpeed:

@@ -14,11 +14,11 @@ import psutil
 from bench.config.schema import Recipe
 from bench.locks import cache_folder
 from bench.train import speed_variant
+from bench.train.graph import WARM_UP_STEPS
 from bench.train.speed_variant import Environment, Usage, Variant
 
 T = TypeVar("T")
 MAX_TURNS = 10
-WARM_UP_STEPS = 3
 
 
 class Ask(Protocol):
@@ -95,9 +95,11 @@ def described(recipe: Recipe, steps: int) -> dict[str, object]:
     }
 
 
-def headline(recipe: Recipe, usage: Usage, environment: Environment, steps: int) -> str:
-    """What was measured and where, in one line. usage: or what has its fields."""
-    return (
+def headline(recipe: Recipe, usage: Usage, environment: Environment, steps: int) -> Iterator[str]:
+    """What was measured and where, and what was compiled if anything was. usage: or what has its fields."""
+    yield (
         f"{recipe.id}  batch {recipe.train.batch_size}  {recipe.model.image_size} px  {usage.precision}  compile"
         f" {usage.compile}  on {environment.hardware}, {steps} steps"
     )
+    if usage.compilation is not None:
+        yield f"  compiled {usage.compilation}"

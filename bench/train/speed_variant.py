@@ -31,17 +31,18 @@ from bench.data.loaders import Batch, TrainLoader
 from bench.data.preflight import check_dataset
 from bench.data.store import open_dataset
 from bench.data.subsets import DecodedDataset, Images
-from bench.guidance import Outputs, Signals
+from bench.guidance import Signals
 from bench.models.drop_path import sample_drop_path_masks
 from bench.runs import environment
-from bench.runs.record import Code, Hardware
+from bench.runs.record import Code, Compilation, Hardware
 from bench.train.feature_cache import open_teacher
+from bench.train.graph import Inputs
 from bench.train.launch import bf16_note, hardware, make_accelerator, peak_memory_mib
 from bench.train.preflight import check_recipe
 from bench.train.step import Step
 
 P, T = ParamSpec("P"), TypeVar("T")
-UNTIMED_REPEATS = 3  # of a part, before it is timed: a CUDA graph runs, is captured, and is then replayed
+UNTIMED_REPEATS = 3  # of a part, before it is timed
 MATRIX_SECONDS = 5
 MATRIX_REPEATS = 10
 MAX_NOISE_IMAGES, MAX_NOISE_BYTES = 4096, 2**27  # more would change no step
@@ -54,8 +55,9 @@ class Usage:
 
     peak_memory_mib: float
     precision: str
-    compile: str  # the mode of torch.compile, "off" or "fell back"
+    compile: str  # of `Step.compiled`
     guidance_parameters: int  # that the guidance methods train beside the student
+    compilation: Compilation | None
 
 
 @dataclass(frozen=True)
@@ -155,43 +157,27 @@ class Variant:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def _begin_step(self) -> None:
-        """The state in which a step begins: no gradients, and CUDA graphs free to run again."""
-        self.step.optimizer.zero_grad()
-        if self.step.mode == "reduce-overhead":
-            torch.compiler.cudagraph_mark_step_begin()
-
-    def _signals(self, batch: Batch) -> Signals | None:
-        """What guides the student. The teacher's outputs are copied, since the next run of a CUDA graph overwrites them."""
-        if self._draws is None:
-            return None
-        self._begin_step()
-        signals = self.step.signals(batch, self._draws)
-        if (outputs := signals.teacher) is None:
-            return signals
-        logits = None if outputs.logits is None else outputs.logits.clone()
-        return Signals(Outputs(logits, [maps.clone() for maps in outputs.maps]), signals.draws)
+    def _prepared(self) -> tuple[Inputs, Signals | None]:
+        """What a step reads, and what guides the student there."""
+        batch, step = self.load(1), self.step
+        inputs = step.inputs(batch, self._drop_path[:, batch.positions], self._draws)
+        return inputs, None if self._draws is None else step.signals(inputs)
 
     def parts(self, count: int) -> dict[str, float]:
         """Seconds of each part of a step by itself, the median of `count` repeats.
 
-        Parts may overlap on a GPU, so they can add up to more than a step. With micro-batches, the forward of the first is
-        timed and multiplied.
+        Parts may overlap on a GPU, and run without a CUDA graph, so they can add up to more than a step. With
+        micro-batches, the forward of the first is timed and multiplied.
         """
-        step, batch = self.step, self.load(1)
-        scales, signals = self._drop_path[:, batch.positions], self._signals(batch)
+        step, (inputs, signals) = self.step, self._prepared()
 
         def forward() -> Tensor:
-            return step.forward(batch, scales, signals, slice(0, self._micro))[0]
+            return step.forward(inputs, signals, slice(0, self._micro))[0]
 
         def backward() -> None:
-            step.backward(batch, scales, signals)
+            step.backward(inputs, signals)
 
-        def begin_and_backward() -> None:
-            self._begin_step()
-            backward()
-
-        def timed(call: Callable[[], object], before: Callable[[], object] = self._begin_step) -> float:
+        def timed(call: Callable[[], object], before: Callable[[], object] = step.optimizer.zero_grad) -> float:
             times = []
             for _ in range(UNTIMED_REPEATS + count):
                 before()
@@ -201,28 +187,26 @@ class Variant:
         at_once = MAX_STEPS_AHEAD if self.device.type == "cuda" else 1  # a GPU makes the batches of several steps at once
         out = {"input": timed(lambda: self.load(at_once)) / at_once}
         if self._has_teacher:
-            out["teacher"] = timed(lambda: step.teacher_outputs(batch))
-        out["forward"] = timed(forward) * (len(batch.labels) // self._micro)
+            out["teacher"] = timed(lambda: step.teacher_outputs(inputs))
+        out["forward"] = timed(forward) * (len(inputs.labels) // self._micro)
         out["backward"] = max(0.0, timed(backward) - out["forward"])
-        out["optimiser"] = timed(step.update, begin_and_backward)  # without gradients it would do nothing
+        out["optimiser"] = timed(step.update, backward)  # without gradients it would do nothing
         return out
 
     def flops(self) -> dict[str, float]:
         """FLOPs per image: of the student's forward, of its forward and backward, of the teacher."""
-        batch, rows = self.load(1), slice(0, self._micro)
-        scales, signals = self._drop_path[:, batch.positions], self._signals(batch)
+        rows, (inputs, signals) = slice(0, self._micro), self._prepared()
         out = {}
-        self._begin_step()
         with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"):
             with FlopCounterMode(display=False) as counter:
-                loss, _ = self.step.forward(batch, scales, signals, rows)
+                loss, _ = self.step.forward(inputs, signals, rows)
                 out["forward"] = counter.get_total_flops() / self._micro
                 self._accelerator.backward(loss)
             out["forward and backward"] = counter.get_total_flops() / self._micro
             if self._has_teacher:
                 with FlopCounterMode(display=False) as counter:
-                    self.step.teacher_outputs(batch)
-                out["teacher"] = counter.get_total_flops() / len(batch.labels)
+                    self.step.teacher_outputs(inputs)
+                out["teacher"] = counter.get_total_flops() / len(inputs.labels)
         self.step.optimizer.zero_grad()
         return out
 
@@ -242,7 +226,8 @@ class Variant:
         """Memory, precision and the result of compilation so far."""
         trained = [] if self.step.task.guidance is None else self.step.task.guidance.parameters()
         count = sum(parameter.numel() for parameter in trained)
-        return Usage(peak_memory_mib(self.device), self._precision.used, self.step.compiled, count)
+        used, done = self._precision.used, self.step.compilation()
+        return Usage(peak_memory_mib(self.device), used, self.step.compiled, count, done)
 
     def environment(self) -> Environment:
         """Dataset, hardware, libraries and code."""
@@ -265,6 +250,7 @@ _of_this_process: list[Variant] = []
 def start() -> None:
     """Prepare this process: its output goes to stderr, and on Linux it ends with its parent, as its data workers do."""
     os.dup2(2, 1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends this one
     _end_with_parent()
     os.register_at_fork(after_in_child=_end_with_parent)
 

@@ -6,6 +6,7 @@ Data parallelism, autocast, compilation and the optimiser see everything that le
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +39,7 @@ class Task(nn.Module):
         images: Tensor,
         labels: Tensor,
         drop_path: Tensor | None = None,
-        signals: Signals | None = None,
+        signals: Signals | Callable[[], Signals] | None = None,
         mixed: Mixed | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The loss of a batch.
@@ -46,13 +47,20 @@ class Task(nn.Module):
         Args:
             images: [batch, 3, size, size]; labels: [batch] int64, of mixed images that of the larger share.
             drop_path: [calls, batch] scales, see bench/models/drop_path.py.
-            signals: what guides the student in these images; None in epochs without guidance.
+            signals: what guides the student in these images, or a function that returns it, which is called after the
+                student's forward pass; None in epochs without guidance.
             mixed: shares and other labels of mixed images.
 
         Returns:
             The loss, and the sum of the unweighted guidance terms (zero without guidance).
         """
         logits, maps = self.student(images, drop_path)
+        return self.loss(logits, maps, labels, signals() if callable(signals) else signals, mixed)
+
+    def loss(
+        self, logits: Tensor, maps: list[Tensor], labels: Tensor, signals: Signals | None, mixed: Mixed | None
+    ) -> tuple[Tensor, Tensor]:
+        """What `forward` returns, from the outputs of the student."""
         loss = cross_entropy(logits.float(), labels, mixed, self._smoothing)
         guidance_loss = torch.zeros_like(loss)
         if self.guidance is None or (signals is None and not torch.distributed.is_initialized()):

@@ -65,10 +65,10 @@ class Teacher(nn.Module):
             images, (self._size, self._size), mode="bilinear", align_corners=False, antialias=self._antialias
         )
 
-    @torch.no_grad()
     def forward(self, images: Tensor) -> Outputs:
         """Logits and feature maps of images at the teacher's input size."""
-        logits, maps = self.network(images)
+        with torch.no_grad():  # not a decorator, whose frame torch.compile would name instead of this one
+            logits, maps = self.network(images)
         return Outputs(logits, maps)
 
 

@@ -64,6 +64,8 @@ def test_the_schema_of_a_folder_with_plug_ins_adds_their_parameters_alone(tmp_pa
         ("suites/quick.yaml", "seeds", [0, 0]),
         ("suites/quick.yaml", "vary", {"data.train_limt": [500]}),
         ("suites/quick.yaml", "vary", {"data.train_limit": 500}),
+        ("suites/quick.yaml", "vary", [{"data.train_limt": 500}]),
+        ("suites/quick.yaml", "vary", [{}]),
         ("suites/quick.yaml", "reference", ["baseline"]),
     ],
 )
@@ -84,4 +86,6 @@ def test_varied_keys_are_whole_paths():
         "guidance.params.weight": [1.0],
         "teacher.seed": [0],
     }
-    CHECK.validate({**content("suites/quick.yaml"), "vary": vary, "reference": "guided"})
+    suite = {**content("suites/quick.yaml"), "reference": "guided"}
+    CHECK.validate({**suite, "vary": vary})
+    CHECK.validate({**suite, "vary": [{"data.train_limit": 500, "train.epochs": 80}]})

@@ -38,8 +38,8 @@ def measured(variant: str, accelerator: Accelerator) -> dict[str, list[float]]:
     draws = guidance.begin_epoch(step.task.guidance, 0, 2, 5, loader.positions)
     losses, gradients = [], []
     for batch in loader.epoch(2):
-        scales = masks[:, batch.positions]
-        own = step.backward(batch, scales, step.signals(batch, draws))
+        inputs = step.inputs(batch, masks[:, batch.positions], draws)
+        own = step.backward(inputs, step.signals(inputs))
         losses += accelerator.reduce(own, "mean").tolist()
         gradients = gradients or [parameter.grad.norm().item() for parameter in step.task.parameters()]
         step.update()

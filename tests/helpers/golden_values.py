@@ -271,8 +271,8 @@ def train(recipe: Recipe, images: DecodedDataset) -> list[float]:
     _in_float64(training._step.task.student)
     training._step.task.double()
     if isinstance(teacher, FeatureCache):
-        maps = teacher.maps
-        teacher.maps = lambda batch: maps(dataclasses.replace(batch, boxes=batch.boxes.double()))
+        stored = teacher.stored
+        teacher.stored = lambda batch: stored(dataclasses.replace(batch, boxes=batch.boxes.double()))
     elif teacher is not None:
         _in_float64(teacher.network)
     average = training._step.ema

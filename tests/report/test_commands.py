@@ -131,6 +131,24 @@ def test_a_report_of_this_machine_writes_below_local_alone_and_needs_no_torch(lo
     assert (local / "local" / "index.html").is_file() and len(read_runs(local / "local", "quick")) == 6
 
 
+def test_a_report_of_a_suite_leaves_others_alone_but_for_those_that_were_drawn_before(local):
+    suite = registry.suite("methods-small")
+    recipe = registry.compose("deit_micro/digits/guided", suite=suite)
+    finish(local, make_run("", recipe, [50.0]), recipe)
+    drawn = [[report.suite.name for report in write_local(registry, local, ["quick"])]]
+    assert [path.name for path in (local / "local").iterdir() if path.is_dir() and path.name != "runs"] == ["quick"]
+    drawn += [[report.suite.name for report in write_local(registry, local, names)] for names in (["methods-small"], None)]
+    assert drawn == [["quick"], ["methods-small"], ["methods-small", "quick", "teachers-small"]]
+    write_local(registry, local, ["methods-small"])
+    assert 'data-suite="quick"' in (local / "local" / "index.html").read_text()
+
+
+def test_the_suite_with_the_most_students_and_datasets_comes_first():
+    names = ["training-size", "quick", "methods-small-weights", "small", "teachers-small", "methods-photos", "paper"]
+    ordered = ["paper", "small", "methods-photos", "training-size", "quick", "teachers-small", "methods-small-weights"]
+    assert sorted(names, key=lambda name: registry.suite(name).reading_order) == ordered
+
+
 def test_runs_of_this_machine_are_united_with_published_ones(results):
     finish(results, quick_run("guided", 3, (90.0, 98.0)))
     finish(results, quick_run("guided", 0, (90.0, 98.0), libraries={"torch": "9"}))

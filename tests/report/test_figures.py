@@ -15,8 +15,10 @@ from bench.config.names import split_id
 from bench.config.parse import SourcedValue
 from bench.config.registry import Registry
 from bench.config.suite import SuiteMethod
+from bench.report import documents
 from bench.report.figures import DRAW, check_figures, figure_name, plots_of_suite, write_figures
 from bench.report.figures.base import COLOURS, DARK, LIGHT, figure_style, method_colour
+from bench.report.figures.varied import varied_number
 from bench.report.suite_report import FEW_METHODS, build_suite_report
 from bench.runs.record import GuidanceStop
 from tests.helpers.synthetic import make_run, methods, registry_with_methods, runs_of_suite, varied_suite
@@ -208,6 +210,51 @@ def test_varied_values_are_named_in_every_figure(tmp_path):
         for axes in figure.axes:
             boxes = [Text.get_window_extent(text) for text in (*axes.texts, *axes.get_yticklabels()) if text.get_text()]
             assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2)), name
+
+
+def test_gains_are_drawn_against_a_varied_number(tmp_path):
+    vary = "vary: [{data.train_limit: 1000, train.epochs: 2}, {data.train_limit: 100, train.epochs: 4}]"
+    recipes, suite = varied_suite(tmp_path, vary)
+    finals = {"baseline": {100: 40.0, 1000: 70.0}, "guided": {100: 50.0, 1000: 71.0}}
+    runs = [
+        make_run(suite.name, recipe.with_seed(seed), [finals[entry.method][recipe.data.train_limit] + seed * slope])
+        for entry, recipe in recipes.suite_recipes(suite)
+        for seed, slope in itertools.product(range(3), (1 + (entry.method == "guided"),))
+    ]
+    own = build_suite_report(recipes, suite, runs)
+    figure = drawn("varied", own)
+    left, right = figure.axes
+    assert left.get_xscale() == "log" and left.get_xlabel() == "data.train_limit"
+    assert [text.get_text() for text in right.get_xticklabels()] == ["100", "1,000"]
+    assert [[100, 11], [1000, 2]] in [line.get_xydata().tolist() for line in left.lines]
+    low, high = own.cells.loc[own.cells["method"] == "guided", ["gain_low", "gain_high"]].iloc[1]
+    bars = [bar.get_segments()[0][:, 1].tolist() for bar in left.collections]
+    assert np.allclose(bars[0], [low, high]) and len(bars) == 2
+    means = [line.get_xydata().tolist() for line in right.lines if len(line.get_xdata()) == 2]
+    assert means == [[[100, 41], [1000, 71]], [[100, 52], [1000, 73]]]  # baseline, guided
+    curves = drawn("suite", own)
+    assert [axes.get_xlim()[1] for axes in curves.axes] == [2, 4]  # each variant has its own epochs
+    assert {path.name for path in write_figures(own, tmp_path)} >= {"varied.svg", "varied.dark.png", "varied.pdf"}
+    assert not check_figures(own, tmp_path)
+    lacking = build_suite_report(recipes, dataclasses.replace(suite, models=("deit_tiny", *suite.models)), runs[:-3])
+    assert len(drawn("varied", lacking).axes) == 4  # no run of one student, and none of one value with guidance
+    assert '/varied.png"' in documents.fill_readme(documents.NEW_README, [own])
+    alone = build_suite_report(recipes, suite, runs[:3])
+    assert "varied" not in plots_of_suite(alone) and ".png" not in documents.fill_readme(documents.NEW_README, [alone])
+
+
+@pytest.mark.parametrize(
+    "vary",
+    [
+        "{teacher.seed: [0, 1]}",
+        "{teacher.bn: [batch, running]}",
+        "{train.betas: [[0.9, 0.99], [0.9, 0.999]]}",
+        "{train.epochs: [2]}",
+        "{train.epochs: [1, 2], train.lr: [0.001, 0.01]}",
+    ],
+)
+def test_what_is_no_single_number_on_a_scale_is_not_drawn_against(tmp_path, vary):
+    assert varied_number(varied_suite(tmp_path, f"vary: {vary}")[1]) is None
 
 
 def test_gains_over_another_reference_are_called_so():

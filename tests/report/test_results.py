@@ -63,7 +63,7 @@ def test_every_run_has_one_row_and_says_where_it_is_from(results):
     ]
     recipe = registry.compose("deit_micro/digits/guided", suite=registry.suite("quick"))
     assert frame["folder"][2] == str(RunFolder(results, recipe).path) and pd.isna(frame["folder"][0])
-    section = Path("docs/results.md").read_text().split("## In Python")[1].split("\n## ")[0]
+    section = Path("docs/records.md").read_text().split("## In Python")[1].split("\n## ")[0]
     documented = set(re.findall(r"`(\w+)`", section))
     assert set(frame.columns) | set(bench.curves(results_dir=results).columns) <= documented
 

@@ -256,8 +256,8 @@ def test_rows_of_one_method_have_their_own_runs():
 
 
 def test_a_run_belongs_to_every_cell_whose_recipe_it_has():
-    seeds = tuple(SourcedValue(value, "test") for value in (0, 1))
-    varied = dataclasses.replace(suite, vary=(("teacher.seed", seeds),))
+    seeds = tuple((("teacher.seed", SourcedValue(value, "test")),) for value in (0, 1))
+    varied = dataclasses.replace(suite, vary=(seeds,))
     guided = [recipe for _, recipe in registry.suite_recipes(varied) if recipe.teacher]
     runs = [run("baseline", 0, [50.0])]
     runs += [make_run("quick", recipe, [accuracy]) for recipe, accuracy in zip(guided, (60.0, 70.0), strict=True)]

@@ -9,8 +9,9 @@ from bench.config.parse import SourcedValue
 from bench.config.registry import Registry
 from bench.config.suite import Suite
 from bench.report import documents, tables
+from bench.report.page import render_page
 from bench.report.suite_report import build_suite_report
-from bench.runs.record import Hardware, Precision
+from bench.runs.record import Compilation, Hardware, Precision
 from tests.helpers.synthetic import (
     make_run,
     make_teacher,
@@ -65,6 +66,25 @@ def test_runs_of_other_code_stay_with_a_remark():
     assert documents.markdown(report(runs)).count(remark.replace("`", r"\`")) == 1
 
 
+def test_runs_that_fell_back_from_compilation_are_marked():
+    runs = three_seeds()
+    assert "fell back" not in documents.markdown(report(runs))
+    for number, changes in (
+        (1, {"compile": "fell back"}),  # records without further facts
+        (4, {"compilation": Compilation(2, 1, 0, 0, ("teacher not compiled (Error: no)",), "flash", 9.0)}),
+        (5, {"compilation": Compilation(2, 2, 3, 1, (), "flash", 9.0)}),
+    ):
+        runs[number] = dataclasses.replace(runs[number], record=dataclasses.replace(runs[number].record, **changes))
+    shown = report(runs)
+    (remark,) = [remark for remark in shown.remarks if "fell back" in remark]
+    assert remark.startswith("2 of 6 runs fell back from compilation")
+    marked = tables.runs_table(shown)["hardware"].str.endswith(", fell back from compilation")
+    assert marked.tolist() == [number in (1, 4) for number in range(6)]
+    assert documents.markdown(shown).count("fell back") == 3
+    page = render_page([shown])
+    assert page.count(remark) == 1 and page.count("fell back, all or in part") == 2
+
+
 def test_missing_and_diverged_runs_are_shown():
     runs = [quick_run("baseline", 0, [80.0]), quick_run("baseline", 1, [40.0], diverged=True)]
     assert tables.accuracy_table(report(runs))[["last epoch", "seeds"]].to_numpy().tolist() == [
@@ -96,7 +116,13 @@ def test_what_differs_from_the_protocol_is_said_once_and_its_name_in_captions(la
     built = report(runs, short)
     text = documents.latex(built)
     assert documents.markdown(built).count(note) == 1 and "image size 16 px. Before comparing, see the notes" in text
-    assert large.remarks[0] == "Protocol: paper (arXiv 2207.10026). Settings of this suite: train.epochs=20."
+    other = "Protocol: paper (arXiv 2207.10026), but not its settings: 20 epochs, batch size 128, image size 224 px."
+    assert large.remarks[0] == f"{other} Settings of this suite: train.epochs=20."
+    as_published = dataclasses.replace(large.suite, overrides=(("train.precision", SourcedValue("fp32", "test")),))
+    recipe = registry.compose("deit_tiny/cifar100/guided", suite=as_published)
+    published = report([make_run("paper", recipe, [50.0])], as_published)
+    assert published.protocol_note == "Protocol: paper (arXiv 2207.10026)."
+    assert any("released code" in note for note in published.notes) and not any("released" in note for note in large.notes)
     captions = [line for line in documents.latex(large).splitlines() if line.startswith(r"\caption")]
     assert len(captions) == 2 * 2  # on the first and the following pages of each dataset
     assert all("Protocol: paper" in line and "train.epochs=20" not in line for line in captions)
@@ -121,6 +147,8 @@ def test_many_methods_are_sorted_by_gain_and_their_gains_corrected(large):
     assert {"too few seeds", "not run", "diverged", "no pair"} <= set(table.to_numpy().ravel())
     text = "\n".join(documents.headline(large))
     assert text.count("`t2t_vit_14`") == 2  # once per dataset
+    assert "- Not run yet: cvt\\_13 on chaoyang." in text
+    assert text.count("`cvt_13`") == 1
     assert documents.latex(large).count(r"\begin{longtable}") == 2
 
 
@@ -196,6 +224,8 @@ def test_only_marked_parts_of_a_readme_change():
     one = documents.fill_readme(f"<!-- table of quick: python -m bench publish -->{end}{other}", [built], "results/")
     assert one.endswith(other) and "](results/quick/table.md)" in one and "## `quick`" not in one
     assert documents.fill_readme("no markers", [built]) == "no markers"
+    first = documents.fill_readme(f"<!-- table of other or quick: python -m bench publish -->{end}", [built])
+    assert "](quick/table.md)" in first and documents.fill_readme(first, [built]) == first
 
 
 def test_varied_values_are_named_in_every_table(tmp_path):

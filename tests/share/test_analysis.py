@@ -10,8 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import save_file
 
 import bench
+from bench import models
 from bench.__main__ import main
 from bench.config.registry import Registry
 from bench.config.schema import RecipeError
@@ -20,7 +22,8 @@ from bench.models.features import FeatureExtractor, block_names
 from bench.rng import Stream, generator
 from bench.share.analysis import method_labels
 from bench.share.measures import attention_distance, block_distances, centred_gram, cka, grid_distances
-from bench.storage import read_json, write_json
+from bench.storage import read_json, sha256, write_json
+from bench.train.teacher_cache import TeacherCache
 from tests.helpers.networks import REGISTRY, build
 
 grids = st.integers(1, 9)
@@ -206,6 +209,40 @@ def test_a_method_that_compares_no_maps_is_compared_with_its_teacher(guided, unt
     found = bench.analyze(folder, images=32)
     assert set(found.similarity["other"]) == {"teacher"} and not found.compared and found.reference == "kd"
     assert found.similarity["cka"].between(-0.2, 1).all() and not found.notes
+
+
+def test_runs_without_a_network_are_left_out_in_a_sentence(finished, guided, copy, tmp_path, capsys):
+    (unfinished := tmp_path / "unfinished").mkdir()
+    record = read_json(copy / "record.json")
+    accuracies = dict.fromkeys(("last_accuracy", "best_accuracy", "best_epoch", "weights"))
+    write_json(copy / "record.json", {**record, **accuracies, "diverged": True})
+    folders = [unfinished, copy, finished[0], guided]
+    assert main(["analyze", *map(str, folders), "--images", "16"]) == 0
+    done = capsys.readouterr()
+    assert f"Left out: {unfinished}: no finished run: it has no record.json yet." in done.out
+    assert f"Left out: {copy}: this run diverged" in done.out and "CKA with baseline" in done.out
+    for progress in ("maps of 2 runs: minibatch 1 of 1", "attention of guided seed 0, 2 of 2"):
+        assert f"{progress}\n" in done.err
+    assert main(["analyze", str(unfinished)]) == 2 and "no record.json yet" in capsys.readouterr().err
+
+
+def test_a_teacher_without_maps_leaves_what_needs_none(untrained, finished, cache, monkeypatch):
+    settings = ["teacher.model.name=timm:hrnet_w18_small", "teacher.model.image_size=32"]
+    folder, _ = untrained("deit_micro/digits/kd", *settings)
+    teacher, record = (
+        Registry().compose("deit_micro/digits/kd", "quick", settings).teacher,
+        read_json(folder / "record.json"),
+    )
+    monkeypatch.setenv("LOCALITY_BENCH_CACHE", str(cache))
+    place = TeacherCache(teacher, record["dataset"]["fingerprint"])
+    place.folder.mkdir(parents=True)
+    for reason in ("are not on this machine", "has no feature map"):
+        found = bench.analyze([finished[0], folder], images=16)
+        assert set(found.attention["method"]) == {"baseline", "kd"} and set(found.similarity["other"]) == {"baseline"}
+        (note,) = found.notes
+        assert note.startswith("The similarity to the teacher is missing: ") and reason in note
+        save_file(models.create(teacher.model, 10, 0, feature_layers=False).network.state_dict(), place.weights)
+        write_json(place.folder / "record.json", {**record, "weights": sha256(place.weights)})
 
 
 def test_runs_without_a_teacher_have_distances_alone(finished):

@@ -21,7 +21,7 @@ from bench import run
 from bench.cli import compose
 from bench.config.registry import Registry
 from bench.data.store import open_dataset
-from bench.runs.record import Code, TeacherSummary, read_record
+from bench.runs.record import Code, Compilation, TeacherSummary, read_record
 from bench.share.card import line, model_card
 from bench.share.export import export
 from tests.helpers.process import ROOT
@@ -150,9 +150,9 @@ HOSTILE = st.one_of(
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(texts=st.lists(HOSTILE, min_size=8, max_size=8))
+@given(texts=st.lists(HOSTILE, min_size=9, max_size=9))
 def test_no_text_of_a_record_breaks_out_of_its_place(texts, finished, record):
-    def parts(recipe_id, name, dataset, licence, processor, commit, library, label):
+    def parts(recipe_id, name, dataset, licence, processor, commit, library, label, reason):
         data = dataclasses.replace(finished[1].data, name=dataset, licence=licence, hub="a/b")
         model = dataclasses.replace(finished[1].model, name=name)
         recipe = dataclasses.replace(finished[1], id=recipe_id, model=model, data=data)
@@ -160,13 +160,14 @@ def test_no_text_of_a_record_breaks_out_of_its_place(texts, finished, record):
         code, libraries = Code("1", commit or "0", False), {"x": library}
         labels = dataclasses.replace(record.dataset, class_names=(label, *"123456789"))
         changes = {"hardware": hardware, "code": code, "libraries": libraries, "dataset": labels}
+        changes["compilation"] = Compilation(1, 0, 0, 0, (reason,), "math", 1.0)
         text = model_card(dataclasses.replace(record, **changes), recipe, None)
         front, _, body = text.removeprefix("---\n").partition("\n---\n")
         return yaml.safe_load(front), Tags(MarkdownIt("commonmark").render(body)).found
 
     front, tags = parts(*texts)
     # a licence without any visible character is not in a code span
-    expected_front, expected = parts("id", "name", "data", line(texts[3]) and "x", "processor", "commit", "1", "0")
+    expected_front, expected = parts("id", "name", "data", line(texts[3]) and "x", "processor", "commit", "1", "0", "no")
     assert tags == expected and front.keys() - {"license_name"} == expected_front.keys() - {"license_name"}
     (index,) = front["model-index"]
     assert index["name"] == f"{line(texts[0])} seed 0"

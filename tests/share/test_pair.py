@@ -80,7 +80,7 @@ def term_of_training(place, teacher_weights, pair, images):
         pixels, torch.arange(len(images)) % 10, slice(0, len(images)), np.arange(len(images)), none, none[:, 0] > 1
     )
     with torch.no_grad():
-        return step.task.eval()(batch.images, batch.labels, None, step.signals(batch, {}))[1]
+        return step.task.eval()(batch.images, batch.labels, None, step.signals(step.inputs(batch, none, {})))[1]
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_stored_features_are_the_teachers_of_the_unaugmented_images(monkeypatch,
     boxes = torch.tensor([[0.0, 0, 1, 1]] * 3)
     batch = Batch(images[indices], torch.zeros(3), slice(0, 3), indices, boxes, torch.zeros(3).bool())
     # batch statistics of 200 consecutive images, the last ones of the 50 that are left
-    for stage, maps in enumerate(cache.maps(batch)):
+    for stage, maps in enumerate(cache.stored(batch).maps()):
         expected = torch.cat([teacher(rows).maps[stage] for rows in images.split(200)])[indices]
         assert torch.allclose(maps, expected, atol=2e-2, rtol=1e-3) and maps.abs().max() > 0.5
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -170,6 +171,19 @@ def test_no_process_of_a_variant_outlives_the_command(number):
     assert process.returncode == (-number if number == signal.SIGKILL else 75)
 
 
+def test_a_stopped_measurement_of_methods_shows_what_it_has():
+    words = ["--recipe", "deit_micro/digits/kd", "--protocol", "quick", "--methods", "--steps", "1", "--synthetic", "8"]
+    settings = [word for text in (*SETTINGS, "teacher.train.batch_size=16") for word in ("--set", text)]
+    start, own = [sys.executable, "-m", "bench", "speed", *words, *settings], {"start_new_session": True, "text": True}
+    with subprocess.Popen(start, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **own) as process:
+        assert any(", 2 of " in line for line in process.stderr)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        out, _ = process.communicate(timeout=120)
+    assert process.returncode == 75
+    for part in ("  kd ", "  baseline ", "kd, after its stop", "guided is left out: stopped before it was measured"):
+        assert part in out
+
+
 def test_what_cannot_be_measured_is_refused(tmp_path):
     words = ["-m", "bench", "speed", "--recipe", "deit_micro/digits/guided", "--protocol", "quick"]
     refused(command(*words, "--steps", "0"), "--steps", "allowed from 1")
@@ -182,11 +196,11 @@ def test_what_cannot_be_measured_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "device", "world", "mode"),
     [
-        ([], "cpu", 1, None),
-        ([], "cuda", 1, "reduce-overhead"),
+        ([], "cpu", 1, "off"),
+        ([], "cuda", 1, "graphs"),
         ([], "cuda", 2, "default"),
         (["train.micro_batch=8"], "cuda", 1, "default"),
-        (["train.compile=off"], "cuda", 1, None),
+        (["train.compile=off"], "cuda", 1, "off"),
         (["train.compile=default"], "cpu", 1, "default"),
         (["train.compile=graphs"], "cpu", 1, "default"),
     ],

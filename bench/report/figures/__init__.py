@@ -2,6 +2,7 @@
 
     overview                   gains over the reference with confidence intervals
     cost                       accuracy against the device time per run
+    varied                     gains and accuracies against a number that the suite varies
     suite                      all curves side by side, if there are several cells
     curves/<model>-<dataset>   test accuracy per epoch of a cell; in a suite that varies keys, its values follow in the name
 
@@ -21,11 +22,12 @@ from bench.report.figures import base
 from bench.report.figures.base import figure_name
 from bench.report.figures.comparisons import draw_cost, draw_gains
 from bench.report.figures.curves import draw_curves, draw_suite
+from bench.report.figures.varied import draw_varied, varied_number
 from bench.report.frame import CELL
 from bench.report.suite_report import SuiteReport
 from bench.storage import replacing
 
-DRAW = {"overview": draw_gains, "cost": draw_cost, "suite": draw_suite, "curves": draw_curves}
+DRAW = {"overview": draw_gains, "cost": draw_cost, "varied": draw_varied, "suite": draw_suite, "curves": draw_curves}
 
 
 def plots_of_suite(report: SuiteReport) -> dict[str, base.Plot]:
@@ -43,6 +45,8 @@ def plots_of_suite(report: SuiteReport) -> dict[str, base.Plot]:
         over = base.clean(reference)
         title = f"Gain of {base.clean(methods[1])} over {over}" if len(methods) == 2 else f"Gains over {report.reference}"
         plots["overview"] = replace(whole, title=title, curves=curves.iloc[:0])
+        if key := varied_number(report.suite):
+            plots["varied"] = replace(plots["overview"], title=f"Gain against {key}")
     if len(cells[CELL].drop_duplicates()) > 1:
         plots["suite"] = whole
     shown = cells.loc[cells["seeds"] > 0, CELL].drop_duplicates()
@@ -77,7 +81,8 @@ def check_figures(report: SuiteReport, folder: Path) -> list[str]:
 
 def _stale_files(plots: dict[str, base.Plot], folder: Path) -> list[Path]:
     """The files in the places of figures that these plots do not have."""
-    places = [path for name in ("overview", "cost", "suite", "curves/*") for path in base.figure_paths(folder, name)]
+    plain = [name for name in DRAW if name != "curves"]
+    places = [path for name in (*plain, "curves/*") for path in base.figure_paths(folder, name)]
     found = {path for place in places for path in folder.glob(str(place.relative_to(folder)))}
     return sorted(found - {path for name in plots for path in base.figure_paths(folder, name)})
 

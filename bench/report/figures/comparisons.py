@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib import rcParams
@@ -14,6 +16,7 @@ from bench.report.frame import guidance_of
 
 ROW_LINES = 1.5  # height of a row of gains with a name of one line, in lines of text
 NEIGHBOUR = 0.75  # distance of rows of one guidance, in rows
+CLEAR = ("better", "worse")
 PALE = 0.4  # the share of a method's colour in a pale disc
 MAX_COLUMNS = 2  # of panels, which leaves room for the gains as numbers
 COST_HEIGHT = 0.36  # of a panel, of the figure's width
@@ -101,8 +104,7 @@ def gain_limits(gains: pd.DataFrame, crowded: bool) -> tuple[float, float]:
 
 
 def _draw_panel(axes: Axes, panel: pd.DataFrame, places: pd.Series, plot: base.Plot) -> None:
-    """Draw a row per cell, the first at the top: a disc where the interval excludes zero, a pale one where only the
-    uncorrected one does, else a ring."""
+    """Draw a row per cell, the first at the top."""
     axes.set_ylim(places.iloc[-1] + 0.6, -0.6)
     axes.grid(axis="x")
     axes.spines["left"].set_visible(False)
@@ -113,16 +115,27 @@ def _draw_panel(axes: Axes, panel: pd.DataFrame, places: pd.Series, plot: base.P
             status = "no paired seed" if cell.status == "no pair" else "" if pd.isna(cell.status) else cell.status
             axes.annotate(status, (0, row), (4, 0), **place, color=rcParams["axes.labelcolor"], in_layout=False)
             continue
-        colour, ground = (np.array(to_rgb(one)) for one in (plot.colour(cell.method), axes.get_facecolor()))
-        filled = [verdict in ("better", "worse") for verdict in (cell.verdict, cell.verdict_holm)]
-        strength = PALE if filled == [True, False] else float(filled[1])
-        ends = None
-        if cell.gain_high > cell.gain_low:
-            ends = [[cell.gain_mean - cell.gain_low], [cell.gain_high - cell.gain_mean]]
-        mark = {"color": to_hex(colour), "markerfacecolor": to_hex(strength * colour + (1 - strength) * ground)}
-        axes.errorbar(cell.gain_mean, row, xerr=ends, marker="o", capsize=2.5, capthick=1.2, **mark)
-        right = {"xycoords": ("axes fraction", "data"), "weight": "bold" if filled[1] else "normal"}
+        axes.errorbar(cell.gain_mean, row, xerr=interval_ends(cell), **gain_mark(axes, plot, cell))
+        weight = "bold" if cell.verdict_holm in CLEAR else "normal"
+        right = {"xycoords": ("axes fraction", "data"), "weight": weight}
         axes.annotate(base.signed(cell.gain_mean, 2), (1, row), (5, 0), **place, **right)
+
+
+def interval_ends(cell: Any) -> list[list[float]] | None:
+    """The interval of a gain as `errorbar` takes it; None if there is none. cell: a row of `Plot.cells`."""
+    if not cell.gain_high > cell.gain_low:
+        return None
+    return [[cell.gain_mean - cell.gain_low], [cell.gain_high - cell.gain_mean]]
+
+
+def gain_mark(axes: Axes, plot: base.Plot, cell: Any) -> dict[str, Any]:
+    """How `errorbar` draws a gain: a disc where the interval excludes zero, a pale one where only the uncorrected one does,
+    else a ring."""
+    colour, ground = (np.array(to_rgb(one)) for one in (plot.colour(cell.method), axes.get_facecolor()))
+    filled = [verdict in CLEAR for verdict in (cell.verdict, cell.verdict_holm)]
+    strength = PALE if filled == [True, False] else float(filled[1])
+    face = to_hex(strength * colour + (1 - strength) * ground)
+    return {"marker": "o", "capsize": 2.5, "capthick": 1.2, "color": to_hex(colour), "markerfacecolor": face}
 
 
 def draw_cost(plot: base.Plot, width: float, title: str | None) -> Figure:

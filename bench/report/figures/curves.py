@@ -96,10 +96,12 @@ def draw_suite(plot: base.Plot, width: float, title: str | None) -> Figure:
         if plot.has_many
         else ""
     )
+    lengths = plot.curves.groupby(["dataset", "model", "variant"])["epoch"].max()
+    same = (lengths.groupby("dataset").nunique() <= 1).all()  # else each panel has its own epochs
     panel_height = max(PANEL_INCHES, 1.2 * (1 + plot.setting_lines) * base.line_inches())
-    height = len(rows) * panel_height + 3 * base.line_inches()
+    height = len(rows) * (panel_height + (not same) * base.line_inches()) + 3 * base.line_inches()
     figure = base.new_figure(width, height, title, note, plot.legend())
-    grid = figure.subplots(len(rows), len(datasets), sharex="col", sharey=True, squeeze=False)
+    grid = figure.subplots(len(rows), len(datasets), sharex="col" if same else False, sharey=True, squeeze=False)
     for line, row in zip(grid, rows.itertuples(index=False), strict=True):
         line[0].set_ylabel(base.row_label(*row), rotation=0, ha="right", va="center", color=rcParams["text.color"])
         for axes, dataset in zip(line, datasets, strict=True):
@@ -118,11 +120,10 @@ def draw_suite(plot: base.Plot, width: float, title: str | None) -> Figure:
             if plot.has_many:
                 texts = [base.clean(best, 16), base.signed(own.at[best, "gain_mean"], 1)] if best else texts[:1]
             axes.text(0.98, 0.08, "\n".join(texts), transform=axes.transAxes, ha="right", size="small")
+            if not pd.isna(last := part.curves["epoch"].max()):  # else no run of this cell is finished
+                axes.set(xlim=(min(1, last - 1), last), xticks=[last])
     for axes, dataset in zip(grid[0], datasets, strict=True):
         axes.set_title(base.clean(dataset, 14), size="small", weight="normal")
-        last = plot.curves.loc[plot.curves["dataset"] == dataset, "epoch"].max()
-        if not pd.isna(last):  # else no run of this cell is finished
-            axes.set(xlim=(min(1, last - 1), last), xticks=[last])
     return figure
 
 

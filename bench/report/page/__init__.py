@@ -91,6 +91,7 @@ def _suite(report: SuiteReport) -> dict[str, Any]:
     folder = _recipes_dir(suite)
     for run in itertools.chain.from_iterable(runs.values()):
         run["facts"] = {name: run[name] for name in _ENVIRONMENT if run[name] is not None}
+        run["facts"] |= {"compilation": "fell back, all or in part"} if run["fell_back"] else {}
         run["environment"] = json.dumps(run["facts"], sort_keys=True)
     for cell, rows in cells.items():
         for row in rows:
