@@ -68,9 +68,9 @@ speed() { # speed NAME SECONDS RECIPE OPTIONS…
         --json "$work/$name.json" "$@"
 }
 
-measure_ready() { # the students whose compilation has ended, each alone. A slow one costs only itself
+measure_ready() { # measure_ready STUDENT…: those whose compilation has ended, each alone. A slow one costs only itself
     local student
-    for student in "${students[@]}"; do
+    for student in "$@"; do
         kill -0 "${warming[$student]:-none}" 2>/dev/null && continue
         unset "warming[$student]"
         [ -z "${tried[$student]:-}" ] && speed "2-speed-$student" 120 "$student/cifar100/guided" --compare plain
@@ -84,7 +84,7 @@ wait_until() { # wait_until LEFT STUDENT…: until these are measured, or only s
     for student in "$@"; do
         while [ -z "${tried[$student]:-}" ] && [ "$(left)" -gt "$least" ]; do
             sleep 0.5
-            measure_ready
+            measure_ready "$@"
         done
     done
 }
@@ -101,7 +101,7 @@ part 1-correctness 150 "$python" -m tests.gpu.correctness "$work/runs"
 
 # 2. Speed, memory and the share of a matrix product's FLOP/s, of all students against the plain way.
 wait_until $((limit / 2)) "${students[0]}"
-measure_ready
+measure_ready "${students[@]}"
 quietly 3-kernels 60 "$python" -m tests.gpu.kernels --recipe "${students[0]}/cifar100/guided" "${options[@]:2}"
 wait_until $((limit / 3)) "${students[@]}"
 
@@ -112,8 +112,8 @@ for i in 1 2; do
     sides+=($!)
 done
 wait "${sides[@]}"
-head -n 3 "$work"/4-side-by-side-?.txt
-measure_ready
+cat "$work"/4-side-by-side-?.txt 2>/dev/null | grep images/s
+measure_ready "${students[@]}"
 
 # 4. Real training, as long as time lasts. What is stopped resumes in the next call, while the machine is the same.
 if [ -n "$data" ] && ls "$data" | grep -qi tiny; then

@@ -14,6 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from bench.cli import add_recipe_options, compose
 from bench.data.loaders import EvalLoader
+from bench.runs.finished import NULL_GPU
 from bench.train.evaluate import predict
 from bench.train.speed_variant import Variant, random_dataset
 
@@ -42,6 +43,8 @@ def main() -> None:
     variant.train(WARM_UP_STEPS)
     seconds = variant.seconds(lambda: variant.train(arguments.steps))
     print(f"{1e3 * seconds / arguments.steps:.2f} ms per step of {recipe.train.batch_size} images, without the profiler")
+    if variant.environment().hardware.device == NULL_GPU:
+        return  # CUDA's profiler needs a GPU
     kind = ProfilerActivity.CUDA if variant.device.type == "cuda" else ProfilerActivity.CPU
     with profile(activities=[kind]) as found:
         variant.seconds(lambda: variant.train(arguments.steps))

@@ -87,7 +87,7 @@ def environment(library: Path, gpus: int | None = None) -> dict[str, str]:
     }
 
 
-def run(library: Path, *words: object, gpus: int = 1, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def run(library: Path, *words: object, gpus: int = 1, timeout: float = 900) -> subprocess.CompletedProcess[str]:
     """Run a command of Python (a file, `-c` or `-m`, and its arguments) on null GPUs, from the repository's root."""
     words = [sys.executable, *map(str, words)]
     return subprocess.run(
