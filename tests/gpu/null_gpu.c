@@ -1,4 +1,4 @@
-/* A null GPU for tests: the functions of the CUDA runtime and driver, cuBLAS, cuDNN and NCCL that torch and Triton call, with
+/* A null GPU for tests: the functions of the CUDA runtime and driver, cuBLAS and cuDNN that torch and Triton call, with
  * memory of the host and kernels that do nothing. null_gpu.py builds it and preloads it. NULL_GPUS=N makes N of them.
  *
  * It counts what the host asks for, and refuses what a GPU refuses while a graph is captured. It computes nothing: memory holds
@@ -17,7 +17,7 @@
 
 #pragma GCC visibility push(default)
 typedef unsigned long long u64;
-enum { SUCCESS = 0, REFUSED = 900 }; /* cudaErrorStreamCaptureUnsupported */
+enum { SUCCESS = 0, REFUSED = 900, INVALIDATED = 901 }; /* cudaErrorStreamCaptureUnsupported, -Invalidated */
 enum { NOWHERE = 0, PINNED = 1, DEVICE = 2 }; /* cudaMemoryType: of memory of the process, of pinned memory, of the device */
 static void *const SOME = (void *)16; /* the handle of everything */
 #define GIVE(function) int function(void **handle) { *handle = SOME; return SUCCESS; }
@@ -34,11 +34,15 @@ static u64 counts[N_COUNTERS];
 static void *capturing; /* the stream that is captured, or NULL */
 static u64 capture_id;
 static int capture_mode;
+static int invalidated; /* something was refused since the capture began */
 static __thread int current; /* device of the thread */
 
 static void add(enum counter counter) { __sync_fetch_and_add(&counts[capturing ? captured : counter], 1); }
+void null_collective(void) { add(collectives); } /* for null_nccl.c, as the next */
+int null_is_capturing(void) { return capturing != NULL; }
 static int refuse(const char *what) {
     counts[refused]++;
+    invalidated = 1;
     fprintf(stderr, "null GPU: %s while a graph is captured\n", what);
     return REFUSED;
 }
@@ -218,10 +222,15 @@ int cudaStreamBeginCapture(void *stream, int mode) {
     add(captures);
     capturing = stream ? stream : SOME;
     capture_mode = mode;
+    invalidated = 0;
     capture_id++;
     return SUCCESS;
 }
-int cudaStreamEndCapture(void *stream, void **graph) { capturing = NULL; *graph = SOME; return SUCCESS; }
+int cudaStreamEndCapture(void *stream, void **graph) {
+    capturing = NULL;
+    *graph = invalidated ? NULL : SOME;
+    return invalidated ? INVALIDATED : SUCCESS;
+}
 int cudaStreamIsCapturing(void *stream, int *status) { *status = stream && capturing == stream; return SUCCESS; }
 int cuStreamIsCapturing(void *stream, int *status) { return cudaStreamIsCapturing(stream, status); }
 int cudaStreamGetCaptureInfo(void *s, int *status, u64 *id, void **graph, void **dependencies, void **edges, size_t *count) {
@@ -328,70 +337,3 @@ int cudnnGetBatchNormalizationTrainingExReserveSpaceSize(void *h, int m, int o, 
     return SUCCESS;
 }
 int cudnnGetStream(void *handle, void **stream) { *stream = NULL; return SUCCESS; }
-
-/* NCCL: a rank finds its own values where those of the others belong, as if all ranks had the same */
-struct ncclUniqueId { char bytes[128]; };
-#define COLLECTIVE(function) int function() { add(collectives); return SUCCESS; }
-static int join(void **communicator, int ranks, int rank) {
-    int *own = malloc(2 * sizeof *own);
-    own[0] = ranks;
-    own[1] = rank;
-    *communicator = own;
-    return SUCCESS;
-}
-int ncclGetUniqueId(struct ncclUniqueId *id) { memset(id, 1, sizeof *id); return SUCCESS; }
-int ncclCommInitRank(void **c, int ranks, struct ncclUniqueId id, int rank) { return join(c, ranks, rank); }
-int ncclCommInitRankConfig(void **c, int ranks, struct ncclUniqueId id, int rank, void *config) { return join(c, ranks, rank); }
-int ncclCommInitRankScalable(void **c, int ranks, int rank, int n, void *ids, void *config) { return join(c, ranks, rank); }
-int ncclCommSplit(int *c, int color, int key, void **child, void *config) { return join(child, c[0], c[1]); }
-int ncclCommCount(int *c, int *ranks) { *ranks = c[0]; return SUCCESS; }
-int ncclCommUserRank(int *c, int *rank) { *rank = c[1]; return SUCCESS; }
-int ncclCommDestroy(int *c) { free(c); return SUCCESS; }
-int ncclCommAbort(int *c) { return ncclCommDestroy(c); }
-int ncclCommGetAsyncError(void *c, int *error) { *error = SUCCESS; return SUCCESS; }
-int ncclMemAlloc(void **p, size_t size) { return cudaMalloc(p, size); }
-int ncclMemFree(void *p) { return cudaFree(p); }
-static size_t bytes(size_t count, int type) {
-    static const char widths[] = {1, 1, 4, 4, 8, 8, 2, 4, 8, 2, 1, 1}; /* by ncclDataType_t */
-    return count * widths[type];
-}
-static int place(const void *from, char *to, size_t size, int ranks) {
-    for (int i = 0; !capturing && i < ranks && size <= 1 << 16; i++) memmove(to + i * size, from, size);
-    return SUCCESS;
-}
-int ncclAllGather(void *from, void *to, size_t n, int type, int *c, void *stream) {
-    add(collectives);
-    return place(from, to, bytes(n, type), c[0]);
-}
-int ncclAllReduce(void *from, void *to, size_t n, int type, int operation, void *c, void *stream) {
-    add(collectives);
-    return place(from, to, bytes(n, type), 1);
-}
-/* Torch gathers into separate tensors by a group of broadcasts, one from each rank. */
-static __thread struct { void *from; size_t size; } own;
-static __thread struct { void *to; size_t size; } received[1024];
-static __thread int n_received, depth;
-int ncclBroadcast(void *from, void *to, size_t n, int type, int root, int *c, void *stream) {
-    add(collectives);
-    if (root == c[1]) {
-        own.from = from;
-        own.size = bytes(n, type);
-        return place(from, to, own.size, 1);
-    }
-    if (depth && n_received < 1024) {
-        received[n_received].to = to;
-        received[n_received++].size = bytes(n, type);
-    }
-    return SUCCESS;
-}
-int ncclGroupStart(void) { depth++; return SUCCESS; }
-int ncclGroupEnd(void) {
-    if (--depth) return SUCCESS;
-    for (int i = 0; i < n_received && own.from; i++)
-        if (received[i].size == own.size) place(own.from, received[i].to, own.size, 1);
-    n_received = 0;
-    own.from = NULL;
-    return SUCCESS;
-}
-COLLECTIVE(ncclBcast) COLLECTIVE(ncclReduce) COLLECTIVE(ncclReduceScatter) COLLECTIVE(ncclGather) COLLECTIVE(ncclAlltoAll)
-COLLECTIVE(ncclSend) COLLECTIVE(ncclRecv)

@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-STUB = Path(__file__).with_suffix(".c")
+SOURCES = [Path(__file__).with_name(name) for name in ("null_gpu.c", "null_nccl.c")]
 FUNCTION = r"\b(?:__cuda|cuda|cublas|cudnn|cu|nccl)[A-Z]\w*"
 # The libraries answer these themselves.
 NOT_REPLACED = r"(cudnn|cublas|cublasLt|nccl)Get(\w*Version|\w*Error\w*|Property)|__cuda(R|Unr)egister.*"
@@ -59,12 +59,12 @@ def build(folder: Path) -> Path:
     libraries = [_torch_library(name) for name in ("libtorch_cuda", "libc10_cuda", "libtorch_python")]
     listing = subprocess.run(["nm", "-D", "--undefined-only", *libraries], capture_output=True, text=True, check=True)
     wanted = {name for name in re.findall(FUNCTION, listing.stdout) if not re.fullmatch(NOT_REPLACED, name)}
-    rest = wanted.difference(re.findall(FUNCTION, STUB.read_text()))
+    rest = wanted.difference(*(re.findall(FUNCTION, source.read_text()) for source in SOURCES))
     (folder / "rest.c").write_text("".join(f"int {name}() {{ return 0; }}\n" for name in sorted(rest)))
     headers = next((_torch_library("").parents[2] / "nvidia").rglob("driver_types.h")).parent
     out = folder / "libcuda.so.1"
     options = ["-O1", "-w", "-shared", "-fPIC", f"-I{folder}", f"-I{headers}", "-o", out]
-    subprocess.run(["gcc", *options, STUB, folder / "rest.c", "-ldl", "-lpthread"], check=True)
+    subprocess.run(["gcc", *options, *SOURCES, folder / "rest.c", "-ldl", "-lpthread"], check=True)
     (folder / "nvidia-smi").write_text(NVIDIA_SMI)
     (folder / "nvidia-smi").chmod(0o755)
     return out
