@@ -134,7 +134,7 @@ class Registry:
         varied = dataclasses.replace(suite, overrides=(*suite.overrides, *entry.overrides))
         recipe = self.compose(entry.id, suite=varied)
         if recipe.teacher is not None and recipe.teacher.sha256 is not None:
-            refuse_training_keys(entry.overrides)
+            refuse_training_keys((*parse_set(suite.assignments).items(), *entry.overrides))
         if recipe.guidance is None and entry.method != self.split(entry.id)[2]:
             raise RecipeError(
                 f"suite {suite.name}: guidance: {entry.method}: it has no guidance, so this would change nothing"

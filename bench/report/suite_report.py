@@ -99,7 +99,7 @@ def build_suite_report(
     curves = curves_frame(runs[of_runs], members)[[*of_runs, "epoch", "test_accuracy"]]
     pairs, published = pairs_frame(runs, curves, suite.reference), published_frame(registry, (one for _, one in recipes))
     cells = cells_frame(suite, recipes, runs, pairs, published)
-    settings = {key: str(given.value) for key, given in suite.overrides}
+    settings = {key: str(given.value) for key, given in suite.overrides if key != "teacher.weights"}  # a path of a machine
     distinct = runs.drop_duplicates(["id", "hash", "seed"])
     notes = [
         *_deviations(suite, recipes, distinct),

@@ -150,10 +150,9 @@ def analyze_runs(
     ]
     for run in runs if teacher is not None else ():
         if (own := run.record.teacher) is not None and own.weights != guided.record.teacher.weights:
-            notes.append(
-                f"{run.name} was guided by another teacher ({own.id} seed {own.seed}) than the one compared with here, that"
-                f" of {guided.name}."
-            )
+            which = own.id if own.seed is None else f"{own.id} seed {own.seed}"
+            others = f"another teacher ({which}) than the one compared with here"
+            notes.append(f"{run.name} was guided by {others}, that of {guided.name}.")
     if not attention and not similarity:
         raise RecipeError(f"{first.folder}: nothing can be computed. {' '.join(notes)}")
     model, dataset, _ = split_id(first.recipe.id)

@@ -162,9 +162,10 @@ def teacher_weights(folder: Path, recipe: Recipe, record: Record) -> Path:
         if expected in (None, sha256(path)):
             return path
     repeat = command(recipe)
-    way = "run it again" if repeat is None or recipe.teacher.sha256 else f"`{repeat} --teacher-only` trains it"
+    way = "run it again with --force" if repeat is None or recipe.teacher.sha256 else f"`{repeat} --teacher-only` trains it"
     found = "here are the weights of another training of" if places else "the weights are not on this machine of"
-    raise RecipeError(f"{folder}: {found} its teacher {recipe.teacher.id}, seed {recipe.teacher.seed}: {way}")
+    which = f"seed {recipe.teacher.seed}" if recipe.teacher.sha256 is None else f"SHA-256 {recipe.teacher.sha256}"
+    raise RecipeError(f"{folder}: {found} its teacher {recipe.teacher.id}, {which}: {way}")
 
 
 def _load_guidance(path: Path, methods: nn.ModuleDict) -> None:

@@ -54,6 +54,8 @@ def compilation(
             continue  # a backward pass, compiled with its forward
         path = Path(frame.co_filename or "")
         file = path.relative_to(PACKAGE).as_posix() if path.is_relative_to(PACKAGE) else ""
+        if path.match("accelerate/utils/operations.py"):
+            file = "train/task.py"  # with mixed precision, accelerate's wrapper is compiled with the task in it
         if frame.fail_type is not None:
             part = None if file == NETWORK and "teacher" in fell_back else PARTS.get(file)
             # Layers are tried one by one after a part has failed, and where a graph breaks, which is counted as such. A

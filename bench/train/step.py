@@ -65,7 +65,9 @@ class Step:
             task = torch.nn.SyncBatchNorm.convert_sync_batchnorm(task)
             for parameter in task.parameters():
                 parameter.register_hook(as_stored)
-        self.mode = "default" if accelerator.scaler is not None else compile_mode(recipe, device, world)
+        self.mode = compile_mode(recipe, device, world)
+        if self.mode == "graphs" and accelerator.scaler is not None:
+            self.mode = "default"  # whether an update is skipped depends on values
         if isinstance(teacher, Teacher):
             teacher.to(device)
         self._auto = recipe.train.compile == "auto"
@@ -144,15 +146,12 @@ class Step:
 
     @property
     def compiled(self) -> str:
-        """The result of compilation so far: "off", "default", "graphs" if steps run as CUDA graphs, or "fell back".
-
-        It fell back if there is no compiler, or if a CUDA graph was refused.
-        """
+        """The mode; "fell back" if nothing was compiled or a CUDA graph was refused so far."""
         if self.mode == "off":
             return "off"
         if not torch._dynamo.utils.counters["stats"]["unique_graphs"] or self.capture_refused is not None:
             return "fell back"
-        return "graphs" if self.captured else "default"
+        return self.mode
 
     def compilation(self) -> Compilation | None:
         """What has been compiled and captured so far, see `bench.train.compilation`."""

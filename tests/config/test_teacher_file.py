@@ -105,9 +105,9 @@ def test_settings_of_a_training_that_does_not_happen_are_refused(key):
         guided("FILE", SHA, key)
     name, value = key.split("=")
     assert name.removeprefix("teacher.") in TRAINING_KEYS
-    for own in ({"vary": {name: [value, 5]}}, {"guidance": [{"guided": {name: value}}]}):
+    for own, more in (({"vary": {name: [value, 5]}}, []), ({"guidance": [{"guided": {name: value}}]}, []), ({}, [key])):
         suite = read_suite("s", {**SUITE, **own}, "s.yaml").with_settings(
-            ["teacher.weights=FILE", f"teacher.sha256='{SHA}'"]
+            ["teacher.weights=FILE", f"teacher.sha256='{SHA}'", *more]
         )
         with pytest.raises(RecipeError, match=sentence):
             REGISTRY.suite_recipes(suite)

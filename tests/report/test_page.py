@@ -23,7 +23,16 @@ from bench.config.registry import Registry
 from bench.report import page
 from bench.report.suite_report import build_suite_report
 from bench.runs.record import Code, DatasetSummary, Hardware, Precision
-from tests.helpers.synthetic import make_run, make_teacher, methods, registry_with_methods, runs_of_suite, varied_suite
+from tests.helpers.synthetic import (
+    make_run,
+    make_teacher,
+    methods,
+    quick_run,
+    registry_with_methods,
+    runs_of_suite,
+    three_seeds,
+    varied_suite,
+)
 
 PHONE, DESKTOP = (390, 844), (1440, 900)
 START = "accelerate launch bench/run.py --recipe deit_micro/digits/"
@@ -293,6 +302,14 @@ def test_varied_values_have_rows_filters_curves_and_addresses(show, tmp_path):
     title = one(driver, "#cell-title").text
     show(page.render_page([report]), driver.execute_script("return location.hash"))
     assert one(driver, "#cell-title").text == title
+
+
+def test_a_teacher_of_unknown_seconds_has_no_speed_up_with_its_training():
+    text = page.render_page([build_suite_report(registry, quick, three_seeds())])
+    assert "with the teacher’s training" in text
+    unknown = dataclasses.replace(quick_run("guided", 0).record.teacher, seed=None, epochs=None, seconds=None)
+    text = page.render_page([build_suite_report(registry, quick, three_seeds(teacher=unknown))])
+    assert "in wall time" in text and "with the teacher’s training" not in text
 
 
 def test_epochs_that_were_not_evaluated_have_no_points(show, tmp_path):

@@ -137,6 +137,12 @@ def test_runs_that_differ_are_pointed_out():
     assert report([quick_run("baseline", 0, [1.0], code=dirty)]).notes == ["1 of 1 run used code that was not committed."]
 
 
+def test_where_a_teachers_file_is_stays_on_its_machine():
+    suite = registry.suite("quick").with_settings(["teacher.weights=/home/me/teacher", f"teacher.sha256='{'0' * 63}a'"])
+    built = build_suite_report(registry, suite, runs_of_suite(registry, suite, 6))
+    assert "teacher.sha256" in documents.markdown(built).replace("\\", "") and "/home/me" not in documents.markdown(built)
+
+
 def test_many_methods_are_sorted_by_gain_and_their_gains_corrected(large):
     table = tables.accuracy_table(large)
     own = table[(table["student"] == "pit_tiny") & (table["dataset"] == "chaoyang")]

@@ -98,6 +98,12 @@ def test_a_record_with_other_accuracies_than_its_history_is_refused(tmp_path):
     assert folder.record(RECIPE) == diverged
 
 
+def test_a_run_with_epochs_that_were_not_evaluated_contradicts_nothing():
+    recipe = Registry().compose("deit_micro/digits/guided", "quick", ["train.evaluate_every=3"])
+    run = make_run("quick", recipe, [80.0, 90.0])
+    assert run.history["test_accuracy"][:3] == [None, None, 90.0] and run.contradiction is None
+
+
 def test_a_record_of_other_images_is_refused():
     then = RECORD.dataset.fingerprint
     check_same_images(RECORD, then)

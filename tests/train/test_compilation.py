@@ -6,6 +6,7 @@ import logging
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from hypothesis import given
 from hypothesis import strategies as st
 from torch._dynamo import utils
@@ -30,16 +31,19 @@ def variant(monkeypatch):
         recipe = Registry().compose("deit_micro/digits/guided", "quick", [*SETTINGS, *settings])
         return Variant(recipe, random_dataset(recipe, 8))
 
+    AcceleratorState._reset_state(reset_partial_state=True)
     torch._dynamo.reset()
     utils.clear_compilation_metrics()
     utils.counters.clear()
     utils.cumulative_time_spent_ns.clear()
     with torch._dynamo.config.patch(suppress_errors=False):
         yield make
+    AcceleratorState._reset_state(reset_partial_state=True)  # a process has one precision
 
 
-def test_a_graph_of_the_teacher_and_one_of_the_student_for_each_kind_of_step(variant):
-    own = variant("eager", "train.compile=default")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_graph_of_the_teacher_and_one_of_the_student_for_each_kind_of_step(variant, precision):
+    own = variant("eager", "train.compile=default", f"train.precision={precision}")
     own.train(2)
     guided = own.step.compilation()
     assert (guided.expected, guided.found, guided.breaks, guided.fell_back) == (2, 2, 0, ()) and guided.seconds > 0
