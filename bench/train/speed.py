@@ -8,6 +8,7 @@ import dataclasses
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -47,12 +48,18 @@ def run_speed(arguments: argparse.Namespace) -> int:
         raise RecipeError(f"--steps: got {arguments.steps}, allowed from 1")
     if arguments.synthetic is not None and not 1 <= arguments.synthetic <= MAX_SIDE_PX:
         raise RecipeError(f"--synthetic: got {arguments.synthetic}, allowed from 1 to {MAX_SIDE_PX}")
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)  # so that stopped processes are ended, as after Ctrl-C
+    asked = threading.Event()
+
+    def stop(number: int, frame: object) -> None:
+        asked.set()  # python loses a KeyboardInterrupt that is raised while an object is deleted
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)  # so that the processes of variants are ended
     if arguments.methods and arguments.compare:
         raise RecipeError("--methods: goes without --compare; the plain way is measured beside one method")
     if arguments.methods:
-        work, recipes = measure_methods, recipes_of_methods(arguments)
+        work, recipes = partial(measure_methods, asked=asked.is_set), recipes_of_methods(arguments)
     else:
         work, recipes = measure, variants_of(compose(arguments), plain=arguments.compare == "plain")
     say = partial(print, file=sys.stderr, flush=True)

@@ -105,12 +105,14 @@ def measure_methods(
     synthetic: int | None,
     steps: int,
     say: Callable[[str], None] = lambda text: None,
+    asked: Callable[[], bool] = lambda: False,
 ) -> MethodsReport:
     """Time each method in turns with the baseline, and the steps of the first one in epochs without guidance.
 
     Args:
         recipes: from `recipes_of_methods`.
         synthetic, steps, say: as of `bench.train.speed.measure`.
+        asked: whether a signal has asked to stop.
 
     Raises:
         RecipeError, RuntimeError: see `variant_process`. A method that cannot run, or that fails, is left out.
@@ -143,9 +145,11 @@ def measure_methods(
             except (RecipeError, RuntimeError) as error:  # also of a process that was killed for want of memory
                 left_out[name] = str(error)
             except KeyboardInterrupt:
-                if not usage:
-                    raise
                 stopped = True
+            if stopped := stopped or asked():
+                if not usage:
+                    raise KeyboardInterrupt
+                left_out.pop(name, None)  # the signal may have ended its process too
                 break
         if stopped:
             rest = (name for name in methods if name not in usage.keys() | left_out.keys())
