@@ -52,6 +52,16 @@ except RuntimeError:
     pass
 null_gpu.report("a wait in a capture")
 """
+STEPS_IN_FP16 = """
+from bench.config.registry import Registry
+from bench.train.speed_variant import Variant, random_dataset
+
+settings = ["train.compile=off", "train.precision=fp16", "data.train_limit=64"]
+recipe = Registry().compose("deit_micro/digits/baseline", "quick", settings)
+variant = Variant(recipe, random_dataset(recipe, 8))
+variant.train(2)
+print(variant.step.compiled, variant.step.compilation().found)
+"""
 MAX_INPUT_CALLS = 105  # launches, copies, memsets and uploads of a batch, uncompiled
 DEIT = ["deit_tiny/cifar100/guided", "model.depth=2", "model.feature_layers=[blocks.0, blocks.1, blocks.1]"]
 
@@ -90,3 +100,9 @@ def test_a_run_says_that_it_is_no_result(null_gpu, tmp_path):
     finished = run_from_folder(next(tmp_path.rglob("record.json")).parent)
     assert finished.record.hardware.device == NULL_GPU
     assert "null GPU" in finished.contradiction
+
+
+def test_off_compiles_nothing_in_fp16_too(null_gpu):
+    done = run(null_gpu, "-c", STEPS_IN_FP16)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "off 0"

@@ -171,6 +171,15 @@ def test_no_process_of_a_variant_outlives_the_command(number):
     assert process.returncode == (-number if number == signal.SIGKILL else 75)
 
 
+def test_a_signal_that_raised_nothing_stops_the_measurement_of_methods():
+    words = [word for text in (*SETTINGS, "teacher.train.batch_size=16") for word in ("--set", text)]
+    recipes = recipes_of_methods(options("--recipe", "deit_micro/digits/kd", "--protocol", "quick", *words))
+    chosen = {name: recipes[name] for name in ("baseline", "kd", "guided")}
+    report = measure_methods(chosen, "data", 8, 1, asked=lambda: True)
+    assert report.stopped and set(report.methods) == {"baseline", "kd", "kd, after its stop"}
+    assert report.left_out == {"guided": "stopped before it was measured"}
+
+
 def test_a_stopped_measurement_of_methods_shows_what_it_has():
     words = ["--recipe", "deit_micro/digits/kd", "--protocol", "quick", "--methods", "--steps", "1", "--synthetic", "8"]
     settings = [word for text in (*SETTINGS, "teacher.train.batch_size=16") for word in ("--set", text)]
