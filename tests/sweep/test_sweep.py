@@ -55,7 +55,9 @@ def status(path: Path) -> dict:
         return {}
 
 
-def test_kills_and_slots_change_no_number(tmp_path):
+def test_kills_and_slots_change_no_number(cache, tmp_path, monkeypatch):
+    # a cache of its own: another test may have trained the same teacher, which would then not be trained here
+    monkeypatch.setenv("LOCALITY_BENCH_CACHE", str(cache))
     recipes = tmp_path / "recipes"
     (recipes / "suites").mkdir(parents=True)
     # long enough that a run is still there when it is killed, also on a slow machine
