@@ -123,10 +123,12 @@ def test_files_of_figures_that_no_longer_exist_are_removed(tmp_path):
 
 
 def test_intervals_lie_on_an_axis_of_differences():
-    axes = drawn("overview", report()).axes[0]
-    low, high = axes.get_xlim()
+    accuracies, gains = drawn("overview", report()).axes
+    low, high = gains.get_xlim()
     assert low < 0 and 14.97 < high < 20  # the interval of +10.00 is [5.03, 14.97]; no accuracies of 80 or 90
-    lines = drawn("overview", report({"baseline": (80.0,), "guided": (90.0,)})).axes[0].lines
+    joined = next(line for line in accuracies.lines if line.get_marker() == "None")
+    assert joined.get_xydata().tolist() == [[82, 0], [92, 0]]
+    lines = drawn("overview", report({"baseline": (80.0,), "guided": (90.0,)})).axes[1].lines
     (ring,) = [line for line in lines if line.get_marker() == "o"]
     assert ring.get_markerfacecolor() != ring.get_color()  # one seed: no clear difference
 

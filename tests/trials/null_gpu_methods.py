@@ -1,9 +1,9 @@
-"""Some steps of every student under every guidance method on a null GPU: does each run, is it captured, what does it ask for?
+"""Some steps of every student in every guidance method on a null GPU: does each run, is it captured, what does it ask for?
 
     TORCHDYNAMO_DISABLE=1 python -m tests.gpu.null_gpu tests/trials/null_gpu_methods.py [SETTING …]
 
-Without the variable everything is compiled, which takes hours. Prints a line for each and then the number of failures, which is
-the exit code. Operations are those of one step: launches, products, convolutions, copies, memsets, uploads and graphs.
+Without the variable everything is compiled, which takes hours. Prints a line for each and the number of failures, which is the
+exit code. Operations are those of one step, as null_gpu_step.py counts them.
 """
 
 from __future__ import annotations

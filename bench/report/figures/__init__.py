@@ -20,8 +20,9 @@ from matplotlib import rc_context
 
 from bench.report.figures import base
 from bench.report.figures.base import figure_name
-from bench.report.figures.comparisons import draw_cost, draw_gains
+from bench.report.figures.cost import draw_cost
 from bench.report.figures.curves import draw_curves, draw_suite
+from bench.report.figures.gains import draw_gains
 from bench.report.figures.varied import draw_varied, varied_number
 from bench.report.frame import CELL
 from bench.report.suite_report import SuiteReport

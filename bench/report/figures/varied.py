@@ -11,7 +11,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from bench.config.suite import Suite
 from bench.report.figures import base
-from bench.report.figures.comparisons import gain_limits, gain_mark, interval_ends
+from bench.report.figures.gains import gain_limits, gain_mark, interval_ends
 
 HEIGHT = 0.3  # of a panel, of the figure's width
 MAX_TICKS = 6  # values that are written on the axis one by one

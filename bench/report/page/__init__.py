@@ -31,7 +31,7 @@ from bench.config.schema import Recipe, RecipeError
 from bench.config.suite import BASELINE, Suite
 from bench.report import tables, teacher_seeds
 from bench.report.figures.base import DARK, LIGHT, method_colour
-from bench.report.figures.comparisons import gain_limits
+from bench.report.figures.gains import gain_limits
 from bench.report.frame import CELL, METHOD, RUN, guidance_of
 from bench.report.papers import MARKS
 from bench.report.reproductions import NOTE, TITLE
