@@ -2,7 +2,7 @@
 
     TORCHDYNAMO_DISABLE=1 python -m tests.gpu.null_gpu tests/trials/null_gpu_methods.py [SETTING …]
 
-Without the variable everything is compiled, which takes hours. Prints a line for each and the number of failures, which is the
+Without the variable everything is compiled, which takes hours. Prints a line for each, then the number of failures, the
 exit code. Operations are those of one step, as null_gpu_step.py counts them.
 """
 
