@@ -21,6 +21,7 @@ DASHES = ("-", (0, (4, 1.3)), (0, (1.2, 1.2)))  # of the rows of one guidance
 CUT = 0.06  # share of the accuracies, of the first epochs mostly, below the small multiples
 MULTIPLE_INCHES = 1.6  # least width of a panel with the rows of one guidance
 PANEL_INCHES = 0.66  # height of a small multiple
+SMALL_INCHES = 1.25  # least width of a small multiple with its student above, twice that with varied values
 
 
 def draw_curves(plot: base.Plot, width: float, title: str | None) -> Figure:
@@ -86,45 +87,61 @@ def _draw_multiples(plot: base.Plot, cells: pd.DataFrame, width: float, title: s
 
 
 def draw_suite(plot: base.Plot, width: float, title: str | None) -> Figure:
-    """Draw small multiples with one range of accuracies, a row per student and variant and a column per dataset."""
-    rows, datasets = plot.cells[["model", "variant"]].drop_duplicates(), plot.cells["dataset"].unique()
-    two = len(plot.methods) == 2
+    """Draw small multiples with one range of accuracies: a row per student and variant, and a column per dataset. Of one
+    dataset, several students are in a row."""
+    students = [tuple(names) for names in plot.cells[["model", "variant"]].drop_duplicates().to_numpy()]
+    datasets = list(plot.cells["dataset"].unique())
+    panels = [(student, dataset) for student in students for dataset in datasets]
+    is_wrapped = len(datasets) == 1 and len(students) > 1
+    least = SMALL_INCHES * (2 if plot.setting_lines else 1)
+    columns = min(len(students), max(1, int(width / least))) if is_wrapped else len(datasets)
+    lines = -(-len(panels) // columns)
     note = f"{plot.measure.capitalize()} (%) per epoch. {plot.seeds()}."
-    note += " Numbers: gain of the last epoch, in points." if two else ""
-    note += (
-        " Numbers: the largest gain of the last epoch, in points, of the method in blue; grey: others."
-        if plot.has_many
-        else ""
-    )
+    if len(plot.methods) == 2:
+        note += " Numbers: gain of the last epoch, in points."
+    if plot.has_many:
+        note += " Numbers: the largest gain of the last epoch, in points, of the method in blue; grey: others."
     lengths = plot.curves.groupby(["dataset", "model", "variant"])["epoch"].max()
-    same = (lengths.groupby("dataset").nunique() <= 1).all()  # else each panel has its own epochs
+    same = (lengths.groupby("dataset").nunique() <= 1).all() and len(panels) == lines * columns  # else each has its epochs
     panel_height = max(PANEL_INCHES, 1.2 * (1 + plot.setting_lines) * base.line_inches())
-    height = len(rows) * (panel_height + (not same) * base.line_inches()) + 3 * base.line_inches()
+    panel_height += ((not same) + is_wrapped * (1 + plot.setting_lines)) * base.line_inches()
+    height = lines * panel_height + 3 * base.line_inches()
     figure = base.new_figure(width, height, title, note, plot.legend())
-    grid = figure.subplots(len(rows), len(datasets), sharex="col" if same else False, sharey=True, squeeze=False)
-    for line, row in zip(grid, rows.itertuples(index=False), strict=True):
-        line[0].set_ylabel(base.row_label(*row), rotation=0, ha="right", va="center", color=rcParams["text.color"])
-        for axes, dataset in zip(line, datasets, strict=True):
-            part = plot.of(row.model, dataset, row.variant)
-            own = part.cells[part.cells["seeds"] > 0].set_index("method")
-            best = own["gain_mean"].idxmax() if plot.has_many and own["gain_mean"].notna().any() else None
-            grey = set(own.index) - {plot.reference, best} if plot.has_many else ()
-            for method in sorted(own.index, key=lambda name: (name not in grey, name == plot.reference)):
-                look = {"color": rcParams["axes.edgecolor"], "linewidth": 0.5} if method in grey else {"linewidth": 1.3}
-                _draw_method(axes, part, method, two, **look)
-            axes.grid(axis="y")
-            axes.locator_params(axis="y", nbins=3)
-            texts = part.cells.loc[part.cells["seeds"] == 0, "status"].unique()
-            if two and not len(texts):
-                texts = [base.signed(gain, 1) for gain in part.cells["gain_mean"].dropna()]
-            if plot.has_many:
-                texts = [base.clean(best, 16), base.signed(own.at[best, "gain_mean"], 1)] if best else texts[:1]
-            axes.text(0.98, 0.08, "\n".join(texts), transform=axes.transAxes, ha="right", size="small")
-            if not pd.isna(last := part.curves["epoch"].max()):  # else no run of this cell is finished
-                axes.set(xlim=(min(1, last - 1), last), xticks=[last])
+    grid = figure.subplots(lines, columns, sharex="col" if same else False, sharey=True, squeeze=False)
+    for axes, (student, dataset) in zip(grid.flat, panels, strict=False):
+        _draw_small(axes, plot.of(student[0], dataset, student[1]))
+        last = lengths.get((dataset, *student), lengths.max())  # of another cell where no run is finished
+        axes.set(xlim=(min(1, last - 1), last), xticks=[last])
+        if is_wrapped:
+            axes.set_title(base.row_label(*student), size="small", weight="normal")
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    if is_wrapped:
+        return figure
+    for line, student in zip(grid, students, strict=True):
+        line[0].set_ylabel(base.row_label(*student), rotation=0, ha="right", va="center", color=rcParams["text.color"])
     for axes, dataset in zip(grid[0], datasets, strict=True):
         axes.set_title(base.clean(dataset, 14), size="small", weight="normal")
     return figure
+
+
+def _draw_small(axes: Axes, plot: base.Plot) -> None:
+    """Draw the curves of a cell, and its gain or its status in words."""
+    two = len(plot.methods) == 2
+    own = plot.cells[plot.cells["seeds"] > 0].set_index("method")
+    best = own["gain_mean"].idxmax() if plot.has_many and own["gain_mean"].notna().any() else None
+    grey = set(own.index) - {plot.reference, best} if plot.has_many else ()
+    for method in sorted(own.index, key=lambda name: (name not in grey, name == plot.reference)):
+        look = {"color": rcParams["axes.edgecolor"], "linewidth": 0.5} if method in grey else {"linewidth": 1.3}
+        _draw_method(axes, plot, method, two, **look)
+    axes.grid(axis="y")
+    axes.locator_params(axis="y", nbins=3)
+    texts = plot.cells.loc[plot.cells["seeds"] == 0, "status"].unique()
+    if two and not len(texts):
+        texts = [base.signed(gain, 1) for gain in plot.cells["gain_mean"].dropna()]
+    if plot.has_many:
+        texts = [base.clean(best, 16), base.signed(own.at[best, "gain_mean"], 1)] if best else texts[:1]
+    axes.text(0.98, 0.08, "\n".join(texts), transform=axes.transAxes, ha="right", size="small")
 
 
 def _draw_method(axes: Axes, plot: base.Plot, method: str, band: bool, **look: Any) -> int:
