@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import signal
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from functools import cached_property
 from pathlib import Path
-from statistics import median
 
 from bench.cli import BAD_INPUT, DONE
-from bench.config.names import split_id
 from bench.config.schema import Recipe, RecipeError
 from bench.locks import is_held
 from bench.runs.folder import RunFolder
 from bench.runs.record import Record, stale_parts
+from bench.sweep.estimates import Estimate, Estimates
 
 
 class State(StrEnum):
@@ -42,55 +40,6 @@ class Outcome(Enum):
     DIED = "ended without a record; a retry resumes from its checkpoint"
     REFUSED = "a retry would end the same: invalid input, a teacher that diverged"
     ABANDONED = "another sweep's process ran it and left it unfinished; no attempt of this sweep"
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """The expected cost of a run.
-
-    seconds: from start to end.
-    processors, unit: how many it uses meanwhile, "GPU" or "core".
-    exact: measured on the same recipe with another seed; otherwise on the same model and dataset with other guidance or
-        settings.
-    """
-
-    seconds: float
-    processors: int
-    unit: str
-    exact: bool
-
-
-class Estimates:
-    """The measured times by recipe hash and by (model, dataset). Runs that diverged are left out."""
-
-    def __init__(self) -> None:
-        # values: (seconds per epoch, processors, unit)
-        self._measured: dict[str | tuple[str, ...], list[tuple[float, int, str]]] = defaultdict(list)
-        self._known: dict[str, Estimate | None] = {}  # by recipe hash, since thousands of runs ask again and again
-
-    def add(self, record: Record) -> None:
-        """Add a finished run, and the teacher that it was guided by."""
-        if record.diverged:
-            return
-        on_cpu = record.hardware.device == "cpu"
-        per_process, unit = (record.hardware.threads, "core") if on_cpu else (1, "GPU")
-        for run, processes in ((record, record.world_size), (record.teacher, 1)):
-            if run is not None and None not in (run.seconds, run.epochs):  # unknown of a teacher from a file
-                measured = run.seconds / max(1, run.epochs), processes * per_process, unit
-                self._measured[run.hash].append(measured)
-                self._measured[split_id(run.id)[:2]].append(measured)
-        self._known.clear()
-
-    def of(self, recipe: Recipe) -> Estimate | None:
-        """The expected cost of a whole run of a recipe; None if nothing similar was measured."""
-        if recipe.hash not in self._known:
-            measured = self._measured.get(recipe.hash) or self._measured.get(split_id(recipe.id)[:2])
-            estimate = None
-            if measured:
-                seconds = recipe.train.epochs * median(epoch for epoch, _, _ in measured)
-                estimate = Estimate(seconds, *measured[-1][1:], exact=recipe.hash in self._measured)
-            self._known[recipe.hash] = estimate
-        return self._known[recipe.hash]
 
 
 def job_key(recipe: Recipe) -> str:
@@ -157,9 +106,21 @@ class Job:
         return f"epoch {self.epoch}/{self.target.train.epochs}"
 
     @property
+    def images_per_epoch(self) -> int | None:
+        """The number of training images of an epoch, estimated if the dataset is not here; None: unknown."""
+        data, batch, count = self.target.data, self.target.train.batch_size, self.training_images
+        if count is None and data.train_images is not None:
+            count = data.train_images * (1 - data.holdout)
+            if data.subset is not None and data.classes is not None:
+                count *= data.subset / data.classes
+        if data.train_limit is not None:
+            count = data.train_limit if count is None else min(count, data.train_limit)
+        return None if count is None else int(count) // batch * batch  # the last incomplete batch is dropped
+
+    @property
     def expected(self) -> Estimate | None:
         """The cost of the whole job; None: unknown."""
-        return self.estimates.of(self.target)
+        return self.estimates.of(self.target, self.images_per_epoch)
 
     @property
     def seconds_left(self) -> float | None:

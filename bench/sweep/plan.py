@@ -23,7 +23,8 @@ from bench.data.store import current_fingerprint
 from bench.locks import is_held
 from bench.runs.folder import RunFolder
 from bench.runs.record import Record, RunKey, accuracy_text, check_same_images, run_key, stale_parts
-from bench.sweep.job import Estimates, Job, State, job_key
+from bench.sweep.estimates import Estimates
+from bench.sweep.job import Job, State, job_key
 from bench.sweep.squeue import read_queue_states
 from bench.train.teacher_cache import cached_teacher_record
 
@@ -186,21 +187,9 @@ def least_seconds(jobs: Sequence[Job], slots: int) -> float | None:
     return max(sum(known.values()) / slots, *chains)
 
 
-def images_per_epoch(job: Job) -> int | None:
-    """The number of training images of an epoch, estimated if the dataset is not here; None: unknown."""
-    data, batch, count = job.target.data, job.target.train.batch_size, job.training_images
-    if count is None and data.train_images is not None:
-        count = data.train_images * (1 - data.holdout)
-        if data.subset is not None and data.classes is not None:
-            count *= data.subset / data.classes
-    if data.train_limit is not None:
-        count = data.train_limit if count is None else min(count, data.train_limit)
-    return None if count is None else int(count) // batch * batch  # the last incomplete batch is dropped
-
-
 def left_to_train(jobs: Sequence[Job]) -> tuple[int, int | None]:
     """The (epochs, training images) that are left of jobs. The images are None if those of one are unknown."""
-    left = [(job.target.train.epochs - job.epoch, images_per_epoch(job)) for job in jobs]
+    left = [(job.target.train.epochs - job.epoch, job.images_per_epoch) for job in jobs]
     images = None if any(per_epoch is None for _, per_epoch in left) else sum(math.prod(pair) for pair in left)
     return sum(epochs for epochs, _ in left), images
 
@@ -228,7 +217,7 @@ def summary(plan: Plan, slots: int, options: Sequence[str] = ()) -> list[str]:
         spent = " and ".join(f"{value:.3g} {unit}" for unit, value in processor_hours(jobs).items())
         lines.append(f"expected: {spent}, at least {duration(least)} with {count(slots, 'run')} at a time")
     if any(job.expected is not None and not job.expected.exact for job in jobs):
-        lines.append("~: measured on the same model and dataset with other guidance or settings")
+        lines.append("~: measured on the same model, dataset and image size with other guidance or settings")
     if unknown := [job for job in jobs if job.expected is None]:
         lines += [
             f"time: unknown for {len(unknown)} of {count(len(jobs), 'job')}, since no similar run is finished here. It is"
@@ -273,7 +262,7 @@ def as_dict(plan: Plan) -> dict[str, Any]:
             "accuracy": job.accuracy,
             "epochs": job.target.train.epochs,
             "epochs_done": job.target.train.epochs if job.is_finished else job.epoch,
-            "images_per_epoch": images_per_epoch(job),
+            "images_per_epoch": job.images_per_epoch,
             "seconds_left": job.seconds_left,
             "same_recipe_measured": None if job.expected is None else job.expected.exact,
         }

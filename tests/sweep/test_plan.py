@@ -15,7 +15,7 @@ from bench.report.records import runs_in_no_suite
 from bench.runs.record import Hardware, run_key
 from bench.sweep import commands
 from bench.sweep.job import Outcome, read_result
-from bench.sweep.plan import PlannedRun, as_dict, as_text, images_per_epoch, least_seconds, make_plan, summary
+from bench.sweep.plan import PlannedRun, as_dict, as_text, least_seconds, make_plan, summary
 from bench.sweep.published import beside_published
 from tests.helpers.commands import call
 from tests.helpers.generated import write
@@ -148,6 +148,11 @@ def test_estimates_come_from_the_same_recipe_else_from_a_similar_one(quick):
     rows = {(row["id"], row["seed"]): (row["seconds_left"], row["same_recipe_measured"]) for row in as_dict(plan)["runs"]}
     assert rows[baseline.id, 0][0] == 0 and rows[baseline.id, 1] == (40, True) and rows[baseline.id, 2] == (30, True)
     assert rows[guided.id, 1] == (40, False)  # of the same model and dataset
+    few, larger = (
+        Registry().compose(baseline.id, "quick", [text]) for text in ("data.train_limit=352", "model.image_size=32")
+    )
+    seconds = [job.seconds_left for job in quick.plan(recipes=[baseline, few, larger]).runs]
+    assert seconds == [0, 40 * 352 / (1437 // 32 * 32), None]
     assert [row["accuracy"] for row in as_dict(plan)["runs"][:2]] == [89.44, None]
     per_epoch = 1437 // 32 * 32
     left = {"core-hours": round((40 + 30 + 3 * 40) / 3600, 3), "unknown": 0, "epochs": 20 + 15 + 3 * 20}
@@ -173,7 +178,7 @@ def test_the_summary_names_the_cost_or_the_command_that_measures_it(quick):
     assert lines[3].startswith("time: unknown for 5 of 5 jobs") and "bench speed --recipe deit_micro/digits/" in lines[4]
     part = Registry().compose("deit_tiny/cifar100/baseline", assignments=["data.subset=10", "data.holdout=0.2"])
     (job,) = quick.plan(recipes=[part]).runs
-    assert images_per_epoch(job) == 4000 // 128 * 128
+    assert job.images_per_epoch == 4000 // 128 * 128
 
 
 def test_a_folder_of_photos_is_counted_and_its_commands_name_the_folders(tmp_path, capsys):
