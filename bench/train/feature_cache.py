@@ -40,8 +40,8 @@ class FeatureCache:
     """
 
     def __init__(self, folder: Path, device: torch.device) -> None:
-        stages = sorted(folder.glob("stage*.npy"))
-        self._stages = [np.load(path, mmap_mode="r") for path in stages]
+        count = len(list(folder.glob("stage*.npy")))
+        self._stages = [np.load(folder / f"stage{k}.npy", mmap_mode="r") for k in range(count)]
         self.shapes = [stage.shape[1:] for stage in self._stages]
         self._on_device = []
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0

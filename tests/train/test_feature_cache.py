@@ -76,6 +76,13 @@ def test_stored_features_are_the_teachers_of_the_unaugmented_images(monkeypatch,
     open_feature_cache(teacher, "teacher", recipe, dataset, CPU)
 
 
+def test_more_than_ten_maps_stay_in_the_order_of_their_layers():
+    layers = [f"stages.{k}.0.{part}" for k in range(3) for part in ("conv1", "bn1", "conv2", "bn2")]
+    settings = [f"teacher.model.feature_layers=[{', '.join(layers)}]", "guidance.params.stages=[0]"]
+    recipe, dataset, teacher = prepare(*settings)
+    assert open_feature_cache(teacher, "teacher", recipe, dataset, CPU).shapes == teacher.shapes
+
+
 def test_offline_and_online_guidance_agree_without_augmentation():
     # Both use the native 8 px, since training resizes with another kernel than evaluation.
     assignments = ["teacher.bn=running", "train.epochs=2", "model.image_size=8", "teacher.model.image_size=8"]
