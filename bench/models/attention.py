@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -75,23 +74,11 @@ class _FusedAttention(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _weights(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
-    """The weights of `scaled_dot_product_attention`, whose arguments these are: [batch, heads, queries, keys]."""
-    if enable_gqa:
-        key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
-    products = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
-    if is_causal:
-        attn_mask = torch.ones_like(products, dtype=torch.bool).tril()
-    if attn_mask is not None:
-        hidden = attn_mask.logical_not() if attn_mask.dtype == torch.bool else None
-        products = products + attn_mask if hidden is None else products.masked_fill(hidden, -math.inf)
-    return products.softmax(-1)
+def _weights(query: Tensor, key: Tensor, value: Tensor, *options: object, **named: object) -> Tensor:
+    """The weights of `scaled_dot_product_attention`, whose arguments these are: [batch, heads, queries, keys].
+
+    Its output is the product of weights and values, so an identity matrix in place of the values gives the weights.
+    """
+    keys = key.shape[-2]
+    identity = torch.eye(keys, dtype=value.dtype, device=value.device).expand(*key.shape[:-1], keys)
+    return F.scaled_dot_product_attention(query, key, identity, *options, **named)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.metadata
-import itertools
 import os
 import re
 import shutil
@@ -47,26 +46,36 @@ def run_doctor(arguments: argparse.Namespace) -> int:
     """Print what there is, and problems with their remedies on stderr, each as soon as it is found."""
     registry, data_dir = Registry(*arguments.recipes_dir), data_folder(arguments.data_dir)
     suites = selected_suites(arguments, registry) if arguments.what else []
-    recipes = [recipe for suite in suites for _, recipe in registry.suite_recipes(suite)]
-    preflight = Preflight(data_dir)
-    refused = {recipe: preflight.problem(recipe, int(os.environ.get("WORLD_SIZE", "1"))) for recipe in recipes}
-    said: dict[str, None] = {}
-    for sentence in itertools.chain(
-        (_problem(recipe, error) for recipe, error in refused.items() if error is not None),
-        preflight.downloads.values(),
-        _libraries(),
-        _folders(data_dir, arguments.results_dir),
-        _contents(registry, recipes, data_dir),
-        _devices(recipes),
-        (_problem(recipe, error) for recipe, old in refused.items() if (error := _refusal(recipe, old)) is not None),
-    ):
+    recipes = list(dict.fromkeys(recipe for suite in suites for _, recipe in registry.suite_recipes(suite)))
+    said: set[str] = set()
+    has_problems = False
+    for sentence in _sentences(registry, recipes, data_dir, arguments.results_dir):
         if sentence not in said:
-            print(sentence, file=sys.stderr if isinstance(sentence, Problem) else sys.stdout, flush=True)
-            said[sentence] = None
-    has_problems = any(isinstance(sentence, Problem) for sentence in said)
+            said.add(sentence)
+            is_problem = isinstance(sentence, Problem)
+            has_problems |= is_problem
+            print(sentence, file=sys.stderr if is_problem else sys.stdout, flush=True)
     if recipes:
         print(f"{count(len(recipes), 'recipe')} examined: {'see the problems' if has_problems else 'no problem found'}")
     return PROBLEMS if has_problems else DONE
+
+
+def _sentences(registry: Registry, recipes: Sequence[Recipe], data_dir: Path, results: str) -> Iterator[str]:
+    preflight, world = Preflight(data_dir), int(os.environ.get("WORLD_SIZE", "1"))
+    for recipe in recipes:
+        if (error := preflight.problem(recipe, world)) is not None:
+            yield Problem(error if isinstance(error, MissingDataset) else f"{recipe.id}: {error}")
+    yield from preflight.downloads.values()
+    yield from _libraries()
+    yield from _folders(data_dir, results)
+    yield from _contents(registry, recipes, data_dir)
+    yield from _devices(recipes)
+    check_recipe = importlib.import_module("bench.train.preflight").check_recipe
+    for recipe in recipes:
+        try:
+            check_recipe(recipe, None)
+        except RecipeError as error:
+            yield Problem(f"{recipe.id}: {error}")
 
 
 def _libraries() -> Iterator[str]:
@@ -132,16 +141,3 @@ def _contents(registry: Registry, recipes: Sequence[Recipe], data_dir: str | Pat
     records = sorted((cache_folder() / "teachers").glob("*/record.json"))
     teachers = [re.sub(r"-[0-9a-f]{16}$", "", path.parent.name) for path in records]
     yield f"trained teachers: {', '.join(teachers) or 'none'}"
-
-
-def _refusal(recipe: Recipe, known: RecipeError | None) -> RecipeError | None:
-    """Why torch says that a recipe cannot run here, unless that is known."""
-    try:
-        importlib.import_module("bench.train.preflight").check_recipe(recipe, None)
-    except RecipeError as error:
-        return None if str(error) == str(known) else error
-    return None
-
-
-def _problem(recipe: Recipe, error: RecipeError) -> Problem:
-    return Problem(error if isinstance(error, MissingDataset) else f"{recipe.id}: {error}")

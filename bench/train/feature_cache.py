@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from bench.data.augment import resize_weights
 from bench.data.loaders import Batch, unaugmented
 from bench.data.subsets import DecodedDataset, Subset
 from bench.data.upload import upload
+from bench.guidance import Shape
 from bench.locks import cache_folder, locked
 from bench.train.teacher import Teacher
 
@@ -35,14 +36,19 @@ BATCH_IMAGES = 200  # consecutive images that share the statistics of the teache
 class FeatureCache:
     """The teacher's maps of every training image, float16: on the GPU if they fit there, else memory-mapped.
 
-    Attributes:
+    Args:
+        images: their number.
         shapes: (channels, height, width) of each map.
+
+    Raises:
+        OSError, ValueError, EOFError: the files in the folder are damaged, or not these maps.
     """
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
-        count = len(list(folder.glob("stage*.npy")))
-        self._stages = [np.load(folder / f"stage{k}.npy", mmap_mode="r") for k in range(count)]
-        self.shapes = [stage.shape[1:] for stage in self._stages]
+    def __init__(self, folder: Path, images: int, shapes: Sequence[Shape], device: torch.device) -> None:
+        self.shapes = shapes
+        self._stages = [np.load(folder / f"stage{k}.npy", mmap_mode="r") for k in range(len(shapes))]
+        if [stage.shape for stage in self._stages] != [(images, *shape) for shape in shapes]:
+            raise ValueError("other shapes")
         self._on_device = []
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
         if sum(stage.nbytes for stage in self._stages) <= free * MAX_GPU_FRACTION:
@@ -132,15 +138,12 @@ def open_feature_cache(
     folder = cache_folder() / "features" / f"{key}-{digest[:16]}"
     with locked(folder, f"features of {recipe.teacher.id}"):
         if folder.exists():
-            with contextlib.suppress(OSError, ValueError, EOFError, KeyError, TypeError):
-                cache = FeatureCache(folder, device)
-                described = json.loads((folder / "done.json").read_text(encoding="utf-8"))
-                if [len(subset), described["shapes"]] == [described["images"], [list(shape) for shape in cache.shapes]]:
-                    return cache
+            with contextlib.suppress(OSError, ValueError, EOFError):
+                return FeatureCache(folder, len(subset), teacher.shapes, device)
             LOG.warning(f"the features in {folder} are damaged and are computed again")
             shutil.rmtree(folder)
         _compute(teacher.to(device), recipe.teacher, subset, device, folder)
-        return FeatureCache(folder, device)
+        return FeatureCache(folder, len(subset), teacher.shapes, device)
 
 
 @torch.no_grad()
@@ -152,10 +155,9 @@ def _compute(teacher: Teacher, recipe: Recipe, subset: Subset, device: torch.dev
     LOG.info(f"features of {recipe.id}: {len(subset):,} images, {values:,} values each, {mib} in {folder.parent}")
     if size > free:
         raise RecipeError(f"teacher.offline: the features take {mib}, {free / 2**20:,.0f} MiB are free")
-    for left in folder.parent.glob(f"{folder.name}.*.tmp"):  # left by a killed process
-        shutil.rmtree(left)
-    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-    temporary.mkdir(parents=True)
+    temporary = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process
+    temporary.mkdir()
     try:
         stages = [
             np.lib.format.open_memmap(temporary / f"stage{k}.npy", "w+", np.float16, (len(subset), *shape))
@@ -170,7 +172,6 @@ def _compute(teacher: Teacher, recipe: Recipe, subset: Subset, device: torch.dev
                 stage[first : first + BATCH_IMAGES] = maps.half().cpu().numpy()
         for stage in stages:
             stage.flush()
-        (temporary / "done.json").write_text(json.dumps({"images": len(subset), "shapes": shapes}), encoding="utf-8")
         os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
