@@ -34,6 +34,10 @@ class Outputs(NamedTuple):
     logits: Tensor | None
     maps: list[Tensor]
 
+    def rows(self, rows: slice) -> Outputs:
+        """Those of some samples of the batch."""
+        return Outputs(None if self.logits is None else self.logits[rows], [maps[rows] for maps in self.maps])
+
 
 class Samples(NamedTuple):
     """The samples of a batch, for a method.
@@ -58,14 +62,8 @@ class Signals(NamedTuple):
 
     def rows(self, rows: slice) -> Signals:
         """Those of some samples of the batch."""
-        teacher = None if self.teacher is None else outputs_rows(self.teacher, rows)
+        teacher = None if self.teacher is None else self.teacher.rows(rows)
         return Signals(teacher, {name: draws[rows] for name, draws in self.draws.items()})
-
-
-def outputs_rows(outputs: Outputs, rows: slice) -> Outputs:
-    """The outputs for some samples of a batch."""
-    logits = None if outputs.logits is None else outputs.logits[rows]
-    return Outputs(logits, [maps[rows] for maps in outputs.maps])
 
 
 class Method(nn.Module):

@@ -22,7 +22,7 @@ from bench.config.parse import short_repr
 from bench.config.registry import Registry
 from bench.config.schema import Recipe, RecipeError
 from bench.data.loaders import ImageTransform
-from bench.models.weights import load_weights
+from bench.models import load_weights
 from bench.runs.record import Record, read_record
 
 LOG = logging.getLogger(__name__)

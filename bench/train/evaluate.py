@@ -31,16 +31,12 @@ def predict(network: nn.Module, batches: EvalLoader, device: torch.device) -> tu
 def accuracy(network: nn.Module, batches: EvalLoader, accelerator: Accelerator) -> tuple[float, Tensor]:
     """Accuracy in % over all evaluated images, and the predicted class of each, [images] int64 on the CPU, in order.
 
-    All processes call this together, and each gets both. Shards may differ in size.
+    All processes call this together, and each gets both. Shards may differ in size by one.
     """
-    predictions, targets = predict(network, batches, accelerator.device)
-    world = accelerator.num_processes
-    counts = accelerator.gather(torch.tensor([len(predictions)], device=accelerator.device)).tolist()
-    out = torch.empty(sum(counts), 2, dtype=torch.int64)
-    padded = accelerator.pad_across_processes(torch.stack([predictions, targets], 1))
-    shards = accelerator.gather(padded).view(world, -1, 2).cpu()
-    for rank, (shard, count) in enumerate(zip(shards, counts, strict=True)):
-        out[rank::world] = shard[:count]
+    own = torch.stack(predict(network, batches, accelerator.device), 1)
+    count = int(accelerator.reduce(torch.tensor(len(own), device=accelerator.device), "sum"))
+    shards = accelerator.gather(accelerator.pad_across_processes(own)).view(accelerator.num_processes, -1, 2)
+    out = shards.transpose(0, 1).flatten(0, 1)[:count].cpu()  # process r of n has the images r, r + n, …; padding is last
     return 100 * (out[:, 0] == out[:, 1]).sum().item() / len(out), out[:, 0]
 
 

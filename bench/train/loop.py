@@ -108,7 +108,10 @@ class Training:
                 break
             self._first_step, self._losses = 0, torch.zeros(2)
             if epoch + 1 < self._recipe.train.epochs:
-                self._between_epochs(epoch + 1)
+                if self._stop_agreed(0):
+                    self._save_and_stop(epoch + 1, 0)
+                if self._checkpoints is not None and self._checkpoints.due():
+                    self._save(epoch + 1, 0)
         self._progress.close()
         task, student = self._step.task, self._student
         network = student.network if diverged else self._network  # those that diverged, not their average
@@ -197,13 +200,6 @@ class Training:
         in_percent, predictions = accuracy(network, self._eval_loader, self._accelerator)
         return round(in_percent, 4), predictions
 
-    def _between_epochs(self, epoch: int) -> None:
-        """Before an epoch: stop if asked to, or save a checkpoint if one is due."""
-        if self._stop_agreed(0):
-            self._save_and_stop(epoch, 0)
-        if self._checkpoints is not None and self._checkpoints.due():
-            self._save(epoch, 0)
-
     def _is_guided(self, epoch: int) -> bool:
         """Whether guidance is active in an epoch. All earlier epochs have to be over."""
         if self._recipe.guidance is None or self._guidance_stop() is not None:
@@ -250,7 +246,7 @@ class Training:
             self._step.ema.module.load_state_dict(state["ema"])
         self._step.updates = state["epoch"] * self._loader.steps + state["step"]
         self._history, self._best_state, self._losses = state["history"], state["best_state"], state["losses"]
-        self._guidance_losses = state.get("guidance_losses", [])  # runs that earlier versions began have none
+        self._guidance_losses = state["guidance_losses"]
         self._first_epoch, self._first_step, self._earlier_seconds = state["epoch"], state["step"], state["seconds"]
         self._progress.resume(self._first_epoch, self._first_step)
         if self._accelerator.is_main_process:

@@ -36,32 +36,32 @@ def check_recipe(recipe: Recipe, processes: int | None) -> None:
     world = check_launch(processes)
     choose_precision(recipe.train, choose_device(recipe.train))
     check_processes(recipe, world)
-    networks = []
-    for part in (recipe, recipe.teacher):
-        if part is not None:
-            known = part.data.subset or part.data.classes
-            classes = known or 2
-            if part is recipe:
-                network = models.create_student(part, classes)
-            else:
-                network = models.create(part.model, classes, part.seed, feature_layers="maps" in recipe.guidance.needs)
-            networks.append(network)
-            if part.weights is not None and known is not None:  # else the decoded dataset has the number
-                load_teacher_weights(network.network, part, find_teacher_file(part.weights, part.sha256))
-            _check_single_sample(network, part, world if part is recipe else 1)
-            _check_micro_batch(network, part, world if part is recipe else 1)
-            if part.model.builder not in RULES:
-                create = functools.partial(models.create_network, classes=classes, seed=part.seed)
-                check_pixels(part.model, network.network, create)
-            if part.data.pipeline == "pil":
-                timm_transform(part)
-            elif part.augment.rand_augment:
-                parse(part.augment.rand_augment)
+    known = recipe.data.subset or recipe.data.classes  # a teacher's are the same
+    classes = known or 2
+    student, own, teacher = models.create_student(recipe, classes), recipe.teacher, None
+    _check_network(student, recipe, classes, world)
+    if own is not None:
+        teacher = models.create(own.model, classes, own.seed, feature_layers="maps" in recipe.guidance.needs)
+        if own.weights is not None and known is not None:  # else the decoded dataset has the number
+            load_teacher_weights(teacher.network, own, find_teacher_file(own.weights, own.sha256))
+        _check_network(teacher, own, classes, world=1)
     if recipe.guidance is not None:
-        _check_methods(recipe, *networks)
+        _check_methods(recipe, student, teacher)
 
 
-def _check_methods(recipe: Recipe, student: FeatureExtractor, teacher: FeatureExtractor | None = None) -> None:
+def _check_network(network: FeatureExtractor, recipe: Recipe, classes: int, world: int) -> None:
+    _check_single_sample(network, recipe, world)
+    _check_micro_batch(network, recipe, world)
+    if recipe.model.builder not in RULES:
+        create = functools.partial(models.create_network, classes=classes, seed=recipe.seed)
+        check_pixels(recipe.model, network.network, create)
+    if recipe.data.pipeline == "pil":
+        timm_transform(recipe)
+    elif recipe.augment.rand_augment:
+        parse(recipe.augment.rand_augment)
+
+
+def _check_methods(recipe: Recipe, student: FeatureExtractor, teacher: FeatureExtractor | None) -> None:
     """Build the methods, and compute the terms of plug-ins once: not only after the teacher is trained."""
     shapes = [] if teacher is None else teacher.shapes
     methods = guidance.create(recipe.guidance, student.shapes, shapes, recipe.seed, student.groups)

@@ -16,7 +16,7 @@ from torch import Tensor
 from bench import guidance
 from bench.config.schema import Recipe, RecipeError
 from bench.data.loaders import Batch
-from bench.guidance import Outputs, Signals, outputs_rows
+from bench.guidance import Outputs, Signals
 from bench.models.features import FeatureExtractor
 from bench.runs.record import Compilation
 from bench.storage import first_line
@@ -203,7 +203,7 @@ class Step:
             outputs = teacher(images)
         if is_global:
             own = len(inputs.labels)
-            outputs = outputs_rows(outputs, slice(accelerator.process_index * own, (accelerator.process_index + 1) * own))
+            outputs = outputs.rows(slice(accelerator.process_index * own, (accelerator.process_index + 1) * own))
         return outputs if "logits" in self._guidance.needs else Outputs(None, outputs.maps)
 
     def forward(

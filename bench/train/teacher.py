@@ -15,7 +15,6 @@ from bench.config.schema import Recipe, TeacherPass
 from bench.data.loaders import EvalLoader, Shard
 from bench.data.subsets import DecodedDataset
 from bench.guidance import Outputs, Shape
-from bench.models.weights import load_weights
 from bench.runs.record import TeacherSummary
 from bench.train.evaluate import accuracy
 from bench.train.teacher_cache import TeacherCache
@@ -75,7 +74,7 @@ class Teacher(nn.Module):
 def load_teacher_weights(network: nn.Module, recipe: Recipe, weights: Path) -> None:
     """Load a file of weights into the network of a teacher. Raises RecipeError if they are not of this network."""
     where = str(weights) if recipe.weights is None else f"teacher.weights: {recipe.weights}"
-    load_weights(network, weights.read_bytes(), recipe.model.name, where)
+    models.load_weights(network, weights.read_bytes(), recipe.model.name, where)
 
 
 def summarize_teacher(cache: TeacherCache, dataset: DecodedDataset, accelerator: Accelerator) -> TeacherSummary:

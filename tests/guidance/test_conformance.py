@@ -59,8 +59,12 @@ def parts(recipe, teacher, count=6):
     return student.eval(), methods, images, labels, Signals(theirs, draws)
 
 
+def cast(outputs, kind):
+    return outputs and Outputs(outputs.logits.to(kind), [maps.to(kind) for maps in outputs.maps])
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_term_is_a_finite_scalar_whose_gradient_reaches_the_student_and_not_the_teacher(variant):
+def test_the_term_is_a_finite_fp32_scalar_whose_gradient_reaches_the_student_and_not_the_teacher(variant):
     recipe = composed(variant)
     teacher = arrange(recipe)[2]
     if teacher is not None:
@@ -68,9 +72,11 @@ def test_the_term_is_a_finite_scalar_whose_gradient_reaches_the_student_and_not_
     student, methods, images, labels, signals = parts(recipe, teacher)
     logits, maps = student(images)
     ((name, method),) = methods.items()
-    ours = Outputs(logits, [maps[index] for index in method.student_maps])
+    ours = cast(Outputs(logits, [maps[index] for index in method.student_maps]), torch.bfloat16)  # as in mixed precision
+    theirs, samples = cast(signals.teacher, torch.bfloat16), Samples(labels, signals.draws.get(name))
     with torch.autocast("cpu", torch.bfloat16):
-        term = method(ours, signals.teacher, Samples(labels, signals.draws.get(name)))
+        term = method(ours, theirs, samples)
+    assert torch.equal(term, method(cast(ours, torch.float32), cast(theirs, torch.float32), samples))
     assert term.shape == () and term.dtype == torch.float32 and term.isfinite() and term > 0
     term.backward()
     for module in (student.network, method):

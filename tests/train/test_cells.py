@@ -91,13 +91,3 @@ def test_every_guidance_file_trains(guidance, data_dir):
         f"deit_tiny/cifar100/{guidance}", data_dir, *(text for text in SMALL if guidance != "drloc" or text[0] != "t")
     )[2]
     assert row["guidance_loss"] > 0
-
-
-def test_joined_methods_add_their_terms(data_dir):
-    one_step = [*SMALL, "train.lr=0", "teacher.train.batch_size=4", "data.train_limit=4"]
-    locality, kd, both = (
-        run(f"deit_tiny/cifar100/{guidance}", data_dir, *one_step, *settings)[2]
-        for guidance, settings in (("guided", []), ("kd", []), ("kd", ["guidance.method=kd+locality"]))
-    )
-    assert both["guidance_loss"] == pytest.approx(locality["guidance_loss"] + kd["guidance_loss"], rel=1e-5)
-    assert both["train_loss"] == pytest.approx(kd["train_loss"] + 2.5 * locality["guidance_loss"], rel=1e-5)
