@@ -29,7 +29,6 @@ from bench.locks import cache_folder
 from bench.packages import INSTALL
 
 MIN_FREE_GIB = 5  # decoded CIFAR-100 and a dozen runs need less, Flowers-102 needs more
-HOW_TO_CHOOSE = {"cache": " with LOCALITY_BENCH_CACHE", "results": " with --results-dir"}
 
 
 def add_doctor_options(parser: argparse.ArgumentParser) -> None:
@@ -120,20 +119,22 @@ def _devices(recipes: Sequence[Recipe]) -> Iterator[str]:
                 yield Problem(error)
 
 
-def _folders(data_dir: str | Path, results: str | Path) -> Iterator[str]:
-    for what, folder, writes in (("cache", cache_folder(), True), ("results", results, True), ("data", data_dir, False)):
-        folder = Path(folder)
+def _folders(data_dir: Path, results: str) -> Iterator[str]:
+    for what, folder, remedy in (
+        ("cache", cache_folder(), "choose another with LOCALITY_BENCH_CACHE"),
+        ("results", Path(results), "choose another with --results-dir"),
+        ("data", data_dir, None),  # is only read
+    ):
         existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
         free = shutil.disk_usage(existing).free / 2**30
         yield f"{what} folder {folder}{'' if folder.exists() else ' (does not exist yet)'}: {free:,.0f} GiB free"
-        remedy = f"choose another{HOW_TO_CHOOSE[what]}" if writes else ""
-        if writes and not os.access(existing, os.W_OK):
+        if remedy and not os.access(existing, os.W_OK):
             yield Problem(f"the {what} folder {folder} cannot be written: {remedy}")
-        elif writes and free < MIN_FREE_GIB:
+        elif remedy and free < MIN_FREE_GIB:
             yield Problem(f"the {what} folder {folder} has {free:.1f} GiB left: free some space, or {remedy}")
 
 
-def _contents(registry: Registry, recipes: Sequence[Recipe], data_dir: str | Path) -> Iterator[str]:
+def _contents(registry: Registry, recipes: Sequence[Recipe], data_dir: Path) -> Iterator[str]:
     """The datasets, those of the recipes too, and the trained teachers that are here."""
     datasets = {name: registry.dataset(name) for name in registry.names("datasets")}
     datasets |= {recipe.data.name: recipe.data for recipe in recipes}

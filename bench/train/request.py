@@ -81,8 +81,6 @@ def read_request(arguments: argparse.Namespace) -> RunRequest:
             )
         recipe, trackers = recipe.teacher, []
         settings = [text.removeprefix("teacher.") for text in settings if text.startswith("teacher.")]
-    if Path(arguments.results_dir).exists() and not Path(arguments.results_dir).is_dir():
-        raise RecipeError(f"--results-dir {arguments.results_dir}: is not a folder")
     if warning := old_runs_warning(arguments.results_dir):
         LOG.warning(warning)
     return RunRequest(

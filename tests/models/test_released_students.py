@@ -161,12 +161,6 @@ def test_conv_attention_scales_by_the_full_width_and_the_class_token_bypasses_it
     assert torch.allclose(attention(x, torch.Size((4, 4)))[0], attention.proj(torch.cat(heads, 1)), atol=1e-10)
 
 
-def test_cvt_has_its_class_token_and_drop_path_in_the_last_stage_only():
-    network = small("cvt_13").network
-    assert [stage.cls_token is not None for stage in network.stages] == [False, False, True]
-    assert [sum(isinstance(b.drop_path, nn.Identity) for b in stage.blocks) for stage in network.stages] == [1, 2, 1]
-
-
 def test_cvt_activation_is_the_quick_gelu():
     activation = small("cvt_13").network.stages[1].blocks[0].mlp.act
     x = torch.linspace(-4, 4, 9)
