@@ -7,21 +7,18 @@ import contextlib
 import dataclasses
 import os
 import signal
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from statistics import median
 
 from bench.cli import DONE, FAILED, STOPPED, add_recipe_options, compose, count, say_error
 from bench.config.schema import Recipe, RecipeError
 from bench.storage import write_json
-from bench.train import speed_variant
 from bench.train.main import OUT_OF_MEMORY, out_of_memory
 from bench.train.speed_methods import measure_methods, recipes_of_methods
-from bench.train.speed_process import Ask, described, headline, seconds_per_step, turn_lengths, variant_process
+from bench.train.speed_process import Ask, described, headline, say, seconds_per_step, turn_lengths, variant_process
 from bench.train.speed_variant import Details, Environment, Usage, Variant
 
 MIN_REPEATS = 3  # of a part of a step
@@ -33,8 +30,9 @@ def add_speed_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", required=True, metavar="ID")
     add_recipe_options(parser)
     parser.add_argument("--steps", type=int, default=20, metavar="N", help="per variant (20)")
-    parser.add_argument("--compare", choices=["plain"], help="measure the plain way too: PIL workers, eager, fp32")
-    parser.add_argument("--methods", action="store_true", help="every guidance method over the baseline, sorted by cost")
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--compare", choices=["plain"], help="measure the plain way too: PIL workers, eager, fp32")
+    either.add_argument("--methods", action="store_true", help="every guidance method over the baseline, sorted by cost")
     parser.add_argument("--synthetic", type=int, metavar="PX", help="noise images of this side instead of the dataset")
     parser.add_argument("--data-dir", default="data", metavar="DIR", help="local datasets (data)")
     parser.add_argument("--json", metavar="FILE", help="also write the measurements there")
@@ -56,22 +54,19 @@ def run_speed(arguments: argparse.Namespace) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)  # so that the processes of variants are ended
-    if arguments.methods and arguments.compare:
-        raise RecipeError("--methods: goes without --compare; the plain way is measured beside one method")
-    if arguments.methods:
-        work, recipes = partial(measure_methods, asked=asked.is_set), recipes_of_methods(arguments)
-    else:
-        work, recipes = measure, variants_of(compose(arguments), plain=arguments.compare == "plain")
-    say = partial(print, file=sys.stderr, flush=True)
+    options = arguments.data_dir, arguments.synthetic, arguments.steps
     try:
-        report = work(recipes, arguments.data_dir, arguments.synthetic, arguments.steps, say)
+        if arguments.methods:
+            report = measure_methods(recipes_of_methods(arguments), *options, asked.is_set)
+        else:
+            report = measure(variants_of(compose(arguments), plain=arguments.compare == "plain"), *options)
     except RuntimeError as error:  # also of a variant's process that was killed
         say_error(OUT_OF_MEMORY if out_of_memory(error) else error)
         return FAILED
     print("\n".join(report.lines()))
     if arguments.json:
         write_json(Path(arguments.json), report.to_dict())
-    return STOPPED if arguments.methods and report.stopped else DONE
+    return STOPPED if asked.is_set() else DONE
 
 
 def variants_of(recipe: Recipe, plain: bool) -> dict[str, Recipe]:
@@ -162,20 +157,13 @@ class SpeedReport:
         yield f"  first step {seconds:.1f} s after the start, {imports:.1f} s of it for imports"
 
 
-def measure(
-    recipes: dict[str, Recipe],
-    data_dir: str,
-    synthetic: int | None,
-    steps: int,
-    say: Callable[[str], None] = lambda text: None,
-) -> SpeedReport:
+def measure(recipes: dict[str, Recipe], data_dir: str, synthetic: int | None, steps: int) -> SpeedReport:
     """Time the variants in turns, so that other load of the machine affects all of them, and the parts of the first one.
 
     Args:
         recipes: from `variants_of`.
         synthetic: side of noise images in px, which replace the dataset; or None.
         steps: per variant; divided into at most ten turns.
-        say: receives progress messages.
 
     Raises:
         RecipeError, RuntimeError: see `variant_process`.
@@ -193,12 +181,11 @@ def measure(
             say(f"turn {turn} of {len(lengths)}, {count(length, 'step')} per variant")
             for name, ask in asks.items():
                 step_seconds[name].append(seconds_per_step(ask, Variant.train, length))
-                input_seconds[name].append(ask(speed_variant.timed, Variant.load, length) / length)
-        # the details need more memory
-        usage = {name: ask(speed_variant.call, Variant.usage) for name, ask in asks.items()}
-        environment = asks[first](speed_variant.call, Variant.environment)
+                input_seconds[name].append(ask(Variant.timed, Variant.load, length))
+        usage = {name: ask(Variant.usage) for name, ask in asks.items()}  # before the details, which need more memory
+        environment = asks[first](Variant.environment)
         say(f"{first}: parts of a step")
-        details = asks[first](speed_variant.call, Variant.details, max(MIN_REPEATS, lengths[0]))
+        details = asks[first](Variant.details, max(MIN_REPEATS, lengths[0]))
     variants, ratios = {}, {}
     for name, recipe in recipes.items():
         batch, times = recipe.train.batch_size, step_seconds[name]

@@ -17,9 +17,8 @@ from statistics import median
 from bench.config.registry import Registry
 from bench.config.schema import Recipe, RecipeError
 from bench.config.suite import BASELINE, Suite
-from bench.train import speed_variant
 from bench.train.graph import WARM_UP_STEPS
-from bench.train.speed_process import described, headline, seconds_per_step, turn_lengths, variant_process
+from bench.train.speed_process import described, headline, say, seconds_per_step, turn_lengths, variant_process
 from bench.train.speed_variant import Environment, Usage, Variant
 
 
@@ -43,7 +42,6 @@ class MethodsReport:
     baseline: its recipe.
     methods: by name, the cheapest first; the baseline is among them.
     left_out: why a method is not measured, by name.
-    stopped: whether a signal ended the measurement.
     """
 
     baseline: Recipe
@@ -51,7 +49,6 @@ class MethodsReport:
     methods: dict[str, MethodSpeed]
     left_out: dict[str, str]
     environment: Environment
-    stopped: bool
 
     def to_dict(self) -> dict[str, object]:
         """The measurements as JSON content."""
@@ -104,15 +101,14 @@ def measure_methods(
     data_dir: str,
     synthetic: int | None,
     steps: int,
-    say: Callable[[str], None] = lambda text: None,
     asked: Callable[[], bool] = lambda: False,
 ) -> MethodsReport:
     """Time each method in turns with the baseline, and the steps of the first one in epochs without guidance.
 
     Args:
         recipes: from `recipes_of_methods`.
-        synthetic, steps, say: as of `bench.train.speed.measure`.
-        asked: whether a signal has asked to stop.
+        synthetic, steps: as of `bench.train.speed.measure`.
+        asked: whether a signal has asked to stop; true before KeyboardInterrupt is raised.
 
     Raises:
         RecipeError, RuntimeError: see `variant_process`. A method that cannot run, or that fails, is left out.
@@ -122,7 +118,7 @@ def measure_methods(
     turns: dict[str, list[tuple[float, float]]] = {}  # seconds per step of a method, and of the baseline beside it
     usage: dict[str, Usage] = {}
     left_out: dict[str, str] = {}
-    began, stopped = time.monotonic(), False
+    began = time.monotonic()
     with variant_process(recipes[BASELINE], data_dir, synthetic) as baseline:
         say(f"{BASELINE}: ready")
         for number, (name, recipe) in enumerate(methods.items()):
@@ -135,33 +131,32 @@ def measure_methods(
                     rows = {name: Variant.train}
                     if not usage:
                         rows[f"{name}, after its stop"] = Variant.train_unguided
-                        own(speed_variant.timed, Variant.train_unguided, WARM_UP_STEPS)
+                        own(Variant.timed, Variant.train_unguided, WARM_UP_STEPS)
                     for length in turn_lengths(steps):
                         beside = seconds_per_step(baseline, Variant.train, length, of_cpu=True)
                         for row, function in rows.items():
                             taken = seconds_per_step(own, function, length, of_cpu=True)
                             turns.setdefault(row, []).append((taken, beside))
-                    usage |= dict.fromkeys(rows, own(speed_variant.call, Variant.usage))
+                    usage |= dict.fromkeys(rows, own(Variant.usage))
             except (RecipeError, RuntimeError) as error:  # also of a process that was killed for want of memory
                 left_out[name] = str(error)
             except KeyboardInterrupt:
-                stopped = True
-            if stopped := stopped or asked():
+                pass  # `asked` is true
+            if asked():
                 if not usage:
                     raise KeyboardInterrupt
                 left_out.pop(name, None)  # the signal may have ended its process too
+                rest = (other for other in methods if other not in usage.keys() | left_out.keys())
+                left_out |= dict.fromkeys(rest, "stopped before it was measured")
                 break
-        if stopped:
-            rest = (name for name in methods if name not in usage.keys() | left_out.keys())
-            left_out |= dict.fromkeys(rest, "stopped before it was measured")
-        usage[BASELINE] = baseline(speed_variant.call, Variant.usage)
-        environment = baseline(speed_variant.call, Variant.environment)
+        usage[BASELINE] = baseline(Variant.usage)
+        environment = baseline(Variant.environment)
     if not usage.keys() - {BASELINE}:
         raise RuntimeError("no method could be measured: " + "; ".join(f"{name}: {why}" for name, why in left_out.items()))
     turns[BASELINE] = [(beside, beside) for own in turns.values() for _, beside in own]
     speeds = {name: _speed(turns[name], used) for name, used in usage.items()}
     by_cost = dict(sorted(speeds.items(), key=lambda item: item[1].ratio))
-    return MethodsReport(recipes[BASELINE], steps, by_cost, left_out, environment, stopped)
+    return MethodsReport(recipes[BASELINE], steps, by_cost, left_out, environment)
 
 
 def _speed(turns: list[tuple[float, float]], usage: Usage) -> MethodSpeed:

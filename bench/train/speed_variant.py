@@ -1,24 +1,15 @@
-"""One variant of `python -m bench speed`, measured in a process of its own, since precision and memory belong to a process.
-
-bench/train/speed_process.py starts the process. `prepare` builds its variant; `timed` and `call` measure it.
-"""
+"""One variant of `python -m bench speed`: what is timed and counted of a recipe. speed_process.py has its process."""
 
 from __future__ import annotations
 
 import collections
-import ctypes
 import itertools
-import os
-import signal
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
-from typing import Concatenate, ParamSpec, TypeVar
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -28,8 +19,6 @@ from bench import guidance, models
 from bench.config.schema import Recipe
 from bench.data.device_loader import MAX_STEPS_AHEAD
 from bench.data.loaders import Batch, TrainLoader
-from bench.data.preflight import check_dataset
-from bench.data.store import open_dataset
 from bench.data.subsets import DecodedDataset, Images
 from bench.guidance import Signals
 from bench.models.drop_path import sample_drop_path_masks
@@ -38,15 +27,12 @@ from bench.runs.record import Code, Compilation, Hardware
 from bench.train.feature_cache import open_teacher
 from bench.train.graph import Inputs
 from bench.train.launch import bf16_note, hardware, make_accelerator, peak_memory_mib
-from bench.train.preflight import check_recipe
 from bench.train.step import Step
 
-P, T = ParamSpec("P"), TypeVar("T")
 UNTIMED_REPEATS = 3  # of a part, before it is timed
 MATRIX_SECONDS = 5
 MATRIX_REPEATS = 10
 MAX_NOISE_IMAGES, MAX_NOISE_BYTES = 4096, 2**27  # more would change no step
-PR_SET_PDEATHSIG = 1  # of prctl, from linux/prctl.h
 
 
 @dataclass(frozen=True)
@@ -129,15 +115,14 @@ class Variant:
             self._draws = {name: drawn.to(device) for name, drawn in draws.items()}
         self._batches = itertools.chain.from_iterable(map(loader.epoch, itertools.count()))
 
-    def train(self, count: int) -> None:
-        """Train that many steps, as a run does."""
+    def train(self, count: int, guided: bool = True) -> None:
+        """Train that many steps, as a run does. guided: false for steps of an epoch without guidance."""
         for batch in itertools.islice(self._batches, count):
-            self.step(batch, self._drop_path[:, batch.positions], self._draws)
+            self.step(batch, self._drop_path[:, batch.positions], self._draws if guided else None)
 
     def train_unguided(self, count: int) -> None:
         """Train that many steps as in an epoch without guidance."""
-        for batch in itertools.islice(self._batches, count):
-            self.step(batch, self._drop_path[:, batch.positions], None)
+        self.train(count, guided=False)
 
     def load(self, count: int) -> Batch:
         """Make that many batches. Returns the last."""
@@ -152,6 +137,10 @@ class Variant:
         call()
         self._wait()
         return clock() - began
+
+    def timed(self, function: Callable[[Variant, int], object], count: int, of_cpu: bool = False) -> float:
+        """Seconds per step or batch of a method that gets their number. of_cpu: see `seconds`."""
+        return self.seconds(lambda: function(self, count), of_cpu) / count
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
@@ -242,59 +231,3 @@ class Variant:
             first_step=self.first_step,
             bf16_note=bf16_note(self._precision.used, self.device.type),
         )
-
-
-_of_this_process: list[Variant] = []
-
-
-def start() -> None:
-    """Prepare this process: its output goes to stderr, and on Linux it ends with its parent, as its data workers do."""
-    os.dup2(2, 1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends this one
-    _end_with_parent()
-    os.register_at_fork(after_in_child=_end_with_parent)
-
-
-def _end_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def prepare(recipe: Recipe, data_dir: str, synthetic: int | None, scratch: str | None) -> None:
-    """Build the variant of this process and make its first batch.
-
-    Args:
-        synthetic: side of noise images in px, which replace the dataset; or None.
-        scratch: the cache folder for the features of an untrained teacher; None: the user's.
-
-    Raises:
-        RecipeError: the recipe cannot run here.
-    """
-    began = psutil.Process().create_time()
-    import_seconds = time.time() - began
-    check_recipe(recipe, None)
-    dataset = open_dataset(recipe.data, data_dir) if synthetic is None else random_dataset(recipe, synthetic)
-    check_dataset(recipe, dataset)
-    if scratch is not None:
-        os.environ["LOCALITY_BENCH_CACHE"] = scratch
-    variant = Variant(recipe, dataset)
-    variant.load(1)
-    variant.first_step = {"seconds": time.time() - began, "import_seconds": import_seconds}
-    _of_this_process.append(variant)
-
-
-def timed(function: Callable[[Variant, int], object], count: int, of_cpu: bool = False) -> float:
-    """Seconds of a method of the variant, which gets a number of steps or batches. of_cpu: see `Variant.seconds`."""
-    (variant,) = _of_this_process
-    return variant.seconds(lambda: function(variant, count), of_cpu)
-
-
-def call(function: Callable[Concatenate[Variant, P], T], *arguments: P.args, **named: P.kwargs) -> T:
-    """The result of a method of the variant."""
-    (variant,) = _of_this_process
-    return function(variant, *arguments, **named)
-
-
-def close() -> None:
-    """End the data workers. They ignore SIGTERM, so this process could not end without it."""
-    _of_this_process.clear()
