@@ -20,8 +20,8 @@ from statistics import fmean
 from bench.config.schema import Schedule, scaled_epochs
 
 
-def stop(schedule: Schedule, epochs: int, losses: Sequence[float]) -> tuple[int, float] | None:
-    """Where an adaptive schedule ends guidance: (number of epochs with guidance, s_e of the last), or None so far.
+def stop(schedule: Schedule, epochs: int, losses: Sequence[float]) -> tuple[int, float, float] | None:
+    """Where an adaptive schedule ends guidance: (number e of epochs with guidance, s_e, s_e / L_e), or None so far.
 
     Args:
         epochs: of the run. Window and first test are scaled from those of a published run.
@@ -38,5 +38,5 @@ def stop(schedule: Schedule, epochs: int, losses: Sequence[float]) -> tuple[int,
         smoothed = fmean(changes[-window:])
         over = smoothed >= schedule.threshold if schedule.adaptive == "paper" else smoothed > schedule.threshold
         if over and e >= first:
-            return e, smoothed
+            return e, smoothed, smoothed / losses[e - 1] if losses[e - 1] else 0.0  # a term may become zero
     return None

@@ -29,7 +29,7 @@ def predict(network: nn.Module, batches: EvalLoader, device: torch.device) -> tu
 
 
 def accuracy(network: nn.Module, batches: EvalLoader, accelerator: Accelerator) -> tuple[float, Tensor]:
-    """Accuracy in % over all evaluated images, and the predicted class of each, [images] int64 on the CPU, in order.
+    """Accuracy over all evaluated images in %, to four decimals, and the class predicted for each: [images] int64, on CPU.
 
     All processes call this together, and each gets both. Shards may differ in size by one.
     """
@@ -37,7 +37,7 @@ def accuracy(network: nn.Module, batches: EvalLoader, accelerator: Accelerator) 
     count = int(accelerator.reduce(torch.tensor(len(own), device=accelerator.device), "sum"))
     shards = accelerator.gather(accelerator.pad_across_processes(own)).view(accelerator.num_processes, -1, 2)
     out = shards.transpose(0, 1).flatten(0, 1)[:count].cpu()  # process r of n has the images r, r + n, …; padding is last
-    return 100 * (out[:, 0] == out[:, 1]).sum().item() / len(out), out[:, 0]
+    return round(100 * (out[:, 0] == out[:, 1]).sum().item() / len(out), 4), out[:, 0]
 
 
 def flops_per_image(network: nn.Module, image_size: int, device: torch.device) -> int:

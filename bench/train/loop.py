@@ -169,8 +169,9 @@ class Training:
         is_last = diverged or epoch + 1 == recipe.train.epochs
         test_accuracy, raw_accuracy, predictions = None, None, torch.empty(0, dtype=torch.int64)
         if is_last or (epoch + 1) % recipe.train.evaluate_every == 0:
-            test_accuracy, predictions = self._evaluate(self._network)
-            raw_accuracy = self._evaluate(self._student.network)[0] if self._step.ema is not None else None
+            test_accuracy, predictions = accuracy(self._network, self._eval_loader, self._accelerator)
+            if self._step.ema is not None:
+                raw_accuracy, _ = accuracy(self._student.network, self._eval_loader, self._accelerator)
         guided = self._is_guided(epoch)
         if guided:
             self._guidance_losses.append(guidance_loss)
@@ -195,11 +196,6 @@ class Training:
         self._after_epoch(self._history)
         return predictions, diverged
 
-    def _evaluate(self, network: torch.nn.Module) -> tuple[float, Tensor]:
-        """Accuracy in %, rounded as a history has it, and predictions."""
-        in_percent, predictions = accuracy(network, self._eval_loader, self._accelerator)
-        return round(in_percent, 4), predictions
-
     def _is_guided(self, epoch: int) -> bool:
         """Whether guidance is active in an epoch. All earlier epochs have to be over."""
         if self._recipe.guidance is None or self._guidance_stop() is not None:
@@ -222,9 +218,8 @@ class Training:
         planned, losses = self._recipe.guidance.schedule, self._guidance_losses
         if (found := schedule.stop(planned, self._recipe.train.epochs, losses)) is None:
             return None
-        count, slope = found
-        # a term may become zero, by which nothing can be divided
-        return GuidanceStop(planned.from_epoch + count, slope, slope / losses[count - 1] if losses[count - 1] else 0.0)
+        count, *slopes = found
+        return GuidanceStop(planned.from_epoch + count, *slopes)
 
     def _resume(self) -> None:
         """Load the newest checkpoint, if there is one. Raises RecipeError if the processes find different ones."""

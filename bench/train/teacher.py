@@ -96,7 +96,7 @@ def summarize_teacher(cache: TeacherCache, dataset: DecodedDataset, accelerator:
     load_teacher_weights(network, recipe, cache.weights)
     shard = Shard(accelerator.process_index, accelerator.num_processes)
     images = EvalLoader(recipe, dataset, accelerator.device, shard)
-    percent = round(accuracy(network.to(accelerator.device), images, accelerator)[0], 4)
+    percent, _ = accuracy(network.to(accelerator.device), images, accelerator)
     return TeacherSummary(
         **same,
         **dict.fromkeys(("last_accuracy", "best_accuracy"), percent),
