@@ -21,7 +21,7 @@ from bench.config.methods import (
 )
 from bench.config.names import split_id
 from bench.config.params import ModelParams, Params, param_keys
-from bench.config.parse import RENAMED_METHODS, SourcedValue, check_known, fail_at, flatten, nearest, read_value
+from bench.config.parse import SourcedValue, check_known, fail_at, flatten, nearest, read_value
 from bench.config.plugins import NAME, NO_PLUGINS, PluginFiles, explained, read_plugin
 from bench.config.schema import (
     SECTIONS,
@@ -194,8 +194,8 @@ def _method_params(methods: list[str], keys: Keys, known: Known) -> tuple[Method
             classes[method] = None
         else:
             names = [*shipped, *own]
-            hint = f"; it is now {RENAMED_METHODS[method]}" if method in RENAMED_METHODS else nearest(method, names)
-            fail_at(given, "guidance.method", f"got {given.value!r}, allowed: none, {', '.join(names)}{hint}")
+            allowed = f"none, {', '.join(names)}{nearest(method, names)}"
+            fail_at(given, "guidance.method", f"got {given.value!r}, allowed: {allowed}")
     if len(classes) < len(methods):
         fail_at(given, "guidance.method", f"got {given.value!r}, in which one method occurs twice")
     values = _under(prefix, keys)

@@ -30,24 +30,7 @@ class SourcedValue:
     where: str  # a file, or "--set"
 
 
-# Keys and names of earlier versions, and what replaced them.
-RENAMED_KEYS = {
-    "model.taps": "model.feature_layers",
-    "guidance.weight": "guidance.params.weight",
-    "guidance.transform": "guidance.params.transform",
-    "guidance.stages": "guidance.params.stages",
-    "guidance.from_epoch": "guidance.schedule.from_epoch",
-    "guidance.until_epoch": "guidance.schedule.until_epoch",
-    "guidance.logits": "guidance.method (kd or hard)",
-    "guidance.logit_weight": "guidance.params.alpha",
-    "guidance.temperature": "guidance.params.temperature",
-    "guidance.guide_norm": "teacher.bn",
-    "guidance.guide_norm_scope": "teacher.bn_scope",
-    "guidance.antialias": "teacher.antialias",
-    "guidance.offline": "teacher.offline",
-}
 PARAMS = ("guidance.params", "model.params")  # sections whose keys a method or builder declares
-RENAMED_METHODS = {"logit-soft": "kd", "logit-hard": "hard"}
 
 
 def nearest(name: object, allowed: Iterable[str]) -> str:
@@ -236,8 +219,8 @@ def flatten(content: Any, where: str, allowed: Sequence[str], prefix: str = "") 
         if not isinstance(name, str) or "." in name:
             raise RecipeError(f"{where}: {prefix}{short_repr(name)} is not a key: write a: {{b: 1}} for a.b")
         if not prefix and name not in allowed:
-            hint = "; it is now teacher" if name == "guide" else nearest(name, allowed)
-            raise RecipeError(f"{where}: {path} is not a section here; allowed: {', '.join(allowed)}{hint}")
+            sections = f"{', '.join(allowed)}{nearest(name, allowed)}"
+            raise RecipeError(f"{where}: {path} is not a section here; allowed: {sections}")
         is_section = path in (*SECTIONS, "guidance", "guidance.schedule", *PARAMS)
         if isinstance(value, Mapping) or is_section:
             out.update(flatten(value, where, allowed, path + "."))
@@ -253,20 +236,8 @@ _KEYS["model"].remove("params")
 _TEACHER_KEYS = ("seed", "select", "weights", "sha256", *TEACHER_PASS_KEYS)
 
 
-def _new_name(path: str) -> str | None:
-    """What a key of an earlier version is called now; None for other keys."""
-    current = f"teacher.{path.removeprefix('guide.')}" if path.startswith("guide.") else path
-    inner = current.removeprefix("teacher.")
-    if inner in RENAMED_KEYS:
-        prefix = "teacher." if current != inner and inner.startswith("model.") else ""
-        return prefix + RENAMED_KEYS[inner]
-    return current if current != path else None
-
-
 def check_known(path: str, given: SourcedValue) -> None:
-    """Raise RecipeError for a key that no recipe has, in a sentence that says what is allowed or what the new name is."""
-    if (new := _new_name(path)) is not None:
-        fail_at(given, path, f"is now {new}")
+    """Raise RecipeError for a key that no recipe has, in a sentence that says what is allowed."""
     inner = path.removeprefix("teacher.")
     for_teacher = inner != path
     section, _, name = inner.rpartition(".")

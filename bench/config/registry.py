@@ -21,7 +21,6 @@ from bench.config.checks import check_data
 from bench.config.compose import Known, build_recipe, build_teacher, has_teacher, read_section, split_teacher
 from bench.config.names import DATASET, MODEL, NAME, NAME_RULE, TIMM, external_content
 from bench.config.parse import (
-    RENAMED_METHODS,
     SourcedValue,
     check_known,
     fail_at,
@@ -72,8 +71,6 @@ class Registry:
     def _path(self, kind: str, name: str, needed_by: str = "") -> Path:
         known = self.names(kind)
         if name not in known:
-            if kind == "guidance" and name in RENAMED_METHODS:
-                raise RecipeError(f"{needed_by}guidance {name} is now {RENAMED_METHODS[name]}")
             # A name is only compared with the files that exist, so no id can point outside the folders.
             form = "" if re.fullmatch(NAME, name) else f" ({NAME_RULE})"
             own = "; one of your own needs --recipes-dir (in Python recipes_dir)" if len(self._dirs) == 1 else ""
