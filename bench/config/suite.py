@@ -145,11 +145,11 @@ class Suite:
         """The suite with `--set` texts over its settings. Raises RecipeError for a key that no suite may set."""
         given = parse_set(assignments)
         for path, value in given.items():
-            check_override(path, value)
+            check_override(value)
             if path in self.varied:
-                fail_at(value, path, f"suite {self.name} varies this key, so it cannot be set")
+                fail_at(value, f"suite {self.name} varies this key, so it cannot be set")
             if rows := [row.label for row in self.rows if path in dict(row.overrides)]:
-                fail_at(value, path, f"suite {self.name} has a value of its own for {rows[0]}, so it cannot be set")
+                fail_at(value, f"suite {self.name} has a value of its own for {rows[0]}, so it cannot be set")
         overrides = tuple({**dict(self.overrides), **given}.items())
         return dataclasses.replace(self, overrides=overrides, assignments=(*self.assignments, *assignments))
 
@@ -164,15 +164,15 @@ class Suite:
         return where + [word for text in settings for word in ("--set", text)]
 
 
-def check_override(path: str, given: SourcedValue) -> None:
+def check_override(given: SourcedValue) -> None:
     """Raise RecipeError for a key that neither a suite nor `--set` may set for students."""
-    check_known(path, given)
-    if path in ("model.name", "model.role", "data.name"):
-        fail_at(given, path, "comes from the recipe id and cannot be set")
-    if path == "seed":
-        fail_at(given, path, "is given by --seed, or by the seeds of a suite")
-    if path == "select":
-        fail_at(given, path, "is a key of teachers; a student keeps its last epoch, and its teacher is teacher.select")
+    check_known(given)
+    if given.path in ("model.name", "model.role", "data.name"):
+        fail_at(given, "comes from the recipe id and cannot be set")
+    if given.path == "seed":
+        fail_at(given, "is given by --seed, or by the seeds of a suite")
+    if given.path == "select":
+        fail_at(given, "is a key of teachers; a student keeps its last epoch, and its teacher is teacher.select")
 
 
 def changes_results(path: str) -> bool:
@@ -217,8 +217,8 @@ def read_suite(name: str, content: Mapping[str, Any], where: str) -> Suite:
             f"{where}: reference: got {short_repr(reference)}, allowed is one of the suite's guidance: {allowed}"
         )
     overrides = flatten(content.get("set", {}), where, LAYER_SECTIONS["suites"])
-    for path, given in overrides.items():
-        check_override(path, given)
+    for given in overrides.values():
+        check_override(given)
     vary = _read_vary(content.get("vary", {}), where, overrides)
     own = {"rows": rows, "overrides": tuple(overrides.items()), "vary": vary, "reference": reference}
     suite = Suite(name, protocol, **lists, **own, file=name, content=content)
@@ -245,18 +245,17 @@ def _read_rows(content: object, where: str) -> tuple[SuiteMethod, ...]:
             raise RecipeError(f"{place}: got {short_repr(item)}, allowed is {form}")
         lists = []  # of each key: (key, value) pairs
         for path, values in keys.items():
-            given = SourcedValue(values, f"{place}: {name}")
+            given = SourcedValue(values, f"{place}: {name}", path)
             if not isinstance(path, str) or not path.startswith(GUIDED_ONLY) or isinstance(values, Mapping):
                 allowed = f"a whole key under {' or '.join(GUIDED_ONLY)}"
                 raise RecipeError(f"{given.where}: {short_repr(path)} is not {allowed}")
-            check_override(path, given)
-            _refuse_one_teacher(path, given)
+            _check_own_value(given)
             if path == "guidance.method":
-                fail_at(given, path, "makes it another method: write a row of that method")
+                fail_at(given, "makes it another method: write a row of that method")
             values = values if isinstance(values, list) else [values]
             if not values:
-                fail_at(given, path, "got an empty list, allowed is a value, or a list of values with a row for each")
-            lists.append([(path, SourcedValue(value, given.where)) for value in values])
+                fail_at(given, "got an empty list, allowed is a value, or a list of values with a row for each")
+            lists.append([(path, SourcedValue(value, given.where, path)) for value in values])
         rows += [SuiteMethod(name, overrides) for overrides in itertools.product(*lists)]
     labels = [row.label for row in rows]
     _without_repeats(labels, place)
@@ -289,20 +288,20 @@ def _read_vary(content: object, where: str, overrides: Mapping[str, SourcedValue
         for path in paths:
             if not isinstance(path, str) or isinstance(variants[0][path], Mapping):
                 raise RecipeError(f"{place}: {short_repr(path)} is not a key: {own}")
-            check_override(path, SourcedValue(variants[0][path], place))
-            _refuse_one_teacher(path, SourcedValue(variants[0][path], place))
+            _check_own_value(SourcedValue(variants[0][path], place, path))
             if path in overrides:
                 raise RecipeError(f"{place}: {path}: is in set too: remove it there")
             if not changes_results(path):
                 raise RecipeError(f"{place}: {path}: changes no result, so all its values would be one run")
-        out.append(tuple(tuple((path, SourcedValue(variant[path], place)) for path in paths) for variant in variants))
+        out.append(tuple(tuple((path, SourcedValue(variant[path], place, path)) for path in paths) for variant in variants))
     return tuple(out)
 
 
-def _refuse_one_teacher(path: str, given: SourcedValue) -> None:
-    """Raise RecipeError for the keys of a teacher's file among those that differ between the runs of a suite."""
-    if path in ("teacher.weights", "teacher.sha256"):
-        fail_at(given, path, "must be in set, since one file is the teacher of all runs")
+def _check_own_value(given: SourcedValue) -> None:
+    """Raise RecipeError for a key that may not differ between the runs of a suite."""
+    check_override(given)
+    if given.path in ("teacher.weights", "teacher.sha256"):
+        fail_at(given, "must be in set, since one file is the teacher of all runs")
 
 
 def _without_repeats(values: list[Any], place: str) -> list[Any]:
