@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,14 +31,9 @@ class SuiteMethod:
     overrides: Overrides = ()
 
     @property
-    def settings(self) -> tuple[str, ...]:
-        """The keys with their values as `--set` texts."""
-        return tuple(f"{path}={set_text(given.value)}" for path, given in self.overrides)
-
-    @property
     def label(self) -> str:
         """Its name in tables: "kd", or "kd alpha=0.5" with keys of its own."""
-        own = [text.removeprefix("guidance.").removeprefix("params.") for text in self.settings]
+        own = [text.removeprefix("guidance.").removeprefix("params.") for text in _set_texts(self.overrides)]
         return f"{self.guidance} {', '.join(own)}" if own else self.guidance
 
 
@@ -48,15 +43,18 @@ class SuiteEntry:
 
     method: the label of its row. variant: the varied keys with one of their values each, the first of keys that vary
         together; "" in a suite that varies nothing.
-    settings: the keys of its row and the varied ones as `--set` texts, "data.train_limit=500" for example.
-    overrides: the same as keys and values.
+    overrides: the keys of its row and the varied ones.
     """
 
     id: str
     method: str
     variant: str = ""
-    settings: tuple[str, ...] = ()
     overrides: Overrides = dataclasses.field(default=(), compare=False)
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The overrides as `--set` texts, "data.train_limit=500" for example."""
+        return _set_texts(self.overrides)
 
 
 @dataclass(frozen=True)
@@ -126,10 +124,9 @@ class Suite:
         out = []
         for ids, values in itertools.product(cells.values(), itertools.product(*self.vary)):
             variant = tuple(itertools.chain(*values))
-            texts = tuple(f"{path}={set_text(given.value)}" for path, given in variant)
-            shown = ", ".join(f"{path}={set_text(given.value)}" for (path, given), *_ in values)
+            shown = ", ".join(_set_texts(first for first, *_ in values))
             rows = [
-                SuiteEntry(recipe_id, row.label, shown, row.settings + texts, row.overrides + variant)
+                SuiteEntry(recipe_id, row.label, shown, row.overrides + variant)
                 for recipe_id in ids
                 for row in self._rows_of(recipe_id)
             ]
@@ -164,6 +161,10 @@ class Suite:
         return where + [word for text in settings for word in ("--set", text)]
 
 
+def _set_texts(overrides: Iterable[tuple[str, SourcedValue]]) -> tuple[str, ...]:
+    return tuple(f"{path}={set_text(given.value)}" for path, given in overrides)
+
+
 def check_override(given: SourcedValue) -> None:
     """Raise RecipeError for a key that neither a suite nor `--set` may set for students."""
     check_known(given)
@@ -195,9 +196,8 @@ def read_suite(name: str, content: Mapping[str, Any], where: str) -> Suite:
         raise RecipeError(f"{where}: suite {name}: the results folder has a file or folder of this name: rename the suite")
     for entry in content:
         if entry not in KEYS:
-            raise RecipeError(
-                f"{where}: {short_repr(entry)} is not a key; allowed: {', '.join(KEYS)}{nearest(entry, KEYS)}"
-            )
+            allowed = f"{', '.join(KEYS)}{nearest(entry, KEYS)}"
+            raise RecipeError(f"{where}: {short_repr(entry)} is not a key; allowed: {allowed}")
     lists = {}
     for entry, kind in (("models", str), ("datasets", str), ("seeds", int)):
         value = content.get(entry)
@@ -212,10 +212,8 @@ def read_suite(name: str, content: Mapping[str, Any], where: str) -> Suite:
     rows = _read_rows(content.get("guidance"), where)
     labels = [row.label for row in rows]
     if (reference := content.get("reference", BASELINE)) not in labels and "reference" in content:
-        allowed = ", ".join(labels)
-        raise RecipeError(
-            f"{where}: reference: got {short_repr(reference)}, allowed is one of the suite's guidance: {allowed}"
-        )
+        allowed = f"one of the suite's guidance: {', '.join(labels)}"
+        raise RecipeError(f"{where}: reference: got {short_repr(reference)}, allowed is {allowed}")
     overrides = flatten(content.get("set", {}), where, LAYER_SECTIONS["suites"])
     for given in overrides.values():
         check_override(given)
