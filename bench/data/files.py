@@ -57,7 +57,7 @@ class Files:
 
     @cached_property
     def _contents(self) -> tuple[dict[str, Callable[[], bytes]], list[str]]:
-        """The functions that return the content of a file, by its name in `names`; and the names of empty folders."""
+        """The functions that return the content of a file, by its name; names of folders, every empty one."""
         try:
             if self.path.is_dir():
                 found = {path.relative_to(self.path).as_posix(): path.read_bytes for path in _walk(self.path)}
