@@ -262,15 +262,19 @@ def check_known(given: SourcedValue) -> None:
     fail_at(given, f"is not a key; it must be under {sections}{nearest(inner, every)}")
 
 
-def read_file(path: Path, where: str) -> Mapping[str, Any]:
-    """The keys in a YAML file. Raises RecipeError, naming `where`, for anything that is not a plain file of keys."""
+def read_text(path: Path, where: str) -> str:
+    """The text of a file. Raises RecipeError, naming `where`, if it is not a plain file of UTF-8."""
     if path.exists() and not path.is_file():  # a folder, or a pipe or a device, whose reading may never end
         raise RecipeError(f"{where}: is not a plain file")
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{where}: cannot be read: {error}") from None
-    content = read_yaml(text, where)
+
+
+def read_file(path: Path, where: str) -> Mapping[str, Any]:
+    """The keys in a YAML file. Raises RecipeError, naming `where`, for anything that is not a plain file of keys."""
+    content = read_yaml(read_text(path, where), where)
     if not isinstance(content, Mapping):
         raise RecipeError(f"{where}: must hold keys, got {short_repr(content)}")
     return content
