@@ -13,7 +13,7 @@ from bench.config.registry import Registry
 from bench.config.schema import RecipeError
 from bench.config.suite import Suite
 from bench.report.committed import read_committed
-from bench.report.definition import find_suite, stored_suites, suite_recipes, write_definition
+from bench.report.definition import find_suite, recipes_by_key, stored_suites, write_definition
 from bench.report.output import FigureOptions, draw, write_if_changed, write_suite
 from bench.report.page import render_page
 from bench.report.records import by_code, current_runs, local_runs, write_runs
@@ -45,7 +45,7 @@ def write_local(
     results = Path(results)
     local = results / LOCAL
     known = {*registry.names("suites"), *(stored_suites(results) if with_published else ())} if names is None else names
-    reports = {}
+    reports = []
     for name in sorted({*known, *stored_suites(local)}):
         try:
             report = _draw(registry, results, name, with_published)
@@ -55,14 +55,14 @@ def write_local(
             LOG.warning(f"suite {name} is left out of the page: {error}")
             continue
         if report is not None:
-            reports[name] = report
-    reports = dict(sorted(reports.items(), key=lambda item: item[1].suite.reading_order))
-    chosen = [name for name in reports if names is None or name in names]
-    for name in chosen:
-        write_suite(reports[name], local / name, **figures)
+            reports.append(report)
+    reports.sort(key=lambda report: report.suite.reading_order)
+    chosen = [report for report in reports if names is None or report.suite.name in names]
+    for report in chosen:
+        write_suite(report, local / report.suite.name, **figures)
     if reports:
-        write_if_changed(local / "index.html", render_page(list(reports.values())))
-    return [reports[name] for name in chosen]
+        write_if_changed(local / "index.html", render_page(reports))
+    return chosen
 
 
 def _draw(registry: Registry, results: Path, name: str, with_published: bool) -> SuiteReport | None:
@@ -84,7 +84,7 @@ def _draw(registry: Registry, results: Path, name: str, with_published: bool) ->
 def _not_compared(registry: Registry, suite: Suite, runs: Sequence[FinishedRun]) -> list[str]:
     """A sentence for each component whose file is not here; the versions in the records are then compared with no code."""
     keys = {run.key[:2] for run in runs}
-    recipes = [recipe for _, recipe in suite_recipes(registry, suite, runs) if (recipe.id, recipe.hash) in keys]
+    recipes = [recipe for key, recipe in recipes_by_key(registry, suite, runs).items() if key in keys]
     versions = [item for recipe in recipes for item in numerics_versions(recipe).items()]
     names = dict.fromkeys(name for name, version in versions if version == NOT_HERE)
     return [f"The file of {name} is not here, so its code was not compared." for name in names]
