@@ -38,7 +38,7 @@ def reproductions_frame(
     """
     if not placed:
         return pd.DataFrame(columns=["where", *METHOD, *NUMBERS, "largest", "seeds", "diverged_seeds"])
-    theirs = runs_frame([run for run, _ in placed], [entry for _, entry in placed]).rename(columns={"machine": "where"})
+    theirs = runs_frame(placed).rename(columns={"machine": "where"})
     own = [*RUN, "last_accuracy", "compile", "libraries"]
     both = theirs[["where", *own]].merge(runs[own], on=RUN, suffixes=("_there", "_here"))
     both["where"] += [_differing(row) for row in both.to_dict("records")]

@@ -16,7 +16,7 @@ from scipy.special import stdtr, stdtrit
 from bench.cli import count
 from bench.config.names import split_id
 from bench.config.schema import Recipe
-from bench.config.suite import BASELINE, Suite, SuiteEntry
+from bench.config.suite import Suite, SuiteEntry
 from bench.report.frame import CELL, METHOD, RUN
 
 CONFIDENCE = 0.95
@@ -34,7 +34,7 @@ def paired_interval(differences: pd.Series, confidence: float = CONFIDENCE) -> t
     return differences.mean() - half_width, differences.mean() + half_width
 
 
-def half_width_in_std(pairs: int, confidence: float = CONFIDENCE) -> float:
+def half_width_in_std(pairs: int, confidence: float) -> float:
     """Half the width of that interval, in standard deviations of the differences; NaN with fewer than MIN_SEEDS pairs."""
     return stdtrit(pairs - 1, (1 + confidence) / 2) / np.sqrt(pairs) if pairs >= MIN_SEEDS else np.nan
 
@@ -99,7 +99,7 @@ def _difference(row: Mapping[str, Any]) -> str:
     return f"other {', '.join(out)}" if out else ""
 
 
-def pairs_frame(runs: pd.DataFrame, curves: pd.DataFrame, reference: str = BASELINE) -> pd.DataFrame:
+def pairs_frame(runs: pd.DataFrame, curves: pd.DataFrame, reference: str) -> pd.DataFrame:
     """One row per finished run that has a pair: a run of the reference in its cell with the same seed, computed alike.
 
     Both runs of a pair start from the same weights and see the same images in the same order. The reference's own runs are
