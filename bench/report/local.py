@@ -48,7 +48,12 @@ def write_local(
     reports = []
     for name in sorted({*known, *stored_suites(local)}):
         try:
-            report = _draw(registry, results, name, with_published)
+            suite = find_suite(registry, name, local / name, results / name)
+            if runs := local_runs(registry, suite, results):
+                write_definition(suite, local / name)
+                write_runs(runs, local, name)
+            published = current_runs(registry, suite, read_committed(results, name)) if with_published else ()
+            report = _draw(registry, results, suite, runs, published)
         except RecipeError as error:
             if names is None or name in names:
                 raise
@@ -65,19 +70,15 @@ def write_local(
     return chosen
 
 
-def _draw(registry: Registry, results: Path, name: str, with_published: bool) -> SuiteReport | None:
-    """The report of a suite, None if it has no runs. Its runs of this machine are stored with its definition."""
-    local = results / LOCAL
-    suite = find_suite(registry, name, local / name, results / name)
-    if runs := local_runs(registry, suite, results):
-        write_definition(suite, local / name)
-        write_runs(runs, local, name)
-    committed = current_runs(registry, suite, read_committed(results, name)) if with_published else []
-    united = unite([*by_code(registry, suite, runs, results), *committed])
-    if not united.runs:
+def _draw(
+    registry: Registry, results: Path, suite: Suite, runs: Sequence[FinishedRun], published: Sequence[FinishedRun] = ()
+) -> SuiteReport | None:
+    """The report of this machine's runs of a suite together with published ones, None if there are no runs."""
+    if not runs and not published:
         return None
-    published = sum(run not in runs for run in united.runs)
-    note = [f"{published} of {count(len(united.runs), 'run')} are published ones."] if published else []
+    united = unite([*by_code(registry, suite, runs, results), *published])
+    others = sum(run not in runs for run in united.runs)
+    note = [f"{others} of {count(len(united.runs), 'run')} are published ones."] if others else []
     return draw(registry, suite, united, [*note, *_not_compared(registry, suite, united.runs)])
 
 
@@ -110,9 +111,10 @@ def write_selection(
         reports += write_local(registry, results, names, with_published=with_published, **figures)
         pages += [results / LOCAL / "index.html"] if reports else []
     for suite in suites:
-        if suite.name != suite.file and suite.guidance and (runs := local_runs(registry, suite, results)):
-            united, folder = unite(by_code(registry, suite, runs, results)), results / LOCAL / suite.name
-            report = draw(registry, suite, united, _not_compared(registry, suite, united.runs))
+        if suite.name == suite.file or not suite.guidance:
+            continue
+        if (report := _draw(registry, results, suite, local_runs(registry, suite, results))) is not None:
+            folder = results / LOCAL / suite.name
             write_suite(report, folder, **figures)
             write_if_changed(folder / "index.html", render_page([report], in_folder=True))
             reports.append(report)

@@ -59,10 +59,8 @@ def run_merge(arguments: argparse.Namespace) -> int:
     registry, results, figures = Registry(*arguments.recipes_dir), Path(arguments.results_dir), figure_options(arguments)
     files: dict[str, list[Path]] = {}
     for file in map(Path, arguments.what):
-        if os.path.isdir(file):
-            raise RecipeError(f"merge {file}: is a folder: name the records.jsonl in it")
-        if not os.path.exists(file):  # also answers for names that are too long
-            raise RecipeError(f"merge {file}: no such file")
+        if not os.path.isfile(file):  # also answers for names that are too long
+            raise RecipeError(f"merge {file}: no such file: name a records.jsonl")
         files.setdefault(arguments.suite or file.absolute().parent.name, []).append(file)
     changes = [_merged(registry, results, name, paths) for name, paths in files.items()]
     return _write(registry, results, changes, list(files), figures)

@@ -88,6 +88,8 @@ def test_a_damaged_line_is_refused_with_its_number(tmp_path, change, words):
         ({"epochs": 300}, "is not that of its recipe"),
         ({"last_accuracy": 99.0}, "not that of its history"),
         ({"best_accuracy": 99.0}, "not that of its history"),
+        ({"best_epoch": 1}, "its best epoch is not"),
+        ({"teacher": None}, "its teacher is not that of its recipe"),
     ],
 )
 def test_a_record_that_contradicts_itself_is_named(tmp_path, change, words):

@@ -16,19 +16,10 @@ from bench.report.definition import write_definition
 from bench.report.records import REPRODUCTIONS, write_runs
 from bench.runs.folder import RunFolder
 from bench.runs.record import HISTORY_COLUMNS, Hardware
-from tests.helpers.synthetic import history_rows, make_run, quick_run
+from tests.helpers.synthetic import finish, make_run, quick_run
 
 registry = Registry()
 KEY = ["origin", "suite", "method", "seed"]
-
-
-def finish(results, run, recipe=None):
-    """Leave a finished run of this machine below a results folder."""
-    recipe = recipe or registry.compose(run.record.id, suite=registry.suite("quick"), seed=run.record.seed)
-    folder = RunFolder(results, recipe)
-    folder.write_history(history_rows(run))
-    folder.write_record(run.record)
-    return str(folder.path)
 
 
 @pytest.fixture
