@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
-from matplotlib import rc_context, rcParams
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -15,8 +16,10 @@ from matplotlib.ticker import MaxNLocator
 from tabulate import tabulate
 
 from bench.report.figures import base
-from bench.storage import replacing, write_text
+from bench.storage import write_text
 
+ATTENTION = ["method", "seed", "block", "layer", "head", "distance_px", "uniform_px"]
+SIMILARITY = ["method", "seed", "block", "layer", "other", "other_block", "other_layer", "cka"]
 TEACHER = "teacher"  # in the column `other`
 FIGURE = "analysis"  # name of its files
 PANEL_INCHES = 1.45  # height, at the default width
@@ -38,9 +41,9 @@ class Findings:
 
     subject: student, dataset and images in words.
     reference: the method that the others are compared with.
-    attention: a data frame of pandas with the columns method, seed, block (from 0), layer, head, distance_px, uniform_px.
-        Empty if the network has no attention between the cells of grids.
-    similarity: one with method, seed, block, layer, other ("teacher", or the reference), other_block, other_layer, cka.
+    attention: a data frame of pandas with the columns ATTENTION; blocks count from 0. Empty if the network has no attention
+        between the cells of grids.
+    similarity: one with the columns SIMILARITY. other: "teacher", or the reference.
     compared: {feature layer of the teacher: the block that locality guidance compares with it}.
     notes: sentences on what is not comparable or missing.
     """
@@ -55,28 +58,25 @@ class Findings:
     @property
     def methods(self) -> list[str]:
         """All methods, the reference first, in the order of the runs."""
-        frames = [frame["method"] for frame in (self.attention, self.similarity) if len(frame)]
-        return list(dict.fromkeys([self.reference, *pd.concat(frames)])) if frames else [self.reference]
+        return list(dict.fromkeys([self.reference, *self.attention["method"], *self.similarity["method"]]))
 
     @property
     def with_teacher(self) -> dict[str, pd.DataFrame]:
         """{feature layer of the teacher: the rows of `similarity` with it}."""
-        if self.similarity.empty:
-            return {}
         of_teacher = self.similarity[self.similarity["other"] == TEACHER]
         return dict(list(of_teacher.groupby("other_layer", sort=False)))
 
     @property
     def with_reference(self) -> pd.DataFrame:
         """The rows of `similarity` of a block and the same block of the reference."""
-        if self.similarity.empty:
-            return self.similarity
         return self.similarity.query("other != @TEACHER and block == other_block")
 
 
 def findings(attention: Sequence[tuple], similarity: Sequence[tuple], **others: object) -> Findings:
-    """Findings from named tuples as rows."""
-    return Findings(attention=pd.DataFrame(attention), similarity=pd.DataFrame(similarity), **others)
+    """Findings from tuples as rows, in the order of the columns."""
+    frames = {"attention": pd.DataFrame(attention, columns=ATTENTION)}
+    frames["similarity"] = pd.DataFrame(similarity, columns=SIMILARITY)
+    return Findings(**frames, **others)
 
 
 def markdown(found: Findings) -> str:
@@ -106,14 +106,9 @@ def write_analysis(found: Findings, folder: Path, *, title: bool = True, width: 
             texts[f"{name}.csv"] = frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
     for name, text in texts.items():
         write_text(folder / name, text)
-    no_dates = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None}}
-    for theme, endings in base.FILES.items():
-        with rc_context(base.figure_style(theme, width)):
-            figure = draw(found, width, f"Inside {found.subject.partition(':')[0]}" if title else None)
-            for ending in endings:
-                kind = ending.rpartition(".")[2]
-                with replacing(folder / f"{FIGURE}{ending}", sync=False) as temporary:
-                    figure.savefig(temporary, format=kind, metadata=no_dates[kind])
+    heading = f"Inside {found.subject.partition(':')[0]}"
+    drawing = partial(draw, found, width, heading if title else None)
+    base.write_figure(drawing, folder, FIGURE, width, heading, stamp=found.subject)
     return [*(folder / name for name in texts), *base.figure_paths(folder, FIGURE)]
 
 
@@ -193,12 +188,10 @@ def _style(found: Findings, method: str) -> dict[str, object]:
 
 
 def _note(found: Findings, few: bool) -> str:
-    seeds = found.attention if len(found.attention) else found.similarity
-    number = seeds.groupby("method")["seed"].nunique()
-    low, high = number.min(), number.max()
-    text = f"{found.subject.partition(': ')[2].capitalize()}. "
-    text += "One seed" if high == 1 else f"Mean of {low} seeds" if low == high else f"Mean of {low} to {high} seeds"
-    text += "; bands: ± 1 standard deviation" if few and high > 1 else ""
+    frame = found.attention if len(found.attention) else found.similarity
+    seeds = frame.groupby("method")["seed"].nunique()
+    text = f"{found.subject.partition(': ')[2].capitalize()}. {base.seeds_in_words(seeds)}"
+    text += "; bands: ± 1 standard deviation" if few and seeds.max() > 1 else ""
     text += "; dots: heads" if few and len(found.attention) else ""
     stages = {layer.rpartition(".")[0] for layer in _blocks(found).values()}
     text += "; grey vertical line: a new stage" if len(stages) > 1 else ""
@@ -215,7 +208,7 @@ def _over_seeds(frame: pd.DataFrame, column: str) -> pd.DataFrame:
 def _blocks(found: Findings) -> dict[int, str]:
     """{number: module} of all blocks."""
     frame = found.similarity if len(found.similarity) else found.attention
-    return {} if frame.empty else frame.groupby("block")["layer"].first().to_dict()
+    return frame.groupby("block")["layer"].first().to_dict()
 
 
 def _rows(found: Findings, frame: pd.DataFrame, column: str, spec: str) -> dict[str, list[str]]:

@@ -25,7 +25,6 @@ from bench.runs.folder import LOCAL, runs_dir
 def add_report_options(parser: argparse.ArgumentParser) -> None:
     """The options of `report`."""
     add_selection(parser)
-    parser.add_argument("--suite", help=argparse.SUPPRESS)  # of earlier versions
     parser.add_argument("--with-published", action="store_true", help="together with published runs of the same recipes")
     parser.add_argument("--check", action="store_true", help="check that the published files are what their records give")
     add_figure_options(parser)
@@ -49,8 +48,6 @@ def figure_options(arguments: argparse.Namespace) -> FigureOptions:
 def run_report(arguments: argparse.Namespace) -> int:
     """Draw what this machine has run, or check what is published."""
     results, figures = Path(arguments.results_dir), figure_options(arguments)
-    if arguments.suite is not None:
-        raise RecipeError(f"report: --suite is no option any more: write python -m bench report {arguments.suite}")
     names, registry = arguments.what, Registry(*arguments.recipes_dir)
     if arguments.check:
         return _check(results, names or stored_suites(results))

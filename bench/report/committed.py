@@ -98,9 +98,9 @@ def _record_problems(registry: Registry, results: Path, name: str) -> list[str]:
     except RecipeError as error:
         return [*out, str(error)]
     if not out and len(united.runs) + len(united.reproductions) < len(everything):
-        superfluous = "has runs that are in another line or of another recipe"
-        out += [*other_code_notes(united), *united.conflicts]
-        out = out or [f"{records_path(results, name, REPRODUCTIONS)}: {superfluous}"]
+        place = records_path(results, name, REPRODUCTIONS)
+        superfluous = [f"{place}: has runs that are in another line or of another recipe"]
+        out = [*other_code_notes(united), *united.conflicts] or superfluous
     return out
 
 

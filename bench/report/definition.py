@@ -85,6 +85,11 @@ def suite_recipes(registry: Registry, suite: Suite, runs: Iterable[FinishedRun] 
     return [(entry, recipe) for entry in suite.entries if (recipe := _recipe(registry, suite, entry, runs)) is not None]
 
 
+def recipes_by_key(registry: Registry, suite: Suite, runs: Iterable[FinishedRun] = ()) -> dict[tuple[str, str], Recipe]:
+    """{(id, hash): recipe} of `suite_recipes`, in their order. Entries of one recipe are one."""
+    return {(recipe.id, recipe.hash): recipe for _, recipe in suite_recipes(registry, suite, runs)}
+
+
 def _recipe(registry: Registry, suite: Suite, entry: SuiteEntry, runs: Sequence[FinishedRun]) -> Recipe | None:
     """The recipe of an entry; None if neither the registry nor a record has it.
 

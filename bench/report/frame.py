@@ -22,15 +22,14 @@ _MAY_BE_MISSING = {  # columns of `runs_frame` whose type would depend on the ru
     **dict.fromkeys(("teacher_key", "teacher_id", "teacher_select", "commit"), "str"),
     "dirty": "boolean",
 }
-# fields of a record
-_NO_COLUMNS = [
-    *("recipe", "feature_maps", "teacher", "hardware", "code", "image_size", "weights", "class_names", "guidance_stop"),
-    "compilation",
+_NO_COLUMNS = [  # fields of a record
+    *("recipe", "feature_maps", "teacher", "hardware", "code", "image_size"),
+    *("weights", "class_names", "guidance_stop", "compilation"),
 ]
 
 
-def runs_frame(runs: Sequence[FinishedRun], entries: Sequence[SuiteEntry] = ()) -> pd.DataFrame:
-    """One row per run, in the order of `runs`, which may not be empty. entries: of a suite, one per run.
+def runs_frame(placed: Sequence[tuple[FinishedRun, SuiteEntry]]) -> pd.DataFrame:
+    """One row per run, in their order. placed: runs, at least one, each with its entry of the suite.
 
     The columns are the fields of `Record`, its hardware, code and dataset (see bench/runs/record.py) but _NO_COLUMNS, and:
 
@@ -42,9 +41,7 @@ def runs_frame(runs: Sequence[FinishedRun], entries: Sequence[SuiteEntry] = ()) 
     guidance_stop_epoch: the last epoch with guidance, missing unless an adaptive schedule ended it.
     teacher_*: fields of `TeacherSummary`, missing without a teacher. teacher_accuracy: of the weights that guide, in %.
     """
-    entries = entries or [SuiteEntry(run.record.id, split_id(run.record.id)[2]) for run in runs]
-    rows = [_run_row(run, entry) for run, entry in zip(runs, entries, strict=True)]
-    return pd.DataFrame(rows).drop(columns=_NO_COLUMNS).astype(_MAY_BE_MISSING)
+    return pd.DataFrame([_run_row(run, entry) for run, entry in placed]).drop(columns=_NO_COLUMNS).astype(_MAY_BE_MISSING)
 
 
 def curves_frame(frame: pd.DataFrame, runs: Sequence[FinishedRun]) -> pd.DataFrame:

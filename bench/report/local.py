@@ -13,7 +13,7 @@ from bench.config.registry import Registry
 from bench.config.schema import RecipeError
 from bench.config.suite import Suite
 from bench.report.committed import read_committed
-from bench.report.definition import find_suite, stored_suites, suite_recipes, write_definition
+from bench.report.definition import find_suite, recipes_by_key, stored_suites, write_definition
 from bench.report.output import FigureOptions, draw, write_if_changed, write_suite
 from bench.report.page import render_page
 from bench.report.records import by_code, current_runs, local_runs, write_runs
@@ -45,46 +45,47 @@ def write_local(
     results = Path(results)
     local = results / LOCAL
     known = {*registry.names("suites"), *(stored_suites(results) if with_published else ())} if names is None else names
-    reports = {}
+    reports = []
     for name in sorted({*known, *stored_suites(local)}):
         try:
-            report = _draw(registry, results, name, with_published)
+            suite = find_suite(registry, name, local / name, results / name)
+            if runs := local_runs(registry, suite, results):
+                write_definition(suite, local / name)
+                write_runs(runs, local, name)
+            published = current_runs(registry, suite, read_committed(results, name)) if with_published else ()
+            report = _draw(registry, results, suite, runs, published)
         except RecipeError as error:
             if names is None or name in names:
                 raise
             LOG.warning(f"suite {name} is left out of the page: {error}")
             continue
         if report is not None:
-            reports[name] = report
-    reports = dict(sorted(reports.items(), key=lambda item: item[1].suite.reading_order))
-    chosen = [name for name in reports if names is None or name in names]
-    for name in chosen:
-        write_suite(reports[name], local / name, **figures)
+            reports.append(report)
+    reports.sort(key=lambda report: report.suite.reading_order)
+    chosen = [report for report in reports if names is None or report.suite.name in names]
+    for report in chosen:
+        write_suite(report, local / report.suite.name, **figures)
     if reports:
-        write_if_changed(local / "index.html", render_page(list(reports.values())))
-    return [reports[name] for name in chosen]
+        write_if_changed(local / "index.html", render_page(reports))
+    return chosen
 
 
-def _draw(registry: Registry, results: Path, name: str, with_published: bool) -> SuiteReport | None:
-    """The report of a suite, None if it has no runs. Its runs of this machine are stored with its definition."""
-    local = results / LOCAL
-    suite = find_suite(registry, name, local / name, results / name)
-    if runs := local_runs(registry, suite, results):
-        write_definition(suite, local / name)
-        write_runs(runs, local, name)
-    committed = current_runs(registry, suite, read_committed(results, name)) if with_published else []
-    united = unite([*by_code(registry, suite, runs, results), *committed])
-    if not united.runs:
+def _draw(
+    registry: Registry, results: Path, suite: Suite, runs: Sequence[FinishedRun], published: Sequence[FinishedRun] = ()
+) -> SuiteReport | None:
+    """The report of this machine's runs of a suite together with published ones, None if there are no runs."""
+    if not runs and not published:
         return None
-    published = sum(run not in runs for run in united.runs)
-    note = [f"{published} of {count(len(united.runs), 'run')} are published ones."] if published else []
+    united = unite([*by_code(registry, suite, runs, results), *published])
+    others = sum(run not in runs for run in united.runs)
+    note = [f"{others} of {count(len(united.runs), 'run')} are published ones."] if others else []
     return draw(registry, suite, united, [*note, *_not_compared(registry, suite, united.runs)])
 
 
 def _not_compared(registry: Registry, suite: Suite, runs: Sequence[FinishedRun]) -> list[str]:
     """A sentence for each component whose file is not here; the versions in the records are then compared with no code."""
     keys = {run.key[:2] for run in runs}
-    recipes = [recipe for _, recipe in suite_recipes(registry, suite, runs) if (recipe.id, recipe.hash) in keys]
+    recipes = [recipe for key, recipe in recipes_by_key(registry, suite, runs).items() if key in keys]
     versions = [item for recipe in recipes for item in numerics_versions(recipe).items()]
     names = dict.fromkeys(name for name, version in versions if version == NOT_HERE)
     return [f"The file of {name} is not here, so its code was not compared." for name in names]
@@ -110,9 +111,10 @@ def write_selection(
         reports += write_local(registry, results, names, with_published=with_published, **figures)
         pages += [results / LOCAL / "index.html"] if reports else []
     for suite in suites:
-        if suite.name != suite.file and suite.guidance and (runs := local_runs(registry, suite, results)):
-            united, folder = unite(by_code(registry, suite, runs, results)), results / LOCAL / suite.name
-            report = draw(registry, suite, united, _not_compared(registry, suite, united.runs))
+        if suite.name == suite.file or not suite.guidance:
+            continue
+        if (report := _draw(registry, results, suite, local_runs(registry, suite, results))) is not None:
+            folder = results / LOCAL / suite.name
             write_suite(report, folder, **figures)
             write_if_changed(folder / "index.html", render_page([report], in_folder=True))
             reports.append(report)

@@ -15,16 +15,9 @@ from bench.config.schema import Recipe, RecipeError
 from bench.config.suite import Suite
 from bench.report.commands import add_figure_options, figure_options, print_report
 from bench.report.committed import read_committed, write_committed
-from bench.report.definition import find_suite, stored_suites, suite_recipes, write_definition
+from bench.report.definition import find_suite, recipes_by_key, stored_suites, suite_recipes, write_definition
 from bench.report.output import FigureOptions
-from bench.report.records import (
-    REPRODUCTIONS,
-    current_runs,
-    local_runs,
-    mismatches,
-    read_file_of_runs,
-    write_runs,
-)
+from bench.report.records import REPRODUCTIONS, current_runs, local_runs, mismatches, read_file_of_runs, write_runs
 from bench.report.unite import United, code_difference, unite
 from bench.runs.finished import FinishedRun, is_stale
 from bench.runs.folder import LOCAL, runs_dir
@@ -66,10 +59,8 @@ def run_merge(arguments: argparse.Namespace) -> int:
     registry, results, figures = Registry(*arguments.recipes_dir), Path(arguments.results_dir), figure_options(arguments)
     files: dict[str, list[Path]] = {}
     for file in map(Path, arguments.what):
-        if os.path.isdir(file):
-            raise RecipeError(f"merge {file}: is a folder: name the records.jsonl in it")
-        if not os.path.exists(file):  # also answers for names that are too long
-            raise RecipeError(f"merge {file}: no such file")
+        if not os.path.isfile(file):  # also answers for names that are too long
+            raise RecipeError(f"merge {file}: no such file: name a records.jsonl")
         files.setdefault(arguments.suite or file.absolute().parent.name, []).append(file)
     changes = [_merged(registry, results, name, paths) for name, paths in files.items()]
     return _write(registry, results, changes, list(files), figures)
@@ -129,20 +120,14 @@ def _publication(registry: Registry, results: Path, name: str, replace: bool, fo
     if not local and not before:
         raise RecipeError(f"suite {name}: no run below {runs_dir(results)} has finished: run ./run_all.sh {name}")
     entries = {(recipe.id, recipe.hash): (entry, recipe) for entry, recipe in suite_recipes(registry, suite, local)}
-    recipes = {key: recipe for key, (_, recipe) in entries.items()}
+    sweep = shlex.join(["python", "-m", "bench", "sweep", name, "--stale", *folders])
     for run in local:
         entry, recipe = entries[run.key[:2]]
-        if problem := _code_problem(run):
-            words = ["--recipe", entry.id, *suite.run_options(entry, recipe), "--seed", str(run.record.seed), *folders]
-            again = shlex.join(["python", "bench/run.py", *words, "--force"])
-            raise RecipeError(
-                f"{run.name}: {problem}: commit the changes or remove them, then run it again: {again}{_DATA}"
-            )
-        if is_stale(run.record, recipe):
-            again = shlex.join(["python", "-m", "bench", "sweep", name, "--stale", *folders])
-            parts = "; ".join(stale_parts(run.record, recipe))
-            raise RecipeError(f"{run.name}: it was recorded with other code ({parts}): run it again: {again}{_DATA}")
-    fresh, stale = _by_code(before, recipes)
+        words = ["--recipe", entry.id, *suite.run_options(entry, recipe), "--seed", str(run.record.seed), *folders]
+        one = shlex.join(["python", "bench/run.py", *words, "--force"])
+        changed = f"commit the changes or remove them, then run it again: {one}{_DATA}"
+        _check_code(run, recipe, changed, f"run it again: {sweep}{_DATA}")
+    fresh, stale = _by_code(before, {key: recipe for key, (_, recipe) in entries.items()})
     order = [*local, *fresh, *stale] if replace else [*fresh, *local, *stale]
     replaced = {run.key for run in local} if replace else set()
     advice = "publish --replace takes this machine's runs if they have all seeds that are published"
@@ -160,27 +145,29 @@ def _merged(registry: Registry, results: Path, name: str, files: Sequence[Path])
         given += runs
     if problems := mismatches(registry, suite, [*before, *given]):
         raise RecipeError(problems[0])
-    recipes = {(recipe.id, recipe.hash): recipe for _, recipe in suite_recipes(registry, suite, [*before, *given])}
+    recipes = recipes_by_key(registry, suite, [*before, *given])
     for run in given:
-        if problem := _code_problem(run):
-            raise RecipeError(f"{run.name}: {problem}: its author commits the changes or removes them, and runs it again")
-        if is_stale(run.record, recipe := recipes[run.key[:2]]):
-            parts = "; ".join(stale_parts(run.record, recipe))
-            raise RecipeError(f"{run.name}: it was recorded with other code ({parts}): its author runs it again")
+        changed = "its author commits the changes or removes them, and runs it again"
+        _check_code(run, recipes[run.key[:2]], changed, "its author runs it again")
     fresh, stale = _by_code(before, recipes)
-    change = _change(
-        registry, suite, before, given, [*fresh, *given, *stale], stale, "its author runs it again with that code"
-    )
+    order, advice = [*fresh, *given, *stale], "its author runs it again with that code"
+    change = _change(registry, suite, before, given, order, stale, advice)
     if change.after.conflicts:
         raise RecipeError(change.after.conflicts[0])
     return change
 
 
-def _code_problem(run: FinishedRun) -> str | None:
-    """Why nobody can get the code of a run from its record, or None."""
+def _check_code(run: FinishedRun, recipe: Recipe, changed: str, stale: str) -> None:
+    """Raise RecipeError for a run whose code nobody can get from its record, or computes something else than this code.
+
+    changed, stale: what to do then.
+    """
     if run.record.code.dirty is None:
-        return "its code is not known, since it did not run in a git checkout"
-    return "it used code that differs from its commit" if run.record.code.dirty else None
+        raise RecipeError(f"{run.name}: its code is not known, since it did not run in a git checkout: {changed}")
+    if run.record.code.dirty:
+        raise RecipeError(f"{run.name}: it used code that differs from its commit: {changed}")
+    if parts := stale_parts(run.record, recipe):
+        raise RecipeError(f"{run.name}: it was recorded with other code ({'; '.join(parts)}): {stale}")
 
 
 def _by_code(

@@ -14,7 +14,7 @@ from bench.cli import count
 from bench.config.registry import Registry
 from bench.config.schema import Recipe, RecipeError
 from bench.config.suite import Suite
-from bench.report.definition import is_known, stored_suites, suite_recipes
+from bench.report.definition import is_known, recipes_by_key, stored_suites
 from bench.runs.finished import FinishedRun, is_stale, run_from_folder, run_from_line, seedless_recipe
 from bench.runs.folder import LOCAL, RunFolder, finished_runs
 from bench.runs.record import Record, RunKey
@@ -67,7 +67,7 @@ def local_runs(registry: Registry, suite: Suite, results: str | Path) -> list[Fi
         RecipeError: a run is damaged or was changed.
     """
     if suite.file is None or is_known(registry, suite.file):
-        folders = _folders_of(finished_runs(results), (recipe for _, recipe in suite_recipes(registry, suite)), results)
+        folders = _folders_of(finished_runs(results), recipes_by_key(registry, suite).values(), results)
         found = ((folder.name, run_from_folder(folder, suite.name)) for folder in folders)
         # a folder with the record of another run does not count
         runs = [run for name, run in found if name == f"{run.record.hash[:8]}-seed{run.record.seed}"]
@@ -81,7 +81,7 @@ def local_runs(registry: Registry, suite: Suite, results: str | Path) -> list[Fi
 
 def by_code(registry: Registry, suite: Suite, runs: Sequence[FinishedRun], results: str | Path) -> list[FinishedRun]:
     """This machine's runs in the order in which they count: those of the code that is here, then the newest first."""
-    recipes = {(recipe.id, recipe.hash): recipe for _, recipe in suite_recipes(registry, suite, runs)}
+    recipes = recipes_by_key(registry, suite, runs)
 
     def rank(run: FinishedRun) -> tuple[bool, float]:
         recipe = recipes[run.key[:2]]
@@ -124,26 +124,22 @@ def _folders_of(folders: Iterable[Path], recipes: Iterable[Recipe], results: str
 
 def current_runs(registry: Registry, suite: Suite, runs: Sequence[FinishedRun]) -> list[FinishedRun]:
     """The runs with the hashes that the suite's recipes have now, in the order of its recipes and of the seeds."""
-    order = {}
-    for _, recipe in suite_recipes(registry, suite, runs):
-        order.setdefault((recipe.id, recipe.hash), len(order))
+    order = {key: place for place, key in enumerate(recipes_by_key(registry, suite, runs))}
     current = [run for run in runs if run.key[:2] in order]
     return sorted(current, key=lambda run: (order[run.key[:2]], run.record.seed))
 
 
 def mismatches(registry: Registry, suite: Suite, runs: Sequence[FinishedRun]) -> list[str]:
     """A sentence for every run that is not of the suite as its recipes are now, or contradicts itself."""
-    hashes: dict[str, list[str]] = {}
-    for _, recipe in suite_recipes(registry, suite, runs):
-        hashes.setdefault(recipe.id, []).append(recipe.hash)
-    out = []
+    recipes, out = recipes_by_key(registry, suite, runs), []
     for run in runs:
-        recipe_id, run_hash = run.record.id, run.record.hash
+        recipe_id, run_hash = run.key[:2]
         if recipe_id not in suite.ids:
             out.append(f"{run.name}: not in suite {suite.name}")
         elif problem := run.contradiction:
             out.append(problem)
-        elif run_hash not in (known := hashes.get(recipe_id, [])):
-            wanted = f"its recipe's, {known[0][:8]}" if known else f"that of a recipe of suite {suite.name}"
+        elif (recipe_id, run_hash) not in recipes:
+            known = next((own for of_id, own in recipes if of_id == recipe_id), None)
+            wanted = f"its recipe's, {known[:8]}" if known else f"that of a recipe of suite {suite.name}"
             out.append(f"{run.name}: its hash {run_hash[:8]} is not {wanted}")
     return out

@@ -9,7 +9,7 @@ import pandas as pd
 
 from bench.cli import count
 from bench.config.suite import SuiteEntry
-from bench.report.frame import CELL, METHOD, RUN, machine, runs_frame
+from bench.report.frame import CELL, METHOD, RUN, runs_frame
 from bench.runs.finished import FinishedRun
 
 TITLE = "The same recipes on other machines"
@@ -17,6 +17,7 @@ NOTE = (
     "Of the seeds that both machines have finished: mean accuracies of the last epoch in %, there and here, and the mean"
     " difference. Gain: over {reference} with the same seed, in points. None of these runs is in the other tables."
 )
+NUMBERS = ["there", "here", "difference", "gain_there", "gain_here"]
 
 
 def reproductions_frame(
@@ -31,52 +32,42 @@ def reproductions_frame(
 
     Columns:
         where: the machine in words, with the libraries that are others there. METHOD: of the recipe.
-        seeds: with an accuracy there and here. diverged: seeds that diverged there, or here.
+        seeds: with an accuracy there and here. diverged_seeds: those that diverged there, or here.
         there, here, difference: means over these seeds, in % and points. largest: the largest difference of one seed.
         gain_there, gain_here: means over the seeds that have both, in points; missing for the reference.
     """
-    columns = ["where", *METHOD, "seeds", "diverged", "there", "here", "difference", "largest", "gain_there", "gain_here"]
     if not placed:
-        return pd.DataFrame(columns=columns)
-    frame = runs_frame([run for run, _ in placed], [entry for _, entry in placed])
-    theirs = frame[[*RUN, "last_accuracy", "compile", "libraries"]].assign(where=[machine(run.record) for run, _ in placed])
-    both = theirs.merge(runs[[*RUN, "last_accuracy", "compile", "libraries"]], on=RUN, suffixes=("_there", "_here"))
+        return pd.DataFrame(columns=["where", *METHOD, *NUMBERS, "largest", "seeds", "diverged_seeds"])
+    theirs = runs_frame(placed).rename(columns={"machine": "where"})
+    own = [*RUN, "last_accuracy", "compile", "libraries"]
+    both = theirs[["where", *own]].merge(runs[own], on=RUN, suffixes=("_there", "_here"))
     both["where"] += [_differing(row) for row in both.to_dict("records")]
-    both = both.merge(pairs[[*RUN, "gain"]], on=RUN, how="left")
+    both = both.rename(columns={"last_accuracy_there": "there", "last_accuracy_here": "here"})
+    both["difference"] = both["there"] - both["here"]
+    both.loc[both["difference"].isna(), ["there", "here"]] = np.nan  # diverged there or here
     at = ["where", *CELL, "seed"]
-    base = both.loc[both["method"] == reference, [*at, "last_accuracy_there"]].rename(
-        columns={"last_accuracy_there": "base"}
-    )
-    both = both.merge(base, on=at, how="left")
-    both["difference"] = both["last_accuracy_there"] - both["last_accuracy_here"]
-    both["gain_there"] = (both["last_accuracy_there"] - both["base"]).where(both["gain"].notna())
-    both["gain_here"] = both["gain"].where(both["gain_there"].notna())
-    both.loc[both["method"] == reference, ["gain_there", "gain_here"]] = np.nan
-    both["largest"] = both["difference"].abs()
-    for side in ("there", "here"):
-        both[side] = both[f"last_accuracy_{side}"].where(both["difference"].notna())
-    grouped = both.groupby(["where", *METHOD], sort=False)
-    out = grouped[["there", "here", "difference", "gain_there", "gain_here"]].mean()
-    out["largest"], out["seeds"] = grouped["largest"].max(), grouped["difference"].count()
-    out["diverged"] = grouped.size() - out["seeds"]
-    order = {key: number for number, key in enumerate(runs[METHOD].itertuples(index=False, name=None))}
-    out = out.reset_index()
-    out["order"] = [order[key] for key in out[METHOD].itertuples(index=False, name=None)]
-    return out.sort_values(["where", "order"], kind="stable", ignore_index=True)[columns]
+    base = both.loc[both["method"] == reference, [*at, "there"]]
+    both = both.merge(base, on=at, how="left", suffixes=("", "_base")).merge(pairs[[*RUN, "gain"]], on=RUN, how="left")
+    gain_there = both["there"] - both["there_base"]
+    has_both = gain_there.notna() & both["gain"].notna() & (both["method"] != reference)
+    both["gain_there"], both["gain_here"] = gain_there.where(has_both), both["gain"].where(has_both)
+    groups = both.assign(largest=both["difference"].abs()).groupby(["where", *METHOD], sort=False)
+    out = groups[NUMBERS].mean()
+    out["largest"], out["seeds"] = groups["largest"].max(), groups["difference"].count()
+    out["diverged_seeds"] = groups.size() - out["seeds"]
+    return out.reset_index().sort_values("where", kind="stable", ignore_index=True)
 
 
 def reproduction_notes(frame: pd.DataFrame) -> list[str]:
     """A sentence that counts the reproductions, and has the largest difference; none if there are none."""
     if frame.empty:
         return []
-    runs, largest = int(frame["seeds"].sum() + frame["diverged"].sum()), frame["largest"].max()
-    verb, difference = (
-        "was" if runs == 1 else "were",
-        "" if pd.isna(largest) else f"; the largest difference is {largest:.2f} points",
-    )
-    diverged = int(frame["diverged"].sum())
-    other = f"; of {diverged} of them, one of the two runs diverged" if diverged else ""
-    return [f"{count(runs, 'run')} {verb} repeated on other machines{difference}{other}."]
+    diverged, largest = int(frame["diverged_seeds"].sum()), frame["largest"].max()
+    runs = int(frame["seeds"].sum()) + diverged
+    text = f"{count(runs, 'run')} {'was' if runs == 1 else 'were'} repeated on other machines"
+    text += "" if pd.isna(largest) else f"; the largest difference is {largest:.2f} points"
+    text += f"; of {diverged} of them, one of the two runs diverged" if diverged else ""
+    return [f"{text}."]
 
 
 def _differing(row: dict[str, object]) -> str:

@@ -88,7 +88,7 @@ class _Found(NamedTuple):
 
 
 def _frame(found: Sequence[_Found]) -> pd.DataFrame:
-    frame = runs_frame([one.run for one in found], [one.entry for one in found])
+    frame = runs_frame([(one.run, one.entry) for one in found])
     frame = frame.assign(origin=[one.origin for one in found], folder=pd.Series([one.folder for one in found], dtype="str"))
     first = ["origin", "suite", *RUN, "last_accuracy", "best_accuracy"]
     return frame[[*first, *frame.columns.drop(first)]]

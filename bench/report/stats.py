@@ -16,7 +16,7 @@ from scipy.special import stdtr, stdtrit
 from bench.cli import count
 from bench.config.names import split_id
 from bench.config.schema import Recipe
-from bench.config.suite import BASELINE, Suite, SuiteEntry
+from bench.config.suite import Suite, SuiteEntry
 from bench.report.frame import CELL, METHOD, RUN
 
 CONFIDENCE = 0.95
@@ -34,7 +34,7 @@ def paired_interval(differences: pd.Series, confidence: float = CONFIDENCE) -> t
     return differences.mean() - half_width, differences.mean() + half_width
 
 
-def half_width_in_std(pairs: int, confidence: float = CONFIDENCE) -> float:
+def half_width_in_std(pairs: int, confidence: float) -> float:
     """Half the width of that interval, in standard deviations of the differences; NaN with fewer than MIN_SEEDS pairs."""
     return stdtrit(pairs - 1, (1 + confidence) / 2) / np.sqrt(pairs) if pairs >= MIN_SEEDS else np.nan
 
@@ -80,29 +80,26 @@ def with_reference(runs: pd.DataFrame, reference: str) -> pd.DataFrame:
     differs: what makes a comparison of the two unfair, "other number of threads" for example; "" for a pair.
     """
     finished, key = runs[~runs["diverged"]], [*CELL, "seed"]
-    own = ["last_accuracy", *CONDITIONS]
-    targets = finished.loc[finished["method"] == reference, [*key, *own]]
-    out = finished.merge(targets.rename(columns={"last_accuracy": "target"} | {n: f"{n}_of" for n in CONDITIONS}), on=key)
-    two = (out[[f"{name}{end}" for name in CONDITIONS]].to_dict("records") for end in ("", "_of"))
-    out["differs"] = pd.Series([_difference(*rows) for rows in zip(*two, strict=True)], out.index, dtype="str")
-    return out.drop(columns=[f"{name}_of" for name in CONDITIONS])
+    base = finished.loc[finished["method"] == reference, [*key, "last_accuracy", *CONDITIONS]]
+    out = finished.merge(base, on=key, suffixes=("", "_of")).rename(columns={"last_accuracy_of": "target"})
+    out["differs"] = pd.Series([_difference(row) for row in out.to_dict("records")], out.index, dtype="str")
+    return out
 
 
-def _difference(run: Mapping[str, Any], base: Mapping[str, Any]) -> str:
-    """What differs between a run and its reference's (with `_of` in the names) although it must not."""
-    device, precision, threads, numerics = (base[f"{name}_of"] for name in CONDITIONS)
-    out = ["device"] if run["device"] != device else []
-    if run["device"] == device == "cpu" and run["threads"] != threads:
+def _difference(row: Mapping[str, Any]) -> str:
+    """What differs between a run and its reference's, whose values end with `_of`, although it must not."""
+    out = ["device"] if row["device"] != row["device_of"] else []
+    if row["device"] == row["device_of"] == "cpu" and row["threads"] != row["threads_of"]:
         out.append("number of threads")  # sums have another order
-    if run["precision"] != precision:
+    if row["precision"] != row["precision_of"]:
         out.append("precision")
-    shared = run["numerics"].keys() & numerics.keys()
-    if changed := [name for name in sorted(shared) if run["numerics"][name] != numerics[name]]:
+    versions, others = row["numerics"], row["numerics_of"]
+    if changed := [name for name in sorted(versions.keys() & others.keys()) if versions[name] != others[name]]:
         out.append(f"version of {', '.join(changed)}")
     return f"other {', '.join(out)}" if out else ""
 
 
-def pairs_frame(runs: pd.DataFrame, curves: pd.DataFrame, reference: str = BASELINE) -> pd.DataFrame:
+def pairs_frame(runs: pd.DataFrame, curves: pd.DataFrame, reference: str) -> pd.DataFrame:
     """One row per finished run that has a pair: a run of the reference in its cell with the same seed, computed alike.
 
     Both runs of a pair start from the same weights and see the same images in the same order. The reference's own runs are

@@ -15,7 +15,7 @@ from bench.config.registry import Registry
 from bench.config.schema import Recipe
 from bench.config.suite import BASELINE, Suite, SuiteEntry, changes_results
 from bench.report.definition import suite_recipes
-from bench.report.frame import CELL, METHOD, RUN, curves_frame, guidance_of, runs_frame
+from bench.report.frame import CELL, RUN, curves_frame, guidance_of, runs_frame
 from bench.report.papers import published_frame
 from bench.report.reproductions import reproduction_notes, reproductions_frame
 from bench.report.stats import cells_frame, pairs_frame
@@ -59,22 +59,15 @@ class SuiteReport:
 
     @property
     def ranked_cells(self) -> pd.DataFrame:
-        """`cells` as a reader wants them: where a cell has more than FEW_METHODS methods, these are sorted by gain.
-
-        The reference is first. Rows of one guidance are neighbours in the order of the suite, placed by the larger gain.
-        """
-        own = [*CELL, "guidance"]
-        rows = self.cells[METHOD].assign(guidance=self.cells["method"].map(guidance_of), place=range(len(self.cells)))
-        rows["gain"] = self.cells["gain_mean"].fillna(-np.inf).where(rows["method"] != self.suite.reference, np.inf)
-        order = pd.DataFrame(
-            {
-                "cell": rows.groupby(CELL, sort=False).ngroup(),
-                "gain": -rows.groupby(own)["gain"].transform("max"),
-                "place": rows.groupby(own)["place"].transform("min"),  # those of equal gain stay apart
-            }
-        )
-        order.loc[rows.groupby(CELL)["place"].transform("size") <= FEW_METHODS, ["gain", "place"]] = 0
-        return self.cells.loc[order.sort_values(list(order), kind="stable").index]
+        """`cells` as a reader wants them: where a cell has more than FEW_METHODS methods, the reference is first and the
+        others are sorted, see `by_gain`."""
+        order: list[object] = []
+        for _, own in self.cells.groupby(CELL, sort=False):
+            if len(own) > FEW_METHODS:
+                gains = own["gain_mean"].mask(own["method"] == self.suite.reference, np.inf)
+                own = own.iloc[by_gain(gains.set_axis(own["method"]))]
+            order += list(own.index)
+        return self.cells.loc[order]
 
     @property
     def distinct_runs(self) -> pd.DataFrame:
@@ -87,28 +80,38 @@ class SuiteReport:
         return [" ".join(filter(None, (self.protocol_note, self.settings_note))), *self.notes]
 
 
+def by_gain(gains: pd.Series) -> np.ndarray:
+    """The places in which gains, by method, are to be read: the largest first, missing ones last.
+
+    Those of one guidance are neighbours in their own order, placed by the largest of them.
+    """
+    names = gains.index.map(guidance_of)
+    best = gains.groupby(names, sort=False).max().sort_values(ascending=False, kind="stable")
+    return best.index.get_indexer(names).argsort(kind="stable")
+
+
 def build_suite_report(
     registry: Registry, suite: Suite, finished: Sequence[FinishedRun], reproductions: Sequence[FinishedRun] = ()
 ) -> SuiteReport:
     """The report of a suite from its runs, of which there must be at least one, and reproductions of them."""
     recipes = suite_recipes(registry, suite, finished)
     placed = _placed(recipes, finished)
-    members = [run for run, _ in placed]
-    runs = runs_frame(members, [entry for _, entry in placed])
+    runs = runs_frame(placed)
     of_runs = [*RUN, "diverged", "guidance_stop_epoch"]
-    curves = curves_frame(runs[of_runs], members)[[*of_runs, "epoch", "test_accuracy"]]
+    curves = curves_frame(runs[of_runs], [run for run, _ in placed])[[*of_runs, "epoch", "test_accuracy"]]
     pairs, published = pairs_frame(runs, curves, suite.reference), published_frame(registry, (one for _, one in recipes))
     cells = cells_frame(suite, recipes, runs, pairs, published)
     settings = {key: str(given.value) for key, given in suite.overrides if key != "teacher.weights"}  # a path of a machine
+    others = reproductions_frame(runs, pairs, _placed(recipes, reproductions), suite.reference)
     distinct = runs.drop_duplicates(["id", "hash", "seed"])
     notes = [
         *_deviations(suite, recipes, distinct),
         *_scaling_note(recipes),
         *_comparison_notes(distinct),
         *_pairing_notes(suite, cells),
+        *_stale_note((recipe for _, recipe in recipes), finished),
+        *reproduction_notes(others),
     ]
-    others = reproductions_frame(runs, pairs, _placed(recipes, reproductions), suite.reference)
-    notes += [*_stale_note((recipe for _, recipe in recipes), finished), *reproduction_notes(others)]
     said = _protocol_note(suite, recipes), _settings_note(suite, settings)
     return SuiteReport(suite, recipes, runs, curves, pairs, cells, published, others, settings, *said, notes)
 

@@ -123,7 +123,7 @@ def runs_table(report: SuiteReport) -> pd.DataFrame:
 def reproduction_tables(report: SuiteReport) -> dict[str, pd.DataFrame]:
     """{other machine in words: the accuracies and gains of its runs beside those of the same seeds here}."""
     columns = {
-        "seeds": lambda row: f"{row['seeds']}{f', {number} diverged' if (number := row['diverged']) else ''}",
+        "seeds": _seeds,
         "mean there": _value("there", ".2f"),
         "mean here": _value("here", ".2f"),
         "mean difference": _value("difference", "+.2f"),

@@ -84,7 +84,7 @@ class SeedTable:
     def title(self) -> str:
         """What the table is of, in words."""
         own = self.name
-        return f"{own['method']}: {own['model']} on {own['dataset']}{', ' * bool(own['variant'])}{own['variant']}"
+        return f"{own['method']}: {own['model']} on {', '.join(filter(None, (own['dataset'], own['variant'])))}"
 
     @property
     def texts(self) -> pd.DataFrame:
@@ -101,13 +101,12 @@ class SeedTable:
     @property
     def sentence(self) -> str:
         """The components in words, and which rows or columns they leave out."""
-        whole, parts = self.complete, []
-        for word, all_seeds, seeds in (
-            ("teacher", self.accuracies.index, whole.index),
-            ("student", self.accuracies.columns, whole.columns),
-        ):
-            if len(lacking := all_seeds.difference(seeds)):
-                parts.append(f"{word} seed {', '.join(map(str, lacking))}")
+        whole = self.complete
+        lacking = {
+            "teacher": self.accuracies.index.difference(whole.index),
+            "student": self.accuracies.columns.difference(whole.columns),
+        }
+        parts = [f"{word} seed {', '.join(map(str, seeds))}" for word, seeds in lacking.items() if len(seeds)]
         left_out = f" Left out, since a run is missing: {'; '.join(parts)}." if parts else ""
         if (found := self.components) is None:
             return f"Too few runs for the components of variance: they need two seeds of each, without a gap.{left_out}"
@@ -145,13 +144,13 @@ def seed_tables(report: SuiteReport) -> list[SeedTable]:
 def components_frame(tables: Sequence[SeedTable]) -> pd.DataFrame:
     """One row per table: its name, the numbers of teachers and student seeds without a gap, and `Components`."""
     missing = Components(*[np.nan] * len(Components._fields))
-    rows = [
-        {**table.name, **dict(zip(("teachers", "students"), table.complete.shape, strict=True))}
-        | (table.components or missing)._asdict()
-        for table in tables
-    ]
+    rows = []
+    for table in tables:
+        teachers, students = table.complete.shape
+        numbers = (table.components or missing)._asdict()
+        rows.append({**table.name, "teachers": teachers, "students": students, **numbers})
     return pd.DataFrame(rows)
 
 
 def _deviation(variance: float) -> str:
-    return f"{np.sqrt(max(variance, 0)):.2f}" + " (estimated below zero)" * bool(variance < -_TINY)
+    return f"{np.sqrt(max(variance, 0)):.2f}{' (estimated below zero)' if variance < -_TINY else ''}"

@@ -212,7 +212,6 @@ def test_options_that_cannot_be(results, capsys):
         (["--figure-width", "0"], "--figure-width: got 0"),
         (["none"], "unknown suite"),
         (["paper"], "no run below"),
-        (["--suite", "quick"], "write python -m bench report quick"),
         (["deit_micro/digits/kd"], "no run of deit_micro/digits/kd has finished"),
         ([], "no run below"),
         (["--check", "--results-dir", str(results / "quick")], "no suite has published records"),

@@ -188,7 +188,8 @@ def test_one_epoch_and_one_seed(name):
 def test_names_are_only_text(tmp_path, name):
     names = {"deit_micro": name, "digits": f"hub:{name}", "guided": name}
     own = report()
-    hostile = dataclasses.replace(own, curves=own.curves.replace(names), cells=own.cells.replace(names))
+    suite = dataclasses.replace(own.suite, rows=methods("baseline", name))
+    hostile = dataclasses.replace(own, suite=suite, curves=own.curves.replace(names), cells=own.cells.replace(names))
     for path in write_figures(hostile, tmp_path / "results"):
         assert path.is_file() and "%" not in path.name
         if path.suffix == ".svg":

@@ -88,6 +88,8 @@ def test_a_damaged_line_is_refused_with_its_number(tmp_path, change, words):
         ({"epochs": 300}, "is not that of its recipe"),
         ({"last_accuracy": 99.0}, "not that of its history"),
         ({"best_accuracy": 99.0}, "not that of its history"),
+        ({"best_epoch": 1}, "its best epoch is not"),
+        ({"teacher": None}, "its teacher is not that of its recipe"),
     ],
 )
 def test_a_record_that_contradicts_itself_is_named(tmp_path, change, words):
@@ -103,7 +105,8 @@ def test_a_record_that_contradicts_itself_is_named(tmp_path, change, words):
 
 
 def test_records_of_other_recipes_do_not_pass_the_check():
-    assert "is not that of its recipe" in mismatches(registry, suite, [quick_run("guided", 0, hash="0" * 64)])[0]
+    (problem,) = mismatches(registry, suite, [quick_run("guided", 0, hash="0" * 64)])
+    assert "its hash 00000000 is not that of its recipe" in problem
     longer = registry.compose("deit_micro/digits/guided", "quick", ["train.epochs=2"])
     assert "is not its recipe's" in mismatches(registry, suite, [make_run("quick", longer, [50.0, 60.0])])[0]
     assert "not in suite quick" in mismatches(registry, suite, [quick_run("guided", 0, id="deit_tiny/digits/guided")])[0]

@@ -16,19 +16,10 @@ from bench.report.definition import write_definition
 from bench.report.records import REPRODUCTIONS, write_runs
 from bench.runs.folder import RunFolder
 from bench.runs.record import HISTORY_COLUMNS, Hardware
-from tests.helpers.synthetic import history_rows, make_run, quick_run
+from tests.helpers.synthetic import finish, make_run, quick_run, varied_suite
 
 registry = Registry()
 KEY = ["origin", "suite", "method", "seed"]
-
-
-def finish(results, run, recipe=None):
-    """Leave a finished run of this machine below a results folder."""
-    recipe = recipe or registry.compose(run.record.id, suite=registry.suite("quick"), seed=run.record.seed)
-    folder = RunFolder(results, recipe)
-    folder.write_history(history_rows(run))
-    folder.write_record(run.record)
-    return str(folder.path)
 
 
 @pytest.fixture
@@ -118,14 +109,11 @@ def test_a_suite_of_ones_own_recipes_is_found(tmp_path):
 
 
 def test_varied_values_have_a_column(tmp_path):
-    (tmp_path / "own" / "suites").mkdir(parents=True)
-    text = Path("recipes/suites/quick.yaml").read_text()
-    (tmp_path / "own" / "suites" / "mine.yaml").write_text(f"{text}vary: {{teacher.seed: [0, 1]}}\n")
-    suite = Registry(tmp_path / "own").suite("mine")
-    for _, recipe in Registry(tmp_path / "own").suite_recipes(suite):
-        finish(tmp_path / "results", make_run("mine", recipe, [50.0]), recipe)
+    recipes, suite = varied_suite(tmp_path, "vary: {teacher.seed: [0, 1]}")
+    for _, recipe in recipes.suite_recipes(suite):
+        finish(tmp_path / "results", make_run("varied", recipe, [50.0]), recipe)
     for function in (bench.results, bench.curves):
-        frame = function("mine", results_dir=tmp_path / "results", recipes_dir=tmp_path / "own")
+        frame = function("varied", results_dir=tmp_path / "results", recipes_dir=tmp_path)
         found = sorted(frame[["method", "variant"]].drop_duplicates().itertuples(index=False, name=None))
         assert found == [("baseline", ""), ("guided", "teacher.seed=0"), ("guided", "teacher.seed=1")]
 

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ttest_rel
 
+from bench.config.names import split_id
 from bench.config.parse import SourcedValue
 from bench.config.registry import Registry
-from bench.config.suite import SuiteMethod
+from bench.config.suite import SuiteEntry, SuiteMethod
 from bench.report.frame import RUN, curves_frame, runs_frame
 from bench.report.stats import REACH, holm, paired_interval, paired_p_value, pairs_frame, verdict
 from bench.report.suite_report import build_suite_report
@@ -31,15 +32,19 @@ def cells(*runs, suite=suite):
     return {row["method"]: row for row in build_suite_report(registry, suite, runs).cells.to_dict("records")}
 
 
+def frame_of(*runs):
+    return runs_frame([(run, SuiteEntry(run.record.id, split_id(run.record.id)[2])) for run in runs])
+
+
 def pairs(*runs, reference="baseline"):
-    frame = runs_frame(runs)
+    frame = frame_of(*runs)
     return pairs_frame(frame, curves_frame(frame[[*RUN, "diverged"]], runs), reference).set_index(["method", "seed"])
 
 
 def test_a_run_is_a_row_of_a_frame():
     summary = make_teacher(guided_recipe.teacher, select="best", last_accuracy=61.0, best_accuracy=98.25)
     changes = {"teacher": summary, "hardware": Hardware("cpu", "Z80", 4), "world_size": 2, "seconds": 900.0}
-    row = runs_frame([run("guided", 0, [80.0, 90.0, 85.0], **changes)]).iloc[0]
+    row = frame_of(run("guided", 0, [80.0, 90.0, 85.0], **changes)).iloc[0]
     assert (row["suite"], row["model"], row["dataset"], row["method"]) == ("quick", "deit_micro", "digits", "guided")
     assert (row["last_accuracy"], row["best_accuracy"], row["best_epoch"]) == (85.0, 90.0, 2)
     assert (row["device_hours"], row["device_unit"]) == (2.0, "core-hours")
@@ -48,9 +53,9 @@ def test_a_run_is_a_row_of_a_frame():
 
 
 def test_missing_values_do_not_change_the_types_of_a_frame():
-    diverged = runs_frame([run("baseline", 0, [10.0], diverged=True)])
+    diverged = frame_of(run("baseline", 0, [10.0], diverged=True))
     assert diverged[["last_accuracy", "best_epoch", "teacher_id", "teacher_seed"]].isna().all(axis=None)
-    assert (diverged.dtypes == runs_frame([run("baseline", 0, [10.0]), run("guided", 0, [10.0])]).dtypes).all()
+    assert (diverged.dtypes == frame_of(run("baseline", 0, [10.0]), run("guided", 0, [10.0])).dtypes).all()
 
 
 @given(st.lists(st.tuples(percent, percent), min_size=3, max_size=12))

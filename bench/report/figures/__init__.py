@@ -12,11 +12,9 @@ and of the code that draws it.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-
-from matplotlib import rc_context
 
 from bench.report.figures import base
 from bench.report.figures.base import figure_name
@@ -26,7 +24,6 @@ from bench.report.figures.gains import draw_gains
 from bench.report.figures.varied import draw_varied, varied_number
 from bench.report.frame import CELL
 from bench.report.suite_report import SuiteReport
-from bench.storage import replacing
 
 DRAW = {"overview": draw_gains, "cost": draw_cost, "varied": draw_varied, "suite": draw_suite, "curves": draw_curves}
 
@@ -37,8 +34,7 @@ def plots_of_suite(report: SuiteReport) -> dict[str, base.Plot]:
     if not cells["seeds"].any():
         return {}
     curves = report.curves[~report.curves["diverged"]].drop(columns="diverged")
-    reference = report.suite.reference
-    methods = tuple(sorted(cells["method"].unique(), key=lambda name: name != reference))
+    methods, reference = report.suite.methods, report.suite.reference
     measure = "held-out accuracy" if (report.runs["evaluated_on"] == "holdout").any() else "test accuracy"
     whole = base.Plot("Accuracy per epoch of all students and datasets", cells, curves, methods, measure, reference)
     plots = {"cost": replace(whole, title="Accuracy against training time", curves=curves.iloc[:0])}
@@ -63,8 +59,10 @@ def write_figures(report: SuiteReport, folder: Path, *, title: bool = True, widt
     for path in _stale_files(plots, folder):
         path.unlink()
     for name, plot in plots.items():
-        if any(base.read_stamp(path) != plot.stamp(width, title) for path in base.figure_paths(folder, name)):
-            _draw(name, plot, folder, width, title)
+        stamp = plot.stamp(width, title)
+        if any(base.read_stamp(path) != stamp for path in base.figure_paths(folder, name)):
+            draw = partial(DRAW[name.partition("/")[0]], plot, width, plot.title if title else None)
+            base.write_figure(draw, folder, name, width, plot.title, stamp)
     return [path for name in plots for path in base.figure_paths(folder, name)]
 
 
@@ -86,21 +84,3 @@ def _stale_files(plots: dict[str, base.Plot], folder: Path) -> list[Path]:
     places = [path for name in (*plain, "curves/*") for path in base.figure_paths(folder, name)]
     found = {path for place in places for path in folder.glob(str(place.relative_to(folder)))}
     return sorted(found - {path for name in plots for path in base.figure_paths(folder, name)})
-
-
-def _draw(name: str, plot: base.Plot, folder: Path, width: float, title: bool) -> None:
-    """Draw a figure and write its files, with its stamp instead of dates and versions."""
-    stamp = plot.stamp(width, title)
-    metadata = {
-        "svg": {"Title": plot.title, "Description": stamp, "Creator": None, "Date": None},
-        "png": {"Description": stamp, "Software": None},
-        "pdf": {"Keywords": stamp, "Creator": None, "Producer": None, "CreationDate": None},
-    }
-    for theme, endings in base.FILES.items():
-        with rc_context(base.figure_style(theme, width)), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing from")  # a box is drawn
-            figure = DRAW[name.partition("/")[0]](plot, width, plot.title if title else None)
-            for ending in endings:
-                with replacing(folder / f"{name}{ending}", sync=False) as temporary:
-                    kind = ending.rpartition(".")[2]
-                    figure.savefig(temporary, format=kind, metadata=metadata[kind])

@@ -6,14 +6,15 @@ import functools
 import hashlib
 import re
 import textwrap
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import RcParams, rc_params_from_file, rcParams
+from matplotlib import RcParams, rc_context, rc_params_from_file, rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -21,28 +22,24 @@ from matplotlib.text import Annotation
 
 from bench.config.names import path_part
 from bench.config.suite import BASELINE
+from bench.report.frame import METHOD
 from bench.report.suite_report import FEW_METHODS
+from bench.storage import replacing
 
 FILES = {"light": (".svg", ".png", ".pdf"), "dark": (".dark.svg", ".dark.png")}
 DEFAULT_WIDTH_INCHES = 5.2
 MAX_NAME_CHARS = 120
 CELL_COLUMNS = [
-    *("model", "dataset", "variant", "method", "status", "seeds", "diverged_seeds", "last_mean", "last_std"),
-    *(
-        "gain_mean",
-        "gain_low",
-        "gain_high",
-        "verdict",
-        "verdict_holm",
-        "comparisons",
-        "epochs_to_reach_mean",
-        "speedup_epochs_mean",
-    ),
-    *("device_hours", "device_unit"),
+    *(*METHOD, "status", "seeds", "diverged_seeds", "last_mean", "last_std", "device_hours", "device_unit"),
+    *("gain_mean", "gain_low", "gain_high", "verdict", "verdict_holm", "comparisons"),
+    *("epochs_to_reach_mean", "speedup_epochs_mean"),
 ]
 COLOURS = {  # by name on the page: where the style files have them
-    **{"surface": "axes.facecolor", "text": "text.color", "muted": "axes.labelcolor"},
-    **{"grid": "grid.color", "hairline": "axes.edgecolor"},
+    "surface": "axes.facecolor",
+    "text": "text.color",
+    "muted": "axes.labelcolor",
+    "grid": "grid.color",
+    "hairline": "axes.edgecolor",
 }
 
 
@@ -100,8 +97,7 @@ class Plot:
 
     def seeds(self) -> str:
         """The number of seeds that means are over, in words."""
-        low, high = self.cells.loc[self.cells["seeds"] > 0, "seeds"].agg(["min", "max"])
-        return "One seed" if high == 1 else f"Mean of {low} seeds" if low == high else f"Mean of {low} to {high} seeds"
+        return seeds_in_words(self.cells.loc[self.cells["seeds"] > 0, "seeds"])
 
     @functools.cached_property
     def digest(self) -> str:
@@ -109,13 +105,35 @@ class Plot:
         # Numbers are rounded so far that they are the same on all machines.
         data = [frame.to_csv(index=False, float_format="%.4f") for frame in (self.cells, self.curves)]
         code = [path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("*.*"))]
-        return hashlib.sha256(
-            repr((self.title, self.methods, self.measure, self.reference, data, code)).encode()
-        ).hexdigest()
+        shown = (self.title, self.methods, self.measure, self.reference, data, code)
+        return hashlib.sha256(repr(shown).encode()).hexdigest()
 
     def stamp(self, width: float, title: bool) -> str:
         """What a file of this figure holds; the layout is not part of the digest."""
         return f"digest {self.digest} width {width:g} title {'yes' if title else 'no'}"
+
+
+def seeds_in_words(numbers: pd.Series) -> str:
+    """The numbers of seeds that means are over, in words."""
+    low, high = numbers.min(), numbers.max()
+    return "One seed" if high == 1 else f"Mean of {low} seeds" if low == high else f"Mean of {low} to {high} seeds"
+
+
+def write_figure(draw: Callable[[], Figure], folder: Path, name: str, width: float, title: str, stamp: str) -> None:
+    """Draw a figure in light and dark and write its files, which hold a stamp instead of dates and versions."""
+    metadata = {
+        "svg": {"Title": title, "Description": stamp, "Creator": None, "Date": None},
+        "png": {"Description": stamp, "Software": None},
+        "pdf": {"Keywords": stamp, "Creator": None, "Producer": None, "CreationDate": None},
+    }
+    for theme, endings in FILES.items():
+        with rc_context(figure_style(theme, width)), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from")  # a box is drawn
+            figure = draw()
+            for ending in endings:
+                with replacing(folder / f"{name}{ending}", sync=False) as temporary:
+                    kind = ending.rpartition(".")[2]
+                    figure.savefig(temporary, format=kind, metadata=metadata[kind])
 
 
 def read_stamp(path: Path) -> str:
@@ -171,9 +189,9 @@ def method_colour(methods: Sequence[str], name: str, reference: str = BASELINE) 
     """
     if name == reference:
         return "C0"
-    return (
-        "C1" if len(methods) > FEW_METHODS else f"C{1 + [method for method in methods if method != reference].index(name)}"
-    )
+    if len(methods) > FEW_METHODS:
+        return "C1"
+    return f"C{1 + [method for method in methods if method != reference].index(name)}"
 
 
 def clean(name: str, max_chars: int = 24) -> str:

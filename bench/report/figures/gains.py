@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from bench.report.figures import base
 from bench.report.frame import guidance_of
+from bench.report.suite_report import by_gain
 
 ROW_LINES = 1.5  # height of a row of gains with a name of one line, in lines of text
 NEIGHBOUR = 0.75  # distance of rows of one guidance, in rows
@@ -111,20 +112,18 @@ def _draw_methods(plot: base.Plot, width: float, title: str | None) -> Figure:
 
 
 def _method_rows(gains: pd.DataFrame) -> pd.DataFrame:
-    """A row per method, sorted by the mean gain; those of one guidance are neighbours, placed by the larger gain.
+    """A row per method, sorted by the mean gain, see `by_gain`.
 
     place: 0 at the top. text: the label; is_setting: only the settings of a method whose name is above.
     """
     means = gains.groupby("method", sort=False)["gain_mean"].mean()
-    names = pd.Series(means.index.map(guidance_of), means.index)
-    order = pd.DataFrame(
-        {"gain": means.groupby(names).transform("max"), "name": names.map({n: i for i, n in enumerate(names[::-1])})}
-    )
-    rows = order.sort_values(["gain", "name"], ascending=False, kind="stable").drop(columns=["gain", "name"])
-    repeated = (own := names[rows.index]) == own.shift()
-    is_setting = repeated & own.isin(rows.index)  # the label that is the name alone comes first
+    methods = means.index[by_gain(means)]
+    names = methods.map(guidance_of).to_series(methods)
+    repeated = names == names.shift()
+    is_setting = repeated & names.isin(methods)  # the label that is the name alone comes first
     texts = [base.clean(method.partition(" ")[2] if short else method) for method, short in is_setting.items()]
-    return rows.assign(place=np.where(repeated, NEIGHBOUR, 1.0).cumsum() - 1, text=texts, is_setting=is_setting)
+    places = np.where(repeated, NEIGHBOUR, 1.0).cumsum() - 1
+    return pd.DataFrame({"place": places, "text": texts, "is_setting": is_setting})
 
 
 def gain_limits(gains: pd.DataFrame, crowded: bool) -> tuple[float, float]:

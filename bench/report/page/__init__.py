@@ -29,12 +29,11 @@ from bench.config.names import split_id
 from bench.config.registry import Registry
 from bench.config.schema import Recipe, RecipeError
 from bench.config.suite import BASELINE, Suite
-from bench.report import tables, teacher_seeds
+from bench.report import reproductions, tables, teacher_seeds
 from bench.report.figures.base import DARK, LIGHT, method_colour
 from bench.report.figures.gains import gain_limits
 from bench.report.frame import CELL, METHOD, RUN, guidance_of
 from bench.report.papers import MARKS
-from bench.report.reproductions import NOTE, TITLE
 from bench.report.suite_report import FEW_METHODS, SuiteReport
 
 PARTS = Path(__file__).parent
@@ -68,10 +67,8 @@ def render_page(suites: Sequence[SuiteReport], *, in_folder: bool = False) -> st
         figures={context["report"].suite.name: context["figures"] for context in contexts},
         colours={name: f"light-dark({light}, {DARK[name]})" for name, light in LIGHT.items()},
         marks=MARKS,
-        seeds_title=teacher_seeds.TITLE,
-        seeds_note=teacher_seeds.NOTE,
-        others_title=TITLE,
-        others_note=NOTE,
+        teacher_seeds=teacher_seeds,
+        reproductions=reproductions,
     )
 
 
@@ -102,6 +99,7 @@ def _suite(report: SuiteReport) -> dict[str, Any]:
             row["guidance"] = guidance_of(row["method"])
             row["listed"] = row["method"] != suite.reference or len(rows) == 1  # in the table of results
             row["reference"] = rows[0] if rows[0]["method"] == suite.reference else None
+            row["colour"] = colours[row["method"]] if row is row["reference"] or not many else None
             options = [*suite.run_options(entry, recipe), *folder]
             for run in row["runs"]:
                 further = [word for text in run["settings"] or () if text not in options for word in ("--set", text)]
@@ -109,12 +107,6 @@ def _suite(report: SuiteReport) -> dict[str, Any]:
             row["command"] = row["runs"][0]["command"] if row["runs"] else _command(row["id"], suite.seeds[0], options)
             row["recipe"] = _yaml_of(recipe)
     others = report.cells[report.cells["method"] != suite.reference]
-    gains = [
-        {"method": method, "rows": _rows(own.dropna(subset="gain_mean")), "mean": own["gain_mean"].mean()}
-        | own[_SPEEDUPS].median().to_dict()
-        for method, own in others.groupby("method", sort=False)
-        if own["gain_mean"].notna().any()
-    ]
     low, high = gain_limits(others, many)
     return {
         "report": report,
@@ -135,18 +127,21 @@ def _suite(report: SuiteReport) -> dict[str, Any]:
         "corrected": report.cells["comparisons"].max() > 1,
         "accuracy_note": tables.accuracy_note(report),
         "colours": colours,
-        "figures": {
-            _key(cell): [
-                _figure(row, None if many and row["method"] != suite.reference else colours[row["method"]]) for row in rows
-            ]
-            for cell, rows in cells.items()
-        },
+        "figures": {_key(cell): list(map(_figure, rows)) for cell, rows in cells.items()},
         "cell_keys": {cell: _key(cell) for cell in cells},
         "ticks": MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, max(high, low + 1)).tolist(),
         "complete": sum(all(row["status"] == "complete" for row in rows) for rows in cells.values()),
-        "gains": sorted(gains, key=lambda gain: -gain["mean"]),
+        "gains": _gains(others),
         "hours": report.distinct_runs.groupby("device_unit")["device_hours"].sum().to_dict(),
     }
+
+
+def _gains(cells: pd.DataFrame) -> list[Row]:
+    """The mean gain of each method, the largest first, with the rows of its cells and the medians of its speed-ups."""
+    groups = cells.dropna(subset="gain_mean").groupby("method", sort=False)
+    out = groups[_SPEEDUPS].median().assign(mean=groups["gain_mean"].mean(), reaching=groups["speedup_epochs_mean"].count())
+    out = _rows(out.sort_values("mean", ascending=False, kind="stable").reset_index())
+    return [{**row, "rows": _rows(groups.get_group(row["method"]))} for row in out]
 
 
 def _key(cell: tuple[str, ...]) -> str:
@@ -208,15 +203,14 @@ def _curves(report: SuiteReport) -> list[list[int | None]]:
     return [curves[key] for key in report.runs[RUN].itertuples(index=False, name=None)]
 
 
-def _figure(row: Row, colour: int | None) -> Row:
+def _figure(row: Row) -> Row:
     """What curves.js draws of a method. colour: the number of its CSS variable; None: of those that are free."""
     runs = [{name: run[name] for name in ("diverged", "epochs", "seconds", "curve")} for run in row["runs"]]
     for one, run in zip(runs, row["runs"], strict=True):
         if run["guidance_stop_epoch"] is not None:
             one["stop"] = run["guidance_stop_epoch"]
-    is_reference = row["reference"] is not None and row["method"] == row["reference"]["method"]
-    shown = {name: row[name] for name in ("method", "last_mean", "epochs_to_reach_mean")}
-    return shown | {"colour": colour, "runs": runs, "reference": is_reference}
+    shown = {name: row[name] for name in ("method", "last_mean", "epochs_to_reach_mean", "colour")}
+    return shown | {"runs": runs, "reference": row is row["reference"]}
 
 
 def _yaml_of(recipe: Recipe) -> str:
