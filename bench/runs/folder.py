@@ -59,13 +59,6 @@ def finished_runs(results: str | Path) -> list[Path]:
     return sorted(folder for folder in folders if re.fullmatch(r"[0-9a-f]{8}-seed\d+", folder.name))
 
 
-def old_runs_warning(results: str | Path) -> str | None:
-    """A sentence about the runs of an earlier version of the suite, if a results folder has such."""
-    if not (old := Path(results, "runs")).is_dir():
-        return None
-    return f"{old} has runs of an earlier version, which are not read; runs are now in {runs_dir(results)}"
-
-
 @functools.lru_cache(4096)  # all seeds of a recipe share it
 def _folder_names(recipe_id: str, role: str) -> list[str]:
     parts = [path_part(part) for part in split_id(recipe_id, role)]

@@ -32,7 +32,7 @@ from bench.config.suite import Suite
 from bench.data.preflight import data_folder
 from bench.packages import activation_note
 from bench.report.records import other_runs_note, published_records
-from bench.runs.folder import LOCAL, old_runs_warning
+from bench.runs.folder import LOCAL
 from bench.sweep.display import Display
 from bench.sweep.local import LocalExecutor, make_slots
 from bench.sweep.plan import Plan, PlannedRun, as_dict, as_text, make_plan, summary
@@ -47,7 +47,6 @@ LOG = logging.getLogger(__name__)
 def add_plan_options(parser: argparse.ArgumentParser) -> None:
     """The options of `plan`."""
     add_selection(parser)
-    parser.add_argument("--suite", help=argparse.SUPPRESS)  # of earlier versions
     parser.add_argument("--json", action="store_true", help="for programs: docs/records.md has the fields")
     _add_run_options(parser)
 
@@ -92,8 +91,6 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 def run_plan(arguments: argparse.Namespace) -> int:
     """Print every run of suites or recipes with its state, and what is left to do."""
     registry = Registry(*arguments.recipes_dir)
-    if arguments.suite is not None:
-        raise RecipeError(f"plan: --suite is no option any more: write python -m bench plan {arguments.suite}")
     suites = selected_suites(arguments, registry)
     with contextlib.redirect_stdout(sys.stderr):  # a dataset that is decoded now says so, and JSON must stay JSON
         plan = _plan(registry, suites, arguments)
@@ -123,8 +120,6 @@ def _plan(registry: Registry, suites: Sequence[Suite], arguments: argparse.Names
     if not planned:
         given, ids = ", ".join(map(short_repr, arguments.filter)), ", ".join(one for suite in suites for one in suite.ids)
         raise RecipeError(f"--filter {given}: no recipe of {_named(suites)} matches; they are {ids}")
-    if warning := old_runs_warning(arguments.results_dir):
-        LOG.warning(warning)
     by_seed = [run for _, run in sorted(planned, key=lambda pair: pair[0])]
     published = published_records(arguments.results_dir) if arguments.skip_published else None
     data_dir, processes = data_folder(arguments.data_dir), max(1, arguments.gpus_per_run)

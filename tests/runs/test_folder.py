@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bench.config.numerics import numerics_versions
 from bench.config.registry import Registry
 from bench.config.schema import RecipeError
-from bench.runs.folder import RunFolder, old_runs_warning
+from bench.runs.folder import RunFolder
 from bench.runs.record import RECORD_SCHEMA, check_same_images, read_record, record_from_dict, stale_parts
 from tests.helpers.synthetic import history_rows, make_run
 
@@ -151,12 +151,6 @@ def test_no_id_reaches_outside_the_results_folder(tmp_path, name):
     for id_ in (f"{name}/{name}/{name}", f"{name}/digits/guided", f"deit_micro/{name}/guided", f"deit_micro/digits/{name}"):
         with pytest.raises(RecipeError, match="is not an id"):
             RunFolder(tmp_path, dataclasses.replace(RECIPE, id=id_))
-
-
-def test_runs_of_an_earlier_version_are_pointed_out(tmp_path):
-    assert old_runs_warning(tmp_path) is None
-    (tmp_path / "runs").mkdir()
-    assert str(tmp_path / "runs") in old_runs_warning(tmp_path) and "local/runs" in old_runs_warning(tmp_path)
 
 
 @pytest.mark.parametrize(

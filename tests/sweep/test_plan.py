@@ -242,7 +242,6 @@ def test_a_plan_is_of_recipes_and_of_suites(tmp_path, capsys):
     assert "1 run: 1 to run\n" in one and "left to train: 1 epoch, about" in one and "unknown for 1 of 1 job, since" in one
     for words, sentence in (
         ([], "plan: name suites (cifar10, "),
-        (["--suite", "quick"], "write python -m bench plan quick"),
         (["quick", "--protocol", "paper"], "a suite has its own"),
         (["quick", "--filter", "cifar"], "no recipe of suite quick matches"),
         (["quick", "--seeds", "0"], "--seeds 0: must be 1 or more"),
@@ -254,8 +253,6 @@ def test_a_plan_is_of_recipes_and_of_suites(tmp_path, capsys):
     ):
         code, _, errors = plan(*words)
         assert code == 2 and sentence in errors, errors
-    (tmp_path / "runs").mkdir()
-    assert "has runs of an earlier version" in plan("quick")[2]
 
 
 def test_keys_of_the_teacher_are_left_aside_for_baselines(quick, capsys):
