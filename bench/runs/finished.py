@@ -88,12 +88,7 @@ class FinishedRun:
 
 def run_from_folder(folder: Path, suite: str = "") -> FinishedRun:
     """The run in a folder. Raises RecipeError if its record or history is damaged."""
-    path = folder / "record.json"
-    try:
-        record = read_record(path)
-    except OSError as error:
-        raise RecipeError(f"{path}: cannot be read ({error.strerror}): move it away to run again") from None
-    rows = read_history(folder / "history.csv")
+    record, rows = read_record(folder / "record.json"), read_history(folder / "history.csv")
     return FinishedRun(suite, record, {name: [row[name] for row in rows] for name in history_columns(rows[0])})
 
 

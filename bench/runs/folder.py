@@ -89,13 +89,10 @@ class RunFolder:
 
     def record(self, recipe: Recipe) -> Record | None:
         """The record of a finished run of exactly this recipe and seed, or None. Raises RecipeError for a damaged one."""
-        path = self.path / "record.json"
         try:
-            record = read_record(path)
+            record = read_record(self.path / "record.json")
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except OSError as error:
-            raise RecipeError(f"{path}: cannot be read ({error.strerror}): move it away to run again") from None
         return record if record.hash == recipe.hash and record.seed == recipe.seed else None
 
     def write_record(self, record: Record) -> None:
