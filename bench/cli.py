@@ -89,9 +89,14 @@ def selected_suites(arguments: argparse.Namespace, registry: Registry) -> list[S
     if arguments.protocol is not None and not ids:
         raise RecipeError(f"--protocol {arguments.protocol}: goes with recipe ids; a suite has its own")
     suites = [_with_settings(registry, registry.suite(name), arguments.set) for name in names]
-    base = Suite("", arguments.protocol or "paper", (), (), (), ADHOC_SEEDS).with_settings(arguments.set)
+    base = unnamed_suite(arguments.protocol).with_settings(arguments.set)
     parts = [tuple(filter(None, registry.split(one))) for one in ids]
     return suites + [suite_of_ids(own, base) for size in (3, 2) if (own := [one for one in parts if len(one) == size])]
+
+
+def unnamed_suite(protocol: str | None) -> Suite:
+    """The protocol (paper) and seeds of recipes that are in no suite, as a suite without recipes."""
+    return Suite("", protocol or "paper", (), (), (), ADHOC_SEEDS)
 
 
 def suite_of_ids(parts: Sequence[tuple[str, ...]], base: Suite, reference: str | None = None) -> Suite:

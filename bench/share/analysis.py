@@ -59,13 +59,7 @@ class SimilarityRow(NamedTuple):
 
 
 class Analysis(NamedTuple):
-    """The result of `analyze_runs`.
-
-    subject: student, dataset and images in words.
-    reference: the method that the others are compared with.
-    compared: {feature layer of the teacher: the student's block that locality guidance compares with it}.
-    notes: sentences on what is not comparable or missing.
-    """
+    """The result of `analyze_runs`: what `report.analysis.Findings` has, with rows in place of its data frames."""
 
     subject: str
     reference: str

@@ -24,6 +24,7 @@ from bench.cli import (
     matches,
     selected_suites,
     suite_of_ids,
+    unnamed_suite,
 )
 from bench.config.parse import short_repr
 from bench.config.registry import Registry
@@ -33,10 +34,9 @@ from bench.data.preflight import data_folder
 from bench.packages import activation_note
 from bench.report.records import other_runs_note, published_records
 from bench.runs.folder import LOCAL
-from bench.sweep.display import Display
+from bench.sweep.display import Display, beside_published
 from bench.sweep.local import LocalExecutor, make_slots
 from bench.sweep.plan import Plan, PlannedRun, as_dict, as_text, make_plan, summary
-from bench.sweep.published import beside_published
 from bench.sweep.scheduler import Executor, Scheduler, drive
 from bench.sweep.slurm import SlurmExecutor
 from bench.sweep.slurm_request import SlurmRequest, add_slurm_options, refuse_slurm_options
@@ -143,10 +143,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
             raise RecipeError(f"compare: {model}/{dataset} is a teacher: only students are compared")
     if arguments.suite is not None and arguments.protocol is not None:
         raise RecipeError(f"--protocol {arguments.protocol}: suite {arguments.suite} has its own")
-    if arguments.suite is not None:
-        base = registry.suite(arguments.suite)
-    else:
-        base = Suite("", arguments.protocol or "paper", (), (), (), ADHOC_SEEDS)
+    base = registry.suite(arguments.suite) if arguments.suite is not None else unnamed_suite(arguments.protocol)
     suite = suite_of_ids(parts, base.with_settings(arguments.set), arguments.reference)
     if arguments.reference is not None and arguments.reference not in suite.methods:
         allowed = ", ".join(suite.methods)
@@ -175,9 +172,11 @@ def _run(registry: Registry, suites: Sequence[Suite], arguments: argparse.Namesp
         suites = [dataclasses.replace(one, seeds=tuple(range(arguments.seeds))) if one.recipes else one for one in suites]
     jobs = plan.jobs
     at_once = len(slots) or min(arguments.array_parallelism or len(jobs), len(jobs))
-    options = _shared_options(arguments)
+    folders = _folder_options(arguments)
+    options = ["--results-dir", arguments.results_dir, *folders, *(["--stale"] if arguments.stale else [])]
+    options += [word for name in arguments.tracker for word in ("--tracker", name)]
     if arguments.dry_run:
-        print(as_text(plan, at_once, _folder_options(arguments)))
+        print(as_text(plan, at_once, folders))
         print("\ncommands, teachers and the longest runs first:" if jobs else "\nnothing is left to run")
         for job in Scheduler(jobs).waiting:
             print(" ".join(job.command(["python"], "bench/run.py", options)))
@@ -189,7 +188,7 @@ def _run(registry: Registry, suites: Sequence[Suite], arguments: argparse.Namesp
             f"{queued.name}: is job {queued.cluster_id} in the cluster's queue: --executor slurm follows it,"
             f" scancel {queued.cluster_id} ends it"
         )
-    print(f"{title},", "\n".join(summary(plan, at_once, _folder_options(arguments))), flush=True)
+    print(f"{title},", "\n".join(summary(plan, at_once, folders)), flush=True)
     scheduler = Scheduler(jobs, arguments.retries, on_cluster)
     if jobs:
         if on_cluster:
@@ -234,13 +233,6 @@ def _report(registry: Registry, suites: Sequence[Suite], plan: Plan, arguments: 
         LOG.warning(f"not compared with published results: {error}")
     for page in pages:
         print(f"tables, figures and page: {page}")
-
-
-def _shared_options(arguments: argparse.Namespace) -> list[str]:
-    """The words that the command lines of all jobs share."""
-    options = ["--results-dir", arguments.results_dir, *_folder_options(arguments)]
-    options += ["--stale"] if arguments.stale else []
-    return options + [word for name in arguments.tracker for word in ("--tracker", name)]
 
 
 def _folder_options(arguments: argparse.Namespace) -> list[str]:

@@ -14,9 +14,9 @@ from bench.locks import cache_folder, exclusive
 from bench.report.records import runs_in_no_suite
 from bench.runs.record import Hardware, run_key
 from bench.sweep import commands
+from bench.sweep.display import beside_published
 from bench.sweep.job import Outcome, read_result
 from bench.sweep.plan import PlannedRun, as_dict, as_text, least_seconds, make_plan, summary
-from bench.sweep.published import beside_published
 from tests.helpers.commands import call
 from tests.helpers.generated import write
 from tests.helpers.process import command
