@@ -8,6 +8,7 @@ import dataclasses
 import importlib
 import json
 import logging
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -179,7 +180,7 @@ def _run(registry: Registry, suites: Sequence[Suite], arguments: argparse.Namesp
         print(as_text(plan, at_once, folders))
         print("\ncommands, teachers and the longest runs first:" if jobs else "\nnothing is left to run")
         for job in Scheduler(jobs).waiting:
-            print(" ".join(job.command(["python"], "bench/run.py", options)))
+            print(shlex.join(job.command(["python"], "bench/run.py", options)))
         return DONE
     if plan.problems and not jobs and not any(job.is_finished for job in plan.runs):
         raise RecipeError("; ".join(plan.problems))

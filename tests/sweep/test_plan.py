@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shlex
 from itertools import product
 from pathlib import Path
 
@@ -266,6 +267,13 @@ def test_keys_of_the_teacher_are_left_aside_for_baselines(quick, capsys):
     lines = [line for line in dry.splitlines() if line.startswith("python bench/run.py")]
     assert any("guided --seed 1 --suite quick --set teacher.train.epochs=1 --set teacher.seed=5 " in line for line in lines)
     assert any("baseline --seed 1 --suite quick --results-dir" in line for line in lines)
+
+
+def test_the_commands_of_a_dry_run_can_be_pasted_into_a_shell(tmp_path, capsys):
+    words = ["deit_micro/digits/baseline", "--protocol", "quick", "--results-dir", tmp_path / "my results", "--seeds", 1]
+    out = call(capsys, "bench", "sweep", *words, "--set", "train.betas=[0.9, 0.95]", "--dry-run")[1]
+    (line,) = [line for line in out.splitlines() if line.startswith("python bench/run.py")]
+    assert {"train.betas=[0.9, 0.95]", str(tmp_path / "my results")} < set(shlex.split(line))
 
 
 def test_varied_values_are_named_and_equal_recipes_are_one_run(tmp_path, capsys):
