@@ -166,8 +166,11 @@ def _run(registry: Registry, suites: Sequence[Suite], arguments: argparse.Namesp
     if arguments.retries < 0:
         raise RecipeError(f"--retries {arguments.retries}: must be 0 or more")
     on_cluster = arguments.executor == "slurm"
-    request = SlurmRequest.from_options(arguments) if on_cluster else refuse_slurm_options(arguments)
-    slots = [] if on_cluster else make_slots(arguments.gpus_per_run, arguments.runs_per_gpu)
+    if on_cluster:
+        request, slots = SlurmRequest.from_options(arguments), []
+    else:
+        refuse_slurm_options(arguments)
+        slots = make_slots(arguments.gpus_per_run, arguments.runs_per_gpu)
     plan, title = _plan(registry, suites, arguments), _named(suites)
     if arguments.seeds is not None:  # recipes without a suite are complete with these
         suites = [dataclasses.replace(one, seeds=tuple(range(arguments.seeds))) if one.recipes else one for one in suites]
