@@ -1,5 +1,4 @@
-"""What a sweep shows: one line per job that has ended, on a terminal a table of the running ones below them, and at the end
-how the accuracies compare with the published ones of the same recipes and seeds."""
+"""What a sweep shows: a line per job that has ended, on a terminal a table of the running ones, at the end a comparison."""
 
 from __future__ import annotations
 
