@@ -155,7 +155,7 @@ class Record:
     dataset: DatasetSummary
     feature_maps: dict[str, object]  # (channels, height, width) by feature layer, for guided students
     precision: Precision
-    compile: str  # "off", "default", "graphs" or "fell back"; in records of earlier versions the mode of torch.compile
+    compile: str  # "off", "default", "graphs" or "fell back"
     world_size: int  # number of processes
     hardware: Hardware
     seconds: float  # of training and evaluation, without interruptions
