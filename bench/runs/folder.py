@@ -22,7 +22,7 @@ from typing import TypedDict, Unpack
 from bench.config.names import path_part, split_id
 from bench.config.parse import short_repr
 from bench.config.schema import Recipe, RecipeError
-from bench.runs.record import HistoryRow, Record, history_columns, read_history, read_record
+from bench.runs.record import HistoryRow, Record, history_columns, read_record
 from bench.storage import read_json, sha256, write_json, write_text
 
 LOCAL = "local"  # below the results folder: what this machine's runs and reports write; git ignores it
@@ -98,10 +98,6 @@ class RunFolder:
     def write_record(self, record: Record) -> None:
         """Write the record. The run is finished from here on."""
         write_json(self.path / "record.json", record.to_dict())
-
-    def history(self) -> list[HistoryRow]:
-        """The rows of history.csv; an empty cell is None. Raises RecipeError if it is not a history."""
-        return read_history(self.path / "history.csv")
 
     def write_history(self, rows: Sequence[HistoryRow]) -> None:
         """Write history.csv, one row per epoch. Epochs count from 1; a column without a value stays empty."""
