@@ -60,9 +60,10 @@ def add_recipes_dir(to: argparse.ArgumentParser) -> None:
 
 
 def add_settings(to: argparse.ArgumentParser) -> None:
-    """The options for protocol and single keys."""
+    """The options for protocol, single keys and suite."""
     to.add_argument("--protocol", default="paper", metavar="NAME", help="how to train (paper)")
     to.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=SET_HELP)
+    to.add_argument("--suite", metavar="NAME", help="use the protocol and settings of this suite")
 
 
 def add_selection(to: argparse.ArgumentParser, metavar: str = "SUITE or ID") -> None:
@@ -138,7 +139,6 @@ def matches(text: str, filters: Sequence[str]) -> bool:
 def add_recipe_options(to: argparse.ArgumentParser) -> None:
     """The options that, with an id, determine a recipe."""
     add_settings(to)
-    to.add_argument("--suite", metavar="NAME", help="use the protocol and settings of this suite")
     add_recipes_dir(to)
 
 
