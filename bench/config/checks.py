@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import typing
 from collections.abc import Callable
+from typing import Any
 
 from bench.config.image_sizes import size_problem
 from bench.config.names import NAME
 from bench.config.parse import nearest, short_repr
 from bench.config.plugins import PACKAGE, explained, modules_defining
-from bench.config.schema import Augment, Data, Guidance, Model, Recipe, RecipeError, Schedule, TeacherPass
+from bench.config.schema import Data, Guidance, Model, Recipe, RecipeError
 
 MAX_WEIGHTS = 5e8  # of a network; ViT-L has 3e8
 MAX_TOKENS = 4096  # 64 x 64
@@ -33,12 +34,10 @@ def check_recipe(recipe: Recipe, fail: Fail) -> None:
     for path, pair in (("augment.crop_area", augment.crop_area), ("augment.crop_ratio", augment.crop_ratio)):
         if pair[0] > pair[1]:
             fail(path, f"got {list(pair)}, allowed is the smaller number first")
-    for name, needed, has in (
-        ("mix_switch", "augment.mixup and augment.cutmix", augment.mixup and augment.cutmix),
-        ("mix_prob", "augment.mixup or augment.cutmix", augment.mixes),
-    ):
-        if not has and getattr(augment, name) != getattr(Augment(), name):
-            fail(f"augment.{name}", f"has no effect without {needed}, and must not change the hash then")
+    if not (augment.mixup and augment.cutmix):
+        _refuse_idle(augment, "augment", ("mix_switch",), "without augment.mixup and augment.cutmix", fail)
+    if not augment.mixes:
+        _refuse_idle(augment, "augment", ("mix_prob",), "without augment.mixup or augment.cutmix", fail)
     check_data(data, fail)
     images = None if data.subset or data.holdout else data.train_images  # otherwise known when the dataset is here
     if data.train_limit and images and data.train_limit > images:
@@ -56,9 +55,8 @@ def most_training_images(data: Data) -> int | None:
     if count is not None and data.subset is not None and data.classes is not None:
         count -= data.classes - data.subset  # at least one of each class that is left out
     if count is not None and data.holdout and data.classes is not None:
-        count = min(
-            count, int(count * (1 - data.holdout)) + data.classes
-        )  # each class rounds its share, and keeps an image
+        rounded = data.classes  # each class rounds its share, and keeps an image
+        count = min(count, int(count * (1 - data.holdout)) + rounded)
     return min((n for n in (count, data.train_limit) if n is not None), default=None)
 
 
@@ -106,6 +104,13 @@ def check_data(data: Data, fail: Fail) -> None:
         fail("data.subset", f"got {data.subset}, allowed is at most {data.classes}, the classes of {data.name}")
 
 
+def _refuse_idle(section: Any, prefix: str, names: tuple[str, ...], when: str, fail: Fail) -> None:
+    """Refuse keys of a section that have no effect but another value than their default."""
+    for name in names:
+        if getattr(section, name) != getattr(type(section)(), name):
+            fail(f"{prefix}.{name}", f"has no effect {when}, and must not change the hash then")
+
+
 def _check_size(model: Model, fail: Fail) -> None:
     """Refuse image sizes of which a network would not see every pixel, and networks that no machine has memory for."""
     if (problem := size_problem(model)) is not None:
@@ -123,21 +128,16 @@ def _check_guidance(recipe: Recipe, fail: Fail) -> None:
     """Refuse guidance that does not fit the student, the teacher or the data."""
     guidance, schedule = recipe.guidance, recipe.guidance.schedule
     if schedule.from_epoch >= recipe.train.epochs:
-        fail(
-            "guidance.schedule.from_epoch",
-            f"got {schedule.from_epoch}, allowed is less than train.epochs, {recipe.train.epochs}",
-        )
+        problem = f"got {schedule.from_epoch}, allowed is less than train.epochs, {recipe.train.epochs}"
+        fail("guidance.schedule.from_epoch", problem)
     if schedule.until_epoch is not None and schedule.until_epoch <= schedule.from_epoch:
         problem = f"got {schedule.until_epoch}, allowed is more than from_epoch, {schedule.from_epoch}"
         fail("guidance.schedule.until_epoch", problem)
-    without_effect = {"none": ("window", "threshold", "first_test"), "paper": ("first_test",)}.get(schedule.adaptive, ())
-    for name in without_effect:
-        if getattr(schedule, name) != getattr(Schedule(), name):
-            fail(f"guidance.schedule.{name}", f"has no effect with guidance.schedule.adaptive={schedule.adaptive}")
-    student_layers = len(recipe.model.feature_layers) or DEFAULT_FEATURE_LAYERS
-    teacher_layers = 0
-    if recipe.teacher is not None:
-        teacher_layers = len(recipe.teacher.model.feature_layers) or DEFAULT_FEATURE_LAYERS
+    idle = {"none": ("window", "threshold", "first_test"), "paper": ("first_test",)}.get(schedule.adaptive, ())
+    _refuse_idle(schedule, "guidance.schedule", idle, f"with guidance.schedule.adaptive={schedule.adaptive}", fail)
+    student_layers, teacher_layers = (
+        0 if part is None else len(part.model.feature_layers) or DEFAULT_FEATURE_LAYERS for part in (recipe, recipe.teacher)
+    )
     for params in guidance.params:
         with explained(params.plugin):
             problems = [(str(name), problem) for name, problem in params.problems(student_layers, teacher_layers)]
@@ -158,8 +158,6 @@ def _check_teacher_pass(recipe: Recipe, guidance: Guidance, fail: Fail) -> None:
             fail("teacher.offline", "the stored features have no border: augment.crop must be random_resized or none")
         if recipe.augment.mixes:
             fail("teacher.offline", "the stored features are of single images: set augment.mixup and augment.cutmix to 0")
-        for name in ("antialias", "bn_scope"):
-            if getattr(teacher_pass, name) != getattr(TeacherPass(), name):
-                fail(f"teacher.{name}", "has no effect with teacher.offline, and must not change the hash then")
+        _refuse_idle(teacher_pass, "teacher", ("antialias", "bn_scope"), "with teacher.offline", fail)
     elif (recipe.augment.mean, recipe.augment.std) != (recipe.teacher.augment.mean, recipe.teacher.augment.std):
         fail("teacher.augment.mean", "differs from the student's, whose normalised batch the teacher receives")

@@ -26,8 +26,8 @@ def recipe_files_schema(plugins: PluginFiles = NO_PLUGINS) -> dict[str, Any]:
     own = {key: plugin_params(read_plugin(*key, path)) for key, path in plugins.items()}
     methods = {name: params_class(name) for name in method_names()}
     methods |= {name: cls for (kind, name), cls in own.items() if kind == "guidance"}
-    of_builders = _merged([cls for (kind, _), cls in own.items() if kind == "models"])
-    defs = {name: _closed(_properties(cls, params=of_builders)) for name, cls in SECTIONS.items()}
+    defs = {name: _closed(_properties(cls)) for name, cls in SECTIONS.items()}
+    defs["model"]["properties"]["params"] = _merged([cls for (kind, _), cls in own.items() if kind == "models"])
     sections = {name: {"$ref": f"#/$defs/{name}"} for name in SECTIONS}
     of_teacher = {**_properties(TeacherPass), **_properties(Recipe, ("seed", "select", "weights", "sha256"))}
     settings = {**sections, "guidance": _guidance(methods), "teacher": _closed({**sections, **of_teacher})}
@@ -83,17 +83,11 @@ def _closed(properties: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
-def _properties(cls: type, only: tuple[str, ...] | None = None, params: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The schemas of a section's keys, or of some of them.
-
-    Args:
-        params: the schema of a section's own parameters, `model.params`.
-    """
+def _properties(cls: type, only: tuple[str, ...] | None = None) -> dict[str, Any]:
+    """The schemas of a section's keys, or of some of them, without `model.params`."""
     hints, out = field_types(cls), {}
     for f in fields(cls):
-        if hints[f.name] is ModelParams:
-            out[f.name] = params
-        elif only is None or f.name in only:
+        if hints[f.name] is not ModelParams and (only is None or f.name in only):
             default = None if f.default is MISSING else f.default
             out[f.name] = _value(hints[f.name], f.metadata.get("low"), f.metadata.get("high"), default)
     return out

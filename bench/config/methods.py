@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -47,7 +47,8 @@ def params_class(name: str, kind: str = "guidance") -> type[Params]:
     if (node := _class_in(path.read_text(encoding="utf-8"))) is None:
         return BASES[kind]
     params = _run_class(node, str(path), {})
-    params.__reduce__ = lambda self: (_make_params, (name, kind, vars(self)))  # pickle finds no class by this name
+    # pickle finds no class by this name
+    params.__reduce__ = lambda self: (_restored, (params_class, (name, kind), vars(self)))
     return params
 
 
@@ -68,7 +69,7 @@ def plugin_params(plugin: Plugin) -> type[Params]:
         if problem := _problem(params, base):
             raise RecipeError(f"{plugin.path} line {node.lineno}: class Params {problem}")
     params.own, params.plugin = True, plugin
-    params.__reduce__ = lambda self: (_make_plugin_params, (plugin, vars(self)))
+    params.__reduce__ = lambda self: (_restored, (plugin_params, (plugin,), vars(self)))
     return params
 
 
@@ -127,9 +128,5 @@ def _problem(params: type, base: type[Params]) -> str | None:
     return None
 
 
-def _make_params(name: str, kind: str, values: dict[str, object]) -> Params:
-    return params_class(name, kind)(**values)
-
-
-def _make_plugin_params(plugin: Plugin, values: dict[str, object]) -> Params:
-    return plugin_params(plugin)(**values)
+def _restored(class_of: Callable[..., type[Params]], arguments: tuple[object, ...], values: dict[str, object]) -> Params:
+    return class_of(*arguments)(**values)

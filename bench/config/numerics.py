@@ -16,9 +16,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from bench.config.plugins import PACKAGE
 from bench.config.schema import Recipe
 
-PACKAGE = Path(__file__).parents[1]
 NOT_HERE = "not here"  # the version of a user's own file that a record names
 
 

@@ -28,26 +28,10 @@ class SourcedValue:
 
     value: Any
     where: str  # a file, or "--set"
+    path: str = ""  # its key there
 
 
-# Keys and names of earlier versions, and what replaced them.
-RENAMED_KEYS = {
-    "model.taps": "model.feature_layers",
-    "guidance.weight": "guidance.params.weight",
-    "guidance.transform": "guidance.params.transform",
-    "guidance.stages": "guidance.params.stages",
-    "guidance.from_epoch": "guidance.schedule.from_epoch",
-    "guidance.until_epoch": "guidance.schedule.until_epoch",
-    "guidance.logits": "guidance.method (kd or hard)",
-    "guidance.logit_weight": "guidance.params.alpha",
-    "guidance.temperature": "guidance.params.temperature",
-    "guidance.guide_norm": "teacher.bn",
-    "guidance.guide_norm_scope": "teacher.bn_scope",
-    "guidance.antialias": "teacher.antialias",
-    "guidance.offline": "teacher.offline",
-}
 PARAMS = ("guidance.params", "model.params")  # sections whose keys a method or builder declares
-RENAMED_METHODS = {"logit-soft": "kd", "logit-hard": "hard"}
 
 
 def nearest(name: object, allowed: Iterable[str]) -> str:
@@ -62,9 +46,9 @@ def short_repr(value: object) -> str:
     return text if len(text) <= 120 else f"{text[:100]} …"
 
 
-def fail_at(given: SourcedValue, path: str, problem: str) -> typing.NoReturn:
-    """Raise RecipeError for a key, naming where it was written."""
-    raise RecipeError(f"{given.where}: {path}: {problem}")
+def fail_at(given: SourcedValue, problem: str) -> typing.NoReturn:
+    """Raise RecipeError for a value, naming its key and where it was written."""
+    raise RecipeError(f"{given.where}: {given.path}: {problem}")
 
 
 field_types = functools.cache(typing.get_type_hints)  # {field: type} of a dataclass
@@ -131,13 +115,12 @@ def _convert(value: Any, hint: Any, from_text: bool) -> Any:
     return value
 
 
-def read_value(section: type, name: str, given: SourcedValue, path: str) -> Any:
+def read_value(section: type, name: str, given: SourcedValue) -> Any:
     """The value of one key, converted and checked against its type and range.
 
     Args:
         section: the dataclass that has the key.
         name: of the key in it.
-        path: of the key as the user wrote it, for errors.
     """
     hint = field_types(section)[name]
     try:
@@ -149,7 +132,7 @@ def read_value(section: type, name: str, given: SourcedValue, path: str) -> Any:
             advice = f" (YAML reads {given.value} as text: write {mantissa}.0e{exponent})"
         elif typing.get_origin(hint) is Literal:
             advice = nearest(given.value, typing.get_args(hint))
-        fail_at(given, path, f"got {short_repr(given.value)}, allowed is {_describe(hint)}{advice}")
+        fail_at(given, f"got {short_repr(given.value)}, allowed is {_describe(hint)}{advice}")
     spec = section.__dataclass_fields__[name].metadata
     low, high = spec.get("low"), spec.get("high")
     for number in value if isinstance(value, tuple) else (value,):
@@ -157,7 +140,7 @@ def read_value(section: type, name: str, given: SourcedValue, path: str) -> Any:
             continue
         if (low is not None and number < low) or (high is not None and number > high):
             bounds = f"at least {low}" if high is None else f"from {low} to {high}"
-            fail_at(given, path, f"got {short_repr(given.value)}, allowed is {bounds}")
+            fail_at(given, f"got {short_repr(given.value)}, allowed is {bounds}")
     return value
 
 
@@ -206,7 +189,8 @@ def parse_set(assignments: Sequence[str]) -> dict[str, SourcedValue]:
         path, sep, value = text.partition("=")
         if not sep or not path.strip():
             raise RecipeError(f"--set {short_repr(text)}: must be key.path=value, as in --set train.epochs=2")
-        out[path.strip()] = SourcedValue(read_yaml(value, f"--set {short_repr(path)}") if value else "", "--set")
+        path = path.strip()
+        out[path] = SourcedValue(read_yaml(value, f"--set {short_repr(path)}") if value else "", "--set", path)
     return out
 
 
@@ -236,13 +220,13 @@ def flatten(content: Any, where: str, allowed: Sequence[str], prefix: str = "") 
         if not isinstance(name, str) or "." in name:
             raise RecipeError(f"{where}: {prefix}{short_repr(name)} is not a key: write a: {{b: 1}} for a.b")
         if not prefix and name not in allowed:
-            hint = "; it is now teacher" if name == "guide" else nearest(name, allowed)
-            raise RecipeError(f"{where}: {path} is not a section here; allowed: {', '.join(allowed)}{hint}")
+            sections = f"{', '.join(allowed)}{nearest(name, allowed)}"
+            raise RecipeError(f"{where}: {path} is not a section here; allowed: {sections}")
         is_section = path in (*SECTIONS, "guidance", "guidance.schedule", *PARAMS)
         if isinstance(value, Mapping) or is_section:
             out.update(flatten(value, where, allowed, path + "."))
         else:
-            out[path] = SourcedValue(value, where)
+            out[path] = SourcedValue(value, where, path)
     return out
 
 
@@ -253,53 +237,44 @@ _KEYS["model"].remove("params")
 _TEACHER_KEYS = ("seed", "select", "weights", "sha256", *TEACHER_PASS_KEYS)
 
 
-def _new_name(path: str) -> str | None:
-    """What a key of an earlier version is called now; None for other keys."""
-    current = f"teacher.{path.removeprefix('guide.')}" if path.startswith("guide.") else path
-    inner = current.removeprefix("teacher.")
-    if inner in RENAMED_KEYS:
-        prefix = "teacher." if current != inner and inner.startswith("model.") else ""
-        return prefix + RENAMED_KEYS[inner]
-    return current if current != path else None
-
-
-def check_known(path: str, given: SourcedValue) -> None:
-    """Raise RecipeError for a key that no recipe has, in a sentence that says what is allowed or what the new name is."""
-    if (new := _new_name(path)) is not None:
-        fail_at(given, path, f"is now {new}")
-    inner = path.removeprefix("teacher.")
-    for_teacher = inner != path
+def check_known(given: SourcedValue) -> None:
+    """Raise RecipeError for a key that no recipe has, in a sentence that says what is allowed."""
+    inner = given.path.removeprefix("teacher.")
+    for_teacher = inner != given.path
     section, _, name = inner.rpartition(".")
     if for_teacher and (section.startswith("guidance") or inner in ("data.name", "model.role")):
-        fail_at(given, path, "is not a key of a teacher, which is not guided itself and shares the student's dataset")
+        fail_at(given, "is not a key of a teacher, which is not guided itself and shares the student's dataset")
     own_data = (*TEACHER_DATA_KEYS, "train_limit")
     if for_teacher and section == "data" and name not in own_data and name in _KEYS["data"]:
-        fail_at(given, path, f"is not a key of a teacher, which sees the student's images; its own: {', '.join(own_data)}")
+        fail_at(given, f"is not a key of a teacher, which sees the student's images; its own: {', '.join(own_data)}")
     # whether a recipe may set `seed` or `select` is decided where it is composed
     if inner in ("seed", "select") or (for_teacher and inner in _TEACHER_KEYS) or section in PARAMS:
         return
     if name in _KEYS.get(section, ()):
         return
-    prefix = path[: len(path) - len(inner)]
     if section in _KEYS or inner in _KEYS:
-        section, given_as = (section, path) if section in _KEYS else (inner, path)
+        section = section if section in _KEYS else inner
         known = _KEYS[section] + ["params.<name>"] * (section in ("guidance", "model"))
         known += ["schedule.<name>"] * (section == "guidance")
-        fail_at(given, given_as, f"is not a key; allowed under {section}: {', '.join(known)}{nearest(name, known)}")
+        fail_at(given, f"is not a key; allowed under {section}: {', '.join(known)}{nearest(name, known)}")
     every = [f"{s}.{key}" for s, keys in _KEYS.items() for key in keys] + list(_TEACHER_KEYS) * for_teacher
-    sections = ", ".join([*SECTIONS, *_TEACHER_KEYS] if prefix else [*SECTIONS, "guidance", "teacher"])
-    fail_at(given, path, f"is not a key; it must be under {sections}{nearest(inner, every)}")
+    sections = ", ".join([*SECTIONS, *_TEACHER_KEYS] if for_teacher else [*SECTIONS, "guidance", "teacher"])
+    fail_at(given, f"is not a key; it must be under {sections}{nearest(inner, every)}")
+
+
+def read_text(path: Path, where: str) -> str:
+    """The text of a file. Raises RecipeError, naming `where`, if it is not a plain file of UTF-8."""
+    if path.exists() and not path.is_file():  # a folder, or a pipe or a device, whose reading may never end
+        raise RecipeError(f"{where}: is not a plain file")
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{where}: cannot be read: {error}") from None
 
 
 def read_file(path: Path, where: str) -> Mapping[str, Any]:
     """The keys in a YAML file. Raises RecipeError, naming `where`, for anything that is not a plain file of keys."""
-    if path.exists() and not path.is_file():  # a folder, or a pipe or a device, whose reading may never end
-        raise RecipeError(f"{where}: is not a plain file")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{where}: cannot be read: {error}") from None
-    content = read_yaml(text, where)
+    content = read_yaml(read_text(path, where), where)
     if not isinstance(content, Mapping):
         raise RecipeError(f"{where}: must hold keys, got {short_repr(content)}")
     return content

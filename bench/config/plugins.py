@@ -20,6 +20,7 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 
 from bench.config.params import Plugin
+from bench.config.parse import read_text
 from bench.config.schema import RecipeError
 from bench.storage import first_line
 
@@ -52,15 +53,13 @@ def find_plugins(folder: Path) -> dict[tuple[str, str], Path]:
 
 def read_plugin(kind: str, name: str, path: Path) -> Plugin:
     """A plug-in from its file, which is not run. Raises RecipeError if it is not Python, or has no function `build`."""
-    if path.exists() and not path.is_file():  # a pipe or a device, whose reading may never end
-        raise RecipeError(f"{path}: is not a plain file")
+    source = read_text(path, str(path))
     try:
-        source = path.read_text(encoding="utf-8")
         compile(source, str(path), "exec", dont_inherit=True)
     except SyntaxError as error:
         line = f" line {error.lineno}" if error.lineno else ""
         raise RecipeError(f"{path}{line}: not valid Python: {error.msg}") from None
-    except (OSError, ValueError, RecursionError, MemoryError) as error:
+    except (ValueError, RecursionError, MemoryError) as error:
         raise RecipeError(f"{path}: cannot be read: {first_line(error)}") from None
     body = ast.parse(source).body
     if not any(isinstance(node, ast.FunctionDef) and node.name == "build" for node in body):

@@ -21,7 +21,6 @@ from bench.config.checks import check_data
 from bench.config.compose import Known, build_recipe, build_teacher, has_teacher, read_section, split_teacher
 from bench.config.names import DATASET, MODEL, NAME, NAME_RULE, TIMM, external_content
 from bench.config.parse import (
-    RENAMED_METHODS,
     SourcedValue,
     check_known,
     fail_at,
@@ -72,8 +71,6 @@ class Registry:
     def _path(self, kind: str, name: str, needed_by: str = "") -> Path:
         known = self.names(kind)
         if name not in known:
-            if kind == "guidance" and name in RENAMED_METHODS:
-                raise RecipeError(f"{needed_by}guidance {name} is now {RENAMED_METHODS[name]}")
             # A name is only compared with the files that exist, so no id can point outside the folders.
             form = "" if re.fullmatch(NAME, name) else f" ({NAME_RULE})"
             own = "; one of your own needs --recipes-dir (in Python recipes_dir)" if len(self._dirs) == 1 else ""
@@ -97,8 +94,8 @@ class Registry:
                 where = self._named(path)
                 content = read_file(path, where)
             flat = flatten(content, where, LAYER_SECTIONS[kind])
-            for inner, given in flat.items():
-                check_known(inner, given)
+            for given in flat.values():
+                check_known(given)
             self._cache[kind, name] = flat
         return self._cache[kind, name]
 
@@ -134,7 +131,7 @@ class Registry:
         varied = dataclasses.replace(suite, overrides=(*suite.overrides, *entry.overrides))
         recipe = self.compose(entry.id, suite=varied)
         if recipe.teacher is not None and recipe.teacher.sha256 is not None:
-            refuse_training_keys((*parse_set(suite.assignments).items(), *entry.overrides))
+            refuse_training_keys((*parse_set(suite.assignments).values(), *dict(entry.overrides).values()))
         if recipe.guidance is None and entry.method != self.split(entry.id)[2]:
             raise RecipeError(
                 f"suite {suite.name}: guidance: {entry.method}: it has no guidance, so this would change nothing"
@@ -150,13 +147,13 @@ class Registry:
         overrides = parse_set(assignments)
         for path, given in overrides.items():
             if not path.startswith("data."):
-                fail_at(given, path, "is not a key of a dataset: it must be under data")
-            check_known(path, given)
+                fail_at(given, "is not a key of a dataset: it must be under data")
+            check_known(given)
         given = {**self._layer("datasets", name), **overrides}
         data = dataclasses.replace(read_section(Data, "data.", given), name=name)
 
         def fail(path: str, problem: str) -> typing.NoReturn:
-            fail_at(given.get(path, SourcedValue(None, f"dataset {name!r}")), path, problem)
+            fail_at(given.get(path, SourcedValue(None, f"dataset {name!r}", path)), problem)
 
         check_data(data, fail)
         return data
@@ -200,7 +197,7 @@ class Registry:
         overrides = parse_set(assignments)
         for path, given in overrides.items():
             if path != "select" or guidance is not None:
-                check_override(path, given)
+                check_override(given)
         files = [
             self._layer("datasets", dataset, f"recipe {recipe_id!r}: "),
             self._layer("guidance", guidance, f"recipe {recipe_id!r}: ") if guidance else {},
@@ -218,14 +215,14 @@ class Registry:
         if own["guidance.method"].value == "none":
             for path, given in overrides.items():
                 if path.startswith(GUIDED_ONLY):
-                    fail_at(given, path, f"{recipe_id} has no guidance, so this would change nothing")
+                    fail_at(given, f"{recipe_id} has no guidance, so this would change nothing")
             own = {path: given for path, given in own.items() if not path.startswith("guidance.")}
             return build_recipe(recipe_id, protocol, own, seed, self._known)
         method = str(own["guidance.method"].value)
         if not has_teacher(method, self._known):
             for path, given in overrides.items():
                 if path.startswith("teacher."):
-                    fail_at(given, path, f"{method} has no teacher, so this would change nothing")
+                    fail_at(given, f"{method} has no teacher, so this would change nothing")
             return build_recipe(recipe_id, protocol, own, seed, self._known)
         if "model.name" not in teacher_keys:
             raise RecipeError(
@@ -236,11 +233,11 @@ class Registry:
         role = self.role(teacher_model, f"{given.where}: teacher.model.name: ")
         if role != "teacher" and not teacher_model.startswith(TIMM):
             teachers = [*(name for name in self.names("models") if self.role(name) == "teacher"), "timm:NAME"]
-            fail_at(given, "teacher.model.name", f"{teacher_model} is a student; teachers are {', '.join(teachers)}")
+            fail_at(given, f"{teacher_model} is a student; teachers are {', '.join(teachers)}")
         layers = self._teacher_layers(teacher_model, dataset, protocol)
         teacher = build_teacher(f"{teacher_model}/{dataset}", protocol, layers, teacher_keys, own, self._known)
         if teacher.sha256 is not None:
-            refuse_training_keys(overrides.items())
+            refuse_training_keys(overrides.values())
         return build_recipe(recipe_id, protocol, own, seed, self._known, teacher=teacher, teacher_keys=teacher_keys)
 
     def _teacher_layers(self, model: str, dataset: str, protocol: str) -> dict[str, SourcedValue]:
@@ -248,7 +245,8 @@ class Registry:
         shared, _ = split_teacher(self._layer("datasets", dataset), self._layer("protocols", protocol))
         own = self._layer("models", model)
         if model.startswith(TIMM):  # without a file: it is a teacher in this place, and has no drop path, as the others
-            own = {**own, "model.role": SourcedValue("teacher", model), "model.drop_path_rate": SourcedValue(0.0, model)}
+            fixed = {"model.role": "teacher", "model.drop_path_rate": 0.0}
+            own = {**own, **{path: SourcedValue(value, model, path) for path, value in fixed.items()}}
         return {**own, **{p: given for p, given in shared.items() if not p.startswith("train.")}}
 
     def split(self, recipe_id: str) -> tuple[str, str, str | None]:
@@ -280,7 +278,7 @@ def _refuse_student_keys(teacher_id: str, overrides: Mapping[str, SourcedValue])
     for path, given in overrides.items():
         inner = path.removeprefix("teacher.")
         if path.startswith("guidance."):
-            fail_at(given, path, f"{teacher_id} is itself a teacher and is not guided")
+            fail_at(given, f"{teacher_id} is itself a teacher and is not guided")
         if inner != path:
             advice = f"{path} is a key of guided recipes" if inner in TEACHER_PASS_KEYS else f"write {inner}"
-            fail_at(given, path, f"{teacher_id} is itself a teacher: {advice}")
+            fail_at(given, f"{teacher_id} is itself a teacher: {advice}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,14 +31,9 @@ class SuiteMethod:
     overrides: Overrides = ()
 
     @property
-    def settings(self) -> tuple[str, ...]:
-        """The keys with their values as `--set` texts."""
-        return tuple(f"{path}={set_text(given.value)}" for path, given in self.overrides)
-
-    @property
     def label(self) -> str:
         """Its name in tables: "kd", or "kd alpha=0.5" with keys of its own."""
-        own = [text.removeprefix("guidance.").removeprefix("params.") for text in self.settings]
+        own = [text.removeprefix("guidance.").removeprefix("params.") for text in _set_texts(self.overrides)]
         return f"{self.guidance} {', '.join(own)}" if own else self.guidance
 
 
@@ -48,15 +43,18 @@ class SuiteEntry:
 
     method: the label of its row. variant: the varied keys with one of their values each, the first of keys that vary
         together; "" in a suite that varies nothing.
-    settings: the keys of its row and the varied ones as `--set` texts, "data.train_limit=500" for example.
-    overrides: the same as keys and values.
+    overrides: the keys of its row and the varied ones.
     """
 
     id: str
     method: str
     variant: str = ""
-    settings: tuple[str, ...] = ()
     overrides: Overrides = dataclasses.field(default=(), compare=False)
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The overrides as `--set` texts, "data.train_limit=500" for example."""
+        return _set_texts(self.overrides)
 
 
 @dataclass(frozen=True)
@@ -126,10 +124,9 @@ class Suite:
         out = []
         for ids, values in itertools.product(cells.values(), itertools.product(*self.vary)):
             variant = tuple(itertools.chain(*values))
-            texts = tuple(f"{path}={set_text(given.value)}" for path, given in variant)
-            shown = ", ".join(f"{path}={set_text(given.value)}" for (path, given), *_ in values)
+            shown = ", ".join(_set_texts(first for first, *_ in values))
             rows = [
-                SuiteEntry(recipe_id, row.label, shown, row.settings + texts, row.overrides + variant)
+                SuiteEntry(recipe_id, row.label, shown, row.overrides + variant)
                 for recipe_id in ids
                 for row in self._rows_of(recipe_id)
             ]
@@ -145,11 +142,11 @@ class Suite:
         """The suite with `--set` texts over its settings. Raises RecipeError for a key that no suite may set."""
         given = parse_set(assignments)
         for path, value in given.items():
-            check_override(path, value)
+            check_override(value)
             if path in self.varied:
-                fail_at(value, path, f"suite {self.name} varies this key, so it cannot be set")
+                fail_at(value, f"suite {self.name} varies this key, so it cannot be set")
             if rows := [row.label for row in self.rows if path in dict(row.overrides)]:
-                fail_at(value, path, f"suite {self.name} has a value of its own for {rows[0]}, so it cannot be set")
+                fail_at(value, f"suite {self.name} has a value of its own for {rows[0]}, so it cannot be set")
         overrides = tuple({**dict(self.overrides), **given}.items())
         return dataclasses.replace(self, overrides=overrides, assignments=(*self.assignments, *assignments))
 
@@ -164,15 +161,19 @@ class Suite:
         return where + [word for text in settings for word in ("--set", text)]
 
 
-def check_override(path: str, given: SourcedValue) -> None:
+def _set_texts(overrides: Iterable[tuple[str, SourcedValue]]) -> tuple[str, ...]:
+    return tuple(f"{path}={set_text(given.value)}" for path, given in overrides)
+
+
+def check_override(given: SourcedValue) -> None:
     """Raise RecipeError for a key that neither a suite nor `--set` may set for students."""
-    check_known(path, given)
-    if path in ("model.name", "model.role", "data.name"):
-        fail_at(given, path, "comes from the recipe id and cannot be set")
-    if path == "seed":
-        fail_at(given, path, "is given by --seed, or by the seeds of a suite")
-    if path == "select":
-        fail_at(given, path, "is a key of teachers; a student keeps its last epoch, and its teacher is teacher.select")
+    check_known(given)
+    if given.path in ("model.name", "model.role", "data.name"):
+        fail_at(given, "comes from the recipe id and cannot be set")
+    if given.path == "seed":
+        fail_at(given, "is given by --seed, or by the seeds of a suite")
+    if given.path == "select":
+        fail_at(given, "is a key of teachers; a student keeps its last epoch, and its teacher is teacher.select")
 
 
 def changes_results(path: str) -> bool:
@@ -195,9 +196,8 @@ def read_suite(name: str, content: Mapping[str, Any], where: str) -> Suite:
         raise RecipeError(f"{where}: suite {name}: the results folder has a file or folder of this name: rename the suite")
     for entry in content:
         if entry not in KEYS:
-            raise RecipeError(
-                f"{where}: {short_repr(entry)} is not a key; allowed: {', '.join(KEYS)}{nearest(entry, KEYS)}"
-            )
+            allowed = f"{', '.join(KEYS)}{nearest(entry, KEYS)}"
+            raise RecipeError(f"{where}: {short_repr(entry)} is not a key; allowed: {allowed}")
     lists = {}
     for entry, kind in (("models", str), ("datasets", str), ("seeds", int)):
         value = content.get(entry)
@@ -212,13 +212,11 @@ def read_suite(name: str, content: Mapping[str, Any], where: str) -> Suite:
     rows = _read_rows(content.get("guidance"), where)
     labels = [row.label for row in rows]
     if (reference := content.get("reference", BASELINE)) not in labels and "reference" in content:
-        allowed = ", ".join(labels)
-        raise RecipeError(
-            f"{where}: reference: got {short_repr(reference)}, allowed is one of the suite's guidance: {allowed}"
-        )
+        allowed = f"one of the suite's guidance: {', '.join(labels)}"
+        raise RecipeError(f"{where}: reference: got {short_repr(reference)}, allowed is {allowed}")
     overrides = flatten(content.get("set", {}), where, LAYER_SECTIONS["suites"])
-    for path, given in overrides.items():
-        check_override(path, given)
+    for given in overrides.values():
+        check_override(given)
     vary = _read_vary(content.get("vary", {}), where, overrides)
     own = {"rows": rows, "overrides": tuple(overrides.items()), "vary": vary, "reference": reference}
     suite = Suite(name, protocol, **lists, **own, file=name, content=content)
@@ -245,18 +243,17 @@ def _read_rows(content: object, where: str) -> tuple[SuiteMethod, ...]:
             raise RecipeError(f"{place}: got {short_repr(item)}, allowed is {form}")
         lists = []  # of each key: (key, value) pairs
         for path, values in keys.items():
-            given = SourcedValue(values, f"{place}: {name}")
+            given = SourcedValue(values, f"{place}: {name}", path)
             if not isinstance(path, str) or not path.startswith(GUIDED_ONLY) or isinstance(values, Mapping):
                 allowed = f"a whole key under {' or '.join(GUIDED_ONLY)}"
                 raise RecipeError(f"{given.where}: {short_repr(path)} is not {allowed}")
-            check_override(path, given)
-            _refuse_one_teacher(path, given)
+            _check_own_value(given)
             if path == "guidance.method":
-                fail_at(given, path, "makes it another method: write a row of that method")
+                fail_at(given, "makes it another method: write a row of that method")
             values = values if isinstance(values, list) else [values]
             if not values:
-                fail_at(given, path, "got an empty list, allowed is a value, or a list of values with a row for each")
-            lists.append([(path, SourcedValue(value, given.where)) for value in values])
+                fail_at(given, "got an empty list, allowed is a value, or a list of values with a row for each")
+            lists.append([(path, SourcedValue(value, given.where, path)) for value in values])
         rows += [SuiteMethod(name, overrides) for overrides in itertools.product(*lists)]
     labels = [row.label for row in rows]
     _without_repeats(labels, place)
@@ -289,20 +286,20 @@ def _read_vary(content: object, where: str, overrides: Mapping[str, SourcedValue
         for path in paths:
             if not isinstance(path, str) or isinstance(variants[0][path], Mapping):
                 raise RecipeError(f"{place}: {short_repr(path)} is not a key: {own}")
-            check_override(path, SourcedValue(variants[0][path], place))
-            _refuse_one_teacher(path, SourcedValue(variants[0][path], place))
+            _check_own_value(SourcedValue(variants[0][path], place, path))
             if path in overrides:
                 raise RecipeError(f"{place}: {path}: is in set too: remove it there")
             if not changes_results(path):
                 raise RecipeError(f"{place}: {path}: changes no result, so all its values would be one run")
-        out.append(tuple(tuple((path, SourcedValue(variant[path], place)) for path in paths) for variant in variants))
+        out.append(tuple(tuple((path, SourcedValue(variant[path], place, path)) for path in paths) for variant in variants))
     return tuple(out)
 
 
-def _refuse_one_teacher(path: str, given: SourcedValue) -> None:
-    """Raise RecipeError for the keys of a teacher's file among those that differ between the runs of a suite."""
-    if path in ("teacher.weights", "teacher.sha256"):
-        fail_at(given, path, "must be in set, since one file is the teacher of all runs")
+def _check_own_value(given: SourcedValue) -> None:
+    """Raise RecipeError for a key that may not differ between the runs of a suite."""
+    check_override(given)
+    if given.path in ("teacher.weights", "teacher.sha256"):
+        fail_at(given, "must be in set, since one file is the teacher of all runs")
 
 
 def _without_repeats(values: list[Any], place: str) -> list[Any]:

@@ -51,17 +51,17 @@ def check_teacher_keys(keys: Mapping[str, SourcedValue]) -> bool:
     if weights is None and checksum is None:
         return False
     if weights is None:
-        fail_at(keys["sha256"], "teacher.sha256", "needs teacher.weights, the file that has it")
+        fail_at(keys["sha256"], "needs teacher.weights, the file that has it")
     if checksum is None:
         found = sha256(find_teacher_file(str(weights), None))
-        fail_at(keys["weights"], "teacher.weights", f"needs teacher.sha256; that of this file is {found}")
+        fail_at(keys["weights"], f"needs teacher.sha256; that of this file is {found}")
     if not re.fullmatch("[0-9a-f]{64}", str(checksum)):
-        fail_at(keys["sha256"], "teacher.sha256", f"got {short_repr(checksum)}, allowed are 64 digits of 0-9 and a-f")
+        fail_at(keys["sha256"], f"got {short_repr(checksum)}, allowed are 64 digits of 0-9 and a-f")
     return True
 
 
-def refuse_training_keys(keys: Iterable[tuple[str, SourcedValue]]) -> None:
-    """Raise RecipeError for (key, value) pairs that would train a teacher which is read from a file."""
-    for path, given in keys:
-        if path.startswith("teacher.") and path.removeprefix("teacher.") in TRAINING_KEYS:
-            fail_at(given, path, "the teacher is read from teacher.weights, so this would change nothing")
+def refuse_training_keys(keys: Iterable[SourcedValue]) -> None:
+    """Raise RecipeError for keys that would train a teacher which is read from a file."""
+    for given in keys:
+        if given.path.startswith("teacher.") and given.path.removeprefix("teacher.") in TRAINING_KEYS:
+            fail_at(given, "the teacher is read from teacher.weights, so this would change nothing")

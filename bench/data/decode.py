@@ -26,6 +26,7 @@ UPRIGHT = {  # by EXIF orientation, as PIL.ImageOps.exif_transpose, which also r
     8: Image.Transpose.ROTATE_90,
 }
 ORIENTATION_TAG = 0x0112  # EXIF
+NOT_DECODED = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")  # registered by Pillow, which cannot decode them itself
 
 
 class Unreadable(ValueError):
@@ -45,7 +46,7 @@ def decode(encoded: bytes | np.ndarray, short_side: int | None = None) -> np.nda
     if isinstance(encoded, np.ndarray):
         return encoded
     try:
-        image = Image.open(io.BytesIO(encoded), formats=_formats())
+        image = Image.open(io.BytesIO(encoded), formats=formats())
         if short_side is not None and image.format == "JPEG":
             # The decoder itself drops detail: several times faster for photos. It keeps at least the requested size.
             image.draft(None, (2 * short_side, 2 * short_side))
@@ -58,7 +59,7 @@ def decode(encoded: bytes | np.ndarray, short_side: int | None = None) -> np.nda
 def decoded_size(path: Path, short_side: int | None = None) -> tuple[int, int] | None:
     """(height, width) in px that `decode` gives an image file, within a pixel, from its header; None if that is damaged."""
     try:
-        with Image.open(path, formats=_formats()) as image:
+        with Image.open(path, formats=formats()) as image:
             size = image.size[::-1]
             if image.getexif().get(ORIENTATION_TAG, 1) >= 5:
                 size = image.size
@@ -89,7 +90,7 @@ def to_pixels(image: Image.Image, short_side: int | None = None) -> np.ndarray:
 
 
 @functools.cache
-def _formats() -> tuple[str, ...]:
+def formats() -> tuple[str, ...]:
     """The formats that Pillow decodes itself. PostScript, whatever its file is called, would be run by another program."""
     Image.init()
-    return tuple(name for name in Image.OPEN if name != "EPS")
+    return tuple(name for name in Image.OPEN if name not in NOT_DECODED)

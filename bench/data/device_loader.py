@@ -17,7 +17,7 @@ from torch import Tensor
 from bench.config.schema import Data, Recipe
 from bench.cores import cores_per_process
 from bench.data.augment import AugmentParams, BatchTransform, sample_augment_params
-from bench.data.subsets import Subset, check_residence
+from bench.data.subsets import Subset
 from bench.data.upload import upload
 
 MAX_COPIED_BYTES = 2**30  # of pixels that a process without a GPU copies into its memory; more stay memory-mapped
@@ -34,7 +34,6 @@ class DeviceLoader:
     """
 
     def __init__(self, recipe: Recipe, subset: Subset, device: torch.device) -> None:
-        check_residence(recipe.data, subset)
         self._recipe, self._subset, self._device = recipe, subset, device
         self._native = subset.images.size
         self._pixels = None

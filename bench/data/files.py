@@ -5,6 +5,7 @@ Archives are read without unpacking them, so that no member of an archive can be
 
 from __future__ import annotations
 
+import itertools
 import os
 import tarfile
 import zipfile
@@ -55,51 +56,46 @@ class Files:
         return str(self.path)
 
     @cached_property
-    def _readers(self) -> dict[str, Callable[[], bytes]]:
-        """The functions that return the content of a file, by its name in `names`."""
+    def _contents(self) -> tuple[dict[str, Callable[[], bytes]], list[str]]:
+        """The functions that return the content of a file, by its name; names of folders, every empty one."""
         try:
             if self.path.is_dir():
                 found = {path.relative_to(self.path).as_posix(): path.read_bytes for path in _walk(self.path)}
+                folders = [path.relative_to(self.path).as_posix() for path in _empty_folders(self.path)]
             elif self.path.suffix == ".zip":
                 archive = zipfile.ZipFile(self.path)
                 found = {info.filename: partial(archive.read, info) for info in archive.infolist() if not info.is_dir()}
+                folders = [info.filename.rstrip("/") for info in archive.infolist() if info.is_dir()]
             else:  # a compressed tar cannot be read out of order, so its files are kept in memory
                 with tarfile.open(self.path) as tar:
-                    files = [member for member in tar if member.isfile()]
-                    found = {member.name: partial(bytes, tar.extractfile(member).read()) for member in files}
+                    members = tar.getmembers()
+                    found = {file.name: partial(bytes, tar.extractfile(file).read()) for file in members if file.isfile()}
+                folders = [member.name for member in members if member.isdir()]
         except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError) as error:
             raise RecipeError(f"{self.path}: cannot be read as an archive: {first_line(error)}") from error
         readers = {name.removeprefix("./"): reader for name, reader in found.items()}
-        return {name: reader for name, reader in readers.items() if not _hidden(name)}
+        readers = {name: reader for name, reader in readers.items() if not _hidden(name)}
+        return readers, [name.removeprefix("./") for name in folders]
 
     @cached_property
     def names(self) -> list[str]:
         """Relative paths with "/", sorted, without hidden files and `__MACOSX`."""
-        return sorted(self._readers)
+        return sorted(self._contents[0])
 
     @cached_property
     def folders(self) -> list[str]:
         """Relative paths of the folders that hold files, and of empty ones, sorted, without hidden ones."""
-        empty = []
-        if self.path.is_dir():
-            empty = [path.relative_to(self.path).as_posix() for path in _empty_folders(self.path)]
-        elif self.path.suffix == ".zip":
-            with zipfile.ZipFile(self.path) as archive:
-                empty = [info.filename.rstrip("/") for info in archive.infolist() if info.is_dir()]
-        else:
-            with tarfile.open(self.path) as tar:
-                empty = [member.name.removeprefix("./") for member in tar if member.isdir()]
         parents = {str(PurePosixPath(name).parent) for name in self.names}
-        return sorted(name for name in parents.union(empty) if not _hidden(name) and name != ".")
+        return sorted(name for name in parents.union(self._contents[1]) if not _hidden(name) and name != ".")
 
     def __contains__(self, name: str) -> bool:
-        return name in self._readers
+        return name in self._contents[0]
 
     def read(self, name: str) -> bytes:
         """The content of a file. A name that is not among `names`, which could point elsewhere, is not followed."""
         if name not in self:
             raise FileNotFoundError(f"{name} is not there")
-        return self._readers[name]()
+        return self._contents[0][name]()
 
     def items(self, labelled: Iterable[tuple[str, int]]) -> list[Item]:
         """The items of (name, label) pairs of encoded images."""
@@ -119,8 +115,7 @@ class Files:
 
     def listing(self) -> list[tuple[str, int, int]]:
         """(name, bytes, modification time in ns) of every file, or of the archive: it changes when the dataset does."""
-        paths = _walk(self.path) if self.path.is_dir() else [self.path]
-        paths = [*paths, *(_empty_folders(self.path) if self.path.is_dir() else ())]
+        paths = [*_walk(self.path), *_empty_folders(self.path)] if self.path.is_dir() else [self.path]
         top = self.path.parent
         return sorted((str(path.relative_to(top)), (s := _stat(path)).st_size, s.st_mtime_ns) for path in paths)
 
@@ -141,9 +136,8 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 def _empty_folders(folder: Path) -> Iterator[Path]:
     """The folders below a folder in which is nothing at all."""
-    return (
-        Path(parent) for parent, folders, names in os.walk(folder) if not folders and not names and parent != str(folder)
-    )
+    inner = itertools.islice(os.walk(folder), 1, None)  # the first is the folder itself
+    return (Path(parent) for parent, folders, names in inner if not folders and not names)
 
 
 def _stat(path: Path) -> os.stat_result:

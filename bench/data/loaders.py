@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bench.config.schema import Recipe, RecipeError
+from bench.config.schema import Recipe
 from bench.cores import cores_per_process
 from bench.data.augment import BatchTransform
 from bench.data.decode import to_pixels
@@ -53,18 +53,14 @@ class TrainLoader:
     """The training batches of a recipe, from the pipeline `data.pipeline`.
 
     The global batch of a step is divided into contiguous, equal parts, one per process. The last, incomplete batch is not
-    used. Raises RecipeError for a batch that cannot be divided, or images that the pipeline cannot process.
+    used. `check_processes` and `check_dataset` have refused recipes for which this is impossible.
     """
 
     def __init__(self, recipe: Recipe, dataset: DecodedDataset, device: torch.device, shard: Shard = ALONE) -> None:
         self._subset = dataset.training(recipe.data)
         self._seed, self._batch, self._shard = recipe.seed, recipe.train.batch_size, shard
         self._augment, self._size, self._device = recipe.augment, recipe.model.image_size, device
-        if self._batch % shard.world:
-            raise RecipeError(f"train.batch_size: {self._batch} cannot be divided among {shard.world} processes")
         self.steps = len(self._subset) // self._batch  # per epoch
-        if self.steps == 0:
-            raise RecipeError(f"train.batch_size: {self._batch} is more than the {len(self._subset)} training images")
         self.positions = self.steps * self._batch  # samples per epoch, over all processes
         self._pipeline = PIPELINES[recipe.data.pipeline](recipe, self._subset, device)
 

@@ -17,7 +17,7 @@ from bench.config.teacher_file import find_teacher_file
 from bench.data.files import Item
 from bench.data.sources import IncompleteDataset, MissingDataset, Source, locate, missing
 from bench.data.store import check_counts, open_store, refuse_empty_classes
-from bench.data.subsets import DecodedDataset, Images, check_residence
+from bench.data.subsets import DecodedDataset, Images
 
 
 def data_folder(option: str | None) -> Path:
@@ -120,5 +120,10 @@ def check_dataset(recipe: Recipe, dataset: DecodedDataset) -> None:
         dataset.evaluation(part.data)
         if part.sha256 is None and (problem := batch_problem(part.train.batch_size, len(training))):
             raise RecipeError(f"{prefix}train.batch_size: {problem}")
-        if len(training.images.sizes):  # else not decoded
-            check_residence(part.data, training)
+        decoded = len(training.images.sizes) > 0
+        on_device = part.data.pipeline == "batched" and part.data.residence == "device"
+        if decoded and on_device and training.images.size is None:  # these are cropped on the host
+            raise RecipeError(
+                f"data.residence: the images of {part.data.name} differ in size, so they cannot be kept on the device:"
+                " allowed are auto and host"
+            )

@@ -49,6 +49,10 @@ class Source:
     def __str__(self) -> str:
         return ", ".join(map(str, self.places)) or f"{self.data.hub} on the hub"
 
+    def error(self, problem: str) -> RecipeError:
+        """The error for a problem of this dataset."""
+        return RecipeError(f"dataset {self.data.name!r} ({self}): {problem}")
+
     def contents(self) -> Contents:
         """The images, not yet decoded, of the first place that has the dataset in its own layout or as parquet files.
 
@@ -84,8 +88,7 @@ def damaged(source: Source) -> Iterator[None]:
     except Exception as error:
         if disk_full(error):
             raise
-        where = f"dataset {source.data.name!r} ({source})"
-        raise RecipeError(f"{where}: its files cannot be read ({type(error).__name__}: {first_line(error)})") from error
+        raise source.error(f"its files cannot be read ({type(error).__name__}: {first_line(error)})") from error
 
 
 def locate(data: Data, data_dir: str | Path) -> Source | None:

@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from bench.cli import count
-from bench.config.schema import Data, RecipeError
+from bench.config.schema import Data
 from bench.cores import available_cores
 from bench.data.decode import Unreadable, decode
 from bench.data.files import Contents, Item
@@ -103,11 +103,11 @@ def _open_split(folder: Path, split: str) -> Images:
 
 def check_counts(source: Source, dataset: DecodedDataset) -> None:
     """Raise RecipeError unless labels and class names are as the recipe says."""
-    data, where = source.data, f"dataset {source.data.name!r} ({source})"
+    data = source.data
     train, test = dataset.train.labels, None if dataset.test is None else dataset.test.labels
     classes = len(np.unique(train))
     if data.subset is not None:
-        _check_subset(data.subset, where, train, test)  # a part of the classes has other numbers of images
+        _check_subset(source, data.subset, train, test)  # a part of the classes has other numbers of images
         return
     advice = ""
     if data.classes is not None and 2 <= classes < data.classes and train.max() < classes:
@@ -115,34 +115,33 @@ def check_counts(source: Source, dataset: DecodedDataset) -> None:
     for split, labels, expected in (("training", train, data.train_images), ("test", test, data.test_images)):
         if labels is None:
             if expected is not None:
-                raise RecipeError(f"{where}: no test split, its recipe says {expected} images")
+                raise source.error(f"no test split, its recipe says {expected} images")
             continue
         if expected is not None and len(labels) != expected:
-            raise RecipeError(f"{where}: {len(labels)} {split} images, its recipe says {expected}{advice}")
+            raise source.error(f"{len(labels)} {split} images, its recipe says {expected}{advice}")
         if not len(labels):
-            raise RecipeError(f"{where}: no {split} image that can be read")
-        allowed = dataset.classes(data)
-        if labels.min() < 0 or labels.max() >= allowed:
-            found = f"{split} labels from {labels.min()} to {labels.max()}"
-            raise RecipeError(f"{where}: {found}, its recipe says {allowed} classes")
+            raise source.error(f"no {split} image that can be read")
+        low, high, allowed = labels.min(), labels.max(), dataset.classes(data)
+        if low < 0 or high >= allowed:
+            raise source.error(f"{split} labels from {low} to {high}, its recipe says {allowed} classes")
     if data.classes is not None and classes != data.classes:
-        raise RecipeError(f"{where}: {classes} classes have training images, its recipe says {data.classes}{advice}")
+        raise source.error(f"{classes} classes have training images, its recipe says {data.classes}{advice}")
 
 
-def _check_subset(subset: int, where: str, train: np.ndarray, test: np.ndarray | None) -> None:
+def _check_subset(source: Source, subset: int, train: np.ndarray, test: np.ndarray | None) -> None:
     if len(lacking := np.setdiff1d(np.arange(subset), train)):
         problem = f"no training image of label {lacking[0]}"
-        raise RecipeError(f"{where}: {len(np.unique(train))} classes are here, data.subset says {subset}: {problem}")
+        raise source.error(f"{len(np.unique(train))} classes are here, data.subset says {subset}: {problem}")
     for split, labels in (("training", train), ("test", train if test is None else test)):
         if not (labels < subset).any() or labels.min() < 0:
-            raise RecipeError(f"{where}: {split} labels do not hold 0 to {subset - 1}, as data.subset says")
+            raise source.error(f"{split} labels do not hold 0 to {subset - 1}, as data.subset says")
 
 
 def refuse_empty_classes(source: Source, contents: Contents) -> None:
     """Raise RecipeError for class folders without images: a network would silently have fewer classes."""
     if contents.empty:
-        problem = f"class folders without images: {', '.join(contents.empty)}: add some, or remove the folders"
-        raise RecipeError(f"dataset {source.data.name!r} ({source}): {problem}")
+        empty = ", ".join(contents.empty)
+        raise source.error(f"class folders without images: {empty}: add some, or remove the folders")
 
 
 def survey(
@@ -174,7 +173,7 @@ def survey(
                     labels.append(item.label)
                     names.append(item.name)
             if not labels and not problems:
-                raise RecipeError(f"dataset {source.data.name!r} ({source}): split {split!r} holds no images")
+                raise source.error(f"split {split!r} holds no images")
             arrays = np.array(sizes, np.int32), np.array(labels, np.int64), np.array(names, str)
             digest.update(arrays[0].tobytes() + arrays[1].tobytes())
             splits[split] = Images(np.empty(0, np.uint8), *arrays)
@@ -213,8 +212,7 @@ def _write(source: Source, folder: Path) -> None:
             named = "; ".join(f"{name} ({reason})" for name, reason in problems[:NAMED_IMAGES])
             more = failed - NAMED_IMAGES
             rest = f" and {more} more, all of which `python -m bench data check` lists" if more > 0 else ""
-            problem = f"{count(failed, 'image')} cannot be read: {named}{rest}"
-            raise RecipeError(f"dataset {source.data.name!r} ({source}): {problem}")
+            raise source.error(f"{count(failed, 'image')} cannot be read: {named}{rest}")
         for split, images in dataset.splits.items():
             np.savez(temporary / f"{split}.npz", sizes=images.sizes, labels=images.labels, names=images.names)
         described = {"fingerprint": dataset.fingerprint, "classes": dataset.names, "splits": list(dataset.splits)}

@@ -127,15 +127,6 @@ class DecodedDataset:
         return "test" if self.test is not None else "share"
 
 
-def check_residence(data: Data, subset: Subset) -> None:
-    """Refuse `data.residence: device` for images that differ in size, which are cropped on the host. Raises RecipeError."""
-    if data.pipeline == "batched" and data.residence == "device" and subset.images.size is None:
-        raise RecipeError(
-            f"data.residence: the images of {data.name} differ in size, so they cannot be kept on the device: allowed are"
-            " auto and host"
-        )
-
-
 def _of_classes(images: Images, data: Data) -> np.ndarray:
     return np.arange(len(images)) if data.subset is None else np.flatnonzero(images.labels < data.subset)
 

@@ -10,7 +10,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bench.config.compose import recipe_from_dict
-from bench.config.parse import RENAMED_KEYS
 from bench.config.registry import Registry
 from bench.config.schema import SECTIONS, RecipeError
 from bench.runs.folder import RunFolder, runs_dir
@@ -48,7 +47,6 @@ REFUSED = [
     ("guided", "data.places=['']", ["in the data folder"]),
     ("guided", "data.places=[a/../../b]", ["in the data folder"]),
     ("guided", "guidance.method=localty", ["did you mean 'locality'"]),
-    ("guided", "guidance.method=logit-hard", ["it is now hard"]),
     ("guided", "guidance.method=kd+kd", ["occurs twice"]),
     ("kd", "guidance.params.hard_alpha=0.5", ["is not a parameter of kd; its parameters: temperature, alpha"]),
     ("guided", "guidance.params.weigth=1", ["parameters: weight, transform, stages", "did you mean 'weight'"]),
@@ -112,30 +110,6 @@ def test_a_teacher_on_its_own_has_no_keys_of_guided_recipes(assignment, words):
     assert words in refusal("resnet56/cifar10", assignment)
 
 
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        *RENAMED_KEYS.items(),
-        ("guide.train.epochs", "teacher.train.epochs"),
-        ("guide.model.name", "teacher.model.name"),
-        ("guide.model.taps", "teacher.model.feature_layers"),
-        ("guide.seed", "teacher.seed"),
-    ],
-)
-def test_a_key_of_an_earlier_version_is_answered_with_its_new_name(old, new, tmp_path):
-    assert f"{old}: is now {new}" in refusal("deit_tiny/cifar10/guided", f"{old}=1")
-    (tmp_path / "suites").mkdir()
-    section, _, key = old.rpartition(".")
-    for part in reversed(section.split(".")):
-        key = f"{part}: {{{key if ':' in key else key + ': 1'}}}"
-    (tmp_path / "suites" / "mine.yaml").write_text(
-        "protocol: quick\nmodels: [deit_micro]\ndatasets: [digits]\nguidance: [guided]\nseeds: [0]\n" + f"set: {{{key}}}\n"
-    )
-    expected = "teacher" if section.startswith("guide") and not section.startswith("guidance") else new
-    with pytest.raises(RecipeError, match=rf"suites/mine\.yaml: .* is now {expected.split(' ')[0]}"):
-        Registry(tmp_path).suite("mine")
-
-
 def test_an_error_names_a_key_as_the_user_wrote_it(tmp_path):
     (tmp_path / "datasets").mkdir()
     text = "data: {test_images: 0}\nteacher: {model: {name: resnet8}}\n"
@@ -153,7 +127,6 @@ def test_an_error_names_a_key_as_the_user_wrote_it(tmp_path):
         ('train: {lr: "0.1"}\n', ["train.lr", "'0.1'", "a number"]),
         ("train: {lr: 0.1, lr: 0.2}\n", ["occurs twice"]),
         ("model: {image_size: 32}\n", ["model is not a section here", "train, data, augment, teacher"]),
-        ("guide: {train: {epochs: 3}}\n", ["it is now teacher"]),
         ("train: [1]\n", ["train", "must hold keys"]),
         ("train.lr: 1\n", ["write a: {b: 1}"]),
         ("train: {lr: !!python/object/apply:os.getcwd []}\n", ["not valid YAML"]),

@@ -165,8 +165,6 @@ def test_a_model_of_timm_is_a_teacher_in_the_place_of_one():
     [
         ("deit_tony/cifar10/guided", ["deit_tony", "did you mean 'deit_tiny'"]),
         ("deit_tiny/cifar11/guided", ["cifar11", "did you mean 'cifar10'", "digits"]),
-        ("deit_tiny/cifar10/logit-soft", ["logit-soft is now kd"]),
-        ("deit_tiny/cifar10/logit-hard", ["logit-hard is now hard"]),
         ("deit_tiny/cifar10", ["guidance is missing", "deit_tiny/cifar10/guided"]),
         ("timm:vit_tiny/cifar10", ["guidance is missing", "--set teacher.model.name=timm:vit_tiny and"]),
         ("deit_tiny/hub:a/b", ["guidance is missing"]),
@@ -203,7 +201,7 @@ def test_a_link_or_folder_under_a_recipes_name_is_named(tmp_path):
         ("seeds", "[0, 0]", "seeds: got .* in which one occurs twice"),
         ("seeds", "[-1]", "allowed are numbers from 0"),
         ("models", "[]", "allowed is a list of names"),
-        ("guidance", "[logit-soft]", "guidance logit-soft is now kd"),
+        ("guidance", "[guidde]", "unknown guidance 'guidde'; .* did you mean 'guided'"),
         ("seed", "[0]", "'seed' is not a key; .* did you mean 'seeds'"),
         ("protocol", "slow", "unknown protocol 'slow'"),
         ("set", "{model: {name: x}}", "model.name: comes from the recipe id"),

@@ -14,7 +14,7 @@ from bench import run
 from bench.cli import compose
 from bench.config.command import command
 from bench.config.compose import recipe_from_dict
-from bench.config.registry import Registry
+from bench.config.registry import Registry, shipped_recipes
 from bench.config.schema import TRAINING_KEYS, RecipeError
 from bench.config.suite import read_suite
 from bench.config.teacher_file import find_teacher_file
@@ -134,7 +134,7 @@ def test_the_runs_of_a_suite_share_one_file(key):
 
 def test_the_file_of_a_dataset_may_name_the_teacher_and_a_teacher_of_its_own_is_still_trained(tmp_path):
     (tmp_path / "datasets").mkdir()
-    text = (REGISTRY._dirs[0] / "datasets" / "digits.yaml").read_text()
+    text = (shipped_recipes() / "datasets" / "digits.yaml").read_text()
     (tmp_path / "datasets" / "digits.yaml").write_text(
         text.replace("teacher:", f"teacher:\n  weights: FILE\n  sha256: '{SHA}'")
     )

@@ -14,6 +14,7 @@ from bench.data.augment import sample_augment_params
 from bench.data.device_loader import MAX_COPIED_BYTES, on_device, prefetch
 from bench.data.loaders import EvalLoader, Shard, TrainLoader
 from bench.data.pil_loader import posterize
+from bench.data.preflight import check_dataset
 from bench.data.store import open_dataset
 from bench.data.subsets import Images, Subset
 
@@ -173,23 +174,13 @@ def test_pixels_that_fit_are_kept_on_the_device(digits, ragged, monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (pixels * 4 - 1, 2**40))
     assert not on_device(auto, small, gpu) and on_device(device, small, gpu)
     with pytest.raises(RecipeError, match=r"data.residence: the images of digits differ in size"):
-        TrainLoader(compose("plain", "data.residence=device"), ragged, CPU)
+        check_dataset(compose("plain", "data.residence=device"), ragged)
 
 
 def test_an_epoch_has_every_image_at_most_once(digits):
     loader = TrainLoader(compose("plain"), digits, CPU)
     indices = np.concatenate([batch.indices for batch in loader.epoch(0)])
     assert len(indices) == len(set(indices.tolist())) == loader.positions == 1437 // 32 * 32
-
-
-@pytest.mark.parametrize(
-    ("batch_size", "world", "problem"), [(32, 3, "32 cannot be divided among 3 processes"), (1438, 1, "more than the 1437")]
-)
-def test_batches_that_cannot_be_made_are_refused(digits, batch_size, world, problem):
-    recipe = compose("plain")
-    recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, batch_size=batch_size))
-    with pytest.raises(RecipeError, match=problem):
-        TrainLoader(recipe, digits, CPU, Shard(0, world))
 
 
 @pytest.mark.parametrize("world", [1, 2, 7])

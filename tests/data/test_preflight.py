@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.config.checks import most_training_images
+from bench.config.checks import check_processes, most_training_images
 from bench.config.registry import Registry
 from bench.config.schema import Data, RecipeError
 from bench.data.preflight import Preflight
@@ -58,6 +58,11 @@ def test_plan_sweep_doctor_and_run_say_the_same(tmp_path, monkeypatch, capsys, d
     found = {re.search(f"{sentence}.*", text)[0] for text in (*(err for *_, err in said), "".join(planned[1:]))}
     assert len(found) == 1
     assert not (tmp_path / "results" / "local").exists()
+
+
+def test_a_batch_that_the_processes_do_not_divide_is_refused():
+    with pytest.raises(RecipeError, match=r"train\.batch_size: 32 cannot be divided among 3 processes"):
+        check_processes(Registry().compose("deit_micro/digits/baseline", "quick"), 3)
 
 
 def test_a_dataset_that_would_be_downloaded_is_no_problem(tmp_path):

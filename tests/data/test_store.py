@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bench.config.registry import Registry
-from bench.config.schema import Data, RecipeError
+from bench.config.schema import Data
 from bench.data.sources import locate
 from bench.data.store import open_dataset, store_folder
 from tests.helpers.generated import encode, write_parquet
@@ -83,12 +83,6 @@ def test_the_fingerprint_is_of_the_pixels_not_of_the_files(folder, tmp_path_fact
     pixels[3, 0, 0, 0] ^= 1
     write(other, "train", [encode(p) for p in pixels], dataset.train.labels.tolist())
     assert open_dataset(DATA, other).fingerprint != dataset.fingerprint
-
-
-def test_an_image_that_cannot_be_decoded_is_named(folder):
-    write(folder, "train", [encode(np.zeros((4, 4, 3), np.uint8)), b"no image"], [0, 1])
-    with pytest.raises(RecipeError, match="image 1 of split 'train'"):
-        open_dataset(DATA, folder)
 
 
 def test_digits_are_the_uci_digits():

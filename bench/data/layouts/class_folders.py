@@ -7,10 +7,10 @@ import posixpath
 from PIL import Image
 
 from bench.config.schema import Data, RecipeError
+from bench.data.decode import formats
 from bench.data.files import Contents, Files, LayoutMismatch
 
 TEST_FOLDERS = ("test", "val", "valid", "validation")
-NOT_DECODED = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")  # formats that Pillow registers but does not decode
 
 
 def read(files: Files, data: Data) -> Contents:
@@ -19,9 +19,7 @@ def read(files: Files, data: Data) -> Contents:
     Files whose extension is not that of an image are left out, and class folders without an image are named. A folder
     around everything, as archives have, is skipped.
     """
-    Image.init()
-    extensions = Image.registered_extensions().items()
-    endings = tuple(ending for ending, kind in extensions if kind in Image.OPEN and kind not in NOT_DECODED)
+    endings = tuple(ending for ending, kind in Image.registered_extensions().items() if kind in formats())
     images = [name for name in files.names if name.lower().endswith(endings)]
     outer = posixpath.commonpath([posixpath.dirname(name) for name in images]) if images else ""
     paths = {name: name.removeprefix(outer).strip("/").split("/") for name in images}
