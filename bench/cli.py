@@ -60,9 +60,10 @@ def add_recipes_dir(to: argparse.ArgumentParser) -> None:
 
 
 def add_settings(to: argparse.ArgumentParser) -> None:
-    """The options for protocol and single keys."""
+    """The options for protocol, single keys and suite."""
     to.add_argument("--protocol", default="paper", metavar="NAME", help="how to train (paper)")
     to.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=SET_HELP)
+    to.add_argument("--suite", metavar="NAME", help="use the protocol and settings of this suite")
 
 
 def add_selection(to: argparse.ArgumentParser, metavar: str = "SUITE or ID") -> None:
@@ -89,9 +90,14 @@ def selected_suites(arguments: argparse.Namespace, registry: Registry) -> list[S
     if arguments.protocol is not None and not ids:
         raise RecipeError(f"--protocol {arguments.protocol}: goes with recipe ids; a suite has its own")
     suites = [_with_settings(registry, registry.suite(name), arguments.set) for name in names]
-    base = Suite("", arguments.protocol or "paper", (), (), (), ADHOC_SEEDS).with_settings(arguments.set)
+    base = unnamed_suite(arguments.protocol).with_settings(arguments.set)
     parts = [tuple(filter(None, registry.split(one))) for one in ids]
     return suites + [suite_of_ids(own, base) for size in (3, 2) if (own := [one for one in parts if len(one) == size])]
+
+
+def unnamed_suite(protocol: str | None) -> Suite:
+    """The protocol (paper) and seeds of recipes that are in no suite, as a suite without recipes."""
+    return Suite("", protocol or "paper", (), (), (), ADHOC_SEEDS)
 
 
 def suite_of_ids(parts: Sequence[tuple[str, ...]], base: Suite, reference: str | None = None) -> Suite:
@@ -133,7 +139,6 @@ def matches(text: str, filters: Sequence[str]) -> bool:
 def add_recipe_options(to: argparse.ArgumentParser) -> None:
     """The options that, with an id, determine a recipe."""
     add_settings(to)
-    to.add_argument("--suite", metavar="NAME", help="use the protocol and settings of this suite")
     add_recipes_dir(to)
 
 

@@ -31,7 +31,6 @@ def parser() -> argparse.ArgumentParser:
     out = argparse.ArgumentParser(prog="bench/run.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     out.add_argument("--recipe", required=True, metavar="ID", help="as `python -m bench list` prints it")
     add_settings(out)
-    out.add_argument("--suite", metavar="NAME", help="use the protocol and settings of this suite")
     out.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation (0)")
     add_folders(out)
     out.add_argument("--force", action="store_true", help="run again if finished; the old run is renamed")

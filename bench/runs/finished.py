@@ -66,15 +66,16 @@ class FinishedRun:
             return f"{self.name}: its hash {record.hash[:8]} is not that of its recipe, {recipe.hash[:8]}"
         if (record.teacher and record.teacher.hash) != (recipe.teacher and recipe.teacher.hash):
             return f"{self.name}: its teacher is not that of its recipe"
-        if not record.diverged and record.epochs != recipe.train.epochs:
-            return f"{self.name}: it has {record.epochs} of the {recipe.train.epochs} epochs of its recipe"
         evaluated = [accuracy for accuracy in accuracies if accuracy is not None]
-        if not record.diverged and (record.last_accuracy, record.best_accuracy) != (accuracies[-1], max(evaluated)):
-            return f"{self.name}: its last or best accuracy is not that of its history"
-        if not record.diverged and record.raw_accuracy != self.history.get("raw_accuracy", [None])[-1]:
-            return f"{self.name}: its raw accuracy is not that of its history"
-        if not record.diverged and accuracies[record.best_epoch - 1] != record.best_accuracy:
-            return f"{self.name}: its best epoch is not that of its history"
+        if not record.diverged:
+            if record.epochs != recipe.train.epochs:
+                return f"{self.name}: it has {record.epochs} of the {recipe.train.epochs} epochs of its recipe"
+            if (record.last_accuracy, record.best_accuracy) != (accuracies[-1], max(evaluated)):
+                return f"{self.name}: its last or best accuracy is not that of its history"
+            if record.raw_accuracy != self.history.get("raw_accuracy", [None])[-1]:
+                return f"{self.name}: its raw accuracy is not that of its history"
+            if accuracies[record.best_epoch - 1] != record.best_accuracy:
+                return f"{self.name}: its best epoch is not that of its history"
         images = record.dataset.test_images
         for accuracy in evaluated:
             if abs(accuracy - 100 * round(accuracy * images / 100) / images) > ROUNDING:
@@ -88,12 +89,7 @@ class FinishedRun:
 
 def run_from_folder(folder: Path, suite: str = "") -> FinishedRun:
     """The run in a folder. Raises RecipeError if its record or history is damaged."""
-    path = folder / "record.json"
-    try:
-        record = read_record(path)
-    except OSError as error:
-        raise RecipeError(f"{path}: cannot be read ({error.strerror}): move it away to run again") from None
-    rows = read_history(folder / "history.csv")
+    record, rows = read_record(folder / "record.json"), read_history(folder / "history.csv")
     return FinishedRun(suite, record, {name: [row[name] for row in rows] for name in history_columns(rows[0])})
 
 

@@ -22,7 +22,7 @@ from typing import TypedDict, Unpack
 from bench.config.names import path_part, split_id
 from bench.config.parse import short_repr
 from bench.config.schema import Recipe, RecipeError
-from bench.runs.record import HistoryRow, Record, history_columns, read_history, read_record
+from bench.runs.record import HistoryRow, Record, history_columns, read_record
 from bench.storage import read_json, sha256, write_json, write_text
 
 LOCAL = "local"  # below the results folder: what this machine's runs and reports write; git ignores it
@@ -59,13 +59,6 @@ def finished_runs(results: str | Path) -> list[Path]:
     return sorted(folder for folder in folders if re.fullmatch(r"[0-9a-f]{8}-seed\d+", folder.name))
 
 
-def old_runs_warning(results: str | Path) -> str | None:
-    """A sentence about the runs of an earlier version of the suite, if a results folder has such."""
-    if not (old := Path(results, "runs")).is_dir():
-        return None
-    return f"{old} has runs of an earlier version, which are not read; runs are now in {runs_dir(results)}"
-
-
 @functools.lru_cache(4096)  # all seeds of a recipe share it
 def _folder_names(recipe_id: str, role: str) -> list[str]:
     parts = [path_part(part) for part in split_id(recipe_id, role)]
@@ -96,22 +89,15 @@ class RunFolder:
 
     def record(self, recipe: Recipe) -> Record | None:
         """The record of a finished run of exactly this recipe and seed, or None. Raises RecipeError for a damaged one."""
-        path = self.path / "record.json"
         try:
-            record = read_record(path)
+            record = read_record(self.path / "record.json")
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except OSError as error:
-            raise RecipeError(f"{path}: cannot be read ({error.strerror}): move it away to run again") from None
         return record if record.hash == recipe.hash and record.seed == recipe.seed else None
 
     def write_record(self, record: Record) -> None:
         """Write the record. The run is finished from here on."""
         write_json(self.path / "record.json", record.to_dict())
-
-    def history(self) -> list[HistoryRow]:
-        """The rows of history.csv; an empty cell is None. Raises RecipeError if it is not a history."""
-        return read_history(self.path / "history.csv")
 
     def write_history(self, rows: Sequence[HistoryRow]) -> None:
         """Write history.csv, one row per epoch. Epochs count from 1; a column without a value stays empty."""

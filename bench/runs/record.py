@@ -155,7 +155,7 @@ class Record:
     dataset: DatasetSummary
     feature_maps: dict[str, object]  # (channels, height, width) by feature layer, for guided students
     precision: Precision
-    compile: str  # "off", "default", "graphs" or "fell back"; in records of earlier versions the mode of torch.compile
+    compile: str  # "off", "default", "graphs" or "fell back"
     world_size: int  # number of processes
     hardware: Hardware
     seconds: float  # of training and evaluation, without interruptions
@@ -199,14 +199,21 @@ def accuracy_text(record: Record) -> str:
 
 
 def read_record(path: Path) -> Record:
-    """The record in a JSON file. Raises OSError, or RecipeError if it is damaged, changed or of another version.
+    """The record in a JSON file.
 
     Where history.csv lies beside it, as in the folder of a run, its accuracies must be those of the history.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: there is none.
+        RecipeError: it cannot be read, or it is damaged, changed or of another version.
     """
     try:
         content = read_json(path)
-    except ValueError as error:
-        raise RecipeError(f"{path}: cannot be read ({type(error).__name__}): move it away to run again") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except (OSError, ValueError) as error:
+        problem = getattr(error, "strerror", None) or type(error).__name__
+        raise RecipeError(f"{path}: cannot be read ({problem}): move it away to run again") from None
     record, history = record_from_dict(content, str(path)), path.with_name("history.csv")
     if not record.diverged and history.exists():
         rows = read_history(history)

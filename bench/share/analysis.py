@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,16 +14,16 @@ from torch import Tensor
 
 from bench.cli import count
 from bench.config.names import split_id
+from bench.config.parse import flatten
 from bench.config.schema import Recipe, RecipeError
 from bench.config.suite import BASELINE
 from bench.data.loaders import unaugmented
-from bench.data.store import open_dataset
 from bench.data.subsets import EVALUATED_ON, Subset
 from bench.models import default_feature_layers
 from bench.models.features import FeatureExtractor, block_names
 from bench.rng import Stream, generator
 from bench.runs.record import Record
-from bench.share.load import Folders, NoTrainedNetwork, read_run, trained_network
+from bench.share.load import Folders, NoTrainedNetwork, read_run, recorded_dataset, trained_network
 from bench.share.measures import block_distances, centred_gram, cka
 from bench.share.pair import trained_teacher
 from bench.train.teacher import Teacher
@@ -59,13 +59,7 @@ class SimilarityRow(NamedTuple):
 
 
 class Analysis(NamedTuple):
-    """The result of `analyze_runs`.
-
-    subject: student, dataset and images in words.
-    reference: the method that the others are compared with.
-    compared: {feature layer of the teacher: the student's block that locality guidance compares with it}.
-    notes: sentences on what is not comparable or missing.
-    """
+    """The result of `analyze_runs`: what `report.analysis.Findings` has, with rows in place of its data frames."""
 
     subject: str
     reference: str
@@ -93,8 +87,8 @@ def analyze_runs(
     images: int,
     data_dir: str | Path,
     device: torch.device,
-    recipes_dir: Folders = (),
-    say: Callable[[str], None] = lambda text: None,
+    recipes_dir: Folders,
+    say: Callable[[str], None],
 ) -> Analysis:
     """Attention distances and CKA of runs of one student on one dataset, in fp32, on images that they were evaluated on.
 
@@ -121,7 +115,9 @@ def analyze_runs(
             teacher = trained_teacher(guided.folder, guided.recipe, guided.record).to(device)
         except RecipeError as error:  # its weights are not here, or it is a teacher of logits alone, without maps
             notes.append(f"The similarity to the teacher is missing: {error}.")
-    subset = _subset(runs, data_dir)
+    subset = recorded_dataset(first.folder, first.record, first.recipe, data_dir).evaluation(first.recipe.data)
+    if len(subset) < MIN_IMAGES:
+        raise RecipeError(f"{first.folder}: evaluated on {len(subset)} images, and {MIN_IMAGES} are needed")
     order = generator(0, Stream.ORDER).permutation(len(subset))[:images]
     batch = max((guided or first).recipe.train.batch_size, MIN_IMAGES)
     batches = [subset.indices[part] for part in np.array_split(order, max(1, round(len(order) / batch)))]
@@ -130,14 +126,10 @@ def analyze_runs(
     for run in runs:
         if (other := others.get(run.recipe.seed)) not in (None, run):
             pairs.append((run, other.name, other.method, other.student))
-    of_teacher = None if teacher is None else guided
-
-    def grams() -> Iterator[dict[str, Tensor]]:
-        for number, indices in enumerate(batches, 1):
-            say(f"maps of {count(len(runs), 'run')}: minibatch {number} of {len(batches)}")
-            yield _grams(runs, of_teacher, teacher, subset, indices, device)
-
-    matrices = cka(grams(), [(run.name, other) for run, other, *_ in pairs]) if pairs else {}
+    matrices = {}
+    if pairs:
+        grams = _grams(runs, guided, teacher, subset, batches, device, say)
+        matrices = cka(grams, [(run.name, other) for run, other, *_ in pairs])
     attention, problems = _attention_rows(runs, subset, np.concatenate(batches), device, say)
     notes += problems
     similarity = [
@@ -151,8 +143,10 @@ def analyze_runs(
     for run in runs if teacher is not None else ():
         if (own := run.record.teacher) is not None and own.weights != guided.record.teacher.weights:
             which = own.id if own.seed is None else f"{own.id} seed {own.seed}"
-            others = f"another teacher ({which}) than the one compared with here"
-            notes.append(f"{run.name} was guided by {others}, that of {guided.name}.")
+            notes.append(
+                f"{run.name} was guided by another teacher ({which}) than the one compared with here, that of"
+                f" {guided.name}."
+            )
     if not attention and not similarity:
         raise RecipeError(f"{first.folder}: nothing can be computed. {' '.join(notes)}")
     model, dataset, _ = split_id(first.recipe.id)
@@ -208,7 +202,10 @@ def method_labels(recipes: Sequence[Recipe]) -> list[str]:
     """The method of each recipe; where several recipes have one, with the keys that differ, as `kd alpha=0.5`."""
     of_method = defaultdict(dict)
     for recipe in recipes:
-        of_method[split_id(recipe.id)[2]].setdefault(recipe.hash, dict(_flat(recipe.to_dict())))
+        content = recipe.to_dict()
+        keys = flatten(content, recipe.id, tuple(content)).items()
+        own = {name: given.value for name, given in keys if name not in ("hash", "teacher.hash", "seed")}
+        of_method[split_id(recipe.id)[2]][recipe.hash] = own
     labels = []
     for recipe in recipes:
         method = split_id(recipe.id)[2]
@@ -219,51 +216,30 @@ def method_labels(recipes: Sequence[Recipe]) -> list[str]:
     return labels
 
 
-def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The keys of a recipe with their values, as train.lr; without hashes, and the student's seed."""
-    for name, value in content.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        elif name != "hash" and prefix + name != "seed":
-            yield prefix + name, value
-
-
-def _subset(runs: Sequence[_Run], data_dir: str | Path) -> Subset:
-    """The images that the runs were evaluated on. Raises RecipeError if these are others than the recorded ones."""
-    first = runs[0]
-    dataset = open_dataset(first.recipe.data, data_dir)
-    if dataset.fingerprint != first.record.dataset.fingerprint:
-        raise RecipeError(
-            f"{first.folder}: trained with other images (fingerprint {first.record.dataset.fingerprint[:8]}) than"
-            f" {first.recipe.data.name} has here ({dataset.fingerprint[:8]})"
-        )
-    subset = dataset.evaluation(first.recipe.data)
-    if len(subset) < MIN_IMAGES:
-        raise RecipeError(f"{first.folder}: evaluated on {len(subset)} images, and {MIN_IMAGES} are needed")
-    return subset
-
-
 @torch.no_grad()
 def _grams(
     runs: Sequence[_Run],
     guided: _Run | None,
     teacher: Teacher | None,
     subset: Subset,
-    indices: np.ndarray,
+    batches: Sequence[np.ndarray],
     device: torch.device,
-) -> dict[str, Tensor]:
-    """The centred Gram matrices of all maps of the runs and the teacher for one minibatch, on the CPU."""
-    out = {}
-    for run in runs:
-        images = unaugmented(run.recipe, subset.images, indices, device)
-        out[run.name] = torch.stack([centred_gram(of_block).cpu() for of_block in run.student(images)[1]])
-        if run is guided:
-            if run.recipe.guidance.teacher.offline:
-                seen = unaugmented(run.recipe.teacher, subset.images, indices, device)
-            else:
-                seen = teacher.resize_input(images)
-            out[TEACHER] = torch.stack([centred_gram(of_layer).cpu() for of_layer in teacher(seen).maps])
-    return out
+    say: Callable[[str], None],
+) -> Iterator[dict[str, Tensor]]:
+    """For each minibatch, the centred Gram matrices of all maps of the runs and the teacher of `guided`, on the CPU."""
+    for number, indices in enumerate(batches, 1):
+        say(f"maps of {count(len(runs), 'run')}: minibatch {number} of {len(batches)}")
+        out = {}
+        for run in runs:
+            images = unaugmented(run.recipe, subset.images, indices, device)
+            out[run.name] = torch.stack([centred_gram(of_block).cpu() for of_block in run.student(images)[1]])
+            if run is guided and teacher is not None:
+                if run.recipe.guidance.teacher.offline:
+                    seen = unaugmented(run.recipe.teacher, subset.images, indices, device)
+                else:
+                    seen = teacher.resize_input(images)
+                out[TEACHER] = torch.stack([centred_gram(of_layer).cpu() for of_layer in teacher(seen).maps])
+        yield out
 
 
 def _attention_rows(
@@ -298,9 +274,7 @@ def _compared(guided: _Run, teacher: Teacher) -> dict[str, int]:
     methods = dict(zip(guidance.method.split("+"), guidance.params, strict=True))
     if "locality" not in methods:
         return {}
-    pairs = list(
-        zip(model.feature_layers or default_feature_layers(network, model), teacher.network.feature_layers, strict=False)
-    )
-    stages = methods["locality"].stages
+    layers = model.feature_layers or default_feature_layers(network, model)
+    pairs, stages = list(zip(layers, teacher.network.feature_layers, strict=False)), methods["locality"].stages
     shown, blocks = pairs if stages is None else [pairs[stage] for stage in stages], guided.student.feature_layers
     return {theirs: blocks.index(ours) for ours, theirs in shown if ours in blocks}

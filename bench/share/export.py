@@ -10,13 +10,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 import bench
 from bench import models
 from bench.cli import DONE, add_recipes_dir
 from bench.config.parse import set_text, short_repr
 from bench.config.schema import Recipe, RecipeError
+from bench.runs.record import DatasetSummary
 from bench.share.card import model_card
-from bench.share.load import Folders, Loaded, load, read_run
+from bench.share.load import Folders, read_run, trained_network
 from bench.share.pair import teacher_weights
 from bench.storage import read_json, replacing, write_json, write_text
 
@@ -52,12 +55,12 @@ def export(run: Path, to: Path, recipes_dir: Folders = ()) -> list[str]:
     Raises:
         RecipeError: `run` has no trained network, or `to` has other files.
     """
-    loaded = load(run, recipes_dir)
     record, recipe = read_run(run, recipes_dir)
+    network = trained_network(run, recipe, record.dataset.classes, record.weights)
     is_replaced = _check_target(to, recipe)
-    timm_call = models.timm_call(recipe.model, loaded.classes)
+    timm_call = models.timm_call(recipe.model, record.dataset.classes)
     # config.json says of which run the folder is, so it comes first: an interrupted export can be repeated
-    write_json(to / "config.json", config(recipe, loaded, timm_call))
+    write_json(to / "config.json", config(recipe, record.dataset, network, timm_call))
     for name in ("record.json", "model.safetensors"):
         with replacing(to / name) as temporary:
             shutil.copyfile(run / name, temporary)
@@ -87,18 +90,19 @@ def teacher_folder(run: Path, recipes_dir: Folders = ()) -> Path:
     return teacher_weights(run, recipe, record).parent
 
 
-def config(recipe: Recipe, loaded: Loaded, timm_call: Mapping[str, Any] | None) -> dict[str, Any]:
+def config(
+    recipe: Recipe, dataset: DatasetSummary, network: nn.Module, timm_call: Mapping[str, Any] | None
+) -> dict[str, Any]:
     """The content of config.json.
 
     For a network that timm alone makes, it is what timm reads from folders and from the hub:
     `timm.create_model("local-dir:DIR", pretrained=True)`. `label_names` are the classes for timm, and for transformers,
     which makes its `id2label` of them.
     """
-    classes, names = loaded.classes, loaded.class_names
     content = {
         "architecture": recipe.model.timm if timm_call else recipe.model.builder,
-        "num_classes": classes,
-        **({"label_names": list(names)} if names else {}),
+        "num_classes": dataset.classes,
+        **({"label_names": list(dataset.class_names)} if dataset.class_names else {}),
         "locality_bench": {"version": bench.__version__, **_identity(recipe)},
     }
     if timm_call is None:
@@ -106,10 +110,10 @@ def config(recipe: Recipe, loaded: Loaded, timm_call: Mapping[str, Any] | None) 
         return {**content, "model": keys}
     return {
         **content,
-        "num_features": loaded.model.num_features,
+        "num_features": network.num_features,
         "model_args": {name: value for name, value in timm_call.items() if name not in ("model_name", "num_classes")},
         "pretrained_cfg": {
-            "num_classes": classes,
+            "num_classes": dataset.classes,
             "input_size": [3, recipe.model.image_size, recipe.model.image_size],
             "fixed_input_size": "img_size" in timm_call,
             "interpolation": "bilinear",

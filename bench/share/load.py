@@ -22,6 +22,8 @@ from bench.config.parse import short_repr
 from bench.config.registry import Registry
 from bench.config.schema import Recipe, RecipeError
 from bench.data.loaders import ImageTransform
+from bench.data.store import open_dataset
+from bench.data.subsets import DecodedDataset
 from bench.models import load_weights
 from bench.runs.record import Record, read_record
 
@@ -82,7 +84,7 @@ def read_run(folder: Path, recipes_dir: Folders = ()) -> tuple[Record, Recipe]:
     path = folder / "record.json"
     try:
         record = read_record(path)
-    except OSError as error:
+    except (FileNotFoundError, NotADirectoryError):
         if os.path.isfile(jsonl := folder if folder.suffix == ".jsonl" else folder / "records.jsonl"):
             suite = jsonl.absolute().parent.name
             raise RecipeError(
@@ -93,9 +95,7 @@ def read_run(folder: Path, recipes_dir: Folders = ()) -> tuple[Record, Recipe]:
             raise RecipeError(
                 f"{folder}: no finished run: there is no such folder; those of runs are below results/local/runs"
             ) from None
-        if isinstance(error, FileNotFoundError):
-            raise NoTrainedNetwork(f"{folder}: no finished run: it has no record.json yet") from None
-        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
+        raise NoTrainedNetwork(f"{folder}: no finished run: it has no record.json yet") from None
     if record.diverged:
         raise NoTrainedNetwork(f"{folder}: this run diverged in epoch {record.epochs}, so it has no trained network")
     if not 2 <= record.dataset.classes <= MAX_CLASSES:
@@ -112,6 +112,17 @@ def read_run(folder: Path, recipes_dir: Folders = ()) -> tuple[Record, Recipe]:
         if record.numerics.get(f"{plugin.kind}.{plugin.name}") != plugin.digest:
             LOG.warning(f"{folder}: {plugin.path} has changed since this run")
     return record, recipe
+
+
+def recorded_dataset(folder: Path, record: Record, recipe: Recipe, data_dir: str | Path) -> DecodedDataset:
+    """The dataset of a run. Raises RecipeError if it is missing, or has other images than those of the record."""
+    dataset = open_dataset(recipe.data, data_dir)
+    if dataset.fingerprint != record.dataset.fingerprint:
+        raise RecipeError(
+            f"{folder}: recorded for other images (fingerprint {record.dataset.fingerprint[:8]}) than {recipe.data.name}"
+            f" has here ({dataset.fingerprint[:8]})"
+        )
+    return dataset
 
 
 def trained_network(folder: Path, recipe: Recipe, classes: int, checksum: str | None = None) -> nn.Module:

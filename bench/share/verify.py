@@ -12,9 +12,8 @@ import torch
 from bench.cli import DONE, PROBLEMS, add_recipes_dir
 from bench.config.schema import RecipeError
 from bench.data.loaders import EvalLoader
-from bench.data.store import open_dataset
 from bench.runs import environment
-from bench.share.load import Folders, read_run, trained_network
+from bench.share.load import Folders, read_run, recorded_dataset, trained_network
 from bench.train.evaluate import predict
 from bench.train.launch import choose_device, hardware
 
@@ -54,12 +53,7 @@ def verify(run: Path, data_dir: str | Path, recipes_dir: Folders = ()) -> tuple[
     """
     record, recipe = read_run(run, recipes_dir)
     network = trained_network(run, recipe, record.dataset.classes)
-    dataset = open_dataset(recipe.data, data_dir)
-    if dataset.fingerprint != record.dataset.fingerprint:
-        raise RecipeError(
-            f"{run}: recorded for other images (fingerprint {record.dataset.fingerprint[:8]}) than {recipe.data.name} has"
-            f" here ({dataset.fingerprint[:8]})"
-        )
+    dataset = recorded_dataset(run, record, recipe, data_dir)
     device = torch.device(choose_device(recipe.train))
     network = network.to(device)
     try:

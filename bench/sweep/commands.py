@@ -8,6 +8,7 @@ import dataclasses
 import importlib
 import json
 import logging
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from bench.cli import (
     matches,
     selected_suites,
     suite_of_ids,
+    unnamed_suite,
 )
 from bench.config.parse import short_repr
 from bench.config.registry import Registry
@@ -32,11 +34,10 @@ from bench.config.suite import Suite
 from bench.data.preflight import data_folder
 from bench.packages import activation_note
 from bench.report.records import other_runs_note, published_records
-from bench.runs.folder import LOCAL, old_runs_warning
-from bench.sweep.display import Display
+from bench.runs.folder import LOCAL
+from bench.sweep.display import Display, beside_published
 from bench.sweep.local import LocalExecutor, make_slots
 from bench.sweep.plan import Plan, PlannedRun, as_dict, as_text, make_plan, summary
-from bench.sweep.published import beside_published
 from bench.sweep.scheduler import Executor, Scheduler, drive
 from bench.sweep.slurm import SlurmExecutor
 from bench.sweep.slurm_request import SlurmRequest, add_slurm_options, refuse_slurm_options
@@ -47,7 +48,6 @@ LOG = logging.getLogger(__name__)
 def add_plan_options(parser: argparse.ArgumentParser) -> None:
     """The options of `plan`."""
     add_selection(parser)
-    parser.add_argument("--suite", help=argparse.SUPPRESS)  # of earlier versions
     parser.add_argument("--json", action="store_true", help="for programs: docs/records.md has the fields")
     _add_run_options(parser)
 
@@ -92,8 +92,6 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 def run_plan(arguments: argparse.Namespace) -> int:
     """Print every run of suites or recipes with its state, and what is left to do."""
     registry = Registry(*arguments.recipes_dir)
-    if arguments.suite is not None:
-        raise RecipeError(f"plan: --suite is no option any more: write python -m bench plan {arguments.suite}")
     suites = selected_suites(arguments, registry)
     with contextlib.redirect_stdout(sys.stderr):  # a dataset that is decoded now says so, and JSON must stay JSON
         plan = _plan(registry, suites, arguments)
@@ -123,8 +121,6 @@ def _plan(registry: Registry, suites: Sequence[Suite], arguments: argparse.Names
     if not planned:
         given, ids = ", ".join(map(short_repr, arguments.filter)), ", ".join(one for suite in suites for one in suite.ids)
         raise RecipeError(f"--filter {given}: no recipe of {_named(suites)} matches; they are {ids}")
-    if warning := old_runs_warning(arguments.results_dir):
-        LOG.warning(warning)
     by_seed = [run for _, run in sorted(planned, key=lambda pair: pair[0])]
     published = published_records(arguments.results_dir) if arguments.skip_published else None
     data_dir, processes = data_folder(arguments.data_dir), max(1, arguments.gpus_per_run)
@@ -148,10 +144,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
             raise RecipeError(f"compare: {model}/{dataset} is a teacher: only students are compared")
     if arguments.suite is not None and arguments.protocol is not None:
         raise RecipeError(f"--protocol {arguments.protocol}: suite {arguments.suite} has its own")
-    if arguments.suite is not None:
-        base = registry.suite(arguments.suite)
-    else:
-        base = Suite("", arguments.protocol or "paper", (), (), (), ADHOC_SEEDS)
+    base = registry.suite(arguments.suite) if arguments.suite is not None else unnamed_suite(arguments.protocol)
     suite = suite_of_ids(parts, base.with_settings(arguments.set), arguments.reference)
     if arguments.reference is not None and arguments.reference not in suite.methods:
         allowed = ", ".join(suite.methods)
@@ -173,19 +166,24 @@ def _run(registry: Registry, suites: Sequence[Suite], arguments: argparse.Namesp
     if arguments.retries < 0:
         raise RecipeError(f"--retries {arguments.retries}: must be 0 or more")
     on_cluster = arguments.executor == "slurm"
-    request = SlurmRequest.from_options(arguments) if on_cluster else refuse_slurm_options(arguments)
-    slots = [] if on_cluster else make_slots(arguments.gpus_per_run, arguments.runs_per_gpu)
+    if on_cluster:
+        request, slots = SlurmRequest.from_options(arguments), []
+    else:
+        refuse_slurm_options(arguments)
+        slots = make_slots(arguments.gpus_per_run, arguments.runs_per_gpu)
     plan, title = _plan(registry, suites, arguments), _named(suites)
     if arguments.seeds is not None:  # recipes without a suite are complete with these
         suites = [dataclasses.replace(one, seeds=tuple(range(arguments.seeds))) if one.recipes else one for one in suites]
     jobs = plan.jobs
     at_once = len(slots) or min(arguments.array_parallelism or len(jobs), len(jobs))
-    options = _shared_options(arguments)
+    folders = _folder_options(arguments)
+    options = ["--results-dir", arguments.results_dir, *folders, *(["--stale"] if arguments.stale else [])]
+    options += [word for name in arguments.tracker for word in ("--tracker", name)]
     if arguments.dry_run:
-        print(as_text(plan, at_once, _folder_options(arguments)))
+        print(as_text(plan, at_once, folders))
         print("\ncommands, teachers and the longest runs first:" if jobs else "\nnothing is left to run")
         for job in Scheduler(jobs).waiting:
-            print(" ".join(job.command(["python"], "bench/run.py", options)))
+            print(shlex.join(job.command(["python"], "bench/run.py", options)))
         return DONE
     if plan.problems and not jobs and not any(job.is_finished for job in plan.runs):
         raise RecipeError("; ".join(plan.problems))
@@ -194,7 +192,7 @@ def _run(registry: Registry, suites: Sequence[Suite], arguments: argparse.Namesp
             f"{queued.name}: is job {queued.cluster_id} in the cluster's queue: --executor slurm follows it,"
             f" scancel {queued.cluster_id} ends it"
         )
-    print(f"{title},", "\n".join(summary(plan, at_once, _folder_options(arguments))), flush=True)
+    print(f"{title},", "\n".join(summary(plan, at_once, folders)), flush=True)
     scheduler = Scheduler(jobs, arguments.retries, on_cluster)
     if jobs:
         if on_cluster:
@@ -239,13 +237,6 @@ def _report(registry: Registry, suites: Sequence[Suite], plan: Plan, arguments: 
         LOG.warning(f"not compared with published results: {error}")
     for page in pages:
         print(f"tables, figures and page: {page}")
-
-
-def _shared_options(arguments: argparse.Namespace) -> list[str]:
-    """The words that the command lines of all jobs share."""
-    options = ["--results-dir", arguments.results_dir, *_folder_options(arguments)]
-    options += ["--stale"] if arguments.stale else []
-    return options + [word for name in arguments.tracker for word in ("--tracker", name)]
 
 
 def _folder_options(arguments: argparse.Namespace) -> list[str]:

@@ -1,17 +1,19 @@
-"""What a sweep shows: one line per job that has ended, and on a terminal a table of the running ones below them."""
+"""What a sweep shows: a line per job that has ended, on a terminal a table of the running ones, at the end a comparison."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
+from tabulate import tabulate
 
 from bench.cli import duration
-from bench.runs.record import accuracy_text
+from bench.runs.record import Record, RunKey, accuracy_text, run_key
 from bench.storage import is_number
 from bench.sweep.job import JobResult, Outcome, State
 from bench.sweep.plan import Plan, least_seconds
@@ -101,3 +103,36 @@ class Display:
             speed = f"{numbers['images_per_second']:,.0f} images/s" if "images_per_second" in numbers else ""
             table.add_row(job.name, job.progress, accuracy, speed, spent)
         return table
+
+
+def beside_published(plan: Plan, published: Mapping[RunKey, Record]) -> list[str]:
+    """A table of the runs of a plan that are finished here and published; empty if there are none.
+
+    published: the published records. A line below the table says whether their environments differ.
+    """
+    known = [job for job in plan.runs if run_key(job.recipe) in published]
+    found = [(job, job.folder.record(job.recipe), published[run_key(job.recipe)]) for job in known]
+    found = [(job, here, there) for job, here, there in found if here is not None]
+    if not found:
+        return []
+    rows = []
+    for job, here, there in found:
+        name = " ".join([here.id, *job.settings])
+        difference = "" if here.diverged or there.diverged else f"{here.last_accuracy - there.last_accuracy:+.2f}"
+        rows.append((name, here.seed, accuracy_text(here), accuracy_text(there), difference))
+    table = tabulate(rows, ["recipe", "seed", "here", "published", "difference"], disable_numparse=True)
+    lines = ["last epochs beside the published ones of the same recipe and seed:", *table.splitlines()]
+    here, there = ({_environment_text(one) for one in own} for own in list(zip(*found, strict=True))[1:])
+    if here != there:
+        lines.append(
+            f"other hardware, threads, libraries or precision, so results may differ: here {'; '.join(sorted(here))};"
+            f" published {'; '.join(sorted(there))}"
+        )
+    return lines
+
+
+def _environment_text(record: Record) -> str:
+    """`Record.environment` in words."""
+    hardware, libraries, processes, precision, compiled = record.environment
+    versions = ", ".join(" ".join(one) for one in libraries)
+    return f"{processes} x {hardware}, {precision}, compile {compiled}, {versions}"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -88,7 +87,6 @@ def make_plan(
     preflight = Preflight(data_dir)
     training_images = functools.cache(preflight.training_images)
     checked: dict[tuple[str, str], RecipeError | None] = {}  # by id and hash, since one recipe has many seeds
-    folder_names: dict[Path, set[str]] = {}
     seen = set()
     for one in planned:
         recipe = one.recipe
@@ -97,10 +95,7 @@ def make_plan(
         seen.add(key)
         job = Job(recipe, False, RunFolder(results, recipe), estimates, one.options, one.settings)
         runs.append(job)
-        parent = job.folder.path.parent
-        if parent not in folder_names:  # one listing for all seeds: thousands of runs that have not begun cost nothing
-            folder_names[parent] = set(os.listdir(parent)) if os.path.isdir(parent) else set()
-        has_begun = job.folder.path.name in folder_names[parent]
+        has_begun = job.folder.path.is_dir()
         record = job.folder.record(recipe) if has_begun else None
         if record is not None:
             check_same_images(record, fingerprint(recipe.data))
@@ -108,7 +103,7 @@ def make_plan(
             parts = stale_parts(record, recipe)
             if not (parts and stale):
                 job.state = State.STALE if parts else State.DIVERGED if record.diverged else State.FINISHED
-                job.accuracy = None if record.diverged else record.last_accuracy
+                job.accuracy = record.last_accuracy
                 job.note = ", ".join(filter(None, ("" if record.diverged else accuracy_text(record), "; ".join(parts))))
                 continue
             job.replaces, job.note = record, f"{State.STALE} ({'; '.join(parts)})"
@@ -219,13 +214,12 @@ def summary(plan: Plan, slots: int, options: Sequence[str] = ()) -> list[str]:
     if any(job.expected is not None and not job.expected.exact for job in jobs):
         lines.append("~: measured on the same model, dataset and image size with other guidance or settings")
     if unknown := [job for job in jobs if job.expected is None]:
+        one = unknown[0]
+        measured = ["python", "-m", "bench", "speed", "--recipe", one.recipe.id, *one.options, *options]
         lines += [
             f"time: unknown for {len(unknown)} of {count(len(jobs), 'job')}, since no similar run is finished here. It is"
             " about the training images divided by the images/s of",
-            "  "
-            + shlex.join(
-                ["python", "-m", "bench", "speed", "--recipe", unknown[0].recipe.id, *unknown[0].options, *options]
-            ),
+            f"  {shlex.join(measured)}",
         ]
     return lines
 

@@ -73,17 +73,14 @@ class SlurmRequest:
         return request
 
     def parameters(self, name: str, is_teacher: bool, after: str | None) -> dict[str, Any]:
-        """The parameters of submitit's SlurmExecutor for jobs.
-
-        Args:
-            after: id of the job that must succeed before these start.
-        """
+        """The parameters of submitit's SlurmExecutor for jobs. after: id of the job that must succeed before they start."""
         root = shlex.quote(str(Path(__file__).parents[2]))
-        setup = [f"export PYTHONPATH={root}${{PYTHONPATH:+:$PYTHONPATH}}", f"export {TIMESTAMPS}=1"]
-        setup += [
-            f"export {CORES}=${{SLURM_CPUS_ON_NODE:-1}}",
+        setup = [
+            f"export PYTHONPATH={root}${{PYTHONPATH:+:$PYTHONPATH}}",
+            f"export {TIMESTAMPS}=1",
+            f"export {CORES}=${{SLURM_CPUS_ON_NODE:-1}}",  # where jobs are not bound to their cores
             *self.slurm_setup,
-        ]  # where jobs are not bound to their cores
+        ]
         parameters = {
             "array_parallelism": self.array_parallelism or MAX_ARRAY_JOBS,
             "job_name": name,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,8 @@ from bench.cli import compose
 from bench.config.schema import Recipe, RecipeError
 from bench.data.preflight import data_folder
 from bench.data.store import current_fingerprint
-from bench.runs.folder import RunFolder, old_runs_warning
+from bench.runs.folder import RunFolder
 from bench.runs.record import Record, check_same_images, stale_parts
-
-LOG = logging.getLogger(__name__)
 
 
 class StopSignals:
@@ -81,8 +78,6 @@ def read_request(arguments: argparse.Namespace) -> RunRequest:
             )
         recipe, trackers = recipe.teacher, []
         settings = [text.removeprefix("teacher.") for text in settings if text.startswith("teacher.")]
-    if warning := old_runs_warning(arguments.results_dir):
-        LOG.warning(warning)
     return RunRequest(
         recipe=recipe,
         data_dir=data_folder(arguments.data_dir),

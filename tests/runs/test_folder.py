@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from bench.config.numerics import numerics_versions
 from bench.config.registry import Registry
 from bench.config.schema import RecipeError
-from bench.runs.folder import RunFolder, old_runs_warning
-from bench.runs.record import RECORD_SCHEMA, check_same_images, read_record, record_from_dict, stale_parts
+from bench.runs.folder import RunFolder
+from bench.runs.record import RECORD_SCHEMA, check_same_images, read_history, read_record, record_from_dict, stale_parts
 from tests.helpers.synthetic import history_rows, make_run
 
 RECIPE = Registry().compose("deit_micro/digits/guided", "quick")
@@ -120,12 +120,12 @@ def test_a_history_is_read_back(tmp_path):
     rows = [{"epoch": n, "train_loss": loss, **values} for n, loss in ((1, 2.5), (2, None))]
     rows[0]["test_accuracy"] = None  # not evaluated
     folder.write_history(rows)
-    assert folder.history() == rows
+    assert read_history(folder.path / "history.csv") == rows
     written = (folder.path / "history.csv").read_text()
     for text in ("", "epoch\n1\n", written.replace("2.5", "nan"), written.replace("50.0", "")):
         (folder.path / "history.csv").write_text(text)
         with pytest.raises(RecipeError, match=r"history\.csv: not the history of a run"):
-            folder.history()
+            read_history(folder.path / "history.csv")
 
 
 @settings(max_examples=60, deadline=None)
@@ -151,12 +151,6 @@ def test_no_id_reaches_outside_the_results_folder(tmp_path, name):
     for id_ in (f"{name}/{name}/{name}", f"{name}/digits/guided", f"deit_micro/{name}/guided", f"deit_micro/digits/{name}"):
         with pytest.raises(RecipeError, match="is not an id"):
             RunFolder(tmp_path, dataclasses.replace(RECIPE, id=id_))
-
-
-def test_runs_of_an_earlier_version_are_pointed_out(tmp_path):
-    assert old_runs_warning(tmp_path) is None
-    (tmp_path / "runs").mkdir()
-    assert str(tmp_path / "runs") in old_runs_warning(tmp_path) and "local/runs" in old_runs_warning(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -141,10 +141,3 @@ def test_without_weights_the_command_that_trains_them_is_named(copy, tmp_path):
     for committed in (ROOT / "results" / "quick", ROOT / "results" / "quick" / "records.jsonl"):
         with pytest.raises(RecipeError, match="have no weights: `python -m bench sweep quick` trains"):
             bench.load(committed)
-
-
-def test_a_changed_accuracy_is_noticed_beside_the_history(copy, tmp_path):
-    record = read_json(copy / "record.json")
-    write_json(copy / "record.json", {**record, "last_accuracy": 99.0})
-    with pytest.raises(RecipeError, match=r"is not that of history\.csv"):
-        export(copy, tmp_path / "out")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shlex
 from itertools import product
 from pathlib import Path
 
@@ -14,9 +15,9 @@ from bench.locks import cache_folder, exclusive
 from bench.report.records import runs_in_no_suite
 from bench.runs.record import Hardware, run_key
 from bench.sweep import commands
+from bench.sweep.display import beside_published
 from bench.sweep.job import Outcome, read_result
 from bench.sweep.plan import PlannedRun, as_dict, as_text, least_seconds, make_plan, summary
-from bench.sweep.published import beside_published
 from tests.helpers.commands import call
 from tests.helpers.generated import write
 from tests.helpers.process import command
@@ -242,7 +243,6 @@ def test_a_plan_is_of_recipes_and_of_suites(tmp_path, capsys):
     assert "1 run: 1 to run\n" in one and "left to train: 1 epoch, about" in one and "unknown for 1 of 1 job, since" in one
     for words, sentence in (
         ([], "plan: name suites (cifar10, "),
-        (["--suite", "quick"], "write python -m bench plan quick"),
         (["quick", "--protocol", "paper"], "a suite has its own"),
         (["quick", "--filter", "cifar"], "no recipe of suite quick matches"),
         (["quick", "--seeds", "0"], "--seeds 0: must be 1 or more"),
@@ -254,8 +254,6 @@ def test_a_plan_is_of_recipes_and_of_suites(tmp_path, capsys):
     ):
         code, _, errors = plan(*words)
         assert code == 2 and sentence in errors, errors
-    (tmp_path / "runs").mkdir()
-    assert "has runs of an earlier version" in plan("quick")[2]
 
 
 def test_keys_of_the_teacher_are_left_aside_for_baselines(quick, capsys):
@@ -269,6 +267,13 @@ def test_keys_of_the_teacher_are_left_aside_for_baselines(quick, capsys):
     lines = [line for line in dry.splitlines() if line.startswith("python bench/run.py")]
     assert any("guided --seed 1 --suite quick --set teacher.train.epochs=1 --set teacher.seed=5 " in line for line in lines)
     assert any("baseline --seed 1 --suite quick --results-dir" in line for line in lines)
+
+
+def test_the_commands_of_a_dry_run_can_be_pasted_into_a_shell(tmp_path, capsys):
+    words = ["deit_micro/digits/baseline", "--protocol", "quick", "--results-dir", tmp_path / "my results", "--seeds", 1]
+    out = call(capsys, "bench", "sweep", *words, "--set", "train.betas=[0.9, 0.95]", "--dry-run")[1]
+    (line,) = [line for line in out.splitlines() if line.startswith("python bench/run.py")]
+    assert {"train.betas=[0.9, 0.95]", str(tmp_path / "my results")} < set(shlex.split(line))
 
 
 def test_varied_values_are_named_and_equal_recipes_are_one_run(tmp_path, capsys):

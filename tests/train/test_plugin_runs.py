@@ -11,6 +11,7 @@ import bench
 from bench.config.registry import Registry
 from bench.config.schema import RecipeError
 from bench.runs.folder import RunFolder
+from bench.runs.record import read_history
 from bench.share.export import export
 from bench.share.verify import verify
 from tests.helpers.commands import assert_sentence, call
@@ -42,7 +43,7 @@ def test_the_documented_method_and_model_run_and_their_digests_are_recorded(trai
     record = folder.record(recipe)
     assert record.numerics["guidance.logit_mse"] == recipe.guidance.params[0].plugin.digest
     assert record.numerics["models.convnet"] == recipe.model.params.plugin.digest
-    assert folder.history()[0]["guidance_loss"] > 0
+    assert read_history(folder.path / "history.csv")[0]["guidance_loss"] > 0
     assert all(len(text.splitlines()) <= 30 for text in SOURCES.values())
     assert not list((trained / "DIR").rglob("__pycache__"))
 

@@ -8,7 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from bench.config.registry import Registry
 from bench.config.schema import RecipeError
 from bench.run import parser
-from bench.runs.record import HISTORY_COLUMNS
+from bench.runs.record import HISTORY_COLUMNS, read_history
 from bench.train import trackers
 from bench.train.checkpoint import Checkpoints
 from bench.train.launch import make_accelerator
@@ -42,7 +42,7 @@ def test_a_killed_run_that_resumes_logs_every_epoch_once(tmp_path, monkeypatch):
     events = folder.trackers / trackers.PROJECT
     assert [step for step, _ in logged(events)["test_accuracy"]] == [1, 2]
     run(request, StopSignals())
-    rows, shown = folder.history(), logged(events)
+    rows, shown = read_history(folder.path / "history.csv"), logged(events)
     for tag in set(HISTORY_COLUMNS) - {"epoch", "guidance_loss"}:
         assert shown[tag] == [(row["epoch"], pytest.approx(row[tag], rel=1e-6)) for row in rows], tag
     assert len(rows) == 3 and folder.record(request.recipe) is not None
