@@ -241,7 +241,7 @@ class Training:
             self._step.ema.module.load_state_dict(state["ema"])
         self._step.updates = state["epoch"] * self._loader.steps + state["step"]
         self._history, self._best_state, self._losses = state["history"], state["best_state"], state["losses"]
-        self._guidance_losses = state["guidance_losses"]
+        self._guidance_losses = state.get("guidance_losses", [])  # runs that earlier versions began have none
         self._first_epoch, self._first_step, self._earlier_seconds = state["epoch"], state["step"], state["seconds"]
         self._progress.resume(self._first_epoch, self._first_step)
         if self._accelerator.is_main_process:

@@ -108,7 +108,7 @@ def measure_methods(
     Args:
         recipes: from `recipes_of_methods`.
         synthetic, steps: as of `bench.train.speed.measure`.
-        asked: whether a signal has asked to stop; true before KeyboardInterrupt is raised.
+        asked: whether a signal has asked to stop, since Python may lose the KeyboardInterrupt.
 
     Raises:
         RecipeError, RuntimeError: see `variant_process`. A method that cannot run, or that fails, is left out.
@@ -118,7 +118,7 @@ def measure_methods(
     turns: dict[str, list[tuple[float, float]]] = {}  # seconds per step of a method, and of the baseline beside it
     usage: dict[str, Usage] = {}
     left_out: dict[str, str] = {}
-    began = time.monotonic()
+    began, interrupted = time.monotonic(), False
     with variant_process(recipes[BASELINE], data_dir, synthetic) as baseline:
         say(f"{BASELINE}: ready")
         for number, (name, recipe) in enumerate(methods.items()):
@@ -141,8 +141,8 @@ def measure_methods(
             except (RecipeError, RuntimeError) as error:  # also of a process that was killed for want of memory
                 left_out[name] = str(error)
             except KeyboardInterrupt:
-                pass  # `asked` is true
-            if asked():
+                interrupted = True
+            if interrupted or asked():
                 if not usage:
                     raise KeyboardInterrupt
                 left_out.pop(name, None)  # the signal may have ended its process too

@@ -50,11 +50,7 @@ def variant_process(recipe: Recipe, data_dir: str, synthetic: int | None) -> Ite
         RuntimeError: the variant failed, or its process was killed.
     """
     context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
-    cache_folder().mkdir(parents=True, exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory(prefix="speed-", dir=cache_folder()) as scratch,
-        ProcessPoolExecutor(1, context, initializer=_start) as pool,
-    ):
+    with _scratch(recipe) as scratch, ProcessPoolExecutor(1, context, initializer=_start) as pool:
 
         def ask(method: Callable[Concatenate[Variant, P], T], *arguments: P.args, **named: P.kwargs) -> T:
             return pool.submit(_call, method, *arguments, **named).result()
@@ -68,6 +64,17 @@ def variant_process(recipe: Recipe, data_dir: str, synthetic: int | None) -> Ite
             for child in set(multiprocessing.active_children()) - others:
                 child.kill()
             raise
+
+
+@contextlib.contextmanager
+def _scratch(recipe: Recipe) -> Iterator[str | None]:
+    """A temporary cache for the features of an untrained teacher, which are of no use later; None if there are none."""
+    if recipe.teacher is None or not recipe.guidance.teacher.offline:
+        yield None
+        return
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="speed-", dir=cache_folder()) as folder:
+        yield folder
 
 
 _of_this_process: list[Variant] = []
@@ -86,14 +93,15 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _prepare(recipe: Recipe, data_dir: str, synthetic: int | None, scratch: str) -> None:
-    """Build the variant of this process and make its first batch. scratch: for the features of its untrained teacher."""
+def _prepare(recipe: Recipe, data_dir: str, synthetic: int | None, scratch: str | None) -> None:
+    """Build the variant of this process and make its first batch. scratch: as of `_scratch`."""
     began = psutil.Process().create_time()
     import_seconds = time.time() - began
     check_recipe(recipe, None)
     dataset = open_dataset(recipe.data, data_dir) if synthetic is None else random_dataset(recipe, synthetic)
     check_dataset(recipe, dataset)
-    os.environ["LOCALITY_BENCH_CACHE"] = scratch
+    if scratch is not None:
+        os.environ["LOCALITY_BENCH_CACHE"] = scratch
     variant = Variant(recipe, dataset)
     variant.load(1)
     variant.first_step = {"seconds": time.time() - began, "import_seconds": import_seconds}

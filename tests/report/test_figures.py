@@ -11,6 +11,7 @@ from matplotlib import rc_context
 from matplotlib.text import Text
 from PIL import Image
 
+from bench.cli import suite_of_ids
 from bench.config.names import split_id
 from bench.config.parse import SourcedValue
 from bench.config.registry import Registry
@@ -155,6 +156,15 @@ def test_missing_and_diverged_runs_are_named():
     assert {"diverged", "not run", "+5.0"} <= set(texts(drawn("suite", own)))
     assert any("1 of 1 of guided" in text for text in texts(drawn("curves/deit_micro-digits", own)))
     assert not plots_of_suite(build_suite_report(registry, quick, runs[1:2]))
+
+
+def test_cells_without_one_of_two_methods_are_drawn():
+    ids = ["deit_micro/digits/baseline", "deit_micro/digits/guided", "deit_tiny/digits/guided", "pit_tiny/cifar10/baseline"]
+    suite = suite_of_ids([tuple(one.split("/")) for one in ids], quick)
+    runs = [make_run(suite.name, registry.compose(one, suite=suite), [50.0, 60.0]) for one in ids[:3]]
+    accuracies, gains = drawn("overview", build_suite_report(registry, suite, runs)).axes
+    assert [label.get_text() for label in accuracies.get_yticklabels()] == ["deit_micro", "deit_tiny"]
+    assert "incomplete" in texts(gains)
 
 
 def test_accuracy_on_held_out_images_is_called_so():

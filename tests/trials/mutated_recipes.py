@@ -38,6 +38,7 @@ from tests.trials.mutants import Mutant, mutant
 
 # Of the processor, which other programs do not slow down. A user would not wait longer for a sentence.
 COMPOSE_SECONDS, BUILD_SECONDS, RUN_SECONDS = 10, 60, 60
+MAX_SECONDS = 600  # that pass, whatever they are spent on
 
 
 @dataclass
@@ -149,18 +150,21 @@ class TooSlow(Exception):
 
 
 def limited(seconds: float, call: Callable[[], Any]) -> Any:
-    """The result of a call. Raises TooSlow if it computes longer."""
+    """The result of a call. Raises TooSlow if it computes longer, or waits for MAX_SECONDS."""
 
     def too_slow(*_: object) -> None:
         raise TooSlow(f"more than {seconds} s")
 
-    before = signal.signal(signal.SIGPROF, too_slow)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
+    timers = {signal.SIGPROF: (signal.ITIMER_PROF, seconds), signal.SIGALRM: (signal.ITIMER_REAL, MAX_SECONDS)}
+    before = {number: signal.signal(number, too_slow) for number in timers}
+    for timer, most in timers.values():
+        signal.setitimer(timer, most)
     try:
         return call()
     finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
+        for number, (timer, _) in timers.items():
+            signal.setitimer(timer, 0)
+            signal.signal(number, before[number])
 
 
 def run_short(recipe: Recipe, words: list[str], folder: Path) -> tuple[int, str]:
@@ -193,6 +197,7 @@ def run_forked(words: list[str], log: Path) -> tuple[int, str]:
         # pytest has replaced them by files of its own
         sys.stdout, sys.stderr = (os.fdopen(number, "w", errors="backslashreplace") for number in (1, 2))
         signal.setitimer(signal.ITIMER_PROF, RUN_SECONDS)
+        signal.alarm(MAX_SECONDS)
         code = 70
         try:
             code = main(parser().parse_args(words))

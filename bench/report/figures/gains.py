@@ -31,16 +31,18 @@ def draw_gains(plot: base.Plot, width: float, title: str | None) -> Figure:
 def _draw_pairs(plot: base.Plot, width: float, title: str | None) -> Figure:
     """Draw a row per student and variant: the accuracies of the two methods, and the gain beside them."""
     method = next(name for name in plot.methods if name != plot.reference)
-    datasets = list(plot.cells.groupby("dataset", sort=False))
+    reference, gains = (plot.cells[plot.cells["method"] == name] for name in (plot.reference, method))
+    datasets = list(gains.groupby("dataset", sort=False))
     row_lines = ROW_LINES + plot.setting_lines
-    height = (sum(len(own) / 2 * row_lines + 3.3 for _, own in datasets) + 3.5) * base.line_inches()
+    height = (sum(len(after) * row_lines + 3.3 for _, after in datasets) + 3.5) * base.line_inches()
     note = f"Left: {plot.measure} of the last epoch; lines: ± 1 standard deviation. Right: gain over {plot.over} with the"
     note += f" same seed. {plot.seeds()}; lines: 95 % confidence intervals; rings: no clear difference, or too few seeds."
     figure = base.new_figure(width, height, title, note, plot.legend(linestyle="", marker="o"))
     grid = figure.subplots(len(datasets), 2, sharex="col", squeeze=False)
     for (left, right), (dataset, own) in zip(grid, datasets, strict=True):
-        own = own.set_index(["model", "variant"], drop=False)
-        before, after = (own[own["method"] == name] for name in (plot.reference, method))
+        before, after = (
+            cells.set_index(["model", "variant"], drop=False) for cells in (reference[reference["dataset"] == dataset], own)
+        )
         places = range(len(after))
         _draw_accuracies(left, before, after, plot)
         _draw_panel(right, after, places, plot)
@@ -52,7 +54,7 @@ def _draw_pairs(plot: base.Plot, width: float, title: str | None) -> Figure:
     grid[-1, 0].set_xlabel(f"{plot.measure} (%)")
     grid[-1, 1].set_xlabel("gain (points)")
     grid[-1, 0].margins(x=0.08)
-    grid[-1, 1].set_xlim(*gain_limits(plot.cells[plot.cells["method"] == method], crowded=False))
+    grid[-1, 1].set_xlim(*gain_limits(gains, crowded=False))
     return figure
 
 
@@ -62,9 +64,9 @@ def _draw_accuracies(axes: Axes, before: pd.DataFrame, after: pd.DataFrame, plot
     axes.grid(axis="x")
     axes.spines["left"].set_visible(False)
     for row, name in enumerate(after.index):
-        pair = [cells.loc[name] for cells in (before, after)]
+        pair = [cells.loc[name] for cells in (before, after) if name in cells.index]
         means = [cell["last_mean"] for cell in pair]
-        axes.plot(means, [row, row], color=rcParams["axes.edgecolor"], linewidth=2, zorder=1)
+        axes.plot(means, [row] * len(means), color=rcParams["axes.edgecolor"], linewidth=2, zorder=1)
         for cell in pair:
             style = {"color": plot.colour(cell["method"]), "marker": "o", "linestyle": "", "elinewidth": 1.2}
             axes.errorbar(cell["last_mean"], row, xerr=np.nan_to_num(cell["last_std"]), **style)
@@ -120,7 +122,7 @@ def _method_rows(gains: pd.DataFrame) -> pd.DataFrame:
     methods = means.index[by_gain(means)]
     names = methods.map(guidance_of).to_series(methods)
     repeated = names == names.shift()
-    is_setting = repeated & names.isin(methods)  # the label that is the name alone comes first
+    is_setting = repeated & names.isin(methods) & (names != methods)
     texts = [base.clean(method.partition(" ")[2] if short else method) for method, short in is_setting.items()]
     places = np.where(repeated, NEIGHBOUR, 1.0).cumsum() - 1
     return pd.DataFrame({"place": places, "text": texts, "is_setting": is_setting})
