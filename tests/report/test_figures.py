@@ -153,7 +153,9 @@ def test_missing_and_diverged_runs_are_named():
     own = build_suite_report(registry, suite, runs)
     assert set(plots_of_suite(own)) == {"overview", "cost", "suite", "curves/deit_micro-digits", "curves/deit_tiny-digits"}
     assert {"diverged", "not run", "+5.00"} <= set(texts(drawn("overview", own)))
-    assert {"diverged", "not run", "+5.0"} <= set(texts(drawn("suite", own)))
+    curves = drawn("suite", own)
+    assert {"diverged", "not run", "+5.0"} <= set(texts(curves))
+    assert len({axes.get_position().y0 for axes in curves.axes}) == 1  # three students of one dataset, side by side
     assert any("1 of 1 of guided" in text for text in texts(drawn("curves/deit_micro-digits", own)))
     assert not plots_of_suite(build_suite_report(registry, quick, runs[1:2]))
 
@@ -299,6 +301,9 @@ def test_many_methods_are_panels_and_rows_of_one_guidance_stay_together():
     gains = drawn("overview", built).axes[0]
     labels = [label.get_text() for label in gains.get_yticklabels()]
     assert labels == ["mgd", "weight=9.0", "dist", "weight=9.0", "lskd", "weight=9.0"]
+    plain_last = dataclasses.replace(own, rows=(own.rows[0], *weights, *own.rows[1:4]))
+    swapped = drawn("overview", build_suite_report(registry, plain_last, runs)).axes[0]
+    assert {label.get_text() for label in swapped.get_yticklabels()} >= {"mgd", "dist", "lskd"}  # none is empty
     steps = np.diff(gains.get_yticks())
     assert max(steps[::2]) < min(steps[1::2])  # rows of one guidance are nearer
     faces = {line.get_markerfacecolor() for line in gains.lines if line.get_marker() == "o"}
