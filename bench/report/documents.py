@@ -36,6 +36,10 @@ CONVERGENCE_NOTE = (
     " {reference}, with its own. Speed-up: the epochs of {reference} (or seconds, on the same hardware) until then over the"
     " method's, mean over seeds, if all seeds reach it; without and with the teacher's own training, which all seeds share."
 )
+CHANCE_NOTE = (
+    "At chance: the final accuracy is not above that of guessing one of the classes by three standard errors. Reaching it"
+    " says nothing, so there is no speed-up."
+)
 COST_NOTE = (
     "GFLOPs: of the student's forward pass; a multiplication and an addition are two. Images/s: of training. Time: with"
     " evaluation, without the teacher's own training."
@@ -55,9 +59,10 @@ def markdown(report: SuiteReport) -> str:
     sources = cells[["published_work", "published_source"]].drop_duplicates().itertuples(index=False)
     published = [f"{work}: {source}." for work, source in sources]
     convergence = CONVERGENCE_NOTE.format(name=report.suite.reference, reference=report.reference)
+    chance = [CHANCE_NOTE] if report.cells["chance_seeds"].any() else []
     sections = {
         "Best epoch and published numbers": (tables.best_table(report), [BEST_NOTE, *published]),
-        "Convergence": (tables.convergence_table(report), [convergence]),
+        "Convergence": (tables.convergence_table(report), [convergence, *chance]),
         "Costs": (tables.cost_table(report), [COST_NOTE, *tables.teacher_sentences(report.runs)]),
         "Runs": (tables.runs_table(report), []),
     }

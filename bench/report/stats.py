@@ -23,6 +23,7 @@ CONFIDENCE = 0.95
 # With two pairs, the t distribution has one degree of freedom and its interval is 9 standard deviations wide to each side:
 # it would say nothing, or by luck too much.
 MIN_SEEDS = 3
+CHANCE_ERRORS = 3  # standard errors of guessing
 CONDITIONS = ["device", "precision", "threads", "numerics"]  # must be equal in a pair, as `_difference` says
 MACHINE = ["device", "processor", "threads", "world_size"]  # must be equal where wall times are compared
 REACH = ["epochs_to_reach", "speedup_epochs", "speedup_seconds", "speedup_seconds_with_teacher"]
@@ -107,6 +108,8 @@ def pairs_frame(runs: pd.DataFrame, curves: pd.DataFrame, reference: str) -> pd.
 
     model, dataset, variant, method, seed, hash: of the run.
     gain, best_gain: test accuracy of the last and of the best epoch minus the reference's, in points.
+    reference_at_chance: whether the reference ended at chance, see `_at_chance`. What follows is missing then: an accuracy
+        of chance is reached at once.
     epochs_to_reach: the first epoch, from 1, with at least the reference's final accuracy; missing if there is none.
     speedup_epochs: the reference's own epochs_to_reach over the run's, so the reference against itself has exactly 1.
     speedup_seconds: the same in wall time; missing if the runs had different hardware.
@@ -114,7 +117,9 @@ def pairs_frame(runs: pd.DataFrame, curves: pd.DataFrame, reference: str) -> pd.
     """
     paired, key = with_reference(runs, reference), [*CELL, "seed"]
     paired = paired[paired["differs"] == ""].reset_index(drop=True)
-    paired["epochs_to_reach"] = _first_epochs(curves, paired[[*RUN, "target"]])
+    paired["reference_at_chance"] = _at_chance(paired["target"], paired)
+    first = _first_epochs(curves, paired[[*RUN, "target"]])
+    paired["epochs_to_reach"] = first.mask(paired["reference_at_chance"])
     paired["seconds_to_reach"] = paired["seconds"] / paired["epochs"] * paired["epochs_to_reach"]
     # The reference's runs, one row for each row of `paired`.
     base = paired[key].merge(paired[paired["method"] == reference], on=key)
@@ -123,7 +128,7 @@ def pairs_frame(runs: pd.DataFrame, curves: pd.DataFrame, reference: str) -> pd.
     with_teacher, base_with_teacher = (
         own["seconds_to_reach"] + own["teacher_seconds"].where(own["teacher_key"].notna(), 0) for own in (paired, base)
     )
-    return paired[[*RUN, "hash"]].assign(
+    return paired[[*RUN, "hash", "reference_at_chance"]].assign(
         gain=paired["last_accuracy"] - base["last_accuracy"],
         best_gain=paired["best_accuracy"] - base["best_accuracy"],
         epochs_to_reach=paired["epochs_to_reach"],
@@ -131,6 +136,12 @@ def pairs_frame(runs: pd.DataFrame, curves: pd.DataFrame, reference: str) -> pd.
         speedup_seconds=(seconds / paired["seconds_to_reach"]).replace(np.inf, np.nan),
         speedup_seconds_with_teacher=(base_with_teacher.where(seconds.notna()) / with_teacher).replace(np.inf, np.nan),
     )
+
+
+def _at_chance(accuracy: pd.Series, runs: pd.DataFrame) -> pd.Series:
+    """Whether accuracies in % are not above guessing one of the runs' classes by CHANCE_ERRORS standard errors."""
+    chance = 1 / runs["classes"]
+    return accuracy / 100 <= chance + CHANCE_ERRORS * np.sqrt(chance * (1 - chance) / runs["test_images"])
 
 
 def _first_epochs(curves: pd.DataFrame, targets: pd.DataFrame) -> pd.Series:
@@ -157,13 +168,14 @@ def cells_frame(
         "no pair": it has runs, but none with a seed that the reference has too, so there is no gain.
     seeds, diverged_seeds: numbers of runs that finished, and that diverged.
     gain_seeds: number of pairs. reached_seeds: of those, in how many the run reaches the reference's final accuracy.
+    chance_seeds: of those, in how many the reference ended at chance, so that reaching it says nothing.
     unpaired: the seeds that both have but that are no pairs, and why: "2 seeds not paired: other number of threads"; or "".
     last_*, best_*: test accuracy in % of the last and the best epoch.
     seconds_*: wall time per run. images_per_second_*: of training. peak_memory_mib_*.
     device_hours: of all finished runs together, in device_unit, "GPU-hours" or "core-hours".
     parameters, flops_per_image: of the student. machines: the hardware in words.
     gain_*, best_gain_*: over the reference, see `pairs_frame`, as all that follows; missing for the reference.
-    epochs_to_reach_*, speedup_*: missing unless all seeds reach the reference's final accuracy; for the reference,
+    epochs_to_reach_*, speedup_*: missing unless all seeds reach a final accuracy of the reference above chance; for it,
         epochs_to_reach_* says when it first has its own. speedup_seconds_with_teacher_* adds the teacher's training to
         every run, though all seeds share one teacher.
     gain_low, gain_high: confidence interval of the mean gain; missing below MIN_SEEDS seeds.
@@ -181,6 +193,7 @@ def cells_frame(
         "suite_seeds": runs[runs["seed"].isin(suite.seeds)].groupby(METHOD).size(),
         "gain_seeds": pairs.groupby(METHOD).size(),
         "reached_seeds": pairs.groupby(METHOD)["epochs_to_reach"].count(),
+        "chance_seeds": pairs.groupby(METHOD)["reference_at_chance"].sum(),
     }
     out = pd.DataFrame(
         [(suite.name, one.id, *split_id(one.id)[:2], one.variant, one.method, recipe.hash) for one, recipe in recipes],

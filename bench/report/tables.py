@@ -77,7 +77,7 @@ def best_table(report: SuiteReport) -> pd.DataFrame:
 def convergence_table(report: SuiteReport) -> pd.DataFrame:
     """How soon each method reaches the reference's final accuracy."""
     columns = {
-        f"epochs to {report.suite.reference}'s final": _epochs_to_reach,
+        f"epochs to {report.suite.reference}'s final": lambda row: _epochs_to_reach(row, report.suite.reference),
         "speed-up, epochs": lambda row: _times(row, "speedup_epochs"),
         "speed-up, time": lambda row: _times(row, "speedup_seconds"),
         "with the teacher's training": lambda row: _times(row, "speedup_seconds_with_teacher"),
@@ -110,9 +110,7 @@ def runs_table(report: SuiteReport) -> pd.DataFrame:
         "gain": _value("gain", "+.2f"),
         "best": _value("best_accuracy", ".2f"),
         "best epoch": lambda row: "" if row["diverged"] else f"{row['best_epoch']} of {row['epochs']}",
-        f"epochs to {report.suite.reference}'s final": lambda row: (
-            _number(row["epochs_to_reach"], ".0f") or ("not reached" if pd.notna(row["gain"]) else "")
-        ),
+        f"epochs to {report.suite.reference}'s final": lambda row: _epoch_of_run(row, report.suite.reference),
         "time": lambda row: duration(row["seconds"]),
         "images/s": _value("images_per_second", ",.0f"),
         "hardware": lambda row: row["machine"] + (", fell back from compilation" if row["fell_back"] else ""),
@@ -198,7 +196,18 @@ def _seeds(row: Row) -> str:
     return f"{row['seeds']}{f', {diverged} diverged' if (diverged := row['diverged_seeds']) else ''}"
 
 
-def _epochs_to_reach(row: Row) -> str:
+def _epochs_to_reach(row: Row, reference: str) -> str:
+    if row["chance_seeds"]:
+        return f"{reference} at chance in {row['chance_seeds']} of {count(row['gain_seeds'], 'seed')}"
     if row["reached_seeds"] < row["gain_seeds"]:
         return f"reached by {row['reached_seeds']} of {count(row['gain_seeds'], 'seed')}"
     return _mean_std(row, "epochs_to_reach", ".1f")
+
+
+def _epoch_of_run(row: Row, reference: str) -> str:
+    if pd.isna(row["reference_at_chance"]):  # no pair
+        return ""
+    if row["reference_at_chance"]:
+        return f"{reference} at chance"
+    missing = "not reached" if pd.notna(row["gain"]) else ""
+    return _number(row["epochs_to_reach"], ".0f") or missing

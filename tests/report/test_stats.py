@@ -111,7 +111,11 @@ def test_a_run_is_as_fast_as_itself(curve, seconds, reference):
     found = pairs(*(run(name, 0, curve, seconds=seconds) for name in ("baseline", "guided", "kd")), reference=reference)
     for method in ("baseline", "guided", "kd"):
         row = found.loc[method, 0]
-        assert (row["gain"], row["speedup_epochs"], row["speedup_seconds"]) == (0.0, 1.0, 1.0)
+        assert row["gain"] == 0
+        if row["reference_at_chance"]:
+            assert row[REACH].isna().all() and curve[-1] < 30
+            continue
+        assert (row["speedup_epochs"], row["speedup_seconds"]) == (1.0, 1.0)
         if (method == "baseline") == (reference == "baseline"):  # both with a teacher or both without
             assert row["speedup_seconds_with_teacher"] == 1.0
         assert row["epochs_to_reach"] == 1 + next(i for i, value in enumerate(curve) if value >= curve[-1])
@@ -133,6 +137,17 @@ def test_no_factor_unless_all_seeds_reach_the_baseline():
     row = cells(*runs, run("guided", 1, [40.0, 49.0]))["guided"]
     assert (row["reached_seeds"], row["gain_seeds"]) == (1, 2)
     assert all(math.isnan(row[f"{name}_mean"]) for name in REACH)
+
+
+def test_no_factor_over_a_baseline_that_ends_at_chance():
+    learned = [run("baseline", 0, [10.0, 40.0]), run("guided", 0, [40.0, 60.0]), run("guided", 1, [40.0, 60.0])]
+    images, classes = learned[0].record.dataset.test_images, learned[0].record.dataset.classes
+    limit = 100 / classes + 300 * math.sqrt((1 - 1 / classes) / classes / images)
+    for accuracy, at_chance in ((limit - 0.5, 1), (limit + 0.5, 0)):
+        row = cells(*learned, run("baseline", 1, [10.0, accuracy]))["guided"]
+        assert (row["chance_seeds"], row["gain_seeds"], row["reached_seeds"]) == (at_chance, 2, 2 - at_chance)
+        assert all(math.isnan(row[f"{name}_mean"]) == bool(at_chance) for name in REACH[:3])
+        assert not math.isnan(row["gain_mean"])
 
 
 def test_wall_time_is_not_compared_across_machines():

@@ -109,6 +109,17 @@ def test_no_factor_where_a_seed_does_not_reach_the_baseline():
     assert by_seed.tolist() == ["1", "1", "1", "1", "1", "not reached"]
 
 
+def test_a_baseline_at_chance_has_no_factor_and_is_named():
+    runs = [*three_seeds()[:2], quick_run("baseline", 2, [70.0, 10.0]), *three_seeds()[3:]]
+    table = tables.convergence_table(report(runs))
+    assert table["epochs to baseline's final"].tolist() == ["baseline at chance in 1 of 3 seeds"] * 2
+    assert not [name for name in table if name.startswith("speed-up")]
+    by_seed = tables.runs_table(report(runs))["epochs to baseline's final"]
+    assert by_seed.tolist() == ["1", "1", "baseline at chance", "1", "1", "baseline at chance"]
+    assert documents.CHANCE_NOTE in documents.markdown(report(runs))
+    assert documents.CHANCE_NOTE not in documents.markdown(report(three_seeds()))
+
+
 def test_what_differs_from_the_protocol_is_said_once_and_its_name_in_captions(large):
     short = dataclasses.replace(suite, overrides=(("train.epochs", SourcedValue(1, "test")),))
     runs = [make_run("quick", registry.compose("deit_micro/digits/baseline", suite=short), [50.0])]
