@@ -83,7 +83,7 @@ class Data:
     residence: Literal["auto", "device", "host"] = key("auto", hashed=False)
     # For the pil pipeline, and for crops on the host. None: one per core.
     workers: int | None = key(None, low=0, high=256, hashed=False)
-    # Use only the first N classes; the files need not hold the others.
+    # Use only N classes, spread evenly over their order: of 200, 20 are every tenth. The files need not hold the others.
     subset: int | None = key(None, low=2, high=100_000)
     # Evaluate on this share of each training class instead of the test set, to choose epochs and settings.
     holdout: float = key(0.0, low=0, high=0.9)

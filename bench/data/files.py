@@ -9,8 +9,8 @@ import itertools
 import os
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 
@@ -40,6 +40,33 @@ class Contents:
     classes: tuple[str, ...] | None  # the names of the labels 0, 1, …; None if the files do not name them
     left_out: tuple[str, ...] = ()  # files that are not images by their names
     empty: tuple[str, ...] = ()  # class folders of the training images that hold none
+    labels: Callable[[], Iterable[object]] | None = None  # those of the training images; None if `train` is a list
+
+    def spread(self, count: int) -> Contents:
+        """The images of `count` classes, spread evenly over the sorted labels of the training images, with labels from 0.
+
+        Of 200 classes, 20 are every tenth, from the first on. A copy that holds only these gives the same images, since all
+        classes are taken where there are not more than `count`.
+        """
+        labels = (item.label for item in self.train) if self.labels is None else self.labels()
+        present = sorted({label for label in labels if type(label) is int and label >= 0})
+        chosen = [present[k * len(present) // count] for k in range(count)] if len(present) > count else present
+        number = {label: k for k, label in enumerate(chosen)}
+
+        named = self.classes is not None and max(chosen, default=0) < len(self.classes)
+        return replace(
+            self,
+            train=_relabelled(self.train, number),
+            test=None if self.test is None else _relabelled(self.test, number),
+            classes=tuple(self.classes[label] for label in chosen) if named else None,
+            labels=None,
+        )
+
+
+def _relabelled(items: Iterable[Item], number: Mapping[int, int]) -> Iterable[Item]:
+    """The items of these labels with their new ones; a list of a list."""
+    kept = (replace(item, label=number[item.label]) for item in items if item.label in number)
+    return list(kept) if isinstance(items, list) else kept
 
 
 class LayoutMismatch(LookupError):

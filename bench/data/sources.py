@@ -43,7 +43,7 @@ class Source:
         data = self.data
         held = [place.listing() for place in self.places] or data.hub
         columns = [data.hub_config, data.image_column, data.label_column, data.train_split, data.test_split]
-        read = [READER_VERSION, data.layout, *columns, data.short_side]
+        read = [READER_VERSION, data.layout, *columns, data.short_side, data.subset]
         return hashlib.sha256(json.dumps([held, read]).encode()).hexdigest()[:16]
 
     def __str__(self) -> str:
@@ -56,6 +56,8 @@ class Source:
     def contents(self) -> Contents:
         """The images, not yet decoded, of the first place that has the dataset in its own layout or as parquet files.
 
+        With `data.subset`, those of its classes.
+
         Raises IncompleteDataset if no place has it, RecipeError if files are damaged or the hub cannot be reached.
         """
         with damaged(self):
@@ -64,18 +66,21 @@ class Source:
             layouts = [importlib.import_module(f"bench.data.layouts.{name}") for name in names]
             if not self.places:
                 try:
-                    return layouts[-1].read_hub(self.data)
+                    return self._of_classes(layouts[-1].read_hub(self.data))
                 except RecipeError as error:
                     raise RecipeError(f"{error}{self.skipped and '; '}{self.skipped}") from error
             problems = []
             for place in self.places:
                 for layout in layouts:
                     try:
-                        return layout.read(place, self.data)
+                        return self._of_classes(layout.read(place, self.data))
                     except LayoutMismatch as error:
                         if layout is layouts[0]:
                             problems.append(f"{place} lacks {error}")
             raise IncompleteDataset(f"dataset {self.data.name!r}: {'; '.join(problems)}: complete it, or move it away")
+
+    def _of_classes(self, contents: Contents) -> Contents:
+        return contents if self.data.subset is None else contents.spread(self.data.subset)
 
 
 @contextmanager

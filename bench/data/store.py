@@ -106,8 +106,11 @@ def check_counts(source: Source, dataset: DecodedDataset) -> None:
     data = source.data
     train, test = dataset.train.labels, None if dataset.test is None else dataset.test.labels
     classes = len(np.unique(train))
-    if data.subset is not None:
-        _check_subset(source, data.subset, train, test)  # a part of the classes has other numbers of images
+    if data.subset is not None:  # a part of the classes has other numbers of images
+        if classes != data.subset:
+            raise source.error(f"{count(classes, 'class')} are here, data.subset says {data.subset}")
+        if test is not None and not len(test):
+            raise source.error("no test image of the classes of data.subset")
         return
     advice = ""
     if data.classes is not None and 2 <= classes < data.classes and train.max() < classes:
@@ -126,15 +129,6 @@ def check_counts(source: Source, dataset: DecodedDataset) -> None:
             raise source.error(f"{split} labels from {low} to {high}, its recipe says {allowed} classes")
     if data.classes is not None and classes != data.classes:
         raise source.error(f"{classes} classes have training images, its recipe says {data.classes}{advice}")
-
-
-def _check_subset(source: Source, subset: int, train: np.ndarray, test: np.ndarray | None) -> None:
-    if len(lacking := np.setdiff1d(np.arange(subset), train)):
-        problem = f"no training image of label {lacking[0]}"
-        raise source.error(f"{len(np.unique(train))} classes are here, data.subset says {subset}: {problem}")
-    for split, labels in (("training", train), ("test", train if test is None else test)):
-        if not (labels < subset).any() or labels.min() < 0:
-            raise source.error(f"{split} labels do not hold 0 to {subset - 1}, as data.subset says")
 
 
 def refuse_empty_classes(source: Source, contents: Contents) -> None:

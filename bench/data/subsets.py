@@ -64,7 +64,7 @@ class Subset:
 
 @dataclass(frozen=True)
 class DecodedDataset:
-    """A decoded dataset; its methods return the subsets that a recipe's `data` asks for."""
+    """A decoded dataset, with `data.subset` of its classes; its methods return the subsets that `data` asks for."""
 
     name: str
     train: Images
@@ -102,7 +102,7 @@ class DecodedDataset:
     def evaluation(self, data: Data) -> Subset:
         """The images to evaluate on: the test set or, with `data.holdout`, the training images that are held out."""
         if not data.holdout and self.test is not None:
-            return Subset(self.test, _of_classes(self.test, data))
+            return Subset(self.test, np.arange(len(self.test)))
         _, indices = self._divide(data)
         if not len(indices):
             key = "holdout" if data.holdout else "test_share"
@@ -111,7 +111,7 @@ class DecodedDataset:
 
     def _divide(self, data: Data) -> tuple[np.ndarray, np.ndarray]:
         """Indices of the training split: (to train on, to evaluate on). The latter are empty with a test set of its own."""
-        indices, evaluated = _of_classes(self.train, data), np.array([], int)
+        indices, evaluated = np.arange(len(self.train)), np.array([], int)
         if self.test is None:
             evaluated = _stratified(indices, self.train, data.test_share, Stream.TEST_SHARE)
             indices = np.setdiff1d(indices, evaluated)
@@ -125,10 +125,6 @@ class DecodedDataset:
         if data.holdout:
             return "holdout"
         return "test" if self.test is not None else "share"
-
-
-def _of_classes(images: Images, data: Data) -> np.ndarray:
-    return np.arange(len(images)) if data.subset is None else np.flatnonzero(images.labels < data.subset)
 
 
 def _stratified(indices: np.ndarray, images: Images, share: float, stream: Stream) -> np.ndarray:

@@ -35,6 +35,7 @@ CONVERGENCE_NOTE = (
     "Epochs to {name}'s final: the first epoch with the final test accuracy of {reference} with the same seed; for"
     " {reference}, with its own. Speed-up: the epochs of {reference} (or seconds, on the same hardware) until then over the"
     " method's, mean over seeds, if all seeds reach it; without and with the teacher's own training, which all seeds share."
+    " Epochs are the safer measure: wall times of equal computations differ where a machine does other work too."
 )
 CHANCE_NOTE = (
     "At chance: the final accuracy is not above that of guessing one of the classes by three standard errors. Reaching it"
@@ -91,7 +92,7 @@ def markdown(report: SuiteReport) -> str:
 def headline(report: SuiteReport) -> Iterator[str]:
     """The accuracies in Markdown, one table per dataset, and what a reader must know before comparing."""
     for dataset, table in _accuracy_tables(report):
-        yield f"Dataset {_code(dataset)}"
+        yield f"Dataset {_code(dataset)}{_text(_colon(report.images_note(dataset)))}"
         yield _markdown_table(table)
     yield tables.accuracy_note(report)
     yield "\n".join(f"- {_text(sentence)}" for sentence in [*report.remarks, *_not_run_note(report)])
@@ -124,7 +125,8 @@ def latex(report: SuiteReport) -> str:
     packages = "booktabs" + ",longtable" * any(len(table) > PAGE_ROWS for _, table in per_dataset)
     parts = [f"% suite {name}; needs \\usepackage{{{packages}}}"]
     for dataset, table in per_dataset:
-        sentences = [f"Last epoch on {dataset}, suite {name}.", tables.accuracy_note(report), report.protocol_note]
+        sentences = [f"Suite {name}, last epoch on {dataset}{_colon(report.images_note(dataset))}"]
+        sentences += [tables.accuracy_note(report), report.protocol_note]
         sentences += [*reproduction_notes(report.reproductions), "Before comparing, see the notes in table.md."]
         long, names = len(table) > PAGE_ROWS, len(table.columns.intersection(list(tables.NAMES.values())))
         text = (
@@ -142,6 +144,10 @@ def latex(report: SuiteReport) -> str:
         )
         parts.append(text)
     return "\n".join(parts)
+
+
+def _colon(text: str) -> str:
+    return f": {text}" if text else "."
 
 
 def _not_run_note(report: SuiteReport) -> list[str]:

@@ -79,6 +79,20 @@ class SuiteReport:
         """What differs from the protocol and between runs: the notes on protocol and settings, and the other ones."""
         return [" ".join(filter(None, (self.protocol_note, self.settings_note))), *self.notes]
 
+    def images_note(self, dataset: str) -> str:
+        """The images of a dataset that its runs have, and what an accuracy on them can show; "" without runs."""
+        runs = self.runs[self.runs["dataset"] == dataset]
+        if runs.empty:
+            return ""
+        total = next(recipe.data.classes for one, recipe in self.recipes if split_id(one.id)[1] == dataset)
+        classes, images = runs["classes"].max(), runs["test_images"].min()
+        of_all = f" of {total}" if total and total > classes else ""
+        trained = " or ".join(f"{number:,}" for number in sorted(runs["train_images"].unique()))
+        return (
+            f"{classes}{of_all} classes, {trained} training and {images:,} test images. Guessing has"
+            f" {100 / classes:.2f} %. The choice of {images:,} images gives an accuracy a standard error of up to {50 / np.sqrt(images):.1f} points."
+        )
+
 
 def by_gain(gains: pd.Series) -> np.ndarray:
     """The places in which gains, by method, are to be read: the largest first, missing ones last.
@@ -108,9 +122,11 @@ def build_suite_report(
         *_deviations(suite, recipes, distinct),
         *_scaling_note(recipes),
         *_comparison_notes(distinct),
+        *_chance_notes(suite, cells),
         *_pairing_notes(suite, cells),
         *_stale_note((recipe for _, recipe in recipes), finished),
         *reproduction_notes(others),
+        _code_note(distinct),
     ]
     said = _protocol_note(suite, recipes), _settings_note(suite, settings)
     return SuiteReport(suite, recipes, runs, curves, pairs, cells, published, others, settings, *said, notes)
@@ -218,6 +234,27 @@ def _comparison_notes(runs: pd.DataFrame) -> list[str]:
     if dirty := int(runs["dirty"].fillna(False).sum()):
         out.append(f"{dirty} of {count(len(runs), 'run')} used code that was not committed.")
     return out
+
+
+def _chance_notes(suite: Suite, cells: pd.DataFrame) -> list[str]:
+    """Where gains are over runs of the reference that learned next to nothing."""
+    failed = cells[(cells["method"] == suite.reference) & (cells["chance_seeds"] > 0)]
+    return [
+        f"{suite.reference} ends at chance with {row.chance_seeds} of {count(row.gain_seeds, 'seed')} of"
+        f" {' '.join(filter(None, (row.model, row.variant)))} on {row.dataset}: gains there are over trainings that failed."
+        for row in failed.itertuples()
+    ]
+
+
+def _code_note(runs: pd.DataFrame) -> str:
+    """What the runs were made with, for a citation."""
+    versions = ", ".join(f"{name} {_different(own[name] for own in runs['libraries'])}" for name in ("torch", "timm"))
+    commits = _different(str(commit)[:7] for commit in runs["commit"].dropna())
+    return f"Made with {versions}{commits and f' at commit {commits}'}."
+
+
+def _different(texts: Iterable[str]) -> str:
+    return " and ".join(dict.fromkeys(texts))
 
 
 def _stale_note(recipes: Iterable[Recipe], runs: Sequence[FinishedRun]) -> list[str]:

@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.special import fdtrc
+from scipy.special import fdtrc, fdtri
 
 from bench.cli import count
+from bench.report.stats import CONFIDENCE
 from bench.report.suite_report import SuiteReport
 
 TITLE = "Seeds of teachers and of students"
@@ -24,8 +25,8 @@ NOTE = (
     " weights and the order of the images. Below it are the standard deviations of three independent effects: the teacher,"
     " the student's seed, and the rest. They are estimated by the method of moments from a two-way analysis of variance"
     " without repetition; an estimate below zero is shown as 0. p: how often so large an F comes by chance if all teachers"
-    " are equally good. With few seeds the estimates are rough. Gains have the same components, except that"
-    " of the student's seed."
+    " are equally good. Up to: the upper confidence limit, since teachers may differ although no difference shows. With few"
+    " seeds the estimates are rough. Gains have the same components, except that of the student's seed."
 )
 _SEED = "teacher.seed"
 _TINY = 1e-9  # a mean square below it is rounding; accuracies have four digits
@@ -35,6 +36,7 @@ class Components(NamedTuple):
     """The components of variance of a table [teachers, students] of accuracies, in points squared; some may be below zero.
 
     f, p: of the hypothesis that all teachers are equally good; p is missing (NaN) if the rest is zero.
+    variance_teacher_limit: its one-sided upper confidence limit, from the distribution of F, for this variance of the rest.
     """
 
     variance_teacher: float
@@ -42,6 +44,7 @@ class Components(NamedTuple):
     variance_rest: float
     f: float
     p: float
+    variance_teacher_limit: float
 
 
 def components(values: np.ndarray) -> Components:
@@ -54,7 +57,8 @@ def components(values: np.ndarray) -> Components:
     of_rest = (rest**2).sum() / freedom
     f = of_teachers / of_rest if of_rest > _TINY else np.nan
     p = fdtrc(teachers - 1, freedom, f)
-    return Components((of_teachers - of_rest) / students, (of_students - of_rest) / teachers, of_rest, f, p)
+    limit = max(f / fdtri(teachers - 1, freedom, 1 - CONFIDENCE) - 1, 0) * of_rest / students
+    return Components((of_teachers - of_rest) / students, (of_students - of_rest) / teachers, of_rest, f, p, limit)
 
 
 @dataclass(frozen=True)
@@ -111,12 +115,14 @@ class SeedTable:
         if (found := self.components) is None:
             return f"Too few runs for the components of variance: they need two seeds of each, without a gap.{left_out}"
         teachers, students = whole.shape
+        has_test = not np.isnan(found.p)
+        limit = f" (up to {_deviation(found.variance_teacher_limit)}, with {CONFIDENCE:.0%} confidence)" if has_test else ""
         out = (
             f"Standard deviations of {count(teachers, 'teacher')} x {count(students, 'student seed')}:"
-            f" {_deviation(found.variance_teacher)} points over teachers, {_deviation(found.variance_student)} over student"
-            f" seeds, {_deviation(found.variance_rest)} the rest."
+            f" {_deviation(found.variance_teacher)} points over teachers{limit}, {_deviation(found.variance_student)} over"
+            f" student seeds, {_deviation(found.variance_rest)} the rest."
         )
-        if not np.isnan(found.p):
+        if has_test:
             freedom = f"{teachers - 1}, {(teachers - 1) * (students - 1)}"
             out += f" Do teachers differ: F({freedom}) = {found.f:.2f}, p = {found.p:.2g}."
         return out + left_out

@@ -43,7 +43,8 @@ def test_a_dataset_is_listed_prepared_and_checked(tmp_path, data):
     assert row(before, "cifar100")[1:5] == ["100", "50,000", "10,000", "no"]
     assert "torchvision.datasets.CIFAR100, or the hub: uoft-cs/cifar100" in before.stdout
     assert "https://bupt-ai-cz.github.io/HSA-NRL/" in before.stdout and row(before, "digits")[4] == "yes"
-    chaoyang = ["chaoyang", "--data-dir", tmp_path / "data", "--set", "data.subset=4"]
+    sizes = ["--set", "data.train_images=8", "--set", "data.test_images=4"]
+    chaoyang = ["chaoyang", "--data-dir", tmp_path / "data", *sizes]
     prepared = data("prepare", *chaoyang, check=True)
     assert "8 training images of 4 classes, 2 per class, 64x64 px" in prepared.stdout
     assert "4 test images of 4 classes, 1 per class" in prepared.stdout

@@ -51,11 +51,11 @@ def test_images_have_the_colours_of_their_classes(name, tmp_path):
     dataset = opened(name, tmp_path, "data.subset=3")
     assert [np.bincount(split.labels).tolist() for split in (dataset.train, dataset.test)] == [[4] * 3, [2] * 3]
     names = {
-        "cifar10": CIFAR10_CLASSES,
-        "cifar100": CIFAR100_CLASSES,
+        "cifar10": CIFAR10_CLASSES[:3],
+        "cifar100": CIFAR100_CLASSES[:3],
         "flowers102": None,
         "tiny_imagenet": [f"thing {i}, object {i}" for i in range(3)],  # the words of WNIDS[:3]
-        "chaoyang": ["normal", "serrated", "adenocarcinoma", "adenoma"],
+        "chaoyang": ["normal", "serrated", "adenocarcinoma"],
         "folder": ["class_00", "class_01", "class_02"],
     }[name]
     assert dataset.names == (tuple(names) if names else None)
@@ -161,13 +161,29 @@ def test_a_few_missing_images_are_no_subset(tmp_path):
     assert "4 test images, its recipe says 5" in sentence
 
 
-def test_a_subset_needs_all_of_its_classes(tmp_path):
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_subset_is_classes_from_all_over_the_dataset_and_a_copy_that_holds_only_them(name, tmp_path):
+    total = {"cifar10": 10, "chaoyang": 4}.get(name, 11)
+    write(name, tmp_path, classes=total, train=2, test=1)
+    every = opened(name, tmp_path, f"data.subset={total}")
+    part = opened(name, tmp_path, "data.subset=3")
+    chosen = [0, total // 3, 2 * total // 3]
+    assert part.names == (every.names and tuple(every.names[label] for label in chosen))
+    for mine, whole in zip(part.splits.values(), every.splits.values(), strict=True):
+        kept = np.flatnonzero(np.isin(whole.labels, chosen))
+        assert mine.labels.tolist() == [chosen.index(label) for label in whole.labels[kept]]
+        assert all(np.array_equal(mine[k], whole[index]) for k, index in enumerate(kept))
+        assert len(mine) == (6 if mine is part.train else 3)
+
+
+def test_a_copy_of_only_the_classes_of_a_subset_has_the_same_images(tmp_path):
     top = write("chaoyang", tmp_path, train=2, test=1)
+    whole = opened("chaoyang", tmp_path, "data.subset=3")
     for split in ("train", "test"):
         entries = json.loads((top / f"{split}.json").read_text())
-        (top / f"{split}.json").write_text(json.dumps([entry for entry in entries if entry["label"] in (0, 2, 3)]))
-    assert "data.subset says 3" in error_of("chaoyang", tmp_path, "data.subset=3")  # 0, 1, 2: there is no 1
-    assert "data.subset says 4" in error_of("chaoyang", tmp_path, "data.subset=4")
+        (top / f"{split}.json").write_text(json.dumps([entry for entry in entries if entry["label"] in (0, 1, 2)]))
+    assert opened("chaoyang", tmp_path, "data.subset=3").fingerprint == whole.fingerprint
+    assert "3 classes are here, data.subset says 4" in error_of("chaoyang", tmp_path, "data.subset=4")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from bench.config.checks import check_processes, most_training_images
 from bench.config.registry import Registry
 from bench.config.schema import Data, RecipeError
+from bench.data.files import Contents, Item
 from bench.data.preflight import Preflight
 from bench.data.subsets import DecodedDataset, Images
 from tests.helpers.commands import call
@@ -89,9 +90,10 @@ def test_an_incomplete_dataset_is_refused_before_it_is_decoded(tmp_path):
     st.integers(1, 40),
 )
 def test_no_run_trains_on_more_images_than_the_recipe_promises(counts, holdout, subset, limit):
-    labels = np.repeat(np.arange(len(counts)), counts)
+    items = [Item("", label, bytes) for label in np.repeat(np.arange(len(counts)), counts).tolist()]
+    sizes = {"classes": len(counts), "train_images": len(items), "subset": min(subset, len(counts))}
+    labels = np.array([item.label for item in Contents(items, None, None).spread(sizes["subset"]).train])
     images = Images(np.empty(0, np.uint8), np.empty((0, 2), np.int32), labels, labels.astype(str))
-    sizes = {"classes": len(counts), "train_images": len(labels), "subset": min(subset, len(counts))}
     data = Data(name="x", holdout=holdout, **sizes)
     dataset = DecodedDataset("x", images, images, None, "")
     training = len(dataset.training(data))

@@ -37,7 +37,6 @@ def subsets(dataset, *settings):
 def test_classes_have_names_if_the_source_names_them_all(photos):
     data = registry.dataset(PHOTOS)
     assert photos.class_names(data) == ("class_00", "class_01", "class_02", "class_03")
-    assert photos.class_names(registry.dataset(PHOTOS, ["data.subset=2"])) == ("class_00", "class_01")
     assert photos.class_names(registry.dataset(PHOTOS, ["data.classes=5"])) is None
     assert dataclasses.replace(photos, names=None).class_names(data) is None
     digits = registry.dataset("digits")
@@ -102,20 +101,10 @@ def test_a_limit_chooses_from_the_images_that_are_not_held_out(photos):
         subsets(photos, "holdout=0.25", "train_limit=39")
 
 
-def test_a_subset_is_the_first_classes_and_holds_out_the_same_images_of_them(photos):
-    data = registry.dataset(PHOTOS, ["data.subset=2", "data.holdout=0.25"])
-    training, held_out = photos.training(data), photos.evaluation(data)
-    assert photos.classes(data) == 2 and set(training.labels) == set(held_out.labels) == {0, 1}
-    whole = subsets(photos, "holdout=0.25")[1]
-    assert held_out.indices.tolist() == whole.indices[whole.labels < 2].tolist()
-    _, test = subsets(photos, "subset=2")
-    assert test.images is photos.test and np.bincount(test.labels).tolist() == [3, 3]
-
-
-@pytest.mark.parametrize("settings", [(), ("subset=2",), ("holdout=0.25",), ("holdout=0.25", "train_limit=9", "subset=3")])
+@pytest.mark.parametrize("settings", [(), ("holdout=0.25",), ("holdout=0.25", "train_limit=9")])
 def test_without_a_test_split_a_share_of_training_replaces_it(photos, settings):
     dataset = dataclasses.replace(photos, test=None)
-    _, tested = subsets(dataset, *(s for s in settings if s.startswith("subset")), "test_share=0.25")
+    _, tested = subsets(dataset, "test_share=0.25")
     assert tested.images is photos.train and np.bincount(tested.labels).tolist()[:2] == [3, 2]
     training, evaluation = subsets(dataset, *settings, "test_share=0.25")
     assert not set(training.indices) & set(tested.indices) and not set(training.indices) & set(evaluation.indices)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import codecs
 import io
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,15 @@ def read(files: Files, data: Data) -> Contents:
         names = _unpickle(files.read(root + meta))
         classes = names.get(f"{data.label_column}_names", names.get("label_names"))
         column = data.label_column + "s"
-        train_items = (item for batch in train for item in _items(files, root + batch, column))
-        return Contents(train_items, _items(files, root + test, column), tuple(classes))
+        paths = [root + batch for batch in train]
+        train_items = (item for path in paths for item in _items(files, path, column))
+        labels = partial(_labels, files, paths, column)
+        return Contents(train_items, _items(files, root + test, column), tuple(classes), labels=labels)
     raise LayoutMismatch("train, test or meta of CIFAR-100, and of CIFAR-10 data_batch_1 … 5, test_batch or batches.meta")
+
+
+def _labels(files: Files, paths: Sequence[str], column: str) -> Iterator[int]:
+    return (int(label) for path in paths for label in _unpickle(files.read(path))[column])
 
 
 def _items(files: Files, name: str, column: str) -> Iterator[Item]:

@@ -135,15 +135,19 @@ def _contents(data: Data, train: Table, test: Table | None, where: str) -> Conte
         classes = tuple(sorted({name for (name,) in train.rows(label)}))
         number = {name: index for index, name in enumerate(classes)}
 
+    def number_of(value: object) -> object:
+        return value if number is None else number.get(value)
+
     def items(split: str, table: Table) -> Iterator[Item]:
         for position, (encoded, value) in enumerate(table.rows(image, label)):
             name = f"image {position} of split {split!r}"
-            index = value if number is None else number.get(value)
+            index = number_of(value)
             if type(index) is not int:
                 raise RecipeError(f"{where}: {name} cannot be used: its label is {value!r}, not a whole number")
             yield Item(name, index, partial(_load, encoded))
 
-    return Contents(items("train", train), None if test is None else items("test", test), classes)
+    tested = None if test is None else items("test", test)
+    return Contents(items("train", train), tested, classes, labels=lambda: (number_of(v) for (v,) in train.rows(label)))
 
 
 def _find_column(data: Data, table: Table, name: str, default: str, where: str) -> str:
