@@ -76,8 +76,9 @@ class SuiteReport:
 
     @property
     def remarks(self) -> list[str]:
-        """What differs from the protocol and between runs: the notes on protocol and settings, and the other ones."""
-        return [" ".join(filter(None, (self.protocol_note, self.settings_note))), *self.notes]
+        """The notes on protocol and settings, the other ones, and what the runs were made with."""
+        protocol = " ".join(filter(None, (self.protocol_note, self.settings_note)))
+        return [protocol, *self.notes, _code_note(self.distinct_runs)]
 
     def images_note(self, dataset: str) -> str:
         """The images of a dataset that its runs have, and what an accuracy on them can show; "" without runs."""
@@ -89,8 +90,8 @@ class SuiteReport:
         of_all = f" of {total}" if total and total > classes else ""
         trained = " or ".join(f"{number:,}" for number in sorted(runs["train_images"].unique()))
         return (
-            f"{classes}{of_all} classes, {trained} training and {images:,} test images. Guessing has"
-            f" {100 / classes:.2f} %. The choice of {images:,} images gives an accuracy a standard error of up to {50 / np.sqrt(images):.1f} points."
+            f"{classes}{of_all} classes, {trained} training and {images:,} test images. Guessing has {100 / classes:.2f} %."
+            f" The choice of test images gives an accuracy a standard error of up to {50 / np.sqrt(images):.1f} points."
         )
 
 
@@ -126,7 +127,6 @@ def build_suite_report(
         *_pairing_notes(suite, cells),
         *_stale_note((recipe for _, recipe in recipes), finished),
         *reproduction_notes(others),
-        _code_note(distinct),
     ]
     said = _protocol_note(suite, recipes), _settings_note(suite, settings)
     return SuiteReport(suite, recipes, runs, curves, pairs, cells, published, others, settings, *said, notes)

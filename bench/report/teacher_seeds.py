@@ -116,7 +116,8 @@ class SeedTable:
             return f"Too few runs for the components of variance: they need two seeds of each, without a gap.{left_out}"
         teachers, students = whole.shape
         has_test = not np.isnan(found.p)
-        limit = f" (up to {_deviation(found.variance_teacher_limit)}, with {CONFIDENCE:.0%} confidence)" if has_test else ""
+        has_limit = has_test and found.variance_teacher_limit > 0  # it is 0 where F is so small that it is no estimate
+        limit = f" (up to {_deviation(found.variance_teacher_limit)}, {CONFIDENCE:.0%} limit)" if has_limit else ""
         out = (
             f"Standard deviations of {count(teachers, 'teacher')} x {count(students, 'student seed')}:"
             f" {_deviation(found.variance_teacher)} points over teachers{limit}, {_deviation(found.variance_student)} over"

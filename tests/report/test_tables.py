@@ -11,7 +11,7 @@ from bench.config.suite import Suite
 from bench.report import documents, tables
 from bench.report.page import render_page
 from bench.report.suite_report import build_suite_report
-from bench.runs.record import Compilation, Hardware, Precision
+from bench.runs.record import Compilation, DatasetSummary, Hardware, Precision
 from tests.helpers.synthetic import (
     make_run,
     make_teacher,
@@ -140,12 +140,27 @@ def test_what_differs_from_the_protocol_is_said_once_and_its_name_in_captions(la
     assert "{booktabs}" in text.splitlines()[0] and "{booktabs,longtable}" in documents.latex(large).splitlines()[0]
 
 
+def test_the_images_and_the_code_of_the_runs_are_said():
+    text = "\n".join(documents.headline(report(three_seeds())))
+    assert "Dataset `digits`: 10 classes, 1,437 training and 1,000,000 test images. Guessing has 10.00 %." in text
+    part = dataclasses.replace(suite, overrides=(("data.subset", SourcedValue(4, "test")),))
+    recipe, images = (
+        registry.compose("deit_micro/digits/baseline", suite=part),
+        DatasetSummary("0" * 64, 4, 500, 400, None, "test"),
+    )
+    built = report([make_run("quick", recipe, [50.0], dataset=images)], part)
+    assert "4 of 10 classes, 500 training and 400 test images. Guessing has 25.00 %." in built.images_note("digits")
+    assert "standard error of up to 2.5 points" in built.images_note("digits") and built.images_note("other") == ""
+    assert "4 of 10 classes" in documents.latex(built)
+    assert "- Made with torch 0.0.0, timm 0.0.0" in documents.markdown(built)
+
+
 def test_runs_that_differ_are_pointed_out():
     assert report(three_seeds()).notes == []
     mixed = report([*three_seeds(), quick_run("guided", 3, [95.0], precision=Precision("fp16", "fp16"))])
     assert mixed.notes == ["Runs on digits differ in precision: bf16, fp16."]
     dirty = dataclasses.replace(quick_run("baseline", 0, [1.0]).record.code, dirty=True)
-    assert report([quick_run("baseline", 0, [1.0], code=dirty)]).notes == ["1 of 1 run used code that was not committed."]
+    assert report([quick_run("baseline", 0, [50.0], code=dirty)]).notes == ["1 of 1 run used code that was not committed."]
 
 
 def test_where_a_teachers_file_is_stays_on_its_machine():

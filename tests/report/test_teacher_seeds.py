@@ -93,10 +93,11 @@ def test_the_tables_say_what_the_seeds_do(tmp_path):
     ]
     variances = literally(ACCURACIES)
     texts = [f"{np.sqrt(variance):.2f}" for variance in variances[:3]]
+    limit = np.sqrt((variances[3] / f_distribution.ppf(0.05, 2, 4) - 1) * variances[2] / 3)
     assert table.sentence == (
-        f"Standard deviations of 3 teachers x 3 student seeds: {texts[0]} points over teachers, {texts[1]} over student"
-        f" seeds, {texts[2]} the rest. Do teachers differ: F(2, 4) = {variances[3]:.2f}, p ="
-        f" {f_distribution.sf(variances[3], 2, 4):.2g}."
+        f"Standard deviations of 3 teachers x 3 student seeds: {texts[0]} points over teachers (up to {limit:.2f},"
+        f" 95% limit), {texts[1]} over student seeds, {texts[2]} the rest. Do teachers differ: F(2, 4) ="
+        f" {variances[3]:.2f}, p = {f_distribution.sf(variances[3], 2, 4):.2g}."
     )
     files, page = table_files(built), render_page([built])
     assert f"## {TITLE}" in files["table.md"] and table.sentence.split(":")[1] in files["table.md"]
