@@ -53,9 +53,9 @@ def test_the_tests_that_the_docs_name_exist():
 
 def test_every_number_of_what_was_found_is_in_the_tables_that_its_section_links():
     sections = (ROOT / "docs" / "results.md").read_text().split("\n## ")[1:]
-    with_tables = {section: re.findall(r"\(\.\./(results/\S+/table\.md)\)", section) for section in sections}
+    with_tables = {section: re.findall(r"\]\(([^)\s]+/table\.md)\)", section) for section in sections}
     assert sum(map(bool, with_tables.values())) > 2
     for section, links in with_tables.items():
-        tables = "\n".join((ROOT / link).read_text() for link in links)
+        tables = "\n".join((ROOT / "docs" / link).read_text() for link in links)
         numbers = set(re.findall(r"\d+\.\d+", section)) if links else set()
         assert not {number for number in numbers if not re.search(rf"(?<![\d.]){number}(?!\d)", tables)}, section[:60]
