@@ -42,18 +42,22 @@ class Contents:
     empty: tuple[str, ...] = ()  # class folders of the training images that hold none
     labels: Callable[[], Iterable[object]] | None = None  # those of the training images; None if `train` is a list
 
-    def spread(self, count: int) -> Contents:
-        """The images of `count` classes, spread evenly over the sorted labels of the training images, with labels from 0.
-
-        Of 200 classes, 20 are every tenth, from the first on. A copy that holds only these gives the same images, since all
-        classes are taken where there are not more than `count`.
-        """
+    def present(self) -> list[int]:
+        """The labels of the training images, sorted, without those that mark an image as unlabelled."""
         labels = (item.label for item in self.train) if self.labels is None else self.labels()
-        present = sorted({label for label in labels if type(label) is int and label >= 0})
-        chosen = [present[k * len(present) // count] for k in range(count)] if len(present) > count else present
-        number = {label: k for k, label in enumerate(chosen)}
+        return sorted({label for label in labels if type(label) is int and label >= 0})
 
-        named = self.classes is not None and max(chosen, default=0) < len(self.classes)
+    def spread(self, count: int) -> Contents:
+        """The images of `count` of the present classes, spread evenly over their order, with labels from 0.
+
+        Of 200 classes, 20 are every tenth, from the first on. A copy that holds only these gives the same images.
+
+        Raises RecipeError for an image whose label no training image has, when the images are iterated over.
+        """
+        present = self.present()
+        chosen = {present[k * len(present) // count]: k for k in range(count)}
+        number = {label: chosen.get(label) for label in present}
+        named = self.classes is not None and max(chosen) < len(self.classes)
         return replace(
             self,
             train=_relabelled(self.train, number),
@@ -63,10 +67,17 @@ class Contents:
         )
 
 
-def _relabelled(items: Iterable[Item], number: Mapping[int, int]) -> Iterable[Item]:
-    """The items of these labels with their new ones; a list of a list."""
-    kept = (replace(item, label=number[item.label]) for item in items if item.label in number)
-    return list(kept) if isinstance(items, list) else kept
+def _relabelled(items: Iterable[Item], number: Mapping[int, int | None]) -> Iterable[Item]:
+    """The items with their new labels, without those of labels that have none; a list of a list."""
+
+    def kept() -> Iterator[Item]:
+        for item in items:
+            if item.label not in number:
+                raise RecipeError(f"{item.name}: its label is {item.label}, which no training image has")
+            if number[item.label] is not None:
+                yield replace(item, label=number[item.label])
+
+    return list(kept()) if isinstance(items, list) else kept()
 
 
 class LayoutMismatch(LookupError):

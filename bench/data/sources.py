@@ -43,7 +43,7 @@ class Source:
         data = self.data
         held = [place.listing() for place in self.places] or data.hub
         columns = [data.hub_config, data.image_column, data.label_column, data.train_split, data.test_split]
-        read = [READER_VERSION, data.layout, *columns, data.short_side, data.subset]
+        read = [READER_VERSION, data.layout, *columns, data.short_side, *([] if data.subset is None else [data.subset])]
         return hashlib.sha256(json.dumps([held, read]).encode()).hexdigest()[:16]
 
     def __str__(self) -> str:
@@ -80,7 +80,17 @@ class Source:
             raise IncompleteDataset(f"dataset {self.data.name!r}: {'; '.join(problems)}: complete it, or move it away")
 
     def _of_classes(self, contents: Contents) -> Contents:
-        return contents if self.data.subset is None else contents.spread(self.data.subset)
+        wanted, total = self.data.subset, self.data.classes
+        if wanted is None:
+            return contents
+        present = len(contents.present())
+        if present < wanted or (total is not None and present not in (wanted, total)):
+            of_all = "" if total is None else f" of {total}"
+            raise self.error(
+                f"{present}{of_all} classes have training images: data.subset={wanted} needs all of them, or a copy of only"
+                f" its {wanted}"
+            )
+        return contents.spread(wanted)
 
 
 @contextmanager

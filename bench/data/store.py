@@ -105,17 +105,13 @@ def check_counts(source: Source, dataset: DecodedDataset) -> None:
     """Raise RecipeError unless labels and class names are as the recipe says."""
     data = source.data
     train, test = dataset.train.labels, None if dataset.test is None else dataset.test.labels
-    classes = len(np.unique(train))
-    if data.subset is not None:  # a part of the classes has other numbers of images
-        if classes != data.subset:
-            raise source.error(f"{count(classes, 'class')} are here, data.subset says {data.subset}")
-        if test is not None and not len(test):
-            raise source.error("no test image of the classes of data.subset")
-        return
+    classes, wanted = len(np.unique(train)), data.subset or data.classes
+    # a part of the classes has other numbers of images
+    images = (None, None) if data.subset else (data.train_images, data.test_images)
     advice = ""
-    if data.classes is not None and 2 <= classes < data.classes and train.max() < classes:
+    if data.subset is None and data.classes is not None and 2 <= classes < data.classes:
         advice = f"; it holds {classes} of the {data.classes} classes, which --set data.subset={classes} allows"
-    for split, labels, expected in (("training", train, data.train_images), ("test", test, data.test_images)):
+    for split, labels, expected in (("training", train, images[0]), ("test", test, images[1])):
         if labels is None:
             if expected is not None:
                 raise source.error(f"no test split, its recipe says {expected} images")
@@ -127,8 +123,8 @@ def check_counts(source: Source, dataset: DecodedDataset) -> None:
         low, high, allowed = labels.min(), labels.max(), dataset.classes(data)
         if low < 0 or high >= allowed:
             raise source.error(f"{split} labels from {low} to {high}, its recipe says {allowed} classes")
-    if data.classes is not None and classes != data.classes:
-        raise source.error(f"{classes} classes have training images, its recipe says {data.classes}{advice}")
+    if wanted is not None and classes != wanted:
+        raise source.error(f"{classes} classes have training images, its recipe says {wanted}{advice}")
 
 
 def refuse_empty_classes(source: Source, contents: Contents) -> None:

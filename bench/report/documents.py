@@ -38,8 +38,8 @@ CONVERGENCE_NOTE = (
     " Epochs are the safer measure: wall times of equal computations differ where a machine does other work too."
 )
 CHANCE_NOTE = (
-    "At chance: the final accuracy is not above that of guessing one of the classes by three standard errors. Reaching it"
-    " says nothing, so there is no speed-up."
+    "At chance: the final accuracy is not above that of guessing by three standard errors. Reaching it says nothing, so"
+    " there is no speed-up."
 )
 COST_NOTE = (
     "GFLOPs: of the student's forward pass; a multiplication and an addition are two. Images/s: of training. Time: with"

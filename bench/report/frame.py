@@ -18,6 +18,7 @@ RUN = [*METHOD, "seed"]  # those that name a run
 
 _MAY_BE_MISSING = {  # columns of `runs_frame` whose type would depend on the runs
     **dict.fromkeys(("last_accuracy", "best_accuracy", "raw_accuracy", "teacher_accuracy", "teacher_seconds"), "float64"),
+    "largest_class": "float64",
     **dict.fromkeys(("best_epoch", "teacher_seed", "teacher_epochs", "guidance_stop_epoch"), "Int64"),
     **dict.fromkeys(("teacher_key", "teacher_id", "teacher_select", "commit"), "str"),
     "dirty": "boolean",

@@ -24,7 +24,7 @@ CONFIDENCE = 0.95
 # it would say nothing, or by luck too much.
 MIN_SEEDS = 3
 CHANCE_ERRORS = 3  # standard errors of guessing
-CONDITIONS = ["device", "precision", "threads", "numerics"]  # must be equal in a pair, as `_difference` says
+CONDITIONS = ["fingerprint", "device", "precision", "threads", "numerics"]  # must be equal in a pair, as `_difference` says
 MACHINE = ["device", "processor", "threads", "world_size"]  # must be equal where wall times are compared
 REACH = ["epochs_to_reach", "speedup_epochs", "speedup_seconds", "speedup_seconds_with_teacher"]
 
@@ -89,7 +89,9 @@ def with_reference(runs: pd.DataFrame, reference: str) -> pd.DataFrame:
 
 def _difference(row: Mapping[str, Any]) -> str:
     """What differs between a run and its reference's, whose values end with `_of`, although it must not."""
-    out = ["device"] if row["device"] != row["device_of"] else []
+    out = ["images"] if row["fingerprint"] != row["fingerprint_of"] else []
+    if row["device"] != row["device_of"]:
+        out.append("device")
     if row["device"] == row["device_of"] == "cpu" and row["threads"] != row["threads_of"]:
         out.append("number of threads")  # sums have another order
     if row["precision"] != row["precision_of"]:
@@ -138,9 +140,17 @@ def pairs_frame(runs: pd.DataFrame, curves: pd.DataFrame, reference: str) -> pd.
     )
 
 
+def guessing(runs: pd.DataFrame) -> pd.Series:
+    """The accuracy of always naming the most frequent class of the evaluated images, 0 to 1.
+
+    Of equal classes for records that do not have the share of that class.
+    """
+    return np.maximum(1 / runs["classes"], runs["largest_class"].fillna(0))
+
+
 def _at_chance(accuracy: pd.Series, runs: pd.DataFrame) -> pd.Series:
-    """Whether accuracies in % are not above guessing one of the runs' classes by CHANCE_ERRORS standard errors."""
-    chance = 1 / runs["classes"]
+    """Whether accuracies in % are not above those of guessing by CHANCE_ERRORS standard errors."""
+    chance = guessing(runs)
     return accuracy / 100 <= chance + CHANCE_ERRORS * np.sqrt(chance * (1 - chance) / runs["test_images"])
 
 
@@ -167,7 +177,8 @@ def cells_frame(
     status: "complete": every seed of the suite has a run; "incomplete": some have; "not run"; "diverged": all runs did;
         "no pair": it has runs, but none with a seed that the reference has too, so there is no gain.
     seeds, diverged_seeds: numbers of runs that finished, and that diverged.
-    gain_seeds: number of pairs. reached_seeds: of those, in how many the run reaches the reference's final accuracy.
+    gain_seeds: number of pairs. reached_seeds: of those, in how many the run reaches a final accuracy of the reference that
+        is above chance.
     chance_seeds: of those, in how many the reference ended at chance, so that reaching it says nothing.
     unpaired: the seeds that both have but that are no pairs, and why: "2 seeds not paired: other number of threads"; or "".
     last_*, best_*: test accuracy in % of the last and the best epoch.

@@ -14,11 +14,12 @@ from bench.config.params import PUBLISHED_EPOCHS
 from bench.config.registry import Registry
 from bench.config.schema import Recipe
 from bench.config.suite import BASELINE, Suite, SuiteEntry, changes_results
+from bench.data.subsets import EVALUATED_ON
 from bench.report.definition import suite_recipes
 from bench.report.frame import CELL, RUN, curves_frame, guidance_of, runs_frame
 from bench.report.papers import published_frame
 from bench.report.reproductions import reproduction_notes, reproductions_frame
-from bench.report.stats import cells_frame, pairs_frame
+from bench.report.stats import cells_frame, guessing, pairs_frame
 from bench.runs.finished import FinishedRun
 from bench.runs.record import stale_parts
 
@@ -86,12 +87,14 @@ class SuiteReport:
         if runs.empty:
             return ""
         total = next(recipe.data.classes for one, recipe in self.recipes if split_id(one.id)[1] == dataset)
-        classes, images = runs["classes"].max(), runs["test_images"].min()
-        of_all = f" of {total}" if total and total > classes else ""
-        trained = " or ".join(f"{number:,}" for number in sorted(runs["train_images"].unique()))
+        of_all = f" of {total}" if total and total > runs["classes"].max() else ""
+        classes, trained, images = (_numbers(runs[name]) for name in ("classes", "train_images", "test_images"))
+        kind = " or ".join(EVALUATED_ON[one] for one in runs["evaluated_on"].unique())
+        chance = " or ".join(f"{100 * value:.2f} %" for value in sorted(guessing(runs).unique()))
         return (
-            f"{classes}{of_all} classes, {trained} training and {images:,} test images. Guessing has {100 / classes:.2f} %."
-            f" The choice of test images gives an accuracy a standard error of up to {50 / np.sqrt(images):.1f} points."
+            f"{classes}{of_all} classes, {trained} training images, evaluated on {images} {kind} images. Guessing gives"
+            f" {chance}. With this number of images, an accuracy has a standard error of up to"
+            f" {50 / np.sqrt(runs['test_images'].min()):.1f} points."
         )
 
 
@@ -239,9 +242,11 @@ def _comparison_notes(runs: pd.DataFrame) -> list[str]:
 def _chance_notes(suite: Suite, cells: pd.DataFrame) -> list[str]:
     """Where gains are over runs of the reference that learned next to nothing."""
     failed = cells[(cells["method"] == suite.reference) & (cells["chance_seeds"] > 0)]
+    reference = "The baseline" if suite.reference == BASELINE else suite.reference
     return [
-        f"{suite.reference} ends at chance with {row.chance_seeds} of {count(row.gain_seeds, 'seed')} of"
-        f" {' '.join(filter(None, (row.model, row.variant)))} on {row.dataset}: gains there are over trainings that failed."
+        f"{reference} of {' '.join(filter(None, (row.model, row.variant)))} on {row.dataset} ends at chance (not clearly"
+        f" above guessing) with {row.chance_seeds} of {count(row.gain_seeds, 'seed')}: gains over it include these failed"
+        " trainings."
         for row in failed.itertuples()
     ]
 
@@ -250,7 +255,11 @@ def _code_note(runs: pd.DataFrame) -> str:
     """What the runs were made with, for a citation."""
     versions = ", ".join(f"{name} {_different(own[name] for own in runs['libraries'])}" for name in ("torch", "timm"))
     commits = _different(str(commit)[:7] for commit in runs["commit"].dropna())
-    return f"Made with {versions}{commits and f' at commit {commits}'}."
+    return f"The runs were made with {versions}{commits and f', code {commits}'}."
+
+
+def _numbers(values: pd.Series) -> str:
+    return " or ".join(f"{value:,}" for value in sorted(values.unique()))
 
 
 def _different(texts: Iterable[str]) -> str:

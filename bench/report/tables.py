@@ -39,7 +39,8 @@ def accuracy_note(report: SuiteReport) -> str:
     interval = f"{CONFIDENCE:.0%} confidence interval"
     return (
         f"{note} Gain: over {report.reference}, in points, paired over seeds, with its {interval}."
-        " It is over seeds of the training alone: all share the images and the teacher."
+        " The runs of a row share their images and, if they have one, their teacher: the interval covers the seeds of"
+        " training alone."
         " Better, worse: the interval excludes zero; unclear: it includes zero; too few seeds: fewer than"
         f" {MIN_SEEDS}. Each comparison by itself, not corrected for the number of comparisons{holm_note(report.cells)}."
     )

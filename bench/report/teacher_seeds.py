@@ -25,8 +25,9 @@ NOTE = (
     " weights and the order of the images. Below it are the standard deviations of three independent effects: the teacher,"
     " the student's seed, and the rest. They are estimated by the method of moments from a two-way analysis of variance"
     " without repetition; an estimate below zero is shown as 0. p: how often so large an F comes by chance if all teachers"
-    " are equally good. Up to: the upper confidence limit, since teachers may differ although no difference shows. With few"
-    " seeds the estimates are rough. Gains have the same components, except that of the student's seed."
+    " are equally good. Up to: the upper confidence limit (one-sided, with the rest as estimated), since teachers may"
+    " differ although no difference shows. With few seeds the estimates are rough. Gains have the same components, except"
+    " that of the student's seed."
 )
 _SEED = "teacher.seed"
 _TINY = 1e-9  # a mean square below it is rounding; accuracies have four digits

@@ -78,6 +78,7 @@ class DatasetSummary:
     image_size: tuple[int, int] | None  # (height, width) in px, or None if sizes differ
     evaluated_on: str  # "test", "holdout" (held-out training images) or "share" (a part of a dataset without a test set)
     class_names: tuple[str, ...] | None = None  # in the order of the labels; None if the dataset does not name them
+    largest_class: float | None = None  # share of the evaluated images; None in records that do not have it
 
 
 @dataclass(frozen=True)

@@ -323,4 +323,5 @@ def _dataset_summary(recipe: Recipe, dataset: DecodedDataset) -> DatasetSummary:
         image_size=evaluation.images.size,
         evaluated_on=dataset.evaluated_on(recipe.data),
         class_names=dataset.class_names(recipe.data),
+        largest_class=float(np.bincount(evaluation.labels).max() / len(evaluation)),
     )

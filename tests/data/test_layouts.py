@@ -162,28 +162,50 @@ def test_a_few_missing_images_are_no_subset(tmp_path):
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_a_subset_is_classes_from_all_over_the_dataset_and_a_copy_that_holds_only_them(name, tmp_path):
-    total = {"cifar10": 10, "chaoyang": 4}.get(name, 11)
+def test_a_subset_is_classes_from_all_over_the_dataset(name, tmp_path):
+    total = 11 if name == "folder" else registry.dataset(name).classes
     write(name, tmp_path, classes=total, train=2, test=1)
     every = opened(name, tmp_path, f"data.subset={total}")
     part = opened(name, tmp_path, "data.subset=3")
     chosen = [0, total // 3, 2 * total // 3]
     assert part.names == (every.names and tuple(every.names[label] for label in chosen))
-    for mine, whole in zip(part.splits.values(), every.splits.values(), strict=True):
+    for mine, whole, number in ((part.train, every.train, 6), (part.test, every.test, 3)):
         kept = np.flatnonzero(np.isin(whole.labels, chosen))
-        assert mine.labels.tolist() == [chosen.index(label) for label in whole.labels[kept]]
+        assert mine.labels.tolist() == [chosen.index(label) for label in whole.labels[kept]] and len(mine) == number
         assert all(np.array_equal(mine[k], whole[index]) for k, index in enumerate(kept))
-        assert len(mine) == (6 if mine is part.train else 3)
+
+
+def keep_classes(top, kept):
+    """Delete the entries of the other labels from the lists of Chaoyang."""
+    for split in ("train", "test"):
+        entries = json.loads((top / f"{split}.json").read_text())
+        (top / f"{split}.json").write_text(json.dumps([entry for entry in entries if entry["label"] in kept]))
 
 
 def test_a_copy_of_only_the_classes_of_a_subset_has_the_same_images(tmp_path):
     top = write("chaoyang", tmp_path, train=2, test=1)
-    whole = opened("chaoyang", tmp_path, "data.subset=3")
-    for split in ("train", "test"):
-        entries = json.loads((top / f"{split}.json").read_text())
-        (top / f"{split}.json").write_text(json.dumps([entry for entry in entries if entry["label"] in (0, 1, 2)]))
-    assert opened("chaoyang", tmp_path, "data.subset=3").fingerprint == whole.fingerprint
-    assert "3 classes are here, data.subset says 4" in error_of("chaoyang", tmp_path, "data.subset=4")
+    whole = opened("chaoyang", tmp_path, "data.subset=2")
+    assert whole.names == ("normal", "adenocarcinoma")
+    keep_classes(top, {0, 2})
+    part = opened("chaoyang", tmp_path, "data.subset=2")
+    assert part.fingerprint == whole.fingerprint and part.names == whole.names
+
+
+def test_a_subset_of_a_copy_that_lacks_other_classes_is_refused(tmp_path):
+    """Its classes would not be those of the whole dataset."""
+    top = write("chaoyang", tmp_path, train=2, test=1)
+    keep_classes(top, {0, 2, 3})
+    assert opened("chaoyang", tmp_path, "data.subset=3").names == ("normal", "adenocarcinoma", "adenoma")
+    for wanted in (2, 4):
+        sentence = error_of("chaoyang", tmp_path, f"data.subset={wanted}")
+        assert f"3 of 4 classes have training images: data.subset={wanted} needs all of them" in sentence
+
+
+def test_a_test_image_of_a_class_without_training_images_is_no_part_of_a_subset(tmp_path):
+    top = write("chaoyang", tmp_path, train=2, test=1)
+    entries = json.loads((top / "train.json").read_text())
+    (top / "train.json").write_text(json.dumps([entry for entry in entries if entry["label"] < 3]))
+    assert "its label is 3, which no training image has" in error_of("chaoyang", tmp_path, "data.subset=3")
 
 
 @pytest.mark.parametrize(

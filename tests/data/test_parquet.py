@@ -164,6 +164,23 @@ def test_a_known_dataset_may_be_here_as_parquet_files(tmp_path):
     assert dataset.train.labels.tolist() == [0, 1, 1] and dataset.names == tuple(CIFAR100_CLASSES[:2])
 
 
+@pytest.mark.parametrize("labels", [[0, 1, 2, 3, 3, 0], ["a", "b", "c", "d", "d", "a"]])
+def test_a_subset_of_parquet_files_is_classes_from_all_over_the_dataset(labels, tmp_path):
+    for split in ("train", "test"):
+        write_parquet(tmp_path / "owner" / "pets" / f"{split}.parquet", {"image": images(6), "label": labels})
+    data = registry.dataset("hub:owner/pets", ["data.subset=2"])
+    dataset = open_dataset(data, tmp_path)
+    assert dataset.train.labels.tolist() == dataset.test.labels.tolist() == [0, 1, 0]  # of 0 and 2, a and c
+    assert dataset.names == (("a", "c") if labels[0] == "a" else None)
+
+
+def test_an_unlabelled_image_is_no_part_of_a_subset(tmp_path):
+    for split, label in (("train", 0), ("test", -1)):
+        write_parquet(tmp_path / "owner" / "pets" / f"{split}.parquet", {"image": images(3), "label": [0, 1, label]})
+    with pytest.raises(RecipeError, match="image 2 of split 'test': its label is -1, which no training image has"):
+        open_dataset(registry.dataset("hub:owner/pets", ["data.subset=2"]), tmp_path)
+
+
 def test_a_repository_of_the_hub_is_read_by_its_splits(tmp_path, tmp_path_factory, monkeypatch):
     # `datasets` takes a folder for a repository: the same code as online, without the network
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))

@@ -17,7 +17,7 @@ from bench.config.suite import SuiteEntry, SuiteMethod
 from bench.report.frame import RUN, curves_frame, runs_frame
 from bench.report.stats import REACH, holm, paired_interval, paired_p_value, pairs_frame, verdict
 from bench.report.suite_report import build_suite_report
-from bench.runs.record import GuidanceStop, Hardware, Precision
+from bench.runs.record import DatasetSummary, GuidanceStop, Hardware, Precision
 from tests.helpers.synthetic import make_run, make_teacher, methods
 from tests.helpers.synthetic import quick_run as run
 
@@ -150,6 +150,13 @@ def test_no_factor_over_a_baseline_that_ends_at_chance():
         assert not math.isnan(row["gain_mean"])
 
 
+def test_chance_is_the_share_of_the_most_frequent_class():
+    for share, at_chance in ((0.45, 1), (0.30, 0)):
+        images = DatasetSummary("f" * 64, 4, 400, 400, None, "test", largest_class=share)
+        row = cells(run("baseline", 0, [45.0], dataset=images), run("guided", 0, [60.0], dataset=images))["guided"]
+        assert (row["chance_seeds"], row["reached_seeds"]) == (at_chance, 1 - at_chance)
+
+
 def test_wall_time_is_not_compared_across_machines():
     other = Hardware("Synthetic GPU", "Other CPU", 8)
     row = cells(run("baseline", 0, [40.0, 50.0]), run("guided", 0, [50.0, 60.0], hardware=other))["guided"]
@@ -238,6 +245,7 @@ CPU = Hardware("cpu", "Synthetic CPU", 1)
         ({"hardware": CPU}, {}, "other device"),
         ({}, {"hardware": Hardware("Other GPU", "Synthetic CPU", 8)}, "other device"),
         ({}, {"precision": Precision("auto", "fp32")}, "other precision"),
+        ({}, {"dataset": DatasetSummary("f" * 64, 10, 1437, 360, None, "test")}, "other images"),
         ({}, {"hardware": Hardware("Synthetic GPU", "Synthetic CPU", 2)}, ""),  # threads of the host of a GPU
         ({"hardware": CPU}, {"hardware": dataclasses.replace(CPU, processor="Other CPU")}, ""),
         ({}, {"precision": Precision("bf16", "bf16")}, ""),  # what was used counts
