@@ -79,7 +79,15 @@ class SuiteReport:
     def remarks(self) -> list[str]:
         """The notes on protocol and settings, the other ones, and what the runs were made with."""
         protocol = " ".join(filter(None, (self.protocol_note, self.settings_note)))
-        return [protocol, *self.notes, _code_note(self.distinct_runs)]
+        return [protocol, *self.notes, self.code_note]
+
+    @property
+    def code_note(self) -> str:
+        """A sentence with the libraries and commits that the runs were made with."""
+        libraries, commits = self.runs["libraries"], self.runs["commit"].dropna().str[:7].unique()
+        versions = (f"{name} {' and '.join(libraries.str[name].unique())}" for name in ("torch", "timm"))
+        code = f", code {' and '.join(commits)}" if len(commits) else ""
+        return f"The runs were made with {', '.join(versions)}{code}."
 
     def images_note(self, dataset: str) -> str:
         """The images of a dataset that its runs have, and what an accuracy on them can show; "" without runs."""
@@ -251,19 +259,8 @@ def _chance_notes(suite: Suite, cells: pd.DataFrame) -> list[str]:
     ]
 
 
-def _code_note(runs: pd.DataFrame) -> str:
-    """What the runs were made with, for a citation."""
-    versions = ", ".join(f"{name} {_different(own[name] for own in runs['libraries'])}" for name in ("torch", "timm"))
-    commits = _different(str(commit)[:7] for commit in runs["commit"].dropna())
-    return f"The runs were made with {versions}{commits and f', code {commits}'}."
-
-
 def _numbers(values: pd.Series) -> str:
     return " or ".join(f"{value:,}" for value in sorted(values.unique()))
-
-
-def _different(texts: Iterable[str]) -> str:
-    return " and ".join(dict.fromkeys(texts))
 
 
 def _stale_note(recipes: Iterable[Recipe], runs: Sequence[FinishedRun]) -> list[str]:
