@@ -220,8 +220,9 @@ def test_a_cell_opens_with_enter_and_closes_with_escape(show):
         f"{START}baseline --suite quick --set train.device=cpu --set 'data.places=[it'\"'\"'s here, x]' --seed 1"
     )
     assert len(texts(driver, "dialog .runs tbody tr")) == 6 and runs[0].record.code.commit[:10] in dialog.text
-    recipe = texts(driver, "dialog pre")[1]
+    whole, recipe = texts(driver, "dialog pre")
     assert "method: locality" in recipe and runs[-1].record.hash in recipe and "\nseed:" not in recipe
+    assert "\ntrain:" in whole and "\ntrain:" not in recipe  # only what differs from the baseline's
     by_epoch = colours_in(driver, "dialog canvas")
     driver.execute_script("document.querySelector('dialog').scrollTop = 0")
     one(driver, "dialog label:has([value=time])").click()

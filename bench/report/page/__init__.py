@@ -91,7 +91,7 @@ def _suite(report: SuiteReport) -> dict[str, Any]:
         run["facts"] |= {"compilation": "fell back, all or in part"} if run["fell_back"] else {}
         run["environment"] = json.dumps(run["facts"], sort_keys=True)
     for cell, rows in cells.items():
-        for row in rows:
+        for place, row in enumerate(rows):
             method = tuple(row[name] for name in METHOD)
             entry, recipe = recipes[method]
             row["key"] = f"{_key(cell)}/{row['method']}"
@@ -105,7 +105,10 @@ def _suite(report: SuiteReport) -> dict[str, Any]:
                 further = [word for text in run["settings"] or () if text not in options for word in ("--set", text)]
                 run["command"] = _command(run["id"], run["seed"], [*options, *further])
             row["command"] = row["runs"][0]["command"] if row["runs"] else _command(row["id"], suite.seeds[0], options)
-            row["recipe"] = _yaml_of(recipe)
+            row["sections"] = _sections(recipe)
+            row["like"] = max(
+                rows[:place], key=lambda one: len(one["sections"].items() & row["sections"].items()), default=None
+            )
     others = report.cells[report.cells["method"] != suite.reference]
     low, high = gain_limits(others, many)
     return {
@@ -213,9 +216,9 @@ def _figure(row: Row) -> Row:
     return shown | {"runs": runs, "reference": row is row["reference"]}
 
 
-def _yaml_of(recipe: Recipe) -> str:
-    """A recipe as YAML, without the seed, since each run has its own."""
-    return "".join(_yaml(json.dumps({key: value})) for key, value in recipe.to_dict().items() if key != "seed")
+def _sections(recipe: Recipe) -> dict[str, str]:
+    """The sections of a recipe as YAML, without the seed, since each run has its own."""
+    return {key: _yaml(json.dumps({key: value})) for key, value in recipe.to_dict().items() if key != "seed"}
 
 
 @functools.cache
