@@ -85,9 +85,10 @@ class SuiteReport:
     def code_note(self) -> str:
         """A sentence with the libraries and commits that the runs were made with."""
         libraries, commits = self.runs["libraries"], self.runs["commit"].dropna().str[:7].unique()
-        versions = (f"{name} {' and '.join(libraries.str[name].unique())}" for name in ("torch", "timm"))
-        code = f", code {' and '.join(commits)}" if len(commits) else ""
-        return f"The runs were made with {', '.join(versions)}{code}."
+        used = {name: libraries.str[name].dropna().astype(str).unique() for name in ("torch", "timm")}
+        versions = [f"{name} {' and '.join(found)}" for name, found in used.items() if len(found)]
+        code = [f"code {' and '.join(commits)}"] if len(commits) else []
+        return f"The runs were made with {', '.join([*versions, *code]) or 'unknown code'}."
 
     def images_note(self, dataset: str) -> str:
         """The images of a dataset that its runs have, and what an accuracy on them can show; "" without runs."""
