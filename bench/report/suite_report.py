@@ -98,7 +98,7 @@ class SuiteReport:
         total = next(recipe.data.classes for one, recipe in self.recipes if split_id(one.id)[1] == dataset)
         of_all = f" of {total}" if total and total > runs["classes"].max() else ""
         classes, trained, images = (_numbers(runs[name]) for name in ("classes", "train_images", "test_images"))
-        kind = " or ".join(EVALUATED_ON[one] for one in runs["evaluated_on"].unique())
+        kind = " or ".join(EVALUATED_ON.get(one, one) for one in runs["evaluated_on"].unique())
         chance = " or ".join(f"{100 * value:.2f} %" for value in sorted(guessing(runs).unique()))
         return (
             f"{classes}{of_all} classes, {trained} training images, evaluated on {images} {kind} images. Guessing gives"
