@@ -13,13 +13,13 @@ import numpy as np
 from tabulate import tabulate
 
 from bench.cli import DONE, PROBLEMS, add_recipes_dir, count
-from bench.config.names import NAME
+from bench.config.names import EVALUATED_ON, NAME
 from bench.config.registry import Registry
 from bench.config.schema import Data, RecipeError
 from bench.data.decode import decoded_size
 from bench.data.sources import IncompleteDataset, file_patterns, find_or_fetch, locate, missing
 from bench.data.store import check_counts, open_dataset, open_store, state, store_folder, survey
-from bench.data.subsets import EVALUATED_ON, DecodedDataset, Images
+from bench.data.subsets import DecodedDataset, Images
 
 LOG = logging.getLogger(__name__)
 ACTIONS = {

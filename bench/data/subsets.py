@@ -10,9 +10,6 @@ import numpy as np
 from bench.config.schema import Data, RecipeError
 from bench.rng import Stream, generator
 
-# The images of `DecodedDataset.evaluated_on`, in words.
-EVALUATED_ON = {"test": "test", "holdout": "held-out training", "share": "set-aside training"}
-
 
 @dataclass(frozen=True)
 class Images:

@@ -9,12 +9,11 @@ import numpy as np
 import pandas as pd
 
 from bench.cli import count
-from bench.config.names import split_id
+from bench.config.names import EVALUATED_ON, split_id
 from bench.config.params import PUBLISHED_EPOCHS
 from bench.config.registry import Registry
 from bench.config.schema import Recipe
 from bench.config.suite import BASELINE, Suite, SuiteEntry, changes_results
-from bench.data.subsets import EVALUATED_ON
 from bench.report.definition import suite_recipes
 from bench.report.frame import CELL, RUN, curves_frame, guidance_of, runs_frame
 from bench.report.papers import published_frame

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from bench.cli import count
-from bench.config.names import split_id
+from bench.config.names import EVALUATED_ON, split_id
 from bench.config.parse import flatten
 from bench.config.schema import Recipe, RecipeError
 from bench.config.suite import BASELINE
 from bench.data.loaders import unaugmented
-from bench.data.subsets import EVALUATED_ON, Subset
+from bench.data.subsets import Subset
 from bench.models import default_feature_layers
 from bench.models.features import FeatureExtractor, block_names
 from bench.rng import Stream, generator

@@ -17,13 +17,14 @@ import numpy as np
 from safetensors.torch import save
 
 from bench.cli import BAD_INPUT, FAILED, STOPPED
+from bench.config.names import EVALUATED_ON
 from bench.config.numerics import numerics_versions
 from bench.config.params import PUBLISHED_EPOCHS
 from bench.config.schema import Recipe
 from bench.config.teacher_file import find_teacher_file
 from bench.data.preflight import check_dataset
 from bench.data.store import open_dataset
-from bench.data.subsets import EVALUATED_ON, DecodedDataset
+from bench.data.subsets import DecodedDataset
 from bench.locks import RunLocked, exclusive, is_held, locked
 from bench.runs import environment
 from bench.runs.folder import RunFolder

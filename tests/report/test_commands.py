@@ -138,7 +138,7 @@ def test_a_report_of_a_suite_leaves_others_alone_but_for_those_that_were_drawn_b
     drawn = [[report.suite.name for report in write_local(registry, local, ["quick"])]]
     assert [path.name for path in (local / "local").iterdir() if path.is_dir() and path.name != "runs"] == ["quick"]
     drawn += [[report.suite.name for report in write_local(registry, local, names)] for names in (["methods-small"], None)]
-    assert drawn == [["quick"], ["methods-small"], ["methods-small", "quick", "teachers-small"]]
+    assert drawn == [["quick"], ["methods-small"], ["methods-small", "quick", "teacher-bn-small", "teachers-small"]]
     write_local(registry, local, ["methods-small"])
     assert 'data-suite="quick"' in (local / "local" / "index.html").read_text()
 
