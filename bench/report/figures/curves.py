@@ -96,7 +96,7 @@ def draw_suite(plot: base.Plot, width: float, title: str | None) -> Figure:
     least = SMALL_INCHES * (2 if plot.setting_lines else 1)
     columns = min(len(students), max(1, int(width / least))) if is_wrapped else len(datasets)
     lines = -(-len(panels) // columns)
-    note = f"{plot.measure.capitalize()} (%) per epoch. {plot.seeds()}."
+    note = f"{plot.measure.capitalize()} (%) per epoch. {_seeds(plot, len(plot.methods) == 2)}."
     if len(plot.methods) == 2:
         note += " Numbers: gain of the last epoch, in points."
     if plot.has_many:
@@ -172,8 +172,12 @@ def _mark_reached(axes: Axes, cells: pd.DataFrame, plot: base.Plot) -> None:
         axes.plot(epoch, level, "o", markersize=6, **look, zorder=4)
 
 
+def _seeds(plot: base.Plot, bands: bool) -> str:
+    return plot.seeds() + ("; band: ± 1 standard deviation" if bands and plot.cells["seeds"].max() > 1 else "")
+
+
 def _note(plot: base.Plot, bands: bool, rings: bool = True) -> str:
-    text = plot.seeds() + ("; band: ± 1 standard deviation" if bands and plot.cells["seeds"].max() > 1 else "")
+    text = _seeds(plot, bands)
     if plot.curves["guidance_stop_epoch"].notna().any():
         text += "; ticks: the epochs after which guidance ended by itself"
     if rings and plot.cells["epochs_to_reach_mean"].count() > 1:  # the reference's own is one
