@@ -7,6 +7,7 @@ import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import replace as replace_fields
 from pathlib import Path
 
 from bench.cli import DONE, add_folders, count
@@ -111,14 +112,17 @@ class _Change:
 
 
 def _publication(registry: Registry, results: Path, name: str, replace: bool, folders: Sequence[str]) -> _Change:
-    """This machine's runs united with the published ones of a suite. Raises RecipeError if one cannot be published.
+    """This machine's runs of a suite united with the published ones, also with those that other suites have.
 
-    folders: the options with which a run is run again.
+    Raises RecipeError if one cannot be published. folders: the options with which a run is run again.
     """
     suite = find_suite(registry, name, results / LOCAL / name, results / name)
     local, before = local_runs(registry, suite, results), read_committed(results, name)
     if not local and not before:
         raise RecipeError(f"suite {name}: no run below {runs_dir(results)} has finished: run ./run_all.sh {name}")
+    # the same recipes in other suites: `sweep --skip-published` has left them out
+    others = [run for other in stored_suites(results) if other != name for run in read_committed(results, other)]
+    shared = current_runs(registry, suite, [replace_fields(run, suite=name) for run in others])
     entries = {(recipe.id, recipe.hash): (entry, recipe) for entry, recipe in suite_recipes(registry, suite, local)}
     sweep = shlex.join(["python", "-m", "bench", "sweep", name, "--stale", *folders])
     for run in local:
@@ -128,10 +132,12 @@ def _publication(registry: Registry, results: Path, name: str, replace: bool, fo
         changed = f"commit the changes or remove them, then run it again: {one}{_DATA}"
         _check_code(run, recipe, changed, f"run it again: {sweep}{_DATA}")
     fresh, stale = _by_code(before, {key: recipe for key, (_, recipe) in entries.items()})
-    order = [*local, *fresh, *stale] if replace else [*fresh, *local, *stale]
+    shared = [run for run in shared if run.key[:2] in entries and not is_stale(run.record, entries[run.key[:2]][1])]
+    order = [*local, *fresh, *shared, *stale] if replace else [*fresh, *local, *shared, *stale]
     replaced = {run.key for run in local} if replace else set()
     advice = "publish --replace takes this machine's runs if they have all seeds that are published"
-    return _change(registry, suite, before, local, order, [run for run in fresh if run.key in replaced] + stale, advice)
+    giving_way = [run for run in fresh if run.key in replaced] + stale
+    return _change(registry, suite, before, [*local, *shared], order, giving_way, advice)
 
 
 def _merged(registry: Registry, results: Path, name: str, files: Sequence[Path]) -> _Change:

@@ -75,6 +75,20 @@ def test_publish_takes_over_new_seeds_and_keeps_committed_ones(results, capsys):
     assert files == {path: path.read_bytes() for path in results.rglob("*.*")}
 
 
+def test_publish_takes_runs_that_another_suite_has(results, capsys):
+    """`sweep --skip-published` leaves them out."""
+    registry = Registry()
+    suite = registry.suite("methods-small")
+    recipes = {name: registry.compose(f"deit_micro/digits/{name}", suite=suite) for name in ("baseline", "guided", "kd")}
+    write_runs([make_run(suite.name, recipe, [50.0]) for recipe in recipes.values()], results, suite.name)
+    own = recipes["guided"].with_seed(1)
+    finish(results, make_run("", own, [60.0]), own)
+    assert bench("publish", "teachers-small", "--results-dir", results) == 0
+    assert "suite teachers-small: 3 new runs" in capsys.readouterr().out
+    found = accuracies(read_runs(results, "teachers-small"))
+    assert found == {("baseline", 0): 50.0, ("guided", 0): 50.0, ("guided", 1): 60.0}
+
+
 def test_replace_lets_this_machine_count(results, capsys):
     finish(results, quick_run("guided", 0, (90.0, 98.0), **LAPTOP))
     finish(results, quick_run("guided", 1, (90.0, 97.0)))
