@@ -47,12 +47,12 @@ class Contents:
         labels = (item.label for item in self.train) if self.labels is None else self.labels()
         return sorted({label for label in labels if type(label) is int and label >= 0})
 
-    def spread(self, count: int) -> Contents:
+    def spread(self, count: int, error: Callable[[str], RecipeError]) -> Contents:
         """The images of `count` of the present classes, spread evenly over their order, with labels from 0.
 
         Of 200 classes, 20 are every tenth, from the first on. A copy that holds only these gives the same images.
 
-        Raises RecipeError for an image whose label no training image has, when the images are iterated over.
+        An image whose label no training image has raises `error` with a sentence, when the images are iterated over.
         """
         present = self.present()
         chosen = {present[k * len(present) // count]: k for k in range(count)}
@@ -60,20 +60,22 @@ class Contents:
         named = self.classes is not None and max(chosen) < len(self.classes)
         return replace(
             self,
-            train=_relabelled(self.train, number),
-            test=None if self.test is None else _relabelled(self.test, number),
+            train=_relabelled(self.train, number, error),
+            test=None if self.test is None else _relabelled(self.test, number, error),
             classes=tuple(self.classes[label] for label in chosen) if named else None,
             labels=None,
         )
 
 
-def _relabelled(items: Iterable[Item], number: Mapping[int, int | None]) -> Iterable[Item]:
+def _relabelled(
+    items: Iterable[Item], number: Mapping[int, int | None], error: Callable[[str], RecipeError]
+) -> Iterable[Item]:
     """The items with their new labels, without those of labels that have none; a list of a list."""
 
     def kept() -> Iterator[Item]:
         for item in items:
             if item.label not in number:
-                raise RecipeError(f"{item.name}: its label is {item.label}, which no training image has")
+                raise error(f"{item.name}: its label is {item.label}, which no training image has")
             if number[item.label] is not None:
                 yield replace(item, label=number[item.label])
 

@@ -90,7 +90,7 @@ class Source:
                 f"{present}{of_all} classes have training images: data.subset={wanted} needs all of them, or a copy of only"
                 f" its {wanted}"
             )
-        return contents.spread(wanted)
+        return contents.spread(wanted, self.error)
 
 
 @contextmanager

@@ -91,11 +91,15 @@ def markdown(report: SuiteReport) -> str:
 
 def headline(report: SuiteReport) -> Iterator[str]:
     """The accuracies in Markdown, one table per dataset, and what a reader must know before comparing."""
+    yield from _headline(report, tables.accuracy_note(report), report.remarks)
+
+
+def _headline(report: SuiteReport, note: str, remarks: Sequence[str]) -> Iterator[str]:
     for dataset, table in _accuracy_tables(report):
         yield f"Dataset {_code(dataset)}{_text(_colon(report.images_note(dataset)))}"
         yield _markdown_table(table)
-    yield tables.accuracy_note(report)
-    yield "\n".join(f"- {_text(sentence)}" for sentence in [*report.remarks, *_not_run_note(report)])
+    yield note
+    yield "\n".join(f"- {_text(sentence)}" for sentence in [*remarks, *_not_run_note(report)])
 
 
 def fill_readme(text: str, reports: Sequence[SuiteReport], folder: str = "") -> str:
@@ -177,8 +181,8 @@ def _accuracy_tables(report: SuiteReport) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def _summary(report: SuiteReport, folder: str) -> Iterator[str]:
-    """The headline, a figure and links to the files of a suite, in Markdown."""
-    yield from headline(report)
+    """The headline without what is only in table.md, a figure and links to the files of a suite, in Markdown."""
+    yield from _headline(report, tables.short_accuracy_note(report), [report.protocol_note, *report.notes])
     suite, name, shows = report.suite, "overview", f"gains of the methods of suite {report.suite.name}"
     if key := varied_number(suite):
         name, shows = "varied", f"gains and accuracies of suite {suite.name} against {key}"
@@ -191,7 +195,12 @@ def _summary(report: SuiteReport, folder: str) -> Iterator[str]:
             f'<picture><source media="(prefers-color-scheme: dark)" srcset="{path}.dark.png">'
             f'<img src="{path}.png" alt="{html.escape(shows)}" width="520"></picture>'
         )
-    files = {"All tables": "table.md", "CSV": "table.csv", "LaTeX": "table.tex", "JSON": "table.json"}
+    files = {
+        "All tables, settings and what the columns mean": "table.md",
+        "CSV": "table.csv",
+        "LaTeX": "table.tex",
+        "JSON": "table.json",
+    }
     files["records"] = "records.jsonl"
     yield ", ".join(f"[{name}]({folder}{suite.name}/{file})" for name, file in files.items()) + "."
 

@@ -101,7 +101,7 @@ class SuiteReport:
         chance = " or ".join(f"{100 * value:.2f} %" for value in sorted(guessing(runs).unique()))
         return (
             f"{classes}{of_all} classes, {trained} training images, evaluated on {images} {kind} images. Guessing gives"
-            f" {chance}. With this number of images, an accuracy has a standard error of up to"
+            f" {chance}; the number of images gives an accuracy a standard error of up to"
             f" {50 / np.sqrt(runs['test_images'].min()):.1f} points."
         )
 

@@ -31,18 +31,25 @@ def accuracy_table(report: SuiteReport) -> pd.DataFrame:
     return _table(report.ranked_cells, columns)
 
 
-def accuracy_note(report: SuiteReport) -> str:
-    """What the columns of the accuracy table mean."""
+def short_accuracy_note(report: SuiteReport) -> str:
+    """What the numbers of the accuracy table are."""
     note = "Test accuracy in %, mean ± standard deviation over seeds."
     if report.cells["gain_mean"].isna().all():
         return note
     interval = f"{CONFIDENCE:.0%} confidence interval"
+    return f"{note} Gain: over {report.reference}, in points, paired over seeds, with its {interval}."
+
+
+def accuracy_note(report: SuiteReport) -> str:
+    """The same, and what the other columns of the accuracy table mean."""
+    note = short_accuracy_note(report)
+    if report.cells["gain_mean"].isna().all():
+        return note
     return (
-        f"{note} Gain: over {report.reference}, in points, paired over seeds, with its {interval}."
-        " The runs of a row share their images and, if they have one, their teacher: the interval covers the seeds of"
-        " training alone."
-        " Better, worse: the interval excludes zero; unclear: it includes zero; too few seeds: fewer than"
-        f" {MIN_SEEDS}. Each comparison by itself, not corrected for the number of comparisons{holm_note(report.cells)}."
+        f"{note} The runs of a row share their images and, if they have one, their teacher: the interval covers the seeds"
+        " of training alone. Better, worse: the interval excludes zero; unclear: it includes zero; too few seeds: fewer"
+        f" than {MIN_SEEDS}. Each comparison by itself, not corrected for the number of"
+        f" comparisons{holm_note(report.cells)}."
     )
 
 

@@ -177,7 +177,10 @@ def test_a_subset_of_parquet_files_is_classes_from_all_over_the_dataset(labels, 
 def test_an_unlabelled_image_is_no_part_of_a_subset(tmp_path):
     for split, label in (("train", 0), ("test", -1)):
         write_parquet(tmp_path / "owner" / "pets" / f"{split}.parquet", {"image": images(3), "label": [0, 1, label]})
-    with pytest.raises(RecipeError, match="image 2 of split 'test': its label is -1, which no training image has"):
+    with pytest.raises(
+        RecipeError,
+        match=r"dataset 'hub:owner/pets' \(.*\): image 2 of split 'test': its label is -1, which no training image has",
+    ):
         open_dataset(registry.dataset("hub:owner/pets", ["data.subset=2"]), tmp_path)
 
 

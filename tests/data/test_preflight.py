@@ -92,7 +92,7 @@ def test_an_incomplete_dataset_is_refused_before_it_is_decoded(tmp_path):
 def test_no_run_trains_on_more_images_than_the_recipe_promises(counts, holdout, subset, limit):
     items = [Item("", label, bytes) for label in np.repeat(np.arange(len(counts)), counts).tolist()]
     sizes = {"classes": len(counts), "train_images": len(items), "subset": min(subset, len(counts))}
-    labels = np.array([item.label for item in Contents(items, None, None).spread(sizes["subset"]).train])
+    labels = np.array([item.label for item in Contents(items, None, None).spread(sizes["subset"], RecipeError).train])
     images = Images(np.empty(0, np.uint8), np.empty((0, 2), np.int32), labels, labels.astype(str))
     data = Data(name="x", holdout=holdout, **sizes)
     dataset = DecodedDataset("x", images, images, None, "")
