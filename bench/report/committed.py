@@ -19,18 +19,12 @@ from bench.report.definition import FILE, is_known, stored_suite, stored_suites,
 from bench.report.figures import check_figures
 from bench.report.output import FigureOptions, draw, read_text, table_files, write_if_changed, write_suite
 from bench.report.page import render_page
-from bench.report.records import REPRODUCTIONS, mismatches, read_runs, records_path
+from bench.report.records import REPRODUCTIONS, mismatches, read_committed, read_runs, records_path
 from bench.report.suite_report import SuiteReport
 from bench.report.unite import other_code_notes, unite
-from bench.runs.finished import FinishedRun
 
 FORMATTERS = ("pandas", "tabulate", "matplotlib", "jinja2")  # their versions may change the text of files
 CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
-
-
-def read_committed(results: Path, name: str) -> list[FinishedRun]:
-    """The published runs of a suite, then the reproductions of them."""
-    return [*read_runs(results, name), *read_runs(results, name, REPRODUCTIONS)]
 
 
 def write_committed(results: Path, names: Sequence[str], **figures: Unpack[FigureOptions]) -> list[SuiteReport]:

@@ -12,11 +12,10 @@ from bench.config.numerics import NOT_HERE, numerics_versions
 from bench.config.registry import Registry
 from bench.config.schema import RecipeError
 from bench.config.suite import Suite
-from bench.report.committed import read_committed
 from bench.report.definition import find_suite, recipes_by_key, stored_suites, write_definition
 from bench.report.output import FigureOptions, draw, write_if_changed, write_suite
 from bench.report.page import render_page
-from bench.report.records import by_code, current_runs, local_runs, write_runs
+from bench.report.records import by_code, current_runs, local_runs, read_committed, runs_of_other_suites, write_runs
 from bench.report.suite_report import SuiteReport
 from bench.report.unite import unite
 from bench.runs.finished import FinishedRun
@@ -37,7 +36,7 @@ def write_local(
 
     Args:
         names: suites that are written, if they have runs; the page has them and those that were written before. None: all.
-        with_published: draw them together with the published runs.
+        with_published: draw them together with the published runs, also with those that other suites have.
 
     Raises:
         RecipeError: a named suite is unknown, or a run is damaged.
@@ -52,7 +51,7 @@ def write_local(
             if runs := local_runs(registry, suite, results):
                 write_definition(suite, local / name)
                 write_runs(runs, local, name)
-            published = current_runs(registry, suite, read_committed(results, name)) if with_published else ()
+            published = _published(registry, suite, results) if with_published else ()
             report = _draw(registry, results, suite, runs, published)
         except RecipeError as error:
             if names is None or name in names:
@@ -68,6 +67,12 @@ def write_local(
     if reports:
         write_if_changed(local / "index.html", render_page(reports))
     return chosen
+
+
+def _published(registry: Registry, suite: Suite, results: Path) -> list[FinishedRun]:
+    """The published runs of a suite, then those of its recipes that other suites have."""
+    own = current_runs(registry, suite, read_committed(results, suite.name))
+    return [*own, *runs_of_other_suites(registry, suite, results)]
 
 
 def _draw(

@@ -7,7 +7,6 @@ import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from dataclasses import replace as replace_fields
 from pathlib import Path
 
 from bench.cli import DONE, add_folders, count
@@ -15,10 +14,19 @@ from bench.config.registry import Registry
 from bench.config.schema import Recipe, RecipeError
 from bench.config.suite import Suite
 from bench.report.commands import add_figure_options, figure_options, print_report
-from bench.report.committed import read_committed, write_committed
+from bench.report.committed import write_committed
 from bench.report.definition import find_suite, recipes_by_key, stored_suites, suite_recipes, write_definition
 from bench.report.output import FigureOptions
-from bench.report.records import REPRODUCTIONS, current_runs, local_runs, mismatches, read_file_of_runs, write_runs
+from bench.report.records import (
+    REPRODUCTIONS,
+    current_runs,
+    local_runs,
+    mismatches,
+    read_committed,
+    read_file_of_runs,
+    runs_of_other_suites,
+    write_runs,
+)
 from bench.report.unite import United, code_difference, unite
 from bench.runs.finished import FinishedRun, is_stale
 from bench.runs.folder import LOCAL, runs_dir
@@ -120,9 +128,7 @@ def _publication(registry: Registry, results: Path, name: str, replace: bool, fo
     local, before = local_runs(registry, suite, results), read_committed(results, name)
     if not local and not before:
         raise RecipeError(f"suite {name}: no run below {runs_dir(results)} has finished: run ./run_all.sh {name}")
-    # the same recipes in other suites: `sweep --skip-published` has left them out
-    others = [run for other in stored_suites(results) if other != name for run in read_committed(results, other)]
-    shared = current_runs(registry, suite, [replace_fields(run, suite=name) for run in others])
+    shared = runs_of_other_suites(registry, suite, results)
     entries = {(recipe.id, recipe.hash): (entry, recipe) for entry, recipe in suite_recipes(registry, suite, local)}
     sweep = shlex.join(["python", "-m", "bench", "sweep", name, "--stale", *folders])
     for run in local:

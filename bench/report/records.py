@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from bench.cli import count
@@ -34,6 +35,11 @@ def read_runs(results: str | Path, suite: str, file: str = RECORDS) -> list[Fini
     return read_file_of_runs(path, suite) if path.is_file() else []
 
 
+def read_committed(results: str | Path, suite: str) -> list[FinishedRun]:
+    """The published runs of a suite, then the reproductions of them."""
+    return [*read_runs(results, suite), *read_runs(results, suite, REPRODUCTIONS)]
+
+
 def read_file_of_runs(path: Path, suite: str) -> list[FinishedRun]:
     """The runs in a file. Raises RecipeError if it cannot be read or a line is not a record."""
     try:
@@ -56,6 +62,13 @@ def published_records(results: str | Path) -> dict[RunKey, Record]:
     """The records of all published suites that this code would give again."""
     runs = (run for suite in stored_suites(results) for run in read_runs(results, suite))
     return {run.key: run.record for run in runs if not is_stale(run.record)}
+
+
+def runs_of_other_suites(registry: Registry, suite: Suite, results: str | Path) -> list[FinishedRun]:
+    """The published runs of a suite's recipes that other suites have: `sweep --skip-published` leaves them out."""
+    names = [name for name in stored_suites(results) if name != suite.name]
+    runs = [replace(run, suite=suite.name) for name in names for run in read_committed(results, name)]
+    return current_runs(registry, suite, runs)
 
 
 def local_runs(registry: Registry, suite: Suite, results: str | Path) -> list[FinishedRun]:

@@ -163,6 +163,18 @@ def test_runs_of_this_machine_are_united_with_published_ones(results):
     assert row["where"].startswith("1 x Synthetic GPU, bf16 with ") and (row["there"], row["here"]) == (90.0, 98.0)
 
 
+def test_the_published_runs_of_other_suites_are_drawn_with_this_machines(tmp_path):
+    """`sweep --skip-published` leaves them out, so the suite would lack its baseline."""
+    suite = registry.suite("methods-small")
+    recipes = {name: registry.compose(f"deit_micro/digits/{name}", suite=suite) for name in ("baseline", "guided", "kd")}
+    write_runs([make_run(suite.name, recipe, [50.0]) for recipe in recipes.values()], tmp_path, suite.name)
+    own = recipes["guided"].with_seed(1)
+    finish(tmp_path, make_run("", own, [60.0]), own)
+    (report,) = write_local(registry, tmp_path, ["teachers-small"], with_published=True)
+    assert {*report.runs[["method", "seed"]].itertuples(index=False)} == {("baseline", 0), ("guided", 0), ("guided", 1)}
+    assert any("2 of 3 runs are published ones." in remark for remark in report.remarks)
+
+
 def test_local_runs_of_two_codes_are_counted_apart(tmp_path):
     """Those of the code that is here count; where its file is not here, or neither is of it, the newest."""
     now = quick_run("guided", 0).record.numerics
