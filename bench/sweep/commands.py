@@ -122,9 +122,18 @@ def _plan(registry: Registry, suites: Sequence[Suite], arguments: argparse.Names
         given, ids = ", ".join(map(short_repr, arguments.filter)), ", ".join(one for suite in suites for one in suite.ids)
         raise RecipeError(f"--filter {given}: no recipe of {_named(suites)} matches; they are {ids}")
     by_seed = [run for _, run in sorted(planned, key=lambda pair: pair[0])]
-    published = published_records(arguments.results_dir) if arguments.skip_published else None
+    try:
+        published = published_records(arguments.results_dir)
+    except RecipeError as error:  # what is committed is damaged
+        if arguments.skip_published:
+            raise
+        LOG.warning(f"times of published runs are not used: {error}")
+        published = {}
     data_dir, processes = data_folder(arguments.data_dir), max(1, arguments.gpus_per_run)
-    return make_plan(by_seed, arguments.results_dir, data_dir, arguments.stale, published, processes)
+    left_out = published if arguments.skip_published else None
+    return make_plan(
+        by_seed, arguments.results_dir, data_dir, arguments.stale, left_out, processes, measured=published.values()
+    )
 
 
 def _named(suites: Sequence[Suite]) -> str:

@@ -1,8 +1,9 @@
-"""What runs will cost, from the times of finished ones."""
+"""What runs will cost, from the times of finished ones: of this machine, and where none is similar, of published ones."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, NamedTuple
@@ -20,12 +21,19 @@ class Estimate:
     processors, unit: how many it uses meanwhile, "GPU" or "core".
     exact: measured on the same recipe with another seed; otherwise on the same model, dataset and image size with other
         guidance or settings.
+    machine: the hardware of published runs; empty if it was measured here.
     """
 
     seconds: float
     processors: int
     unit: str
     exact: bool
+    machine: str = ""
+
+    @property
+    def mark(self) -> str:
+        """What stands before the time: "?" of published runs, "~" of other guidance or settings."""
+        return "?" if self.machine else "" if self.exact else "~"
 
 
 class _Measured(NamedTuple):
@@ -33,32 +41,28 @@ class _Measured(NamedTuple):
     images: int | None  # of an epoch
     processors: int
     unit: str
+    machine: str
+
+
+_Times = dict[str | tuple[Any, ...], list[_Measured]]
 
 
 class Estimates:
-    """The measured times by recipe hash and by (model, dataset, image size). Runs that diverged are left out."""
+    """The measured times by recipe hash and by (model, dataset, image size). Runs that diverged are left out.
 
-    def __init__(self) -> None:
-        self._measured: dict[str | tuple[Any, ...], list[_Measured]] = defaultdict(list)
+    published: records, which count for what nothing similar was measured of here.
+    """
+
+    def __init__(self, published: Iterable[Record] = ()) -> None:
+        self._here: _Times = defaultdict(list)
+        self._published: _Times = defaultdict(list)
         self._known: dict[tuple[str, int | None], Estimate | None] = {}  # since thousands of runs ask again and again
+        for record in published:
+            _add(self._published, record, str(record.hardware))
 
     def add(self, record: Record) -> None:
-        """Add a finished run, and the teacher that it was guided by."""
-        if record.diverged:
-            return
-        on_cpu = record.hardware.device == "cpu"
-        per_process, unit = (record.hardware.threads, "core") if on_cpu else (1, "GPU")
-        student, teacher = record.recipe, record.recipe.get("teacher")
-        for run, recipe, processes in ((record, student, record.world_size), (record.teacher, teacher, 1)):
-            if run is None or None in (run.seconds, run.epochs):  # unknown of a teacher from a file
-                continue
-            limit, batch = recipe["data"]["train_limit"], recipe["train"]["batch_size"]
-            # a teacher may be trained on other images than the student
-            images = record.dataset.train_images if limit == student["data"]["train_limit"] else limit
-            images = None if images is None else images // batch * batch
-            measured = _Measured(run.seconds / max(1, run.epochs), images, processes * per_process, unit)
-            self._measured[run.hash].append(measured)
-            self._measured[(*split_id(run.id)[:2], recipe["model"]["image_size"])].append(measured)
+        """Add a run that has finished here, and the teacher that it was guided by."""
+        _add(self._here, record)
         self._known.clear()
 
     def of(self, recipe: Recipe, images: int | None) -> Estimate | None:
@@ -68,14 +72,39 @@ class Estimates:
         """
         key = recipe.hash, images
         if key not in self._known:
-            exact = recipe.hash in self._measured
-            similar = (*split_id(recipe.id)[:2], recipe.model.image_size)
-            measured = self._measured.get(recipe.hash if exact else similar)
-            estimate = None
-            if measured:
-                per_epoch = median(
-                    one.seconds * (images / one.images if images and one.images and not exact else 1) for one in measured
-                )
-                estimate = Estimate(recipe.train.epochs * per_epoch, measured[-1].processors, measured[-1].unit, exact)
-            self._known[key] = estimate
+            self._known[key] = _estimate(self._here, recipe, images) or _estimate(self._published, recipe, images)
         return self._known[key]
+
+
+def _add(times: _Times, record: Record, machine: str = "") -> None:
+    """Add a run and its teacher."""
+    if record.diverged:
+        return
+    on_cpu = record.hardware.device == "cpu"
+    per_process, unit = (record.hardware.threads, "core") if on_cpu else (1, "GPU")
+    student, teacher = record.recipe, record.recipe.get("teacher")
+    for run, recipe, processes in ((record, student, record.world_size), (record.teacher, teacher, 1)):
+        if run is None or None in (run.seconds, run.epochs):  # unknown of a teacher from a file
+            continue
+        limit, batch = recipe["data"]["train_limit"], recipe["train"]["batch_size"]
+        # a teacher may be trained on other images than the student
+        images = record.dataset.train_images if limit == student["data"]["train_limit"] else limit
+        images = None if images is None else images // batch * batch
+        measured = _Measured(run.seconds / max(1, run.epochs), images, processes * per_process, unit, machine)
+        times[run.hash].append(measured)
+        times[(*split_id(run.id)[:2], recipe["model"]["image_size"])].append(measured)
+
+
+def _estimate(times: _Times, recipe: Recipe, images: int | None) -> Estimate | None:
+    """The median of the times of a recipe, else of similar ones; None if there are none."""
+    exact = recipe.hash in times
+    measured = times.get(recipe.hash if exact else (*split_id(recipe.id)[:2], recipe.model.image_size))
+    if not measured:
+        return None
+    last = measured[-1]
+    per_epoch = median(
+        one.seconds * (images / one.images if images and one.images and not exact else 1)
+        for one in measured
+        if one.machine == last.machine
+    )
+    return Estimate(recipe.train.epochs * per_epoch, last.processors, last.unit, exact, last.machine)

@@ -66,6 +66,7 @@ def make_plan(
     stale: bool = False,
     published: Mapping[RunKey, Record] | None = None,
     processes: int = 1,
+    measured: Iterable[Record] = (),
 ) -> Plan:
     """The plan of runs. Of several runs with the same recipe and seed, the first counts.
 
@@ -75,11 +76,12 @@ def make_plan(
         stale: whether runs that are recorded with other code are to be run again.
         published: records; what is not finished here and has one of the same images is left out.
         processes: of a run.
+        measured: published records, whose times count for what nothing similar is finished of here.
 
     Raises:
         RecipeError: a record is damaged, or of other images than its dataset has now.
     """
-    estimates = Estimates()
+    estimates = Estimates(measured)
     runs: list[Job] = []
     begun: list[Job] = []
     teachers: dict[str, Job] = {}
@@ -211,7 +213,10 @@ def summary(plan: Plan, slots: int, options: Sequence[str] = ()) -> list[str]:
     if (least := least_seconds(jobs, slots)) is not None:
         spent = " and ".join(f"{value:.3g} {unit}" for unit, value in processor_hours(jobs).items())
         lines.append(f"expected: {spent}, at least {duration(least)} with {count(slots, 'run')} at a time")
-    if any(job.expected is not None and not job.expected.exact for job in jobs):
+    expected = [job.expected for job in jobs if job.expected is not None]
+    if machines := dict.fromkeys(one.machine for one in expected if one.machine):
+        lines.append(f"?: no similar run is finished here; published runs took that long on {'; '.join(machines)}")
+    if not all(one.exact or one.machine for one in expected):
         lines.append("~: measured on the same model, dataset and image size with other guidance or settings")
     if unknown := [job for job in jobs if job.expected is None]:
         one = unknown[0]
@@ -230,7 +235,7 @@ def as_text(plan: Plan, slots: int, options: Sequence[str] = ()) -> str:
     for job in (*plan.teachers, *plan.runs):
         time = ""
         if not job.is_finished and job.state is not State.CANNOT_RUN:
-            time = "unknown" if job.expected is None else ("" if job.expected.exact else "~") + duration(job.seconds_left)
+            time = "unknown" if job.expected is None else f"{job.expected.mark}{duration(job.seconds_left)}"
         seed = f"{'teacher ' if job.is_teacher else ''}{job.target.seed}"
         rows.append((job.state, job.target.id, " ".join(job.settings), seed, time, job.note))
     if not any(job.settings for job in plan.runs):
@@ -259,6 +264,7 @@ def as_dict(plan: Plan) -> dict[str, Any]:
             "images_per_epoch": job.images_per_epoch,
             "seconds_left": job.seconds_left,
             "same_recipe_measured": None if job.expected is None else job.expected.exact,
+            "measured_on": None if job.expected is None else job.expected.machine or "here",
         }
 
     left: dict[str, float | None] = {unit: round(value, 3) for unit, value in processor_hours(plan.jobs).items()}

@@ -171,6 +171,25 @@ def test_estimates_come_from_the_same_recipe_else_from_a_similar_one(quick):
     assert [job.seconds_left for job in quick.plan([0, 1], [guided]).teachers] == [7.5]  # from the record of its student
 
 
+def test_times_of_published_runs_count_until_a_similar_one_is_finished_here(quick):
+    baseline, guided = quick.baseline, quick.guided
+    gpu = quick.invent(guided, seconds=1.0, hardware=Hardware("NVIDIA X", "Y", 8))
+    cpu = [quick.invent(baseline, seconds=seconds, teacher=None) for seconds in (40.0, 60.0)]
+    runs = [PlannedRun(one.with_seed(1)) for one in (baseline, guided)]
+    plan = make_plan(runs, quick.results, measured=[gpu, *cpu])
+    assert [job.seconds_left for job in plan.runs] == [50, 1]
+    row = as_dict(plan)["runs"][0]
+    assert (row["same_recipe_measured"], row["measured_on"]) == (True, "cpu, Synthetic CPU, 1 thread")
+    text = as_text(plan, 1)
+    assert "?50 s" in text and "took that long on cpu, Synthetic CPU, 1 thread; NVIDIA X, Y, 8 threads" in text
+    few = Registry().compose(baseline.id, "quick", ["data.train_limit=352"])  # similar to both: the last machine counts
+    (job,) = make_plan([PlannedRun(few)], quick.results, measured=[gpu, *cpu]).runs
+    assert job.seconds_left == 50 * 352 / (1437 // 32 * 32)
+    quick.finish(baseline, seconds=30.0)
+    plan = make_plan([PlannedRun(baseline), *runs], quick.results, measured=[gpu, *cpu])
+    assert [job.seconds_left for job in plan.runs] == [0, 30, 30] and "?" not in as_text(plan, 1)
+
+
 def test_the_summary_names_the_cost_or_the_command_that_measures_it(quick):
     lines = summary(quick.plan([0, 1]), 2)
     assert lines[:2] == ["4 runs: 2 waiting for a teacher, 2 to run", "1 teacher: 0 trained, 1 to train"]
@@ -222,7 +241,7 @@ def test_the_plan_of_the_paper_needs_no_torch_no_data_and_no_gpu(tmp_path):
 def test_a_plan_in_json_is_json_also_if_a_dataset_must_be_decoded(quick, monkeypatch, capsys):
     plan, parser = quick.plan(), argparse.ArgumentParser()
     commands.add_plan_options(parser)
-    monkeypatch.setattr(commands, "make_plan", lambda *_: print("decoding digits") or plan)
+    monkeypatch.setattr(commands, "make_plan", lambda *_, **__: print("decoding digits") or plan)
     assert commands.run_plan(parser.parse_args(["quick", "--json"])) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["runs"][0]["state"] == "to run" and "decoding digits" in err
