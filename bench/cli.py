@@ -61,7 +61,7 @@ def add_recipes_dir(to: argparse.ArgumentParser) -> None:
 
 def add_settings(to: argparse.ArgumentParser) -> None:
     """The options for protocol, single keys and suite."""
-    to.add_argument("--protocol", default="paper", metavar="NAME", help="how to train (paper)")
+    to.add_argument("--protocol", metavar="NAME", help="how to train (paper); a suite has its own")
     to.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=SET_HELP)
     to.add_argument("--suite", metavar="NAME", help="use the protocol and settings of this suite")
 
@@ -93,6 +93,15 @@ def selected_suites(arguments: argparse.Namespace, registry: Registry) -> list[S
     base = unnamed_suite(arguments.protocol).with_settings(arguments.set)
     parts = [tuple(filter(None, registry.split(one))) for one in ids]
     return suites + [suite_of_ids(own, base) for size in (3, 2) if (own := [one for one in parts if len(one) == size])]
+
+
+def base_suite(arguments: argparse.Namespace, registry: Registry) -> Suite:
+    """The suite of `--suite`, else the protocol of `--protocol` as a suite without recipes. Raises RecipeError for both."""
+    if arguments.suite is None:
+        return unnamed_suite(arguments.protocol)
+    if arguments.protocol is not None:
+        raise RecipeError(f"--protocol {arguments.protocol}: suite {arguments.suite} has its own")
+    return registry.suite(arguments.suite)
 
 
 def unnamed_suite(protocol: str | None) -> Suite:
@@ -145,9 +154,8 @@ def add_recipe_options(to: argparse.ArgumentParser) -> None:
 def compose(arguments: argparse.Namespace) -> Recipe:
     """The recipe that the options of `add_recipe_options` ask for."""
     registry = Registry(*arguments.recipes_dir)
-    suite = registry.suite(arguments.suite) if arguments.suite is not None else None
-    seed = getattr(arguments, "seed", 0)
-    return registry.compose(arguments.recipe, arguments.protocol, arguments.set, seed=seed, suite=suite)
+    seed, suite = getattr(arguments, "seed", 0), base_suite(arguments, registry)
+    return registry.compose(arguments.recipe, assignments=arguments.set, seed=seed, suite=suite)
 
 
 def say_error(sentence: object) -> None:

@@ -18,6 +18,7 @@ NAME = f"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{MAX_NAME_CHARS - 1}}}"
 NAME_RULE = f"letters, digits, _, . and -, at most {MAX_NAME_CHARS}, a letter or digit first"
 # The images that a run is evaluated on, as records name them, in words: bench/data/subsets.py.
 EVALUATED_ON = {"test": "test", "holdout": "held-out training", "share": "set-aside training"}
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")  # of datasets
 TIMM = "timm:"  # begins the name of a model without a file, a student, or in teacher.model.name a teacher
 MODEL = rf"({TIMM})?{NAME}"
 DATASET = rf"({NAME}|folder:{NAME}|hub:{NAME}(/{NAME})?)"
@@ -52,7 +53,7 @@ def external_content(kind: str, name: str, needed_by: str) -> dict[str, Any] | N
         return {"model": {"builder": "any_timm", "timm": inner, "drop_path_rate": 0.1}}
     data: dict[str, Any] = {"short_side": 512}
     if source == "folder":
-        archives = [f"{inner}{ending}" for ending in (".zip", ".tar", ".tar.gz", ".tgz")]
+        archives = (f"{inner}{suffix}" for suffix in ARCHIVE_SUFFIXES)
         data |= {"source": "files", "layout": "class_folders", "places": [inner, *archives]}
     else:
         data |= {"source": "hub", "layout": "parquet", "places": [inner], "hub": inner, "licence": "the source's own"}

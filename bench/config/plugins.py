@@ -67,6 +67,14 @@ def read_plugin(kind: str, name: str, path: Path) -> Plugin:
     return Plugin(kind, name, path, source)
 
 
+def absent(key: str, name: str) -> RecipeError:
+    """The error for a recipe with a method or builder of somebody's own whose file is not here. key: that names it."""
+    return RecipeError(
+        f"{key}: {name} is a file of its author, which is not here: name its folder with --recipes-dir, in Python with"
+        " recipes_dir"
+    )
+
+
 @functools.cache
 def load(plugin: Plugin) -> ModuleType:
     """Run a plug-in and return it as a module. Raises RecipeError for whatever it raises.

@@ -62,7 +62,7 @@ class Data:
     # Where it is fetched from if it is not in the data folder: nowhere, torchvision, the hub, this package.
     source: Literal["files", "torchvision", "hub", "packaged"] = key("files", hashed=False)
     layout: str = key("parquet", hashed=False)  # of the files: a module in bench/data/layouts
-    places: tuple[str, ...] = key((), hashed=False)  # folders or archives in the data folder, as patterns; the first counts
+    places: tuple[str, ...] = key((), hashed=False)  # patterns in the data folder; the first with the dataset counts
     torchvision: str | None = key(None, hashed=False)  # class in torchvision.datasets that downloads it
     hub: str | None = key(None, hashed=False)  # repository on the Hugging Face hub
     hub_config: str | None = None  # for a repository with several datasets

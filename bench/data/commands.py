@@ -13,7 +13,7 @@ import numpy as np
 from tabulate import tabulate
 
 from bench.cli import DONE, PROBLEMS, add_recipes_dir, count
-from bench.config.names import EVALUATED_ON, NAME
+from bench.config.names import ARCHIVE_SUFFIXES, EVALUATED_ON, NAME
 from bench.config.registry import Registry
 from bench.config.schema import Data, RecipeError
 from bench.data.decode import decoded_size
@@ -84,12 +84,21 @@ def _own_folders(datasets: Sequence[Data], registry: Registry, data_dir: str | P
     """
     top = Path(data_dir)
     taken = {path for data in datasets for pattern in file_patterns(data) for path in top.glob(pattern)}
-    names = {path.name.split(".")[0] if path.is_file() else path.name for path in set(top.glob("*")) - taken}
+    names = {_without_suffix(path) for path in set(top.glob("*")) - taken}
     for name in sorted(name for name in names if re.fullmatch(NAME, name)):
         data = registry.dataset(f"folder:{name}")
         source = locate(data, data_dir)
-        if source is not None and (source.places[0].path.suffix in ("", ".zip") or open_store(source) is not None):
+        if source is None:
+            continue
+        place = source.places[0].path
+        if place.is_dir() or place.suffix == ".zip" or open_store(source) is not None:
             yield data
+
+
+def _without_suffix(path: Path) -> str:
+    """The name of a folder, or of an archive without its ending."""
+    suffix = next((one for one in ARCHIVE_SUFFIXES if path.name.endswith(one) and not path.is_dir()), "")
+    return path.name.removesuffix(suffix)
 
 
 def _counts(data: Data, data_dir: str | Path) -> tuple[str, ...]:
@@ -166,8 +175,10 @@ def _use(dataset: DecodedDataset, data: Data) -> str:
 def _describe(images: Images, split: str) -> str:
     counts = np.bincount(images.labels[images.labels >= 0])
     counts = counts[counts > 0]
-    per_class = f"{counts.min():,}" if counts.min() == counts.max() else f"{counts.min():,} to {counts.max():,}"
     noun = "training image" if split == "train" else f"{split} image"
+    if not len(counts):
+        return f"{count(len(images), noun)} without labels, {_pixels(images.sizes)}"
+    per_class = f"{counts.min():,}" if counts.min() == counts.max() else f"{counts.min():,} to {counts.max():,}"
     return f"{count(len(images), noun)} of {count(len(counts), 'class')}, {per_class} per class, {_pixels(images.sizes)}"
 
 

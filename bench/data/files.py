@@ -19,8 +19,6 @@ import numpy as np
 from bench.config.schema import RecipeError
 from bench.storage import first_line
 
-ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
-
 
 @dataclass(frozen=True)
 class Item:
@@ -87,7 +85,7 @@ class LayoutMismatch(LookupError):
 
 
 class Files:
-    """The files below a folder or in an archive (with one of `ARCHIVE_SUFFIXES`), by their relative paths."""
+    """The files below a folder or in an archive (a zip or tar file), by their relative paths."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -99,7 +99,7 @@ class Preflight:
         if not isinstance(contents.train, list):
             return None
         train, test = _labels(contents.train), None if contents.test is None else _labels(contents.test)
-        return DecodedDataset(data.name, train, test, contents.classes, "")
+        return DecodedDataset(train, test, contents.classes, "")
 
     def _will_download(self, data: Data) -> None:
         place = f"the hub, {data.hub}" if data.source == "hub" else "torchvision"
@@ -112,7 +112,7 @@ def _labels(items: Sequence[Item]) -> Images:
 
 
 def check_dataset(recipe: Recipe, dataset: DecodedDataset) -> None:
-    """Refuse batches larger than the training set, of student or teacher, and what cannot be evaluated on or kept there."""
+    """Refuse a dataset without images to evaluate on, batches larger than it, and pixels that the device cannot keep."""
     for prefix, part in (("", recipe), ("teacher.", recipe.teacher)):
         if part is None:
             continue

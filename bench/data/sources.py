@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.config.names import ARCHIVE_SUFFIXES
 from bench.config.schema import Data, RecipeError
-from bench.data.files import ARCHIVE_SUFFIXES, Contents, Files, LayoutMismatch
+from bench.data.files import Contents, Files, LayoutMismatch
 from bench.storage import disk_full, first_line
 
 LOG = logging.getLogger(__name__)

@@ -87,7 +87,7 @@ def open_store(source: Source) -> DecodedDataset | None:
         described = json.loads((folder / "store.json").read_text(encoding="utf-8"))
         splits = {split: _open_split(folder, split) for split in described["splits"]}
         names = tuple(described["classes"]) if described["classes"] else None
-        return DecodedDataset(source.data.name, splits["train"], splits.get("test"), names, described["fingerprint"])
+        return DecodedDataset(splits["train"], splits.get("test"), names, described["fingerprint"])
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None
 
@@ -168,7 +168,7 @@ def survey(
             digest.update(arrays[0].tobytes() + arrays[1].tobytes())
             splits[split] = Images(np.empty(0, np.uint8), *arrays)
     names = contents.classes or None
-    dataset = DecodedDataset(source.data.name, splits["train"], splits.get("test"), names, digest.hexdigest())
+    dataset = DecodedDataset(splits["train"], splits.get("test"), names, digest.hexdigest())
     return dataset, problems, contents
 
 

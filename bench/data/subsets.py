@@ -63,7 +63,6 @@ class Subset:
 class DecodedDataset:
     """A decoded dataset, with `data.subset` of its classes; its methods return the subsets that `data` asks for."""
 
-    name: str
     train: Images
     test: Images | None  # None: no test split
     names: tuple[str, ...] | None  # of the classes, if the source names them

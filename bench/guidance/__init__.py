@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.config.params import PUBLISHED_EPOCHS
-from bench.config.plugins import explained, load, place_of
+from bench.config.plugins import absent, explained, load, place_of
 from bench.config.schema import Guidance, MethodParams, RecipeError
 from bench.rng import Stream, generator, torch_seed
 
@@ -102,7 +102,7 @@ def create(
     student: Sequence[Shape],
     teacher: Sequence[Shape],
     seed: int,
-    groups: Mapping[str, Sequence[int]] | None = None,
+    groups: Mapping[str, Sequence[int]],
 ) -> nn.ModuleDict:
     """The methods of a recipe by name, with the modules that they train (projections).
 
@@ -111,15 +111,14 @@ def create(
 
     Args:
         student, teacher: shapes of the maps, first to last; the teacher's are empty without one.
-        groups: which of the student's maps are "chosen" and which are "all", as indices; None: every map is in both.
+        groups: which of the student's maps are "chosen" and which are "all", as indices.
     """
     names = guidance.method.split("+")
-    every = range(len(student))
     methods = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(seed, Stream.PROJECTION))
         for name, params in zip(names, guidance.params, strict=True):
-            indices = () if params.student_maps is None else every if groups is None else groups[params.student_maps]
+            indices = () if params.student_maps is None else groups[params.student_maps]
             methods[name] = _build(name, params, [student[index] for index in indices], teacher)
             methods[name].student_maps = tuple(indices)
     return nn.ModuleDict(methods)
@@ -147,10 +146,7 @@ def _build(name: str, params: MethodParams, student: Sequence[Shape], teacher: S
         return importlib.import_module(f"bench.guidance.{name}").build(params, student, teacher)
     plugin = params.plugin
     if plugin is None:
-        raise RecipeError(
-            f"guidance.method: {name} is a file of its author, which is not here: name its folder with --recipes-dir, in"
-            " Python with recipes_dir"
-        )
+        raise absent("guidance.method", name)
     if hasattr(nn.ModuleDict(), name):
         raise RecipeError(f"{plugin.path}: {name} is a name that torch uses: rename the file")
     module = load(plugin)

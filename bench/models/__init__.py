@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from bench.config.methods import builder_names
-from bench.config.plugins import explained, load, place, place_of
+from bench.config.plugins import absent, explained, load, place, place_of
 from bench.config.schema import Model, Recipe, RecipeError
 from bench.models.features import FeatureExtractor, block_names, check_spatial_order, default_feature_layers
 from bench.rng import Stream, torch_seed
@@ -45,12 +45,17 @@ def create(
         RecipeError: the architecture does not take this size, or a feature layer does not exist or gives no map.
     """
     network = create_network(model, classes, seed)
-    names = (model.feature_layers or default_feature_layers(network, model)) if feature_layers else ()
-    blocks = block_names(network, model) if all_blocks else ()
-    extractor = FeatureExtractor(network, model, names, blocks)
+    extractor = with_maps(network, model, feature_layers=feature_layers, all_blocks=all_blocks)
     if extractor.feature_layers and not model.feature_layers:
         check_spatial_order(extractor, model)
     return extractor
+
+
+def with_maps(network: nn.Module, model: Model, *, feature_layers: bool, all_blocks: bool) -> FeatureExtractor:
+    """A network with the feature maps that `create` describes."""
+    layers = (model.feature_layers or default_feature_layers(network, model)) if feature_layers else ()
+    blocks = block_names(network, model) if all_blocks else ()
+    return FeatureExtractor(network, model, layers, blocks)
 
 
 def create_network(model: Model, classes: int, seed: int) -> nn.Module:
@@ -137,10 +142,7 @@ def family(model: Model) -> ModuleType:
     if model.params.plugin is not None:
         return load(model.params.plugin)
     if model.builder not in builder_names():
-        raise RecipeError(
-            f"model.builder: {model.builder} is a file of its author, which is not here: name its folder with"
-            " --recipes-dir, in Python with recipes_dir"
-        )
+        raise absent("model.builder", model.builder)
     return importlib.import_module(f"bench.models.{model.builder}")
 
 

@@ -28,11 +28,11 @@ NEW_README = """# Results
 <!-- end of tables -->
 """
 BEST_NOTE = (
-    "The best epoch is chosen on the test set, so it flatters. Published numbers are of this kind. They are compared with"
+    "The best epoch is chosen by its {measure}, so it flatters. Published numbers are of this kind. They are compared with"
     " it alone, and only if the recipe's hash is that of the published recipe. † second-hand; ‡ an independent rerun."
 )
 CONVERGENCE_NOTE = (
-    "Epochs to {name}'s final: the first epoch with the final test accuracy of {reference} with the same seed; for"
+    "Epochs to {name}'s final: the first epoch with the final {measure} of {reference} with the same seed; for"
     " {reference}, with its own. Speed-up: the epochs of {reference} (or seconds, on the same hardware) until then over the"
     " method's, mean over seeds, if all seeds reach it; without and with the teacher's own training, which all seeds share."
     " Epochs are the safer measure: wall times of equal computations differ where a machine does other work too."
@@ -59,10 +59,14 @@ def markdown(report: SuiteReport) -> str:
     name, cells = report.suite.name, report.cells.dropna(subset="published_value")
     sources = cells[["published_work", "published_source"]].drop_duplicates().itertuples(index=False)
     published = [f"{work}: {source}." for work, source in sources]
-    convergence = CONVERGENCE_NOTE.format(name=report.suite.reference, reference=report.reference)
+    convergence = CONVERGENCE_NOTE.format(name=report.suite.reference, reference=report.reference, measure=report.measure)
+    best = BEST_NOTE.format(measure=report.measure)
     chance = [CHANCE_NOTE] if report.cells["chance_seeds"].any() else []
     sections = {
-        "Best epoch and published numbers": (tables.best_table(report), [BEST_NOTE, *published]),
+        "Best epoch and published numbers": (
+            tables.best_table(report),
+            [best, *published],
+        ),
         "Convergence": (tables.convergence_table(report), [convergence, *chance]),
         "Costs": (tables.cost_table(report), [COST_NOTE, *tables.teacher_sentences(report.runs)]),
         "Runs": (tables.runs_table(report), []),
@@ -188,7 +192,7 @@ def _summary(report: SuiteReport, folder: str) -> Iterator[str]:
         name, shows = "varied", f"gains and accuracies of suite {suite.name} against {key}"
     if len(suite.models) == len(suite.datasets) == 1 and not suite.vary and len(suite.methods) <= FEW_METHODS:
         name = f"curves/{figure_name(suite.models[0], suite.datasets[0])}"
-        shows = f"{suite.models[0]} on {suite.datasets[0]}: test accuracy per epoch"
+        shows = f"{suite.models[0]} on {suite.datasets[0]}: {report.measure} per epoch"
     if name in plots_of_suite(report):  # without pairs there are no gains
         path = urllib.parse.quote(f"{folder}{suite.name}/{name}")
         yield (

@@ -68,8 +68,7 @@ def machine(record: Record) -> str:
 def _run_row(run: FinishedRun, entry: SuiteEntry) -> dict[str, object]:
     record = run.record
     model, dataset, _ = split_id(record.id)
-    on_cpu = record.hardware.device == "cpu"
-    devices = record.world_size * (record.hardware.threads if on_cpu else 1)
+    devices, unit = record.hardware.per_process
     of_teacher = ("key", "id", "accuracy", "seconds", "seed", "epochs", "select")
     return {
         **vars(record),
@@ -86,6 +85,6 @@ def _run_row(run: FinishedRun, entry: SuiteEntry) -> dict[str, object]:
         "precision": record.precision.used,
         "machine": machine(record),
         "fell_back": record.fell_back,
-        "device_hours": record.seconds * devices / 3600,
-        "device_unit": "core-hours" if on_cpu else "GPU-hours",
+        "device_hours": record.seconds * record.world_size * devices / 3600,
+        "device_unit": f"{unit}-hours",
     }

@@ -17,7 +17,7 @@ from bench.config.names import split_id
 from bench.config.registry import Registry
 from bench.config.schema import Recipe, RecipeError
 
-# Names in the literature of the methods `baseline` and `guided`. A method name with another teacher is another method.
+# Names in the literature of the methods `baseline` and `guided`. A paper's method with another teacher is not one of them.
 _METHODS = {"baseline": ("baseline", "baseline (tiny-transformers aug)"), "guided": ("LG",)}
 _COMPARED = ["model", "dataset", "method", "resolution", "epochs"]  # equal in a number and a recipe that reproduces it
 MARKS = {"first-hand": "", "independent rerun": "‡", "second-hand": "†"}  # by provenance, the preferred first

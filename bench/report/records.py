@@ -59,7 +59,7 @@ def write_runs(runs: Sequence[FinishedRun], results: str | Path, suite: str, fil
 
 
 def published_records(results: str | Path) -> dict[RunKey, Record]:
-    """The records of all published suites that this code would give again."""
+    """The records of all published suites, without those of other code."""
     runs = (run for suite in stored_suites(results) for run in read_runs(results, suite))
     return {run.key: run.record for run in runs if not is_stale(run.record)}
 

@@ -58,6 +58,11 @@ class SuiteReport:
         return "the baseline" if self.suite.reference == BASELINE else self.suite.reference
 
     @property
+    def measure(self) -> str:
+        """What accuracies are: "test accuracy", or "held-out accuracy" with `data.holdout`."""
+        return "held-out accuracy" if (self.runs["evaluated_on"] == "holdout").any() else "test accuracy"
+
+    @property
     def ranked_cells(self) -> pd.DataFrame:
         """`cells` as a reader wants them: where a cell has more than FEW_METHODS methods, the reference is first and the
         others are sorted, see `by_gain`."""

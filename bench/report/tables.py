@@ -33,7 +33,7 @@ def accuracy_table(report: SuiteReport) -> pd.DataFrame:
 
 def short_accuracy_note(report: SuiteReport) -> str:
     """What the numbers of the accuracy table are."""
-    note = "Test accuracy in %, mean ± standard deviation over seeds."
+    note = f"{report.measure.capitalize()} in %, mean ± standard deviation over seeds."
     if report.cells["gain_mean"].isna().all():
         return note
     interval = f"{CONFIDENCE:.0%} confidence interval"

@@ -17,7 +17,7 @@ class United:
     """The result of uniting.
 
     runs: one per recipe and seed.
-    reproductions: of `runs`, from other hardware, libraries or threads; never averaged with them.
+    reproductions: of `runs`, from another `Record.environment`; never averaged with them.
     conflicts: a sentence for each run that was left out since another one from an equal machine has other numbers.
     other_code: the runs that were left out since other code made them than the first run of their recipe.
     """

@@ -109,6 +109,11 @@ class Hardware:
     def __str__(self) -> str:
         return f"{self.device}, {self.processor}, {self.threads} thread{'s' if self.threads > 1 else ''}"
 
+    @property
+    def per_process(self) -> tuple[int, str]:
+        """What a process computes on: (1, "GPU"), or its threads and "core"."""
+        return (self.threads, "core") if self.device == "cpu" else (1, "GPU")
+
 
 @dataclass(frozen=True)
 class Compilation:
@@ -174,6 +179,11 @@ class Record:
     compilation: Compilation | None = None  # None on a CPU without compilation, and in records that do not have it
 
     @property
+    def accuracy(self) -> float | None:
+        """Test accuracy of the weights, in %: of the last epoch, or of the best one if the recipe, a teacher's, says so."""
+        return self.best_accuracy if self.recipe.get("select") == "best" else self.last_accuracy
+
+    @property
     def fell_back(self) -> bool:
         """Whether a part of it ran uncompiled, or without a CUDA graph, where it should not."""
         return self.compile == "fell back" or (self.compilation is not None and bool(self.compilation.fell_back))
@@ -195,8 +205,8 @@ def run_key(run: Record | Recipe) -> RunKey:
 
 
 def accuracy_text(record: Record) -> str:
-    """The accuracy of the last epoch as people read it, or "diverged"."""
-    return "diverged" if record.diverged else f"{record.last_accuracy:.2f} %"
+    """The accuracy of the weights as people read it, or "diverged"."""
+    return "diverged" if record.diverged else f"{record.accuracy:.2f} %"
 
 
 def read_record(path: Path) -> Record:

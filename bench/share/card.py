@@ -94,7 +94,7 @@ def _card_data(record: Record, recipe: Recipe, in_timm: bool) -> ModelCardData:
         dataset_split="test" if record.dataset.evaluated_on == "test" else "train",  # of which a part was set aside
         metric_type="accuracy",
         metric_name=f"accuracy of the {recipe.select} epoch, %",
-        metric_value=record.last_accuracy if recipe.select == "last" else record.best_accuracy,
+        metric_value=record.accuracy,
     )
     return ModelCardData(
         **hub_licence(recipe.data.licence),

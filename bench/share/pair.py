@@ -19,8 +19,8 @@ from bench.config.schema import Recipe, RecipeError
 from bench.data.loaders import ImageTransform
 from bench.guidance import Outputs
 from bench.guidance.locality import LocalityGuidance
-from bench.models import default_feature_layers
-from bench.models.features import FeatureExtractor, block_names
+from bench.models import with_maps
+from bench.models.features import FeatureExtractor
 from bench.runs.folder import RunFolder
 from bench.runs.record import Record
 from bench.share.load import Folders, read_run, trained_network
@@ -127,9 +127,7 @@ def load_pair(path: str | os.PathLike[str], recipes_dir: Folders = ()) -> Pair:
         raise RecipeError(f"{folder}: the guidance {recipe.guidance.method} compares no feature maps, so there is no pair")
     network = trained_network(folder, recipe, record.dataset.classes, record.weights)
     maps = recipe.guidance.student_maps
-    layers = recipe.model.feature_layers or default_feature_layers(network, recipe.model) if "chosen" in maps else ()
-    blocks = block_names(network, recipe.model) if "all" in maps else ()
-    student = FeatureExtractor(network, recipe.model, layers, blocks).eval()
+    student = with_maps(network, recipe.model, feature_layers="chosen" in maps, all_blocks="all" in maps).eval()
     teacher = trained_teacher(folder, recipe, record)
     methods = guidance.create(recipe.guidance, student.shapes, teacher.shapes, recipe.seed, student.groups)
     methods.eval().requires_grad_(False)
@@ -137,6 +135,7 @@ def load_pair(path: str | os.PathLike[str], recipes_dir: Folders = ()) -> Pair:
     projections = {}
     for method in methods.values():
         if isinstance(method, LocalityGuidance):
+            layers = [student.feature_layers[index] for index in method.student_maps]
             projections = dict(zip((layers[stage] for stage in method.stages), method.projections, strict=True))
     one_size = record.dataset.image_size is not None
     own_transform = ImageTransform(recipe.teacher, one_size) if recipe.guidance.teacher.offline else None
@@ -162,7 +161,8 @@ def teacher_weights(folder: Path, recipe: Recipe, record: Record) -> Path:
         if expected in (None, sha256(path)):
             return path
     repeat = command(recipe)
-    way = "run it again with --force" if repeat is None or recipe.teacher.sha256 else f"`{repeat} --teacher-only` trains it"
+    trains = f"`{repeat} --teacher-only` trains it"
+    way = "run it again with --force" if places or repeat is None or recipe.teacher.sha256 else trains
     found = "here are the weights of another training of" if places else "the weights are not on this machine of"
     which = f"seed {recipe.teacher.seed}" if recipe.teacher.sha256 is None else f"SHA-256 {recipe.teacher.sha256}"
     raise RecipeError(f"{folder}: {found} its teacher {recipe.teacher.id}, {which}: {way}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from bench.data.loaders import EvalLoader
 from bench.runs import environment
 from bench.share.load import Folders, read_run, recorded_dataset, trained_network
 from bench.train.evaluate import predict
-from bench.train.launch import choose_device, hardware
+from bench.train.launch import choose_device, hardware, set_arithmetic
 
 TOLERANCE_POINTS = 0.1  # of accuracy, between devices or library versions, whose arithmetic differs
 ROUNDING_POINTS = 0.00005  # of the compared accuracies
@@ -42,8 +43,8 @@ def run_verify(arguments: argparse.Namespace) -> int:
 def verify(run: Path, data_dir: str | Path, recipes_dir: Folders = ()) -> tuple[list[str], bool]:
     """Evaluate the weights of a run again and compare with its record.
 
-    On the same kind of device and with the same libraries, every prediction must equal the recorded one. Otherwise the
-    images whose predictions differ are listed, and the accuracy may differ by `TOLERANCE_POINTS`.
+    On the same kind of GPU or processor and with the same libraries, every prediction must equal the recorded one.
+    Otherwise the images whose predictions differ are listed, and the accuracy may differ by `TOLERANCE_POINTS`.
 
     Returns:
         (what was compared, in sentences; whether the result is the recorded one).
@@ -55,6 +56,7 @@ def verify(run: Path, data_dir: str | Path, recipes_dir: Folders = ()) -> tuple[
     network = trained_network(run, recipe, record.dataset.classes)
     dataset = recorded_dataset(run, record, recipe, data_dir)
     device = torch.device(choose_device(recipe.train))
+    set_arithmetic(replace(recipe.train, threads=record.hardware.threads))
     network = network.to(device)
     try:
         recorded = np.load(run / "predictions.npy", allow_pickle=False)
@@ -64,14 +66,16 @@ def verify(run: Path, data_dir: str | Path, recipes_dir: Folders = ()) -> tuple[
     if len(recorded) != len(predictions):
         raise RecipeError(f"{run}: {len(recorded)} predictions for {len(predictions)} images")
     accuracy = round(100 * float((predictions == targets).mean()), 4)
-    expected = record.best_accuracy if recipe.select == "best" else record.last_accuracy
+    expected = record.accuracy
     subset = dataset.evaluation(recipe.data)
     differing = [str(name) for name in subset.images.names[subset.indices[recorded != predictions]]]
-    same = (record.libraries, record.hardware.device) == (environment.libraries(), hardware(device).device)
+    there, here = record.hardware, hardware(device)
+    same_machine = there == here if device.type == "cpu" else there.device == here.device
+    same = same_machine and record.libraries == environment.libraries()
     tolerance = ROUNDING_POINTS if same else TOLERANCE_POINTS
     lines = [
         f"{recipe.id} seed {recipe.seed}: recorded {expected:.4f} %, now {accuracy:.4f} % of {len(predictions):,} images",
-        "same kind of device and libraries" if same else f"other device or libraries: {tolerance} points are allowed",
+        "same hardware and libraries" if same else f"other hardware or libraries: {tolerance} points are allowed",
     ]
     if differing:
         more = " …" if len(differing) > MAX_LISTED_IMAGES else ""

@@ -21,11 +21,11 @@ from bench.cli import (
     STOPPED,
     add_folders,
     add_selection,
+    base_suite,
     count,
     matches,
     selected_suites,
     suite_of_ids,
-    unnamed_suite,
 )
 from bench.config.parse import short_repr
 from bench.config.registry import Registry
@@ -36,7 +36,7 @@ from bench.packages import activation_note
 from bench.report.records import other_runs_note, published_records
 from bench.runs.folder import LOCAL
 from bench.sweep.display import Display, beside_published
-from bench.sweep.local import LocalExecutor, make_slots
+from bench.sweep.local import LocalExecutor, make_slots, visible_gpus
 from bench.sweep.plan import Plan, PlannedRun, as_dict, as_text, make_plan, summary
 from bench.sweep.scheduler import Executor, Scheduler, drive
 from bench.sweep.slurm import SlurmExecutor
@@ -98,11 +98,18 @@ def run_plan(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(as_dict(plan), indent=2))
         return DONE
-    print(as_text(plan, len(make_slots(arguments.gpus_per_run, arguments.runs_per_gpu)), _folder_options(arguments)))
+    print(as_text(plan, _runs_at_once(arguments), _folder_options(arguments)))
     # with ids, no suite was asked about
     if all(suite.file for suite in suites) and (others := other_runs_note(registry, arguments.results_dir)) is not None:
         print(others)
     return DONE
+
+
+def _runs_at_once(arguments: argparse.Namespace) -> int:
+    """How many runs this machine runs at a time; 1 for a plan that asks for what only a cluster may have."""
+    if arguments.gpus_per_run == 0 or arguments.gpus_per_run > max(1, len(visible_gpus())):
+        return 1
+    return len(make_slots(arguments.gpus_per_run, arguments.runs_per_gpu))
 
 
 def _plan(registry: Registry, suites: Sequence[Suite], arguments: argparse.Namespace) -> Plan:
@@ -151,10 +158,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
     for model, dataset, guidance in parts:
         if guidance is None:
             raise RecipeError(f"compare: {model}/{dataset} is a teacher: only students are compared")
-    if arguments.suite is not None and arguments.protocol is not None:
-        raise RecipeError(f"--protocol {arguments.protocol}: suite {arguments.suite} has its own")
-    base = registry.suite(arguments.suite) if arguments.suite is not None else unnamed_suite(arguments.protocol)
-    suite = suite_of_ids(parts, base.with_settings(arguments.set), arguments.reference)
+    suite = suite_of_ids(parts, base_suite(arguments, registry).with_settings(arguments.set), arguments.reference)
     if arguments.reference is not None and arguments.reference not in suite.methods:
         allowed = ", ".join(suite.methods)
         raise RecipeError(f"--reference {arguments.reference}: none of these recipes has this method; they have {allowed}")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, NamedTuple
 
 from bench.config.names import split_id
-from bench.config.schema import Recipe
+from bench.config.schema import Recipe, RecipeError
+from bench.runs.finished import seedless_recipe
 from bench.runs.record import Record
 
 
@@ -58,7 +60,8 @@ class Estimates:
         self._published: _Times = defaultdict(list)
         self._known: dict[tuple[str, int | None], Estimate | None] = {}  # since thousands of runs ask again and again
         for record in published:
-            _add(self._published, record, str(record.hardware))
+            with suppress(RecipeError):  # of a recipe that cannot be read here
+                _add(self._published, record, str(record.hardware))
 
     def add(self, record: Record) -> None:
         """Add a run that has finished here, and the teacher that it was guided by."""
@@ -80,19 +83,18 @@ def _add(times: _Times, record: Record, machine: str = "") -> None:
     """Add a run and its teacher."""
     if record.diverged:
         return
-    on_cpu = record.hardware.device == "cpu"
-    per_process, unit = (record.hardware.threads, "core") if on_cpu else (1, "GPU")
-    student, teacher = record.recipe, record.recipe.get("teacher")
-    for run, recipe, processes in ((record, student, record.world_size), (record.teacher, teacher, 1)):
+    per_process, unit = record.hardware.per_process
+    student = seedless_recipe(record)
+    for run, recipe, processes in ((record, student, record.world_size), (record.teacher, student.teacher, 1)):
         if run is None or None in (run.seconds, run.epochs):  # unknown of a teacher from a file
             continue
-        limit, batch = recipe["data"]["train_limit"], recipe["train"]["batch_size"]
         # a teacher may be trained on other images than the student
-        images = record.dataset.train_images if limit == student["data"]["train_limit"] else limit
-        images = None if images is None else images // batch * batch
+        limit = recipe.data.train_limit
+        images = record.dataset.train_images if limit == student.data.train_limit else limit
+        images = None if images is None else images // recipe.train.batch_size * recipe.train.batch_size
         measured = _Measured(run.seconds / max(1, run.epochs), images, processes * per_process, unit, machine)
         times[run.hash].append(measured)
-        times[(*split_id(run.id)[:2], recipe["model"]["image_size"])].append(measured)
+        times[(*split_id(run.id)[:2], recipe.model.image_size)].append(measured)
 
 
 def _estimate(times: _Times, recipe: Recipe, images: int | None) -> Estimate | None:

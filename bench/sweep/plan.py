@@ -92,9 +92,9 @@ def make_plan(
     seen = set()
     for one in planned:
         recipe = one.recipe
-        if (key := job_key(recipe)) in seen:
+        if (run := job_key(recipe)) in seen:
             continue
-        seen.add(key)
+        seen.add(run)
         job = Job(recipe, False, RunFolder(results, recipe), estimates, one.options, one.settings)
         runs.append(job)
         has_begun = job.folder.path.is_dir()
@@ -102,13 +102,9 @@ def make_plan(
         if record is not None:
             check_same_images(record, fingerprint(recipe.data))
             estimates.add(record)
-            parts = stale_parts(record, recipe)
-            if not (parts and stale):
-                job.state = State.STALE if parts else State.DIVERGED if record.diverged else State.FINISHED
-                job.accuracy = record.last_accuracy
-                job.note = ", ".join(filter(None, ("" if record.diverged else accuracy_text(record), "; ".join(parts))))
+            _take_record(job, record, stale)
+            if job.is_finished:
                 continue
-            job.replaces, job.note = record, f"{State.STALE} ({'; '.join(parts)})"
         committed = published.get(run_key(recipe)) if published else None
         if committed is not None and fingerprint(recipe.data) in (None, committed.dataset.fingerprint):
             job.state, job.note, job.accuracy = State.PUBLISHED, accuracy_text(committed), committed.last_accuracy
@@ -126,23 +122,40 @@ def make_plan(
             continue
         job.training_images = training_images(recipe.data, recipe.data)
         if recipe.teacher is not None and recipe.teacher.sha256 is None:
-            key = job_key(recipe.teacher)
-            if key not in teachers:
-                own = [text for text in one.settings if text.startswith(OF_TEACHER) and not text.startswith(OF_ITS_USE)]
-                teachers[key] = Job(recipe, True, RunFolder(results, recipe.teacher), estimates, one.options, own)
-                teachers[key].training_images = training_images(recipe.data, recipe.teacher.data)
-                if (record := cached_teacher_record(recipe.teacher)) is not None:
-                    teachers[key].state, teachers[key].accuracy = State.FINISHED, record.last_accuracy
-                    teachers[key].note = f"in the cache, {record.last_accuracy:.2f} %"
-                else:
-                    _read_status(teachers[key])
-            if not teachers[key].is_finished:
-                job.needs = key
+            teacher = job_key(recipe.teacher)
+            if teacher not in teachers:
+                teachers[teacher] = _teacher_job(one, results, estimates)
+                teachers[teacher].training_images = training_images(recipe.data, recipe.teacher.data)
+            if not teachers[teacher].is_finished:
+                job.needs = teacher
                 if job.state in (State.TO_RUN, State.RESUMABLE):
                     job.state = State.WAITING
     read_queue_states([*begun, *(job for job in teachers.values() if not job.is_finished)])
     problems = list(dict.fromkeys(str(problem) for problem in checked.values() if problem is not None))
     return Plan(runs, list(teachers.values()), problems, list(preflight.downloads.values()))
+
+
+def _take_record(job: Job, record: Record, stale: bool) -> None:
+    """Let a job be finished by its record; with `stale`, by one of other code not, which is then what it replaces."""
+    parts = stale_parts(record, job.recipe)
+    if parts and stale:
+        job.replaces, job.note = record, f"{State.STALE} ({'; '.join(parts)})"
+        return
+    job.state = State.STALE if parts else State.DIVERGED if record.diverged else State.FINISHED
+    job.accuracy = record.last_accuracy
+    job.note = ", ".join(filter(None, ("" if record.diverged else accuracy_text(record), "; ".join(parts))))
+
+
+def _teacher_job(run: PlannedRun, results: str | Path, estimates: Estimates) -> Job:
+    """The teacher of a run: finished if it is in the cache."""
+    teacher = run.recipe.teacher
+    own = [text for text in run.settings if text.startswith(OF_TEACHER) and not text.startswith(OF_ITS_USE)]
+    job = Job(run.recipe, True, RunFolder(results, teacher), estimates, run.options, own)
+    if (record := cached_teacher_record(teacher)) is None:
+        _read_status(job)
+        return job
+    job.state, job.accuracy, job.note = State.FINISHED, record.accuracy, f"in the cache, {accuracy_text(record)}"
+    return job
 
 
 def _read_status(job: Job) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -40,12 +43,19 @@ def accuracy(network: nn.Module, batches: EvalLoader, accelerator: Accelerator) 
     return round(100 * (out[:, 0] == out[:, 1]).sum().item() / len(out), 4), out[:, 0]
 
 
-def flops_per_image(network: nn.Module, image_size: int, device: torch.device) -> int:
-    """FLOPs of a forward pass of one image in evaluation mode: twice the multiply-accumulates that papers call FLOPs."""
-    training = network.training
-    network.eval()
+@contextmanager
+def counting_flops() -> Iterator[FlopCounterMode]:
+    """Count the FLOPs of what is computed inside: twice the multiply-accumulates that papers call FLOPs."""
     # attention as matrix products, since torch cannot count the fused kernels of every device
     with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+        yield counter
+
+
+def flops_per_image(network: nn.Module, image_size: int, device: torch.device) -> int:
+    """FLOPs of a forward pass of one image in evaluation mode."""
+    training = network.training
+    network.eval()
+    with counting_flops() as counter:
         network(torch.zeros(1, 3, image_size, image_size, device=device))
     network.train(training)
     return counter.get_total_flops()

@@ -163,7 +163,7 @@ def _compute(teacher: Teacher, recipe: Recipe, subset: Subset, device: torch.dev
             np.lib.format.open_memmap(temporary / f"stage{k}.npy", "w+", np.float16, (len(subset), *shape))
             for k, shape in enumerate(shapes)
         ]
-        for path in temporary.iterdir():
+        for path in temporary.iterdir() if hasattr(os, "posix_fallocate") else ():  # macOS has none
             with open(path, "r+b") as file:  # a full disk under a memory map would kill the process
                 os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
         for first in tqdm(range(0, len(subset), BATCH_IMAGES), "features", disable=None):

@@ -46,7 +46,7 @@ class StepGraph:
     def __init__(self, step: Callable[[Inputs], None], pool: tuple[int, int], stream: torch.cuda.Stream) -> None:
         self._step, self._pool, self._stream = step, pool, stream
         self._inputs: Inputs | None = None  # in fixed places
-        self._graph: torch.cuda.CUDAGraph | None = None  # kept if it is refused, since the pool ends with its last graph
+        self._graph: torch.cuda.CUDAGraph | None = None  # kept also if refused: the pool is freed with its last graph
         self._steps = 0
         self.captured = False
 

@@ -86,12 +86,8 @@ def choose_threads(train: Train) -> int:
     return train.threads or cores_per_process()
 
 
-def make_accelerator(
-    train: Train, trackers: Sequence[str] = (), folder: Path | None = None
-) -> tuple[Accelerator, Precision]:
-    """The Accelerator of a run, with one process group over all processes that were started. folder: of local trackers."""
-    device = choose_device(train)
-    precision = choose_precision(train, device)
+def set_arithmetic(train: Train) -> None:
+    """Let this process compute as a run does: its threads, fp32 without TF32, and deterministic operations if asked."""
     torch.set_num_threads(choose_threads(train))
     # fp32 means fp32, also in every evaluation; torch would advise against it, and name another way to say it
     warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores|Please use the new API settings to control TF32")
@@ -101,6 +97,15 @@ def make_accelerator(
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # a search for errors, with a launch per tensor
         torch.backends.cudnn.benchmark = False
+
+
+def make_accelerator(
+    train: Train, trackers: Sequence[str] = (), folder: Path | None = None
+) -> tuple[Accelerator, Precision]:
+    """The Accelerator of a run, with one process group over all processes that were started. folder: of local trackers."""
+    device = choose_device(train)
+    precision = choose_precision(train, device)
+    set_arithmetic(train)
     os.environ.pop("ACCELERATE_MIXED_PRECISION", None)  # decided above; accelerate would prefer it to the argument
     accelerator = Accelerator(
         mixed_precision=MIXED_PRECISION[precision.used],

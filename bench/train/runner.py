@@ -28,7 +28,7 @@ from bench.data.subsets import DecodedDataset
 from bench.locks import RunLocked, exclusive, is_held, locked
 from bench.runs import environment
 from bench.runs.folder import RunFolder
-from bench.runs.record import DatasetSummary, HistoryRow, Record, TeacherSummary, best_row, stale_parts
+from bench.runs.record import DatasetSummary, HistoryRow, Record, TeacherSummary, accuracy_text, best_row, stale_parts
 from bench.storage import sha256, write_bytes
 from bench.train.checkpoint import Checkpoints
 from bench.train.feature_cache import open_teacher
@@ -110,16 +110,18 @@ def _ensure_teacher(cache: TeacherCache, request: RunRequest) -> None:
 def _train_teacher(request: RunRequest, dataset: DecodedDataset, stop: StopSignals) -> None:
     """Train a teacher and add it to the cache.
 
-    With `--teacher-only`, as guided runs ask for it, only if it is not there. If two processes want it at once, one trains
-    and the other waits, also if they share only the results folder.
+    With `--teacher-only` and without `--force`, as guided runs ask for it, only if it is not there. If two processes want
+    it at once, one trains and the other waits, also if they share only the results folder.
     """
     recipe, folder, cache = request.recipe, request.folder, TeacherCache(request.recipe, dataset.fingerprint)
+    wanted_once = request.teacher_only and not request.force
     with locked(cache.folder, f"teacher {recipe.id}"):
-        if request.teacher_only and cache.exists():
+        if wanted_once and cache.exists():
+            LOG.info(f"teacher {recipe.id} seed {recipe.seed}: in the cache, {accuracy_text(cache.record())}")
             return
         while True:
             record = folder.record(recipe)
-            if request.teacher_only and _is_result(record, recipe, dataset):
+            if wanted_once and _is_result(record, recipe, dataset):
                 if record.diverged:
                     raise Diverged(recipe, record, folder)
                 if folder.has_weights_of(record):
@@ -260,7 +262,7 @@ class _Run:
             numbers = ", ".join(f"{name} {epochs}" for name, epochs in scaled.items())
             LOG.info(f"epochs of {PUBLISHED_EPOCHS}-epoch runs, scaled to this one: {numbers}")
         if self._teacher is not None:
-            LOG.info(f"teacher {self._teacher.id}: {self._teacher.last_accuracy:.2f} %")
+            LOG.info(f"teacher {self._teacher.id}: {self._teacher.accuracy:.2f} %")
 
     def _write_weights(self, result: TrainResult) -> str | None:
         """Write weights and predictions. Returns the SHA-256 of the weights; None if the run diverged."""

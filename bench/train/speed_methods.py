@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median
 
+from bench.cli import base_suite
 from bench.config.registry import Registry
 from bench.config.schema import Recipe, RecipeError
-from bench.config.suite import BASELINE, Suite
+from bench.config.suite import BASELINE
 from bench.train.graph import WARM_UP_STEPS
 from bench.train.speed_process import described, headline, say, seconds_per_step, turn_lengths, variant_process
 from bench.train.speed_variant import Environment, Usage, Variant
@@ -81,10 +82,9 @@ def recipes_of_methods(arguments: argparse.Namespace) -> dict[str, Recipe | Reci
     model, dataset, asked = registry.split(arguments.recipe)
     if asked is None:
         raise RecipeError(f"--methods: {arguments.recipe} is a teacher, which is not guided; name a student")
-    suite = Suite("", arguments.protocol, (), (), (), ()) if arguments.suite is None else registry.suite(arguments.suite)
     if chosen := [text for text in arguments.set if text.startswith("guidance.method=")]:
         raise RecipeError(f"--set {chosen[0]}: goes without --methods, which measures every guidance file")
-    suite = suite.with_settings(arguments.set)
+    suite = base_suite(arguments, registry).with_settings(arguments.set)
     recipes: dict[str, Recipe | RecipeError] = {}
     for name in dict.fromkeys((BASELINE, asked, *registry.names("guidance"))):
         try:

@@ -12,8 +12,6 @@ from statistics import median
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from bench import guidance, models
 from bench.config.schema import Recipe
@@ -24,6 +22,7 @@ from bench.guidance import Signals
 from bench.models.drop_path import sample_drop_path_masks
 from bench.runs import environment
 from bench.runs.record import Code, Compilation, Hardware
+from bench.train.evaluate import counting_flops
 from bench.train.feature_cache import open_teacher
 from bench.train.graph import Inputs
 from bench.train.launch import bf16_note, hardware, make_accelerator, peak_memory_mib
@@ -77,11 +76,10 @@ def random_dataset(recipe: Recipe, side: int) -> DecodedDataset:
     def split(count: int) -> Images:
         count = min(count, most)
         pixels = rng.integers(0, 256, count * side * side * 3, dtype=np.uint8)
-        labels = np.arange(count, dtype=np.int64) % (recipe.data.classes or 100)
+        labels = np.arange(count, dtype=np.int64) % (recipe.data.subset or recipe.data.classes or 100)
         return Images(pixels, np.full((count, 2), side, np.int32), labels, labels.astype(str))
 
     return DecodedDataset(
-        recipe.data.name,
         split(recipe.data.train_images or 50_000),
         split(recipe.data.test_images or 10_000),
         None,
@@ -186,16 +184,15 @@ class Variant:
         """FLOPs per image: of the student's forward, of its forward and backward, of the teacher."""
         rows, (inputs, signals) = slice(0, self._micro), self._prepared()
         out = {}
-        with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"):
-            with FlopCounterMode(display=False) as counter:
-                loss, _ = self.step.forward(inputs, signals, rows)
-                out["forward"] = counter.get_total_flops() / self._micro
-                self._accelerator.backward(loss)
-            out["forward and backward"] = counter.get_total_flops() / self._micro
-            if self._has_teacher:
-                with FlopCounterMode(display=False) as counter:
-                    self.step.teacher_outputs(inputs)
-                out["teacher"] = counter.get_total_flops() / len(inputs.labels)
+        with counting_flops() as counter:
+            loss, _ = self.step.forward(inputs, signals, rows)
+            out["forward"] = counter.get_total_flops() / self._micro
+            self._accelerator.backward(loss)
+        out["forward and backward"] = counter.get_total_flops() / self._micro
+        if self._has_teacher:
+            with counting_flops() as counter:
+                self.step.teacher_outputs(inputs)
+            out["teacher"] = counter.get_total_flops() / len(inputs.labels)
         self.step.optimizer.zero_grad()
         return out
 

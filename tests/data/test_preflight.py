@@ -95,7 +95,7 @@ def test_no_run_trains_on_more_images_than_the_recipe_promises(counts, holdout, 
     labels = np.array([item.label for item in Contents(items, None, None).spread(sizes["subset"], RecipeError).train])
     images = Images(np.empty(0, np.uint8), np.empty((0, 2), np.int32), labels, labels.astype(str))
     data = Data(name="x", holdout=holdout, **sizes)
-    dataset = DecodedDataset("x", images, images, None, "")
+    dataset = DecodedDataset(images, images, None, "")
     training = len(dataset.training(data))
     assert training <= most_training_images(data)
     assert most_training_images(Data(name="x", train_limit=limit, **sizes)) <= limit

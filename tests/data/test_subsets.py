@@ -117,4 +117,4 @@ def test_without_a_test_split_a_share_of_training_replaces_it(photos, settings):
 def test_a_dataset_with_nothing_to_evaluate_on_is_refused():
     train = Images(np.zeros(24, np.uint8), np.full((2, 2), 2, np.int32), np.arange(2), np.array(["a", "b"]))
     with pytest.raises(RecipeError, match=r"data.test_share: no class of folder:photos has two training images"):
-        subsets(DecodedDataset("photos", train, None, ("cat", "dog"), "0" * 64))
+        subsets(DecodedDataset(train, None, ("cat", "dog"), "0" * 64))

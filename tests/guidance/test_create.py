@@ -87,10 +87,10 @@ def test_a_name_of_two_joined_methods_has_two_keys():
 
 
 def test_initial_weights_of_projections_depend_on_the_seed_alone():
-    config = composed("locality").guidance
+    config, groups = composed("locality").guidance, {"chosen": range(len(SHAPES))}
 
     def weights(seed):
-        methods = guidance.create(config, SHAPES, SHAPES, seed)
+        methods = guidance.create(config, SHAPES, SHAPES, seed, groups)
         return torch.cat([value.flatten() for value in methods.state_dict().values()])
 
     first = weights(3)
@@ -98,7 +98,7 @@ def test_initial_weights_of_projections_depend_on_the_seed_alone():
     before = torch.get_rng_state()
     assert torch.equal(weights(3), first) and not torch.equal(weights(4), first)
     assert torch.equal(torch.get_rng_state(), before)  # so a student that is built later starts equal, too
-    joined = guidance.create(composed("kd+locality").guidance, SHAPES, SHAPES, 3)
+    joined = guidance.create(composed("kd+locality").guidance, SHAPES, SHAPES, 3, groups)
     assert torch.equal(torch.cat([value.flatten() for value in joined.state_dict().values()]), first)
 
 

@@ -83,7 +83,7 @@ def dataset(size: int, train: int = 4, test: int = 2) -> DecodedDataset:
         pixels, labels = seeded(count, size, size, 3, seed=seed), np.arange(count, dtype=np.int64) % 10
         return Images(pixels.reshape(-1), np.full((count, 2), size, np.int32), labels, labels.astype(str))
 
-    return DecodedDataset("golden", split(train, 1), split(test, 2), None, f"golden{size}")
+    return DecodedDataset(split(train, 1), split(test, 2), None, f"golden{size}")
 
 
 # ---- data
@@ -123,7 +123,7 @@ def _data_values() -> Iterator[tuple[str, Value]]:
     yield "pixels of the evaluation", _pixels(images, Augment())
     sizes = np.array([(20 + number, 40 - number) for number in range(16)], np.int32)
     ragged = Images(seeded(sizes.prod(1).sum(), 3).reshape(-1), sizes, np.arange(16) % 10, np.arange(16).astype(str))
-    mixed = DecodedDataset("golden", ragged, ragged, None, "ragged")
+    mixed = DecodedDataset(ragged, ragged, None, "ragged")
     own = registry.compose("deit_tiny/folder:x/baseline", "paper", ["train.batch_size=16", "augment.rand_augment=null"])
     yield "pixels of images that differ in size", _pixels(next(TrainLoader(own, mixed, CPU).epoch(0)).images, own.augment)
     for setting in ("holdout=0.3", "train_limit=50"):
@@ -213,9 +213,10 @@ def _of_methods() -> Iterator[tuple[str, Golden]]:
     for name in method_names():
         yield f"guidance.{name}: defaults", Golden([f"guidance.{name}"], _defaults(params_class(name)))
     student, teacher = [(6, 4, 4), (8, 2, 2), (8, 2, 2)], [(4, 8, 8), (5, 4, 4), (6, 2, 2)]
+    groups = dict.fromkeys(("chosen", "all"), range(len(student)))
     for recipe_name, recipe in _method_recipes().items():
         method = recipe.guidance.method
-        (module,) = guidance.create(recipe.guidance, student, teacher, seed=3).double().values()
+        (module,) = guidance.create(recipe.guidance, student, teacher, 3, groups).double().values()
         ours, theirs = (
             Outputs(_random(4, 10, seed=seed), [_random(4, *shape, seed=seed) for shape in shapes])
             for seed, shapes in enumerate((student, teacher))

@@ -22,7 +22,7 @@ def change_weights(folder, largest):
 def test_an_unchanged_run_gives_its_predictions(finished, capsys):
     assert main(["verify", str(finished[0])]) == 0
     out = capsys.readouterr().out
-    assert "same kind of device and libraries" in out and "predictions differ" not in out
+    assert "same hardware and libraries" in out and "predictions differ" not in out
 
 
 def test_other_weights_are_found_and_the_images_named(copy, capsys):

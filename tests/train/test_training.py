@@ -43,7 +43,7 @@ def train(*arguments):
 def make_task(recipe, teacher):
     """The module that learns, with the weights that a run starts from."""
     student = models.create(recipe.model, 10, 0)
-    return Task(student, guidance.create(recipe.guidance, student.shapes, teacher.shapes, 0))
+    return Task(student, guidance.create(recipe.guidance, student.shapes, teacher.shapes, 0, student.groups))
 
 
 def test_training_twice_gives_the_same_weights_and_trains_the_projections():

@@ -35,8 +35,7 @@ def plots_of_suite(report: SuiteReport) -> dict[str, base.Plot]:
         return {}
     curves = report.curves[~report.curves["diverged"]].drop(columns="diverged")
     methods, reference = report.suite.methods, report.suite.reference
-    measure = "held-out accuracy" if (report.runs["evaluated_on"] == "holdout").any() else "test accuracy"
-    whole = base.Plot("Accuracy per epoch of all students and datasets", cells, curves, methods, measure, reference)
+    whole = base.Plot("Accuracy per epoch of all students and datasets", cells, curves, methods, report.measure, reference)
     plots = {"cost": replace(whole, title="Accuracy against training time", curves=curves.iloc[:0])}
     if cells["gain_mean"].notna().any():
         over = base.clean(reference)

@@ -25,7 +25,7 @@ from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
 from bench.cli import count, duration
-from bench.config.names import split_id
+from bench.config.names import EVALUATED_ON, split_id
 from bench.config.registry import Registry
 from bench.config.schema import Recipe, RecipeError
 from bench.config.suite import BASELINE, Suite
@@ -63,6 +63,7 @@ def render_page(suites: Sequence[SuiteReport], *, in_folder: bool = False) -> st
         digests=Markup(" ".join(f"'sha256-{digest}'" for digest in digests)),
         scripts=[Markup(script) for script in scripts],
         in_folder=in_folder,
+        evaluated_on=EVALUATED_ON,
         suites=contexts,
         figures={context["report"].suite.name: context["figures"] for context in contexts},
         colours={name: f"light-dark({light}, {DARK[name]})" for name, light in LIGHT.items()},

@@ -11,7 +11,7 @@ function std(values) {
   return Math.sqrt(values.reduce((sum, value) => sum + (value - middle) ** 2, 0) / Math.max(values.length - 1, 1));
 }
 
-/** Test accuracy per epoch in %, from the differences of hundredths that the page holds; null: not evaluated. */
+/** Accuracy per epoch in %, from the differences of hundredths that the page holds; null: not evaluated. */
 function curveOf(run) {
   let sum = 0;
   return run.curve.map((step) => (step === null ? null : (sum += step) / 100));
@@ -99,7 +99,7 @@ function drawCurves(element, suite, cell, options) {
   axis.grid = axis.ticks = { stroke: resolved("grid"), width: 1 };
   const label = options.byTime ? `wall time (${unitName})` : "epoch";
   const ends = lines.map(({ method }) => `${method.method} ends at ${method.last_mean.toFixed(2)} %`).join(", ");
-  host.ariaLabel = `Test accuracy by ${label}. ${ends}.`;
+  host.ariaLabel = `Accuracy by ${label}. ${ends}.`;
   const size = () => ({ width: Math.max(host.clientWidth, 200), height: options.height });
   const figure = new uPlot({
     ...size(),
@@ -110,7 +110,7 @@ function drawCurves(element, suite, cell, options) {
     cursor: { y: false, points: { show: false } },
     axes: [
       { ...axis, label, size: 34, incrs: options.byTime ? undefined : EPOCH_STEPS },
-      { ...axis, label: "test accuracy (%)", size: 48 },
+      { ...axis, label: "accuracy (%)", size: 48 },
     ],
     hooks: {
       draw: [(plot) => lines.forEach((line) => { markReached(plot, line, target, lines.length <= 2); markStops(plot, line); })],
