@@ -138,6 +138,7 @@ def test_real_command_lines_refuse_bad_input(tmp_path):
         ([*words, "--recipe", "bomb/digits/baseline", "--recipes-dir", tmp_path], "models/bomb.yaml", "another place"),
         ([*words, "--recipe", "code/digits/baseline", "--recipes-dir", tmp_path], "models/code.yaml", "os.system"),
         ([*baseline, "--set", "train.epochs=x"], "train.epochs"),
+        ([*baseline, "--suite", "quick"], "--protocol quick: suite quick has its own"),
         ([*baseline, "--set", "model.width=8192", "--set=model.depth=99"], "weights"),
         ([*baseline, *TINY[:4], "--set", "train.weight_decay=1001"], "train.weight_decay", "0 to 1000"),
         ([*baseline, "--data-dir", tmp_path / "none"], "none: no such folder"),

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from bench.__main__ import main
-from tests.helpers.generated import write
+from tests.helpers.generated import encode, write, write_parquet
 from tests.helpers.process import command, refused
 
 PHOTOS = "folder:photos"
@@ -65,14 +65,16 @@ def test_own_folders_are_listed_with_their_numbers_and_sizes(tmp_path, data):
     exif[0x0112] = 6  # turned by 90 degrees, and shrunk to a short side of 512 px
     image.save(photo, exif=exif)
     shutil.copytree(top / "train", tmp_path / "data" / "alone")
-    shutil.make_archive(str(tmp_path / "data" / "zipped"), "zip", top)
+    shutil.make_archive(str(tmp_path / "data" / "zipped-1.0"), "zip", top)
+    shutil.copytree(top, tmp_path / "data" / "photos.v2")
     (tmp_path / "data" / "notes").mkdir()
     (tmp_path / "data" / "notes" / "todo.txt").write_text("no dataset")
     (tmp_path / "data" / "bad.zip").write_bytes(b"no archive")
     listed = data("list", "--data-dir", tmp_path / "data", check=True)
     assert "notes" not in listed.stdout and "bad.zip: cannot be read as an archive" in listed.stderr
+    assert row(listed, "folder:photos.v2")[1:4] == ["3", "12", "3"]
     assert row(listed, "folder:alone")[1:4] == ["3", "12", "20% of these"] and row(listed, "folder:alone")[5] == "yes"
-    assert row(listed, "folder:zipped")[1:5] == ["3", "12", "3", "yes"]
+    assert row(listed, "folder:zipped-1.0")[1:5] == ["3", "12", "3", "yes"]
     before = row(listed, PHOTOS)
     assert before[1:4] == ["3", "12", "3"] and "to 512 px wide" in before[4] and "to 1024 px high" in before[4]
     data("prepare", PHOTOS, "--data-dir", tmp_path / "data", check=True)
@@ -112,6 +114,16 @@ def test_check_names_every_image_that_cannot_be_read(tmp_path, data):
         path.write_bytes(b"")
     done = data("check", PHOTOS, "--data-dir", tmp_path)
     assert done.returncode == 1 and "no training image that can be read" in done.stderr
+
+
+def test_check_says_that_a_split_has_no_labels(tmp_path, data):
+    """As hidden test sets on the hub, whose labels are -1."""
+    image = encode(np.zeros((4, 4, 3), np.uint8))
+    for split, label in (("train", 0), ("test", -1)):
+        write_parquet(tmp_path / "owner" / "pets" / f"{split}.parquet", {"image": [image, image], "label": [label, label]})
+    done = data("check", "hub:owner/pets", "--data-dir", tmp_path)
+    assert done.returncode == 1 and "2 test images without labels, 4x4 px" in done.stdout
+    assert "test labels from -1 to -1" in done.stderr
 
 
 def test_check_finds_pixels_that_were_decoded_from_other_images(tmp_path, data):

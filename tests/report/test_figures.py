@@ -17,9 +17,11 @@ from bench.config.parse import SourcedValue
 from bench.config.registry import Registry
 from bench.config.suite import SuiteMethod
 from bench.report import documents
+from bench.report.documents import markdown
 from bench.report.figures import DRAW, check_figures, figure_name, plots_of_suite, write_figures
 from bench.report.figures.base import COLOURS, DARK, LIGHT, figure_style, method_colour
 from bench.report.figures.varied import varied_number
+from bench.report.page import render_page
 from bench.report.suite_report import FEW_METHODS, build_suite_report
 from bench.runs.record import GuidanceStop
 from tests.helpers.synthetic import make_run, methods, registry_with_methods, runs_of_suite, varied_suite
@@ -175,6 +177,8 @@ def test_accuracy_on_held_out_images_is_called_so():
     for name in ("overview", "cost", "curves/deit_micro-digits"):
         words = " ".join(texts(drawn(name, held_out))).lower()
         assert "held-out accuracy" in words and "test accuracy" not in words
+    for words in (markdown(held_out).lower(), render_page([held_out]).lower()):
+        assert "held-out accuracy" in words and "test accuracy" not in words and "test set" not in words
 
 
 @pytest.mark.parametrize("width", [3.3, 5.2])

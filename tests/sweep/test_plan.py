@@ -260,6 +260,7 @@ def test_a_plan_is_of_recipes_and_of_suites(tmp_path, capsys):
     assert plan("deit_tiny/cifar10/baseline", "--seeds", "2")[1].count("to run  deit_tiny/cifar10/baseline") == 2
     one = plan("deit_tiny/cifar10/baseline", "--seeds", "1", "--set", "train.epochs=1")[1]
     assert "1 run: 1 to run\n" in one and "left to train: 1 epoch, about" in one and "unknown for 1 of 1 job, since" in one
+    assert [plan("quick", "--gpus-per-run", gpus)[0] for gpus in ("0", "512", "-1")] == [0, 0, 2]  # for a cluster's nodes
     for words, sentence in (
         ([], "plan: name suites (cifar10, "),
         (["quick", "--protocol", "paper"], "a suite has its own"),

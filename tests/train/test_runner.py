@@ -155,6 +155,13 @@ def test_a_teacher_trained_on_its_own_serves_guided_runs(cache, tmp_path):
     refused(command(*words, *alone, env={**env, **one_of_two}), "trained by one process, not 2")
     command(*words, *alone, env=env, check=True)
     teacher = ["--set", "teacher.train.epochs=1", "--set", "teacher.data.train_limit=256", "--set", "teacher.seed=7"]
+    teacher_only = [*words, "--recipe", "deit_micro/digits/guided", "--teacher-only", *teacher]
+    (cached,) = (cache / "teachers").glob("*/record.json")
+    trained = cached.read_bytes()
+    assert "teacher resnet8/digits seed 7: in the cache, " in command(*teacher_only, env=env, check=True).stdout
+    assert cached.read_bytes() == trained
+    command(*teacher_only, "--force", env=env, check=True)
+    assert cached.read_bytes() != trained
     done = command(*words, "--recipe", "deit_micro/digits/guided", *teacher, *TINY[:4], env=env, check=True)
     assert "is trained first" not in done.stdout and "teacher resnet8/digits" in done.stdout
 

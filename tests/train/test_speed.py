@@ -154,6 +154,8 @@ def test_noise_is_not_larger_than_needed():
     recipe = registry.compose("deit_tiny/cifar100/guided", "paper", ["data.train_limit=600"])
     assert len(random_dataset(recipe, 300).train.labels) == 600
     assert len(random_dataset(recipe, 8).train.labels) == 4096
+    few = registry.compose("deit_tiny/tiny_imagenet/guided", "paper", ["data.subset=20"])
+    assert random_dataset(few, 8).train.labels.max() == 19  # as many classes as the network has
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
