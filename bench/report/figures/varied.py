@@ -15,6 +15,7 @@ from bench.report.figures.gains import gain_limits, gain_mark, interval_ends
 
 HEIGHT = 0.3  # of a panel, of the figure's width
 MAX_TICKS = 6  # values that are written on the axis one by one
+_NAMES = {"data.train_limit": "number of training images"}
 STEP_POINTS = 2.5  # between the marks of methods of one value
 
 
@@ -26,6 +27,11 @@ def varied_number(suite: Suite) -> str | None:
     values = [variant[0][1].value for variant in suite.vary[0]]
     is_number = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
     return key if is_number and not key.endswith("seed") else None
+
+
+def name_of(key: str) -> str:
+    """A varied key in words."""
+    return _NAMES.get(key, key)
 
 
 def draw_varied(plot: base.Plot, width: float, title: str | None) -> Figure:
@@ -65,7 +71,7 @@ def draw_varied(plot: base.Plot, width: float, title: str | None) -> Figure:
     left.margins(x=0.08)
     left.set_ylim(*gain_limits(cells[cells["method"] != plot.reference], crowded=False))
     for axes in grid[-1]:
-        axes.set_xlabel(base.clean(key))
+        axes.set_xlabel(base.clean(name_of(key)))
     return figure
 
 
