@@ -243,7 +243,7 @@ def test_gains_are_drawn_against_a_varied_number(tmp_path):
     own = build_suite_report(recipes, suite, runs)
     figure = drawn("varied", own)
     left, right = figure.axes
-    assert left.get_xscale() == "log" and left.get_xlabel() == "number of training images"
+    assert left.get_xscale() == "log" and left.get_xlabel() == "training images"
     assert [text.get_text() for text in right.get_xticklabels()] == ["100", "1,000"]
     assert [[100, 11], [1000, 2]] in [line.get_xydata().tolist() for line in left.lines]
     low, high = own.cells.loc[own.cells["method"] == "guided", ["gain_low", "gain_high"]].iloc[1]

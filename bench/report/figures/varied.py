@@ -15,7 +15,7 @@ from bench.report.figures.gains import gain_limits, gain_mark, interval_ends
 
 HEIGHT = 0.3  # of a panel, of the figure's width
 MAX_TICKS = 6  # values that are written on the axis one by one
-_NAMES = {"data.train_limit": "number of training images"}
+_NAMES = {"data.train_limit": "training images"}
 STEP_POINTS = 2.5  # between the marks of methods of one value
 
 
