@@ -28,8 +28,9 @@ NEW_README = """# Results
 <!-- end of tables -->
 """
 BEST_NOTE = (
-    "The best epoch is chosen by its {measure}, so it flatters. Published numbers are of this kind. They are compared with"
-    " it alone, and only if the recipe's hash is that of the published recipe. † second-hand; ‡ an independent rerun."
+    "The best epoch is the one with the highest {measure}, so its number is too high. Published numbers are of this kind."
+    " They are compared with it alone, and only if the recipe's hash is that of the published recipe. † second-hand;"
+    " ‡ an independent rerun."
 )
 CONVERGENCE_NOTE = (
     "Epochs to {name}'s final: the first epoch with the final {measure} of {reference} with the same seed; for"

@@ -51,7 +51,8 @@ def write_local(
             if runs := local_runs(registry, suite, results):
                 write_definition(suite, local / name)
                 write_runs(runs, local, name)
-            published = _published(registry, suite, results) if with_published else ()
+            wanted = with_published and (names is not None or runs or read_committed(results, name))
+            published = _published(registry, suite, results, runs) if wanted else ()
             report = _draw(registry, results, suite, runs, published)
         except RecipeError as error:
             if names is None or name in names:
@@ -69,10 +70,16 @@ def write_local(
     return chosen
 
 
-def _published(registry: Registry, suite: Suite, results: Path) -> list[FinishedRun]:
-    """The published runs of a suite, then those of its recipes that other suites have."""
+def _published(registry: Registry, suite: Suite, results: Path, local: Sequence[FinishedRun]) -> list[FinishedRun]:
+    """The published runs of a suite, then those of its recipes that other suites have, if they are of the same images."""
     own = current_runs(registry, suite, read_committed(results, suite.name))
-    return [*own, *runs_of_other_suites(registry, suite, results)]
+    try:
+        others = runs_of_other_suites(registry, suite, results)
+    except RecipeError as error:  # the files of another suite must not cost this one its report
+        LOG.warning(f"without the runs that other suites have: {error}")
+        return own
+    images = {run.record.hash: run.record.dataset.fingerprint for run in (*own, *local)}
+    return own + [run for run in others if images.get(run.record.hash) in (None, run.record.dataset.fingerprint)]
 
 
 def _draw(
@@ -106,7 +113,7 @@ def write_selection(
 ) -> tuple[list[SuiteReport], list[Path]]:
     """Write the results of suites that a command selects. Those of no suite's file have a folder and a page of their own.
 
-    with_published: see `write_local`; only suites with a file can have published runs.
+    with_published: see `write_local`.
 
     Returns:
         (a report for each suite that has runs, the pages).
@@ -118,7 +125,9 @@ def write_selection(
     for suite in suites:
         if suite.name == suite.file or not suite.guidance:
             continue
-        if (report := _draw(registry, results, suite, local_runs(registry, suite, results))) is not None:
+        runs = local_runs(registry, suite, results)
+        published = _published(registry, suite, results, runs) if with_published else ()
+        if (report := _draw(registry, results, suite, runs, published)) is not None:
             folder = results / LOCAL / suite.name
             write_suite(report, folder, **figures)
             write_if_changed(folder / "index.html", render_page([report], in_folder=True))

@@ -56,7 +56,8 @@ def verify(run: Path, data_dir: str | Path, recipes_dir: Folders = ()) -> tuple[
     network = trained_network(run, recipe, record.dataset.classes)
     dataset = recorded_dataset(run, record, recipe, data_dir)
     device = torch.device(choose_device(recipe.train))
-    set_arithmetic(replace(recipe.train, threads=record.hardware.threads))
+    threads = record.hardware.threads if device.type == record.hardware.device == "cpu" else recipe.train.threads
+    set_arithmetic(replace(recipe.train, threads=threads))
     network = network.to(device)
     try:
         recorded = np.load(run / "predictions.npy", allow_pickle=False)

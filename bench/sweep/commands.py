@@ -107,9 +107,10 @@ def run_plan(arguments: argparse.Namespace) -> int:
 
 def _runs_at_once(arguments: argparse.Namespace) -> int:
     """How many runs this machine runs at a time; 1 for a plan that asks for what only a cluster may have."""
-    if arguments.gpus_per_run == 0 or arguments.gpus_per_run > max(1, len(visible_gpus())):
+    wanted = arguments.gpus_per_run
+    if wanted == 0 or (wanted > 1 and wanted > len(visible_gpus())):
         return 1
-    return len(make_slots(arguments.gpus_per_run, arguments.runs_per_gpu))
+    return len(make_slots(wanted, arguments.runs_per_gpu))
 
 
 def _plan(registry: Registry, suites: Sequence[Suite], arguments: argparse.Namespace) -> Plan:

@@ -118,10 +118,10 @@ def beside_published(plan: Plan, published: Mapping[RunKey, Record]) -> list[str
     rows = []
     for job, here, there in found:
         name = " ".join([here.id, *job.settings])
-        difference = "" if here.diverged or there.diverged else f"{here.last_accuracy - there.last_accuracy:+.2f}"
+        difference = "" if here.diverged or there.diverged else f"{here.accuracy - there.accuracy:+.2f}"
         rows.append((name, here.seed, accuracy_text(here), accuracy_text(there), difference))
     table = tabulate(rows, ["recipe", "seed", "here", "published", "difference"], disable_numparse=True)
-    lines = ["last epochs beside the published ones of the same recipe and seed:", *table.splitlines()]
+    lines = ["accuracies beside the published ones of the same recipe and seed:", *table.splitlines()]
     here, there = ({_environment_text(one) for one in own} for own in list(zip(*found, strict=True))[1:])
     if here != there:
         lines.append(

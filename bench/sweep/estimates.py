@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, NamedTuple
@@ -34,8 +33,8 @@ class Estimate:
 
     @property
     def mark(self) -> str:
-        """What stands before the time: "?" of published runs, "~" of other guidance or settings."""
-        return "?" if self.machine else "" if self.exact else "~"
+        """What stands before the time: "?" for published runs, "~" for other guidance or settings."""
+        return "?" * bool(self.machine) + "~" * (not self.exact)
 
 
 class _Measured(NamedTuple):
@@ -60,8 +59,7 @@ class Estimates:
         self._published: _Times = defaultdict(list)
         self._known: dict[tuple[str, int | None], Estimate | None] = {}  # since thousands of runs ask again and again
         for record in published:
-            with suppress(RecipeError):  # of a recipe that cannot be read here
-                _add(self._published, record, str(record.hardware))
+            _add(self._published, record, str(record.hardware))
 
     def add(self, record: Record) -> None:
         """Add a run that has finished here, and the teacher that it was guided by."""
@@ -80,13 +78,16 @@ class Estimates:
 
 
 def _add(times: _Times, record: Record, machine: str = "") -> None:
-    """Add a run and its teacher."""
+    """Add a run and its teacher, unless it diverged or its recipe cannot be read here."""
     if record.diverged:
         return
     per_process, unit = record.hardware.per_process
-    student = seedless_recipe(record)
+    try:
+        student = seedless_recipe(record)
+    except RecipeError:
+        return
     for run, recipe, processes in ((record, student, record.world_size), (record.teacher, student.teacher, 1)):
-        if run is None or None in (run.seconds, run.epochs):  # unknown of a teacher from a file
+        if None in (run, recipe) or None in (run.seconds, run.epochs):  # unknown of a teacher from a file
             continue
         # a teacher may be trained on other images than the student
         limit = recipe.data.train_limit

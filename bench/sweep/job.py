@@ -59,7 +59,7 @@ class Job:
         needs: the `key` of the teacher's job, or None if the run need not wait.
         replaces: with `--stale` the record of other code, which is not the result of this job.
         note: an accuracy, an epoch or an error, to print beside the state.
-        accuracy: of the last epoch in %, if it has a result; None also if it diverged.
+        accuracy: of its weights in %, if it has a result; None also if it diverged.
         epoch: number of finished epochs.
         training_images: how many it trains on, if its dataset is here.
         cluster_id: id of its job in a cluster's queue; empty if it is in none.

@@ -107,7 +107,7 @@ def make_plan(
                 continue
         committed = published.get(run_key(recipe)) if published else None
         if committed is not None and fingerprint(recipe.data) in (None, committed.dataset.fingerprint):
-            job.state, job.note, job.accuracy = State.PUBLISHED, accuracy_text(committed), committed.last_accuracy
+            job.state, job.note, job.accuracy = State.PUBLISHED, accuracy_text(committed), committed.accuracy
             continue
         if has_begun:
             if record is None:
@@ -142,7 +142,7 @@ def _take_record(job: Job, record: Record, stale: bool) -> None:
         job.replaces, job.note = record, f"{State.STALE} ({'; '.join(parts)})"
         return
     job.state = State.STALE if parts else State.DIVERGED if record.diverged else State.FINISHED
-    job.accuracy = record.last_accuracy
+    job.accuracy = record.accuracy
     job.note = ", ".join(filter(None, ("" if record.diverged else accuracy_text(record), "; ".join(parts))))
 
 
@@ -228,8 +228,8 @@ def summary(plan: Plan, slots: int, options: Sequence[str] = ()) -> list[str]:
         lines.append(f"expected: {spent}, at least {duration(least)} with {count(slots, 'run')} at a time")
     expected = [job.expected for job in jobs if job.expected is not None]
     if machines := dict.fromkeys(one.machine for one in expected if one.machine):
-        lines.append(f"?: no similar run is finished here; published runs took that long on {'; '.join(machines)}")
-    if not all(one.exact or one.machine for one in expected):
+        lines.append(f"?: from published runs on {'; '.join(machines)}, since no similar run is finished here")
+    if not all(one.exact for one in expected):
         lines.append("~: measured on the same model, dataset and image size with other guidance or settings")
     if unknown := [job for job in jobs if job.expected is None]:
         one = unknown[0]

@@ -26,6 +26,7 @@ from bench.data.subsets import DecodedDataset, Subset
 from bench.data.upload import upload
 from bench.guidance import Shape
 from bench.locks import cache_folder, locked
+from bench.storage import sha256
 from bench.train.teacher import Teacher
 
 LOG = logging.getLogger(__name__)
@@ -115,7 +116,11 @@ def open_teacher(
         return None
     classes, maps = dataset.classes(recipe.data), "maps" in recipe.guidance.needs
     teacher = Teacher(recipe.teacher, classes, weights, recipe.guidance.teacher, maps=maps)
-    return open_feature_cache(teacher, key, recipe, dataset, device) if recipe.guidance.teacher.offline else teacher
+    if not recipe.guidance.teacher.offline:
+        return teacher
+    # a teacher that is trained again has its old key, and other features
+    key = key if weights is None else f"{key}-{sha256(weights)[:16]}"
+    return open_feature_cache(teacher, key, recipe, dataset, device)
 
 
 def open_feature_cache(
@@ -126,7 +131,7 @@ def open_feature_cache(
     One process of a machine computes them; the others wait for its lock.
 
     Args:
-        key: of the teacher, `TeacherCache.key`.
+        key: of the teacher and its weights, for the name of the folder.
         recipe: of the student.
 
     Raises:

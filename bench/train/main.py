@@ -15,7 +15,7 @@ from bench.config.plugins import place
 from bench.data.preflight import Preflight
 from bench.locks import RunLocked
 from bench.packages import required_packages
-from bench.runs.record import stale_parts
+from bench.runs.record import accuracy_text, stale_parts
 from bench.storage import first_line, unwritable
 from bench.train.request import Diverged, Stopped, StopSignals, finished_record, read_request
 
@@ -55,7 +55,7 @@ def _run(arguments: argparse.Namespace, stop: StopSignals) -> None:
         runner.run(request, stop)
     else:
         recipe = request.recipe
-        said = f"is finished: {record.last_accuracy:.2f} % (--force runs it again)"
+        said = f"is finished: {accuracy_text(record)} (--force runs it again)"
         if parts := stale_parts(record, recipe):
             said = f"is recorded with other code ({'; '.join(parts)}): --stale runs it again"
         LOG.info(f"{recipe.id} seed {recipe.seed} {said}")

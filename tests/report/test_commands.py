@@ -13,10 +13,11 @@ import pytest
 import yaml
 
 from bench.__main__ import main
+from bench.cli import suite_of_ids
 from bench.config.registry import Registry
 from bench.report import committed
 from bench.report.committed import check_committed, write_committed
-from bench.report.local import write_local
+from bench.report.local import write_local, write_selection
 from bench.report.records import read_runs, records_path, write_runs
 from tests.helpers.synthetic import finish, make_run, quick_run, three_seeds
 
@@ -173,6 +174,20 @@ def test_the_published_runs_of_other_suites_are_drawn_with_this_machines(tmp_pat
     (report,) = write_local(registry, tmp_path, ["teachers-small"], with_published=True)
     assert {*report.runs[["method", "seed"]].itertuples(index=False)} == {("baseline", 0), ("guided", 0), ("guided", 1)}
     assert any("2 of 3 runs are published ones." in remark for remark in report.remarks)
+    alone = suite_of_ids([("deit_micro", "digits", name) for name in ("baseline", "kd")], suite)
+    (report,), _ = write_selection(registry, [alone], tmp_path, with_published=True)
+    assert sorted(report.runs["method"]) == ["baseline", "kd"]
+    (tmp_path / suite.name / "records.jsonl").write_text("damaged")
+    (report,) = write_local(registry, tmp_path, ["teachers-small"], with_published=True)
+    assert {*report.runs["method"]} == {"guided"}
+
+
+def test_suites_without_runs_of_their_own_are_drawn_if_they_are_named(tmp_path):
+    suite = registry.suite("methods-small")
+    recipe = registry.compose("deit_micro/digits/guided", suite=suite)
+    write_runs([make_run(suite.name, recipe, [50.0])], tmp_path, suite.name)
+    for names, drawn in ((None, ["methods-small"]), (["teachers-small"], ["teachers-small"])):
+        assert [report.suite.name for report in write_local(registry, tmp_path, names, with_published=True)] == drawn
 
 
 def test_local_runs_of_two_codes_are_counted_apart(tmp_path):

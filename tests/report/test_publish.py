@@ -277,7 +277,7 @@ def test_a_fresh_clone_stays_clean_after_a_sweep(tmp_path, cache):
     words = [sys.executable, "-m", "bench", "sweep", "quick"]
     done = subprocess.run(words, cwd=clone, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert "last epochs beside the published ones of the same recipe and seed:" in done.stdout
+    assert "accuracies beside the published ones of the same recipe and seed:" in done.stdout
     assert "other hardware, threads, libraries or precision" in done.stdout and "Laptop" in done.stdout
     assert (clone / "results" / "local" / "quick" / "table.md").is_file() and git("status", "--porcelain") == ""
     shutil.rmtree(clone / "results" / "local")

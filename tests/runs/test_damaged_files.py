@@ -112,7 +112,7 @@ def test_a_damaged_file_of_published_records_gives_a_sentence(data, results, cap
     path.write_text(text + data.draw(st.sampled_from(["", "\n", "\n\n", "\nx"])), encoding="utf-8", errors="surrogatepass")
     (results / "other" / "tiny").mkdir(parents=True)
     other = shutil.copy(path, results / "other" / "tiny")
-    for words in (["publish"], ["report", "--check"], ["merge", other]):
+    for words in (["publish"], ["report", "--check"], ["merge", other], ["plan", "tiny"]):
         code, _, errors = call(capsys, "bench", *words, *options(results))
         assert code in ((0, 1, 2) if "--check" in words else (0, 2)) and "Traceback" not in errors
         if code == 2:

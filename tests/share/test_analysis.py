@@ -179,7 +179,9 @@ def test_a_pair_of_runs_is_compared_with_its_teacher(finished, guided, tmp_path,
 
 def test_similarity_and_distances_are_those_of_the_pairs_maps(finished, guided):
     """Computed again from `load_pair` and `attention_maps`, for one minibatch of the same images."""
-    found = bench.analyze([finished[0], guided], images=32)
+    tf32 = []
+    found = bench.analyze([finished[0], guided], images=32, say=lambda _: tf32.append(torch.backends.cudnn.allow_tf32))
+    assert set(tf32) == {False}
     subset = open_dataset(Registry().dataset("digits"), "data").test
     order = generator(0, Stream.ORDER).permutation(len(subset))[:32]
     images = [Image.fromarray(subset[index]) for index in order]

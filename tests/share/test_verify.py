@@ -11,6 +11,7 @@ from bench.__main__ import main
 from bench.config.schema import RecipeError
 from bench.share.verify import verify
 from bench.storage import read_json, write_json
+from bench.train.evaluate import predict
 
 
 def change_weights(folder, largest):
@@ -46,6 +47,24 @@ def test_one_other_prediction_counts_only_on_the_same_machine(copy):
     (copy / "history.csv").unlink()  # beside it, a changed accuracy would be noticed at once
     write_json(copy / "record.json", {**elsewhere, "last_accuracy": record["last_accuracy"] + 0.11})
     assert not verify(copy, "data")[1]
+
+
+def test_it_computes_with_the_threads_of_the_run(copy, monkeypatch):
+    record = read_json(copy / "record.json")
+    write_json(copy / "record.json", {**record, "hardware": {**record["hardware"], "threads": 3}})
+    seen = []
+
+    def noting(*words):
+        seen.append(torch.get_num_threads())
+        return predict(*words)
+
+    monkeypatch.setattr("bench.share.verify.predict", noting)
+    before = torch.get_num_threads()
+    try:
+        assert verify(copy, "data")[1]
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [3] and before != 3
 
 
 def test_what_cannot_be_compared_is_refused(copy):

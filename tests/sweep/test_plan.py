@@ -117,7 +117,7 @@ def test_accuracies_are_shown_beside_the_published_ones(quick):
     quick.finish(guided, diverged=True)
     published = {run_key(one): quick.invent(one, last_accuracy=90.0, best_accuracy=90.0) for one in (baseline, guided)}
     head, titles, _, *rows = beside_published(quick.plan(), published)
-    assert head.startswith("last epochs beside the published ones") and titles.split()[-3:] == [
+    assert head.startswith("accuracies beside the published ones") and titles.split()[-3:] == [
         "here",
         "published",
         "difference",
@@ -181,13 +181,24 @@ def test_times_of_published_runs_count_until_a_similar_one_is_finished_here(quic
     row = as_dict(plan)["runs"][0]
     assert (row["same_recipe_measured"], row["measured_on"]) == (True, "cpu, Synthetic CPU, 1 thread")
     text = as_text(plan, 1)
-    assert "?50 s" in text and "took that long on cpu, Synthetic CPU, 1 thread; NVIDIA X, Y, 8 threads" in text
+    assert "?50 s" in text and "from published runs on cpu, Synthetic CPU, 1 thread; NVIDIA X, Y, 8 threads" in text
     few = Registry().compose(baseline.id, "quick", ["data.train_limit=352"])  # similar to both: the last machine counts
     (job,) = make_plan([PlannedRun(few)], quick.results, measured=[gpu, *cpu]).runs
     assert job.seconds_left == 50 * 352 / (1437 // 32 * 32)
     quick.finish(baseline, seconds=30.0)
     plan = make_plan([PlannedRun(baseline), *runs], quick.results, measured=[gpu, *cpu])
     assert [job.seconds_left for job in plan.runs] == [0, 30, 30] and "?" not in as_text(plan, 1)
+
+
+def test_times_in_records_that_cannot_be_read_are_left_out(quick):
+    record = quick.invent(quick.baseline, seconds=40.0)
+    unknown = dataclasses.replace(record, recipe={**record.recipe, "data": {**record.recipe["data"], "new_key": 1}})
+    of_other = dataclasses.replace(record, teacher=make_teacher(quick.guided.teacher))  # its recipe has no teacher
+    runs = [PlannedRun(quick.baseline.with_seed(seed)) for seed in (0, 1)]
+    assert [job.seconds_left for job in make_plan(runs, quick.results, measured=[unknown]).runs] == [None, None]
+    assert [job.seconds_left for job in make_plan(runs, quick.results, measured=[of_other]).runs] == [40, 40]
+    quick.folder(quick.baseline).write_record(unknown)
+    assert [job.seconds_left for job in make_plan(runs, quick.results).runs] == [0, None]
 
 
 def test_the_summary_names_the_cost_or_the_command_that_measures_it(quick):

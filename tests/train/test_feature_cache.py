@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from safetensors.torch import save_file
 from torchvision.transforms.functional import resized_crop
 
+from bench import models
 from bench.config.registry import Registry
 from bench.config.schema import RecipeError
 from bench.data.loaders import Batch, unaugmented
 from bench.data.store import open_dataset
 from bench.locks import cache_folder
-from bench.train.feature_cache import open_feature_cache, replay
+from bench.train.feature_cache import open_feature_cache, open_teacher, replay
 from bench.train.loop import Training
 from bench.train.teacher import Teacher
 
@@ -30,6 +32,17 @@ def _own_cache(tmp_path, monkeypatch):
 def prepare(*assignments):
     recipe = Registry().compose("deit_micro/digits/guided-offline", "quick", ["data.train_limit=450", *assignments])
     return recipe, open_dataset(recipe.data, "data"), Teacher(recipe.teacher, 10, None, recipe.guidance.teacher)
+
+
+def test_a_teacher_that_is_trained_again_has_other_features(tmp_path):
+    recipe, dataset, _ = prepare()
+    folders = []
+    for seed in (1, 2):
+        network = models.create_network(recipe.teacher.model, 10, seed)
+        save_file(network.state_dict(), tmp_path / "model.safetensors")
+        open_teacher(recipe, tmp_path / "model.safetensors", "teacher", dataset, CPU)
+        folders.append({*(cache_folder() / "features").glob("teacher-*/")})
+    assert [len(found) for found in folders] == [1, 2]
 
 
 @pytest.mark.parametrize("side", [1, 8, 32])
