@@ -141,15 +141,17 @@ def reproduction_tables(report: SuiteReport) -> dict[str, pd.DataFrame]:
 
 
 def teacher_sentences(runs: pd.DataFrame) -> list[str]:
-    """A sentence on each teacher of these runs."""
-    return [
-        _teacher_sentence(row)
-        for row in runs.dropna(subset="teacher_key").drop_duplicates("teacher_key").to_dict("records")
-    ]
+    """A sentence on each teacher of these runs; of several, with the varied values that only its runs have."""
+    runs = runs.dropna(subset="teacher_key")
+    variants = runs.groupby("teacher_key", sort=False)["variant"].unique()
+    own = {key: found[0] for key, found in variants.items() if len(variants) > 1 and len(found) == 1}
+    teachers = runs.drop_duplicates("teacher_key").to_dict("records")
+    return [_teacher_sentence(row, own.get(row["teacher_key"], "")) for row in teachers]
 
 
-def _teacher_sentence(row: Row) -> str:
-    begin, same, percent = f"Teacher {row['teacher_id']}", "the same for all seeds of the students", row["teacher_accuracy"]
+def _teacher_sentence(row: Row, variant: str) -> str:
+    begin = " of ".join(filter(None, (f"Teacher {row['teacher_id']}", variant)))
+    same, percent = "the same for all seeds of the students", row["teacher_accuracy"]
     if pd.isna(row["teacher_epochs"]):
         return f"{begin} (read from a file, {same}): {percent:.2f} %; how it was trained is not recorded."
     return (

@@ -236,6 +236,11 @@ def test_text_of_others_is_shown_as_text():
 def test_the_teacher_is_described_by_the_weights_that_guide():
     (sentence,) = tables.teacher_sentences(report(three_seeds()).runs)
     assert sentence.startswith("Teacher resnet8/digits (seed 0") and "70.00 % after 15 epochs" in sentence
+    runs = pd.concat([report(three_seeds()).runs] * 2).assign(variant=["a=1"] * 6 + ["a=2"] * 6)
+    assert len(tables.teacher_sentences(runs)) == 1  # of all
+    runs["teacher_key"] = runs["teacher_key"] + runs["variant"]
+    starts = [one.partition(" (")[0] for one in tables.teacher_sentences(runs)]
+    assert starts == ["Teacher resnet8/digits of a=1", "Teacher resnet8/digits of a=2"]
 
 
 def test_of_a_teacher_that_was_read_from_a_file_only_the_accuracy_is_known():
