@@ -85,7 +85,7 @@ def test_the_card_of_a_guided_run_names_its_teacher_and_repeats_it(record):
 
 def test_the_card_of_a_teacher_says_when_its_accuracy_is_optimistic(record):
     recipe = Registry().compose("resnet8/digits", "quick", ["select=best"])
-    text = model_card(dataclasses.replace(record, best_accuracy=99.5), recipe, None)
+    text = model_card(dataclasses.replace(record, best_accuracy=99.5, recipe=recipe.to_dict()), recipe, None)
     assert "`resnet8`, a small CNN" in text and "value: 99.5\n" in text
     assert "**Accuracy: 99.50 % after epoch 1, the best and also the last** (the weights in this folder; chosen by" in text
 
