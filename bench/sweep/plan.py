@@ -136,7 +136,7 @@ def make_plan(
 
 
 def _take_record(job: Job, record: Record, stale: bool) -> None:
-    """Let a job be finished by its record; with `stale`, by one of other code not, which is then what it replaces."""
+    """Let a job be finished by its record. With `stale`, it replaces a record of other code instead."""
     parts = stale_parts(record, job.recipe)
     if parts and stale:
         job.replaces, job.note = record, f"{State.STALE} ({'; '.join(parts)})"
