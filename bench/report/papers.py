@@ -35,6 +35,8 @@ def numbers() -> pd.DataFrame:
 def published_frame(registry: Registry, recipes: Iterable[Recipe]) -> pd.DataFrame:
     """The published numbers of the students and datasets of these recipes, of any method, in the order of `numbers`.
 
+    None for recipes of a part of the classes.
+
     comparable_to, hash: of the recipe that reproduces the number, or missing. A recipe reproduces none unless its hash is
     that of the same id under the protocol `paper`: any difference in what is hashed (teacher, resolution, epochs, pixels …)
     makes it another experiment.
@@ -42,7 +44,8 @@ def published_frame(registry: Registry, recipes: Iterable[Recipe]) -> pd.DataFra
     comparable, cells = [], set()
     for recipe in recipes:
         model, dataset, method = split_id(recipe.id)
-        cells.add((model, dataset))
+        if recipe.data.subset is None:  # else no published number is of these classes
+            cells.add((model, dataset))
         if method in _METHODS and _is_published(registry, recipe):
             size, epochs = str(recipe.model.image_size), str(recipe.train.epochs)
             comparable += [(model, dataset, name, size, epochs, recipe.id, recipe.hash) for name in _METHODS[method]]

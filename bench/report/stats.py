@@ -182,6 +182,7 @@ def cells_frame(
     chance_seeds: of those, in how many the reference ended at chance, so that reaching it says nothing.
     unpaired: the seeds that both have but that are no pairs, and why: "2 seeds not paired: other number of threads"; or "".
     last_*, best_*: test accuracy in % of the last and the best epoch.
+    teacher_mean: accuracy of the teacher's weights that guide, in %; missing without a teacher.
     seconds_*: wall time per run. images_per_second_*: of training. peak_memory_mib_*.
     device_hours: of all finished runs together, in device_unit, "GPU-hours" or "core-hours".
     parameters, flops_per_image: of the student. machines: the hardware in words.
@@ -268,6 +269,7 @@ def _run_stats(finished: pd.DataFrame) -> pd.DataFrame:
     finished = finished.rename(columns={"last_accuracy": "last", "best_accuracy": "best"})
     groups = finished.groupby(METHOD)
     return _seed_stats(finished, ["last", "best", "seconds", "images_per_second", "peak_memory_mib"]).assign(
+        teacher_mean=groups["teacher_accuracy"].mean(),
         device_hours=groups["device_hours"].sum(),
         **{name: groups[name].first() for name in ("device_unit", "parameters", "flops_per_image")},
         machines=groups["machine"].agg(lambda names: "; ".join(sorted(set(names)))),

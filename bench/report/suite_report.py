@@ -16,6 +16,7 @@ from bench.config.schema import Recipe
 from bench.config.suite import BASELINE, Suite, SuiteEntry, changes_results
 from bench.report.definition import suite_recipes
 from bench.report.frame import CELL, RUN, curves_frame, guidance_of, runs_frame
+from bench.report.overall import overall_notes
 from bench.report.papers import published_frame
 from bench.report.reproductions import reproduction_notes, reproductions_frame
 from bench.report.stats import cells_frame, guessing, pairs_frame
@@ -94,20 +95,26 @@ class SuiteReport:
         code = [f"code {' and '.join(commits)}"] if len(commits) else []
         return f"The runs were made with {', '.join([*versions, *code]) or 'unknown code'}."
 
+    def dataset_label(self, dataset: str) -> str:
+        """The name of a dataset, and how many classes its runs have if these are not all: "tiny_imagenet, 20 of 200 classes"."""
+        runs = self.runs[self.runs["dataset"] == dataset]
+        total = next(recipe.data.classes for one, recipe in self.recipes if split_id(one.id)[1] == dataset)
+        some = total and total > runs["classes"].max()  # false without runs
+        return f"{dataset}, {_numbers(runs['classes'])} of {total} classes" if some else dataset
+
     def images_note(self, dataset: str) -> str:
         """The images of a dataset that its runs have, and what an accuracy on them can show; "" without runs."""
         runs = self.runs[self.runs["dataset"] == dataset]
         if runs.empty:
             return ""
-        total = next(recipe.data.classes for one, recipe in self.recipes if split_id(one.id)[1] == dataset)
-        of_all = f" of {total}" if total and total > runs["classes"].max() else ""
-        classes, trained, images = (_numbers(runs[name]) for name in ("classes", "train_images", "test_images"))
+        classes = self.dataset_label(dataset).partition(", ")[2] or f"{_numbers(runs['classes'])} classes"
+        trained, images = (_numbers(runs[name]) for name in ("train_images", "test_images"))
         kind = " or ".join(EVALUATED_ON.get(one, one) for one in runs["evaluated_on"].unique())
         chance = " or ".join(f"{100 * value:.2f} %" for value in sorted(guessing(runs).unique()))
         return (
-            f"{classes}{of_all} classes, {trained} training images, evaluated on {images} {kind} images. Guessing gives"
-            f" {chance}; the number of images gives an accuracy a standard error of up to"
-            f" {50 / np.sqrt(runs['test_images'].min()):.1f} points."
+            f"{classes}, {trained} training images, evaluated on {images} {kind} images. Guessing gives"
+            f" {chance}. An accuracy on so many images has a standard error of up to"
+            f" {50 / np.sqrt(runs['test_images'].min()):.1f} points, which intervals over seeds do not include."
         )
 
 
@@ -136,6 +143,7 @@ def build_suite_report(
     others = reproductions_frame(runs, pairs, _placed(recipes, reproductions), suite.reference)
     distinct = runs.drop_duplicates(["id", "hash", "seed"])
     notes = [
+        *overall_notes(suite, cells, pairs),
         *_deviations(suite, recipes, distinct),
         *_scaling_note(recipes),
         *_comparison_notes(distinct),
@@ -172,7 +180,7 @@ def _settings_note(suite: Suite, settings: Mapping[str, str]) -> str:
 def _protocol_note(suite: Suite, recipes: Sequence[tuple[SuiteEntry, Recipe]]) -> str:
     if _is_published(suite):
         return "Protocol: paper (arXiv 2207.10026)."
-    is_other = ", not the published one" if suite.protocol != "paper" else " (arXiv 2207.10026), but not its settings"
+    is_other = ", not the published one" if suite.protocol != "paper" else " (arXiv 2207.10026), with other settings"
     train = [recipe.train for _, recipe in recipes]
     epochs = _listed(part.epochs for part in train)
     return (

@@ -129,8 +129,10 @@ def test_intervals_lie_on_an_axis_of_differences():
     accuracies, gains = drawn("overview", report()).axes
     low, high = gains.get_xlim()
     assert low < 0 and 14.97 < high < 20  # the interval of +10.00 is [5.03, 14.97]; no accuracies of 80 or 90
-    joined = next(line for line in accuracies.lines if line.get_marker() == "None")
-    assert joined.get_xydata().tolist() == [[82, 0], [92, 0]]
+    teacher, joined = (line for line in accuracies.lines if line.get_marker() == "None")
+    assert joined.get_xydata().tolist() == [[82, 0], [92, 0]] and set(teacher.get_xdata()) == {70}
+    seeds = [line.get_xdata().tolist() for line in accuracies.lines if line.get_marker() == "."]
+    assert seeds == [[80, 82, 84], [90, 94, 92]]
     lines = drawn("overview", report({"baseline": (80.0,), "guided": (90.0,)})).axes[1].lines
     (ring,) = [line for line in lines if line.get_marker() == "o"]
     assert ring.get_markerfacecolor() != ring.get_color()  # one seed: no clear difference
@@ -221,8 +223,8 @@ def test_varied_values_are_named_in_every_figure(tmp_path):
     plots = plots_of_suite(own)
     names = [name for name in plots if name.startswith("curves/")]
     assert len(names) == 4 and all(name.startswith("curves/deit_micro-digits-data_train_limit_1") for name in names)
-    assert plots[names[0]].title == "deit_micro on digits, data.train_limit=100, train.lr=0.001"
-    label = "deit_micro\ndata.train_limit=100\ntrain.lr=0.01"
+    assert plots[names[0]].title == "deit_micro on digits, 100 training images, train.lr=0.001"
+    label = "deit_micro\n100 training images\ntrain.lr=0.01"
     for name in ("overview", "suite", "cost"):
         figure = drawn(name, own)
         assert label in texts(figure), name
@@ -243,14 +245,14 @@ def test_gains_are_drawn_against_a_varied_number(tmp_path):
     own = build_suite_report(recipes, suite, runs)
     figure = drawn("varied", own)
     left, right = figure.axes
-    assert left.get_xscale() == "log" and left.get_xlabel() == "training images"
+    assert left.get_xscale() == "log" and left.get_xlabel() == "number of training images"
     assert [text.get_text() for text in right.get_xticklabels()] == ["100", "1,000"]
     assert [[100, 11], [1000, 2]] in [line.get_xydata().tolist() for line in left.lines]
     low, high = own.cells.loc[own.cells["method"] == "guided", ["gain_low", "gain_high"]].iloc[1]
     bars = [bar.get_segments()[0][:, 1].tolist() for bar in left.collections]
     assert np.allclose(bars[0], [low, high]) and len(bars) == 2
     means = [line.get_xydata().tolist() for line in right.lines if len(line.get_xdata()) == 2]
-    assert means == [[[100, 41], [1000, 71]], [[100, 52], [1000, 73]]]  # baseline, guided
+    assert means == [[[100, 41], [1000, 71]], [[100, 52], [1000, 73]], [[100, 70], [1000, 70]]]  # the teacher is last
     curves = drawn("suite", own)
     assert [axes.get_xlim()[1] for axes in curves.axes] == [2, 4]  # each variant has its own epochs
     assert {path.name for path in write_figures(own, tmp_path)} >= {"varied.svg", "varied.dark.png", "varied.pdf"}

@@ -127,7 +127,7 @@ def test_what_differs_from_the_protocol_is_said_once_and_its_name_in_captions(la
     built = report(runs, short)
     text = documents.latex(built)
     assert documents.markdown(built).count(note) == 1 and "image size 16 px. Before comparing, see the notes" in text
-    other = "Protocol: paper (arXiv 2207.10026), but not its settings: 20 epochs, batch size 128, image size 224 px."
+    other = "Protocol: paper (arXiv 2207.10026), with other settings: 20 epochs, batch size 128, image size 224 px."
     assert large.remarks[0] == f"{other} Settings of this suite: train.epochs=20."
     as_published = dataclasses.replace(large.suite, overrides=(("train.precision", SourcedValue("fp32", "test")),))
     recipe = registry.compose("deit_tiny/cifar100/guided", suite=as_published)
@@ -143,7 +143,7 @@ def test_what_differs_from_the_protocol_is_said_once_and_its_name_in_captions(la
 def test_the_images_and_the_code_of_the_runs_are_said():
     text = "\n".join(documents.headline(report(three_seeds())))
     assert (
-        "Dataset `digits`: 10 classes, 1,437 training images, evaluated on 1,000,000 test images. Guessing gives 10.00 %;"
+        "Dataset `digits`: 10 classes, 1,437 training images, evaluated on 1,000,000 test images. Guessing gives 10.00 %."
         in text
     )
     part = dataclasses.replace(suite, overrides=(("data.subset", SourcedValue(4, "test")),))
@@ -152,7 +152,7 @@ def test_the_images_and_the_code_of_the_runs_are_said():
         DatasetSummary("0" * 64, 4, 500, 400, None, "holdout", largest_class=0.3),
     )
     built = report([make_run("quick", recipe, [50.0], dataset=images)], part)
-    sentence = "4 of 10 classes, 500 training images, evaluated on 400 held-out training images. Guessing gives 30.00 %;"
+    sentence = "4 of 10 classes, 500 training images, evaluated on 400 held-out training images. Guessing gives 30.00 %."
     assert sentence in built.images_note("digits")
     assert "standard error of up to 2.5 points" in built.images_note("digits") and built.images_note("other") == ""
     assert "4 of 10 classes" in documents.latex(built)

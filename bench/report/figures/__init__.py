@@ -22,7 +22,7 @@ from bench.report.figures.cost import draw_cost
 from bench.report.figures.curves import draw_curves, draw_suite
 from bench.report.figures.gains import draw_gains
 from bench.report.figures.varied import draw_varied, name_of, varied_number
-from bench.report.frame import CELL
+from bench.report.frame import CELL, RUN
 from bench.report.suite_report import SuiteReport
 
 DRAW = {"overview": draw_gains, "cost": draw_cost, "varied": draw_varied, "suite": draw_suite, "curves": draw_curves}
@@ -34,15 +34,19 @@ def plots_of_suite(report: SuiteReport) -> dict[str, base.Plot]:
     if not cells["seeds"].any():
         return {}
     curves = report.curves[~report.curves["diverged"]].drop(columns="diverged")
-    methods, reference = report.suite.methods, report.suite.reference
-    whole = base.Plot("Accuracy per epoch of all students and datasets", cells, curves, methods, report.measure, reference)
+    datasets, methods, reference = report.suite.datasets, report.suite.methods, report.suite.reference
+    labels = {one: label for one in datasets if (label := report.dataset_label(one)) != one}
+    title = "Accuracy per epoch of all students and datasets"
+    whole = base.Plot(title, cells, curves, labels, methods, report.measure, reference)
+    if len(datasets) == 1:
+        whole = replace(whole, title=f"Accuracy on {whole.label(datasets[0])}")
     plots = {"cost": replace(whole, title="Accuracy against training time", curves=curves.iloc[:0])}
     if cells["gain_mean"].notna().any():
         over = base.clean(reference)
         title = f"Gain of {base.clean(methods[1])} over {over}" if len(methods) == 2 else f"Gains over {report.reference}"
-        plots["overview"] = replace(whole, title=title, curves=curves.iloc[:0])
+        plots["overview"] = replace(whole, title=title, curves=curves.groupby(RUN).tail(1))
         if key := varied_number(report.suite):
-            plots["varied"] = replace(plots["overview"], title=f"Gain against {name_of(key)}")
+            plots["varied"] = replace(whole, title=f"Gain against {name_of(key)}", curves=curves.iloc[:0])
     if len(cells[CELL].drop_duplicates()) > 1:
         plots["suite"] = whole
     shown = cells.loc[cells["seeds"] > 0, CELL].drop_duplicates()

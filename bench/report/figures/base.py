@@ -31,9 +31,10 @@ DEFAULT_WIDTH_INCHES = 5.2
 MAX_NAME_CHARS = 120
 CELL_COLUMNS = [
     *(*METHOD, "status", "seeds", "diverged_seeds", "last_mean", "last_std", "device_hours", "device_unit"),
-    *("gain_mean", "gain_low", "gain_high", "verdict", "verdict_holm", "comparisons"),
+    *("teacher_mean", "gain_mean", "gain_low", "gain_high", "verdict", "verdict_holm", "comparisons"),
     *("epochs_to_reach_mean", "speedup_epochs_mean"),
 ]
+NUMBERS = {"data.train_limit": "training images", "train.epochs": "epochs"}  # keys whose value counts something
 COLOURS = {  # by name on the page: where the style files have them
     "surface": "axes.facecolor",
     "text": "text.color",
@@ -48,6 +49,7 @@ class Plot:
     """What a figure shows.
 
     cells, curves: its data: CELL_COLUMNS of cells, and the curves of finished runs.
+    labels: {dataset: its name with the number of classes}, where these are not all of it.
     methods: of the whole suite, the reference first.
     measure: what accuracies are, "test accuracy" or "held-out accuracy".
     reference: the method that gains are over.
@@ -56,6 +58,7 @@ class Plot:
     title: str
     cells: pd.DataFrame
     curves: pd.DataFrame
+    labels: dict[str, str]
     methods: tuple[str, ...]
     measure: str
     reference: str
@@ -66,8 +69,18 @@ class Plot:
             f[(f["model"] == model) & (f["dataset"] == dataset) & (f["variant"] == variant)]
             for f in (self.cells, self.curves)
         )
-        title = f"{clean(model, 60)} on {clean(dataset, 60)}" + (f", {clean(variant, 60)}" if variant else "")
+        settings = row_label("", variant).splitlines()[1:]
+        title = ", ".join([f"{clean(model, 60)} on {self.label(dataset)}", *settings])
         return replace(self, title=title, cells=cells, curves=curves)
+
+    def label(self, dataset: str) -> str:
+        """The name of a dataset, as it may stand in a figure."""
+        return clean(self.labels.get(dataset, dataset), 40)
+
+    @property
+    def teachers(self) -> np.ndarray:
+        """The accuracies of the teachers in %, each once."""
+        return self.cells["teacher_mean"].dropna().unique()
 
     @property
     def over(self) -> str:
@@ -105,7 +118,7 @@ class Plot:
         # Numbers are rounded so far that they are the same on all machines.
         data = [frame.to_csv(index=False, float_format="%.4f") for frame in (self.cells, self.curves)]
         code = [path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("*.*"))]
-        shown = (self.title, self.methods, self.measure, self.reference, data, code)
+        shown = (self.title, self.labels, self.methods, self.measure, self.reference, data, code)
         return hashlib.sha256(repr(shown).encode()).hexdigest()
 
     def stamp(self, width: float, title: bool) -> str:
@@ -204,12 +217,23 @@ def clean(name: str, max_chars: int = 24) -> str:
 def row_label(name: str, variant: str) -> str:
     """A name, and each varied key with its value in a line of its own."""
     settings = re.split(r", (?=[\w.]+=)", variant) if variant else []
-    return "\n".join([clean(name), *(clean(text, 36) for text in settings)])
+    return "\n".join([clean(name), *(clean(_setting(text), 36) for text in settings)])
+
+
+def _setting(text: str) -> str:
+    """A key with its value as readers see it: "data.train_limit=500" is "500 training images"."""
+    key, _, value = text.partition("=")
+    return f"{int(value):,} {NUMBERS[key]}" if key in NUMBERS and value.isdecimal() else text
 
 
 def signed(value: float, digits: int) -> str:
     """A difference with its sign, as +2.93."""
     return f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def teacher_line() -> dict[str, Any]:
+    """How a line at the accuracy of the teacher is drawn."""
+    return {"color": rcParams["axes.labelcolor"], "linewidth": 0.9, "linestyle": (0, (1.2, 1.6)), "zorder": 1}
 
 
 def line_inches() -> float:

@@ -32,7 +32,7 @@ def draw_cost(plot: base.Plot, width: float, title: str | None) -> Figure:
     for axes, ((dataset, unit, *cell_names), panel) in zip(grid, panels, strict=True):
         hours = panel["device_hours"] / panel["seeds"]
         word, factor = ("hours", 1) if hours.max() >= 1.5 else ("minutes", 60)
-        axes.set_title(plot.of(cell_names[0], dataset, cell_names[1]).title if cell_names else base.clean(dataset))
+        axes.set_title(plot.of(cell_names[0], dataset, cell_names[1]).title if cell_names else plot.label(dataset))
         axes.set(xlabel=f"{unit.replace('hours', word)} per run", ylabel=f"{plot.measure} (%)")
         axes.margins(x=0.06, y=0.1)
         line = {"color": rcParams["axes.edgecolor"], "linewidth": 0.8, "zorder": 1}

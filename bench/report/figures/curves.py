@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -16,7 +17,7 @@ from bench.report.figures import base
 from bench.report.frame import guidance_of
 
 HEIGHT = 0.52  # of the width
-BANDS = 4  # methods whose bands and marks can be told apart
+FEW = 4  # methods whose single seeds and marks can be told apart
 DASHES = ("-", (0, (4, 1.3)), (0, (1.2, 1.2)))  # of the rows of one guidance
 CUT = 0.06  # share of the accuracies, of the first epochs mostly, below the small multiples
 MULTIPLE_INCHES = 1.6  # least width of a panel with the rows of one guidance
@@ -29,13 +30,14 @@ def draw_curves(plot: base.Plot, width: float, title: str | None) -> Figure:
     cells = plot.cells[plot.cells["seeds"] > 0].set_index("method")
     if plot.has_many and len(cells) > 1:
         return _draw_multiples(plot, cells, width, title)
-    few, last = len(cells) <= BANDS, plot.curves["epoch"].max()
+    few, last = len(cells) <= FEW, plot.curves["epoch"].max()
     height = max(width * HEIGHT, (len(cells) * (4 if few else 1.2) + 3) * base.line_inches())
     figure = base.new_figure(width, height, title, _note(plot, few))
     axes, labels = figure.subplots(), []
     axes.set(xlabel="epoch", ylabel=f"{plot.measure} (%)", xlim=(min(1, last - 1), last))
     axes.grid(axis="y")
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    _draw_teacher(axes, plot)
     for method, cell in cells[::-1].iterrows():  # the reference on top
         end = _draw_method(axes, plot, method, few, linewidth=1.8 if few else 1.2), cell["last_mean"]
         _mark_stops(axes, plot, method)
@@ -56,7 +58,7 @@ def _draw_multiples(plot: base.Plot, cells: pd.DataFrame, width: float, title: s
     groups = [list(own.index) for _, own in cells.drop(plot.reference, errors="ignore").groupby(guidance_of, sort=False)]
     columns, rows = max(2, int(width / MULTIPLE_INCHES)), max(map(len, groups))
     note = f"{plot.measure.capitalize()} (%) per epoch; numbers: gain of the last epoch, in points; sorted by the largest."
-    note = f"{note} {_note(plot, bands=False, rings=False)}"
+    note = f"{note} {_note(plot, single=False, rings=False)}"
     legend = [Line2D([], [], label=base.clean(plot.reference), color="C0"), Line2D([], [], label="method", color="C1")]
     legend += [Line2D([], [], label="other settings", color="C1", linestyle=DASHES[1])] * (rows > 1)
     lines, last = -(-len(groups) // columns), plot.curves["epoch"].max()
@@ -68,6 +70,7 @@ def _draw_multiples(plot: base.Plot, cells: pd.DataFrame, width: float, title: s
             axes.set_visible(False)
             continue
         axes.grid(axis="y")
+        _draw_teacher(axes, plot)
         if plot.reference in cells.index:
             _draw_method(axes, plot, plot.reference, False, linewidth=1.2)
         for method, dashes in zip(own, itertools.cycle(DASHES)):
@@ -76,9 +79,7 @@ def _draw_multiples(plot: base.Plot, cells: pd.DataFrame, width: float, title: s
         settings = [method.partition(" ")[2] if len(own) > 1 else "" for method in own]
         gains = ["" if pd.isna(gain) else base.signed(gain, 2) for gain in cells.loc[own, "gain_mean"]]
         texts = [" ".join(filter(None, (base.clean(setting), gain))) for setting, gain in zip(settings, gains, strict=True)]
-        ground = {"facecolor": axes.get_facecolor(), "edgecolor": "none", "alpha": 0.8, "pad": 1}
-        place = {"transform": axes.transAxes, "ha": "right", "va": "bottom", "size": "small", "bbox": ground}
-        axes.text(0.98, 0.04, "\n".join(texts), **place)
+        _write_inside(axes, texts)
         axes.set_title(base.clean(guidance_of(own[0]) if len(own) > 1 else own[0]), size="small")
     shown = plot.curves["test_accuracy"]
     grid[0, 0].set(xlim=(min(1, last - 1), last), ylim=(shown.quantile(CUT), None))
@@ -110,8 +111,9 @@ def draw_suite(plot: base.Plot, width: float, title: str | None) -> Figure:
     grid = figure.subplots(lines, columns, sharex="col" if same else False, sharey=True, squeeze=False)
     for axes, (student, dataset) in zip(grid.flat, panels, strict=False):
         _draw_small(axes, plot.of(student[0], dataset, student[1]))
-        last = lengths.get((dataset, *student), lengths.max())  # of another cell where no run is finished
-        axes.set(xlim=(min(1, last - 1), last), xticks=[last])
+        last = lengths.get((dataset, *student), 0)
+        axes.set_xlim(min(1, last - 1), last)
+        axes.set_xticks([last] if last else [], [f"{last} epochs"] if last else [], ha="right", size="small")
         if is_wrapped:
             axes.set_title(base.row_label(*student), size="small", weight="normal")
     for axes in grid.flat[len(panels) :]:
@@ -121,7 +123,7 @@ def draw_suite(plot: base.Plot, width: float, title: str | None) -> Figure:
     for line, student in zip(grid, students, strict=True):
         line[0].set_ylabel(base.row_label(*student), rotation=0, ha="right", va="center", color=rcParams["text.color"])
     for axes, dataset in zip(grid[0], datasets, strict=True):
-        axes.set_title(base.clean(dataset, 14), size="small", weight="normal")
+        axes.set_title(plot.label(dataset), size="small", weight="normal")
     return figure
 
 
@@ -135,23 +137,31 @@ def _draw_small(axes: Axes, plot: base.Plot) -> None:
         look = {"color": rcParams["axes.edgecolor"], "linewidth": 0.5} if method in grey else {"linewidth": 1.3}
         _draw_method(axes, plot, method, two, **look)
     axes.grid(axis="y")
+    _draw_teacher(axes, plot)
     axes.locator_params(axis="y", nbins=3)
     texts = plot.cells.loc[plot.cells["seeds"] == 0, "status"].unique()
     if two and not len(texts):
         texts = [base.signed(gain, 1) for gain in plot.cells["gain_mean"].dropna()]
     if plot.has_many:
         texts = [base.clean(best, 16), base.signed(own.at[best, "gain_mean"], 1)] if best else texts[:1]
-    axes.text(0.98, 0.08, "\n".join(texts), transform=axes.transAxes, ha="right", size="small")
+    _write_inside(axes, texts)
 
 
-def _draw_method(axes: Axes, plot: base.Plot, method: str, band: bool, **look: Any) -> int:
-    """Draw the mean over seeds; with `band`, also ± 1 standard deviation. look: of the line. Returns the last epoch."""
+def _write_inside(axes: Axes, lines: Sequence[str]) -> None:
+    """Write lines of text into the lower right corner, readable over curves."""
+    ground = {"facecolor": axes.get_facecolor(), "edgecolor": "none", "alpha": 0.8, "pad": 1}
+    place = {"transform": axes.transAxes, "ha": "right", "va": "bottom", "size": "small", "bbox": ground}
+    axes.text(0.98, 0.04, "\n".join(lines), **place)
+
+
+def _draw_method(axes: Axes, plot: base.Plot, method: str, seeds: bool, **look: Any) -> int:
+    """Draw the mean over seeds; with `seeds`, also each of them. look: of the line. Returns the last epoch."""
     curves = plot.curves[plot.curves["method"] == method]
     accuracy = curves.pivot(index="epoch", columns="seed", values="test_accuracy").dropna()
-    mean, std, look = accuracy.mean(axis=1), accuracy.std(axis=1), {"color": plot.colour(method)} | look
-    if band and accuracy.shape[1] > 1:
-        axes.fill_between(accuracy.index, mean - std, mean + std, color=look["color"], alpha=0.2, linewidth=0)
-    axes.plot(mean, marker="o" if len(accuracy) == 1 else "", **look)
+    look = {"color": plot.colour(method), "marker": "o" if len(accuracy) == 1 else ""} | look
+    if seeds and accuracy.shape[1] > 1:
+        axes.plot(accuracy, **look | {"linewidth": 0.6, "alpha": 0.6})
+    axes.plot(accuracy.mean(axis=1), **look)
     return curves["epoch"].max()
 
 
@@ -172,12 +182,19 @@ def _mark_reached(axes: Axes, cells: pd.DataFrame, plot: base.Plot) -> None:
         axes.plot(epoch, level, "o", markersize=6, **look, zorder=4)
 
 
-def _seeds(plot: base.Plot, bands: bool) -> str:
-    return plot.seeds() + ("; band: ± 1 standard deviation" if bands and plot.cells["seeds"].max() > 1 else "")
+def _seeds(plot: base.Plot, single: bool) -> str:
+    text = plot.seeds() + ("; thin: each seed" if single and plot.cells["seeds"].max() > 1 else "")
+    return text + ("; dotted: the teacher" if len(plot.teachers) else "")
 
 
-def _note(plot: base.Plot, bands: bool, rings: bool = True) -> str:
-    text = _seeds(plot, bands)
+def _draw_teacher(axes: Axes, plot: base.Plot) -> None:
+    """Draw a line at the accuracy of the teacher, or of each."""
+    for accuracy in plot.teachers:
+        axes.axhline(accuracy, **base.teacher_line())
+
+
+def _note(plot: base.Plot, single: bool, rings: bool = True) -> str:
+    text = _seeds(plot, single)
     if plot.curves["guidance_stop_epoch"].notna().any():
         text += "; ticks: the epochs after which guidance ended by itself"
     if rings and plot.cells["epochs_to_reach_mean"].count() > 1:  # the reference's own is one

@@ -13,7 +13,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from bench.report.figures import base
-from bench.report.frame import guidance_of
+from bench.report.frame import METHOD, guidance_of
 from bench.report.suite_report import by_gain
 
 ROW_LINES = 1.5  # height of a row of gains with a name of one line, in lines of text
@@ -35,8 +35,9 @@ def _draw_pairs(plot: base.Plot, width: float, title: str | None) -> Figure:
     datasets = list(gains.groupby("dataset", sort=False))
     row_lines = ROW_LINES + plot.setting_lines
     height = (sum(len(after) * row_lines + 3.3 for _, after in datasets) + 3.5) * base.line_inches()
-    note = f"Left: {plot.measure} of the last epoch; lines: ± 1 standard deviation. Right: gain over {plot.over} with the"
-    note += f" same seed. {plot.seeds()}; lines: 95 % confidence intervals; rings: no clear difference, or too few seeds."
+    note = f"Left: {plot.measure} of the last epoch, small: of each seed{'; dotted: the teacher' * (len(plot.teachers) == 1)}."
+    note += f" Right: gain over {plot.over} with the same seed. {plot.seeds()}; lines: 95 % confidence intervals; rings: no"
+    note += " clear difference, or too few seeds."
     figure = base.new_figure(width, height, title, note, plot.legend(linestyle="", marker="o"))
     grid = figure.subplots(len(datasets), 2, sharex="col", squeeze=False)
     for (left, right), (dataset, own) in zip(grid, datasets, strict=True):
@@ -46,7 +47,7 @@ def _draw_pairs(plot: base.Plot, width: float, title: str | None) -> Figure:
         places = range(len(after))
         _draw_accuracies(left, before, after, plot)
         _draw_panel(right, after, places, plot)
-        left.set_title(base.clean(dataset))
+        left.set_title(plot.label(dataset))
         names = [base.row_label(*names) for names in after.index]
         left.set_yticks(places, names, va="center" if plot.setting_lines else "center_baseline")
         left.tick_params(axis="y", length=0, labelcolor=rcParams["text.color"])
@@ -59,7 +60,10 @@ def _draw_pairs(plot: base.Plot, width: float, title: str | None) -> Figure:
 
 
 def _draw_accuracies(axes: Axes, before: pd.DataFrame, after: pd.DataFrame, plot: base.Plot) -> None:
-    """Draw the mean accuracies of two methods in a row per cell, joined by a line, the first row at the top."""
+    """Draw the mean accuracies of two methods in a row per cell, joined by a line, with those of the seeds, the first row at
+    the top."""
+    if len(plot.teachers) == 1:
+        axes.axvline(plot.teachers[0], **base.teacher_line())
     axes.set_ylim(len(after) - 0.4, -0.6)
     axes.grid(axis="x")
     axes.spines["left"].set_visible(False)
@@ -68,8 +72,10 @@ def _draw_accuracies(axes: Axes, before: pd.DataFrame, after: pd.DataFrame, plot
         means = [cell["last_mean"] for cell in pair]
         axes.plot(means, [row] * len(means), color=rcParams["axes.edgecolor"], linewidth=2, zorder=1)
         for cell in pair:
-            style = {"color": plot.colour(cell["method"]), "marker": "o", "linestyle": "", "elinewidth": 1.2}
-            axes.errorbar(cell["last_mean"], row, xerr=np.nan_to_num(cell["last_std"]), **style)
+            style = {"color": plot.colour(cell["method"]), "linestyle": ""}
+            seeds = plot.curves[(plot.curves[METHOD] == cell[METHOD]).all(axis=1)]
+            axes.plot(seeds["test_accuracy"], [row] * len(seeds), marker=".", **style)
+            axes.plot(cell["last_mean"], row, marker="o", **style)
 
 
 def _draw_methods(plot: base.Plot, width: float, title: str | None) -> Figure:

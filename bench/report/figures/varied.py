@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
@@ -15,7 +16,6 @@ from bench.report.figures.gains import gain_limits, gain_mark, interval_ends
 
 HEIGHT = 0.3  # of a panel, of the figure's width
 MAX_TICKS = 6  # values that are written on the axis one by one
-_NAMES = {"data.train_limit": "training images"}
 STEP_POINTS = 2.5  # between the marks of methods of one value
 
 
@@ -31,7 +31,7 @@ def varied_number(suite: Suite) -> str | None:
 
 def name_of(key: str) -> str:
     """A varied key in words."""
-    return _NAMES.get(key, key)
+    return f"number of {base.NUMBERS[key]}" if key in base.NUMBERS else key
 
 
 def draw_varied(plot: base.Plot, width: float, title: str | None) -> Figure:
@@ -41,12 +41,12 @@ def draw_varied(plot: base.Plot, width: float, title: str | None) -> Figure:
     rows = list(cells.groupby(["model", "dataset"], sort=False))
     note = f"Left: gain in {plot.measure} of the last epoch over {plot.over} with the same seed; lines: 95 % confidence"
     note += " intervals; rings: no clear difference, or too few seeds."
-    note += f" Right: {plot.measure}; bars: ± 1 standard deviation. {plot.seeds()}."
+    note += f" Right: {plot.measure}; bars: ± 1 standard deviation; crosses: the teacher. {plot.seeds()}."
     height = len(rows) * (width * HEIGHT + 2.6 * base.line_inches()) + 1.5 * base.line_inches()
     figure = base.new_figure(width, height, title, note, plot.legend(marker="o", linestyle=""))
     grid = figure.subplots(len(rows), 2, sharex=True, sharey="col", squeeze=False)
     for (left, right), ((model, dataset), own) in zip(grid, rows, strict=True):
-        left.set_title(f"{base.clean(model)} on {base.clean(dataset)}")
+        left.set_title(f"{base.clean(model)} on {plot.label(dataset)}")
         left.set_ylabel("gain (points)")
         right.set_ylabel(f"{plot.measure} (%)")
         left.axhline(0, color="C0", linewidth=0.9)
@@ -60,6 +60,8 @@ def draw_varied(plot: base.Plot, width: float, title: str | None) -> Figure:
                 _draw_gains(left, line, plot, shift)
             style = {"color": plot.colour(method), "marker": "o", "linewidth": 1.2, "elinewidth": 1.2}
             right.errorbar(line["number"], line["last_mean"], np.nan_to_num(line["last_std"]), **style)
+        teachers = shown.dropna(subset="teacher_mean").drop_duplicates("number")
+        right.plot(teachers["number"], teachers["teacher_mean"], "x", color=rcParams["axes.labelcolor"])
         for axes in (left, right):
             axes.grid(axis="y")
     values = np.unique(cells["number"])
@@ -71,7 +73,7 @@ def draw_varied(plot: base.Plot, width: float, title: str | None) -> Figure:
     left.margins(x=0.08)
     left.set_ylim(*gain_limits(cells[cells["method"] != plot.reference], crowded=False))
     for axes in grid[-1]:
-        axes.set_xlabel(base.clean(name_of(key)))
+        axes.set_xlabel(base.clean(name_of(key), 40))
     return figure
 
 

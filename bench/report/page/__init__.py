@@ -33,7 +33,9 @@ from bench.report import reproductions, tables, teacher_seeds
 from bench.report.figures.base import DARK, LIGHT, method_colour
 from bench.report.figures.gains import gain_limits
 from bench.report.frame import CELL, METHOD, RUN, guidance_of
+from bench.report.overall import overall_gains
 from bench.report.papers import MARKS
+from bench.report.stats import MIN_SEEDS, paired_interval
 from bench.report.suite_report import FEW_METHODS, SuiteReport
 
 PARTS = Path(__file__).parent
@@ -112,6 +114,7 @@ def _suite(report: SuiteReport) -> dict[str, Any]:
             )
     others = report.cells[report.cells["method"] != suite.reference]
     low, high = gain_limits(others, many)
+    overall = overall_gains(suite, report.pairs)
     return {
         "report": report,
         "cells": cells,
@@ -136,6 +139,8 @@ def _suite(report: SuiteReport) -> dict[str, Any]:
         "ticks": MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, max(high, low + 1)).tolist(),
         "complete": sum(all(row["status"] == "complete" for row in rows) for rows in cells.values()),
         "gains": _gains(others),
+        "overall_interval": paired_interval(overall) if len(overall) >= MIN_SEEDS else None,
+        "all_runs": len({(one.id, recipe.hash) for one, recipe in report.recipes}) * len(suite.seeds),
         "hours": report.distinct_runs.groupby("device_unit")["device_hours"].sum().to_dict(),
     }
 

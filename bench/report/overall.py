@@ -1,0 +1,58 @@
+"""What all students and datasets of a suite say together, where it compares one method with its reference."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from bench.cli import count
+from bench.config.suite import BASELINE, Suite
+from bench.report.frame import CELL
+from bench.report.stats import CONFIDENCE, MIN_SEEDS, holm, paired_interval
+
+_SPEEDUPS = {
+    "speedup_epochs_mean": "in epochs",
+    "speedup_seconds_mean": "in time",
+    "speedup_seconds_with_teacher_mean": "with the teacher's training",
+}
+
+
+def overall_gains(suite: Suite, pairs: pd.DataFrame) -> pd.Series:
+    """The gain of each seed in points, its mean over the cells of a suite, by seed.
+
+    Of the seeds that all cells with a gain have. Empty unless the suite has two methods, no varied keys and several cells:
+    else there is no one gain that a mean would be of. pairs: see `stats.pairs_frame`.
+    """
+    gains = pairs[pairs["method"] != suite.reference].pivot_table(index=CELL, columns="seed", values="gain")
+    has_one = len(suite.methods) == 2 and not suite.vary and len(gains) > 1
+    return gains.dropna(axis="columns").mean() if has_one else pd.Series(dtype="float64")
+
+
+def overall_notes(suite: Suite, cells: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
+    """Sentences on the mean of `overall_gains`, on which gains are clear, and on speed-ups; none without such gains.
+
+    cells: see `stats.cells_frame`.
+    """
+    gains, tested = overall_gains(suite, pairs), cells.dropna(subset="p_value")
+    if len(gains) < MIN_SEEDS:
+        return []
+    method, reference = tested["method"].iloc[0], "the baseline" if suite.reference == BASELINE else suite.reference
+    low, high = paired_interval(gains)
+    corrected, _ = holm(tested["p_value"])
+    clear = tested[corrected < 1 - CONFIDENCE]
+    is_by_student = tested["dataset"].nunique() == 1
+    cell = "student" if is_by_student else "cell"  # a student on a dataset
+    names = f": {', '.join(clear['model'])}" if is_by_student and len(clear) else ""
+    out = [
+        f"Mean gain of {method} over {count(len(tested), cell)}: {gains.mean():.2f} points ({low:.2f} to {high:.2f}, over"
+        f" {count(len(gains), 'seed')}). Corrected for {len(tested)} comparisons (Holm), {len(clear)} of the gains"
+        f" {'is' if len(clear) == 1 else 'are'} clear{names}."
+    ]
+    reached = cells[cells["method"] != suite.reference].dropna(subset="speedup_epochs_mean")
+    if len(reached):
+        ranges = [(reached[name].dropna(), text) for name, text in _SPEEDUPS.items()]
+        said = ", ".join(f"{own.min():.1f} to {own.max():.1f} times as fast {text}" for own, text in ranges if len(own))
+        out.append(
+            f"{method} reaches the final accuracy of {reference} {said} (below 1: slower), for the"
+            f" {count(len(reached), cell)} with such a number."
+        )
+    return out
