@@ -60,7 +60,8 @@ class DeviceLoader:
         if self._pixels is not None:
             pixels = (self._pixels[indices[r]] for r in steps)
         else:
-            threads = 1 if self._native else recipe.data.workers or cores_per_process()
+            workers = cores_per_process() if recipe.data.workers is None else recipe.data.workers
+            threads = 1 if self._native else max(1, workers)
             pixels = prefetch(lambda r: self._from_host(in_split[r], boxes[r]), steps, threads, device)
         with contextlib.closing(pixels), contextlib.closing(self._augmented(pixels, params, steps)) as augmented:
             for r, batch_images in zip(steps, augmented, strict=True):

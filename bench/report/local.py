@@ -15,7 +15,15 @@ from bench.config.suite import Suite
 from bench.report.definition import find_suite, recipes_by_key, stored_suites, write_definition
 from bench.report.output import FigureOptions, draw, write_if_changed, write_suite
 from bench.report.page import render_page
-from bench.report.records import by_code, current_runs, local_runs, read_committed, runs_of_other_suites, write_runs
+from bench.report.records import (
+    by_code,
+    current_runs,
+    local_runs,
+    of_same_images,
+    read_committed,
+    records_path,
+    runs_of_other_suites,
+)
 from bench.report.suite_report import SuiteReport
 from bench.report.unite import unite
 from bench.runs.finished import FinishedRun
@@ -50,7 +58,7 @@ def write_local(
             suite = find_suite(registry, name, local / name, results / name)
             if runs := local_runs(registry, suite, results):
                 write_definition(suite, local / name)
-                write_runs(runs, local, name)
+                write_if_changed(records_path(local, name), "".join(run.to_line() for run in runs))
             wanted = with_published and (names is not None or runs or read_committed(results, name))
             published = _published(registry, suite, results, runs) if wanted else ()
             report = _draw(registry, results, suite, runs, published)
@@ -71,15 +79,14 @@ def write_local(
 
 
 def _published(registry: Registry, suite: Suite, results: Path, local: Sequence[FinishedRun]) -> list[FinishedRun]:
-    """The published runs of a suite, then those of its recipes that other suites have, if they are of the same images."""
+    """The published runs of a suite, then those of its recipes that other suites have, of the images of the local ones."""
     own = current_runs(registry, suite, read_committed(results, suite.name))
     try:
         others = runs_of_other_suites(registry, suite, results)
     except RecipeError as error:  # the files of another suite must not cost this one its report
         LOG.warning(f"without the runs that other suites have: {error}")
-        return own
-    images = {run.record.hash: run.record.dataset.fingerprint for run in (*own, *local)}
-    return own + [run for run in others if images.get(run.record.hash) in (None, run.record.dataset.fingerprint)]
+        others = []
+    return of_same_images(local, [*own, *others])
 
 
 def _draw(

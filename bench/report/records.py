@@ -71,6 +71,14 @@ def runs_of_other_suites(registry: Registry, suite: Suite, results: str | Path) 
     return current_runs(registry, suite, runs)
 
 
+def of_same_images(runs: Iterable[FinishedRun], others: Sequence[FinishedRun]) -> list[FinishedRun]:
+    """Those of `others` that are of the images that `runs` of their recipe have; of a recipe without such, of its first one."""
+    images: dict[str, str] = {}
+    for run in (*runs, *others):
+        images.setdefault(run.record.hash, run.record.dataset.fingerprint)
+    return [run for run in others if run.record.dataset.fingerprint == images[run.record.hash]]
+
+
 def local_runs(registry: Registry, suite: Suite, results: str | Path) -> list[FinishedRun]:
     """The finished runs of this machine that belong to a suite, in its order. Any seed counts.
 

@@ -26,7 +26,7 @@ from bench.runs.record import Record
 from bench.share.load import Folders, read_run, trained_network
 from bench.storage import first_line, sha256
 from bench.train.teacher import Teacher
-from bench.train.teacher_cache import TeacherCache
+from bench.train.teacher_cache import cached_weights
 
 
 class Compared(NamedTuple):
@@ -152,13 +152,11 @@ def trained_teacher(folder: Path, recipe: Recipe, record: Record) -> Teacher:
 
 def teacher_weights(folder: Path, recipe: Recipe, record: Record) -> Path:
     """The weights of the teacher that guided a run. Raises RecipeError if they are not on this machine."""
-    cache = TeacherCache(recipe.teacher, record.dataset.fingerprint)
-    places = [cache.weights] if cache.exists() else []
     results = folder.absolute().parents[5:6]  # the run is in <results>/local/runs/<three parts of its id>/
-    places += [path for path in (RunFolder(parent, recipe.teacher).weights for parent in results) if path.is_file()]
-    expected = record.teacher.weights if record.teacher is not None else None
+    places = [cached_weights(record.teacher.key), *(RunFolder(parent, recipe.teacher).weights for parent in results)]
+    places = [path for path in places if path.is_file()]
     for path in places:
-        if expected in (None, sha256(path)):
+        if record.teacher.weights in (None, sha256(path)):
             return path
     repeat = command(recipe)
     trains = f"`{repeat} --teacher-only` trains it"

@@ -218,11 +218,11 @@ def _run(registry: Registry, suites: Sequence[Suite], arguments: argparse.Namesp
             done = f"{len(scheduler.done)} of {count(len(jobs), 'job')}"
             print(f"stopped, {done} done; the same command resumes", file=sys.stderr)
             return STOPPED
-    if any(job.is_finished or job.key in scheduler.done for job in plan.runs):
-        _report(registry, suites, plan, arguments, bool(jobs) or arguments.verb == "compare")
     for job in jobs:
         if job.key in scheduler.failed:
             LOG.error(f"{job.name}: {scheduler.failed[job.key]}")
+    if any(job.is_finished or job.key in scheduler.done for job in plan.runs):
+        _report(registry, suites, plan, arguments, bool(jobs) or arguments.verb == "compare")
     if scheduler.failed:
         LOG.error(f"{title}: {len(scheduler.failed)} of {count(len(jobs), 'job')} failed")
     for problem in plan.problems:

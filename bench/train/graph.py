@@ -57,8 +57,9 @@ class StepGraph:
     def capture(self) -> None:
         """Capture the step. Raises RuntimeError if it is refused: it does what a graph cannot, or memory is missing."""
         self._graph = torch.cuda.CUDAGraph()
-        # Threads that load data may allocate meanwhile.
-        with torch.cuda.graph(self._graph, self._pool, self._stream, capture_error_mode="thread_local"):
+        # Threads that load data may allocate meanwhile. If a capture is refused, some versions of torch leave its stream current.
+        current = torch.cuda.stream(torch.cuda.current_stream(self._stream.device))
+        with current, torch.cuda.graph(self._graph, self._pool, self._stream, capture_error_mode="thread_local"):
             self._step(self._inputs)
         self.captured = True
 

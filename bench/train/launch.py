@@ -92,6 +92,7 @@ def set_arithmetic(train: Train) -> None:
     # fp32 means fp32, also in every evaluation; torch would advise against it, and name another way to say it
     warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores|Please use the new API settings to control TF32")
     torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")  # the default, which a variable of some containers changes
     if train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by torch; read when cuBLAS is first used
         torch.use_deterministic_algorithms(True)
@@ -110,6 +111,7 @@ def make_accelerator(
     accelerator = Accelerator(
         mixed_precision=MIXED_PRECISION[precision.used],
         cpu=device == "cpu",
+        dynamo_backend="no",  # the recipe says what is compiled, and the launcher's setting would add TF32
         log_with=list(trackers) or None,
         project_dir=folder,
     )

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import median
 
@@ -45,6 +45,7 @@ RUN_FILE = Path(__file__).parents[1] / "run.py"
 POLL_SECONDS = 1.0
 # beginnings of the variables that launchers give to their processes
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "GROUP_", "ROLE_", "TORCHELASTIC_", "ACCELERATE_", "FORK_")
+SHARED_VARIABLES = ("ACCELERATE_USE_CPU",)  # the device is that of the run; the precision is the teacher's recipe's
 
 
 def run(request: RunRequest, stop: StopSignals) -> None:
@@ -90,8 +91,8 @@ def _ensure_teacher(cache: TeacherCache, request: RunRequest) -> None:
             time.sleep(POLL_SECONDS)
         return
     LOG.info(f"{cache.recipe.id} is the teacher of this recipe and is trained first")
-    variables = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHER_VARIABLES)}
-    process = subprocess.Popen([sys.executable, str(RUN_FILE), *request.options, "--teacher-only"], env=variables)
+    words = [sys.executable, str(RUN_FILE), *request.options, "--teacher-only"]
+    process = subprocess.Popen(words, env=environment_of_teacher(os.environ))
     try:
         code = process.wait()
     except KeyboardInterrupt:
@@ -105,6 +106,15 @@ def _ensure_teacher(cache: TeacherCache, request: RunRequest) -> None:
     if code != 0 or not cache.exists():
         LOG.error(f"the teacher {cache.recipe.id} could not be trained (exit code {code})")
         sys.exit(FAILED)
+
+
+def environment_of_teacher(variables: Mapping[str, str]) -> dict[str, str]:
+    """The variables of a process that trains a teacher: those of the run without the launcher's."""
+    return {
+        name: value
+        for name, value in variables.items()
+        if name in SHARED_VARIABLES or not name.startswith(LAUNCHER_VARIABLES)
+    }
 
 
 def _train_teacher(request: RunRequest, dataset: DecodedDataset, stop: StopSignals) -> None:

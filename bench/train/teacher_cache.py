@@ -69,6 +69,11 @@ class TeacherCache:
         write_json(self.folder / "record.json", run.record(self.recipe).to_dict())
 
 
+def cached_weights(key: str) -> Path:
+    """The place of the weights of the teacher that records call `key`, also of one that other code has trained."""
+    return cache_folder() / "teachers" / Path(key).name / WEIGHTS
+
+
 def cached_teacher_record(recipe: Recipe) -> Record | None:
     """The record of a cached teacher of this recipe, seed and code, for any copy of the dataset; None if there is none.
 

@@ -19,6 +19,7 @@ from bench.report import committed
 from bench.report.committed import check_committed, write_committed
 from bench.report.local import write_local, write_selection
 from bench.report.records import read_runs, records_path, write_runs
+from bench.runs.record import DatasetSummary
 from tests.helpers.synthetic import finish, make_run, quick_run, three_seeds
 
 ROOT = Path(__file__).parents[2]
@@ -162,6 +163,16 @@ def test_runs_of_this_machine_are_united_with_published_ones(results):
     assert "1 run was repeated on other machines; the largest difference is 8.00 points." in notes
     (row,) = together.reproductions.to_dict("records")
     assert row["where"].startswith("1 x Synthetic GPU, bf16 with ") and (row["there"], row["here"]) == (90.0, 98.0)
+
+
+def test_published_runs_of_other_images_and_a_damaged_earlier_report_do_not_stop_a_report(results):
+    other = DatasetSummary("f" * 64, 10, 1437, 360, None, "test")
+    finish(results, quick_run("guided", 3, (90.0, 98.0), dataset=other))
+    (results / "local" / "quick").mkdir()
+    records_path(results / "local", "quick").write_text("of an earlier version\n")
+    (report,) = write_local(registry, results, with_published=True)
+    assert report.cells["seeds"].tolist() == [3, 1]  # of guided, this machine's alone
+    assert [run.record.seed for run in read_runs(results / "local", "quick")] == [3]
 
 
 def test_the_published_runs_of_other_suites_are_drawn_with_this_machines(tmp_path):

@@ -19,7 +19,7 @@ from bench.data.store import current_fingerprint
 from bench.report import output
 from bench.report.records import REPRODUCTIONS, read_runs, records_path, write_runs
 from bench.runs import record
-from bench.runs.record import Code, Hardware
+from bench.runs.record import Code, DatasetSummary, Hardware
 from tests.helpers.own import write_own
 from tests.helpers.process import ROOT
 from tests.helpers.synthetic import finish, make_run, quick_run, three_seeds
@@ -87,6 +87,11 @@ def test_publish_takes_runs_that_another_suite_has(results, capsys):
     assert "suite teachers-small: 3 new runs" in capsys.readouterr().out
     found = accuracies(read_runs(results, "teachers-small"))
     assert found == {("baseline", 0): 50.0, ("guided", 0): 50.0, ("guided", 1): 60.0}
+    # the images of a dataset have changed since another suite was published
+    shutil.rmtree(results / "teachers-small")
+    finish(results, make_run("", own, [60.0], dataset=DatasetSummary("f" * 64, 10, 1437, 360, None, "test")), own)
+    assert bench("publish", "teachers-small", "--results-dir", results) == 0
+    assert accuracies(read_runs(results, "teachers-small")) == {("baseline", 0): 50.0, ("guided", 1): 60.0}
 
 
 def test_replace_lets_this_machine_count(results, capsys):

@@ -140,6 +140,9 @@ def test_the_teacher_comes_from_the_cache_and_must_be_that_of_the_run(pair_of, m
     weights = {"weights": sha256(teacher / "model.safetensors")}
     write_json(teacher / "record.json", {**record, "hash": recipe.teacher.hash, **weights})
     cache.add(RunFolder(tmp_path / "results", recipe.teacher))
+    kept = cache.folder.rename(cache.folder.with_name("resnet8-digits-0123456789abcdef"))  # other code has trained it
+    record["teacher"]["key"] = kept.name
+    write_json(place / "record.json", record)
     shutil.rmtree(teacher)
     found = bench.load_pair(place).teacher.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in found.items())
@@ -148,7 +151,7 @@ def test_the_teacher_comes_from_the_cache_and_must_be_that_of_the_run(pair_of, m
         RecipeError, match=r"here are the weights of another training of its teacher resnet8/digits, seed 0"
     ):
         bench.load_pair(place)
-    shutil.rmtree(cache.folder)
+    shutil.rmtree(kept)
     with pytest.raises(RecipeError, match="the weights are not on this machine") as caught:
         bench.load_pair(place)
     words = shlex.split(str(caught.value).split("`")[1])  # the command trains exactly this teacher

@@ -12,6 +12,7 @@ from bench.config.schema import RecipeError, Train
 from bench.cores import CORES
 from bench.train import launch
 from bench.train.launch import bf16_note, choose_precision, choose_threads, make_accelerator
+from bench.train.runner import environment_of_teacher
 from tests.helpers.process import TINY, command, refused
 
 BASELINE = ["bench/run.py", "--recipe", "deit_micro/digits/baseline", "--protocol", "quick", "--results-dir"]
@@ -98,6 +99,23 @@ def test_a_processor_that_is_faster_in_bf16_is_named(monkeypatch):
     assert "train.precision=bf16" in bf16_note("fp32", "cpu")
     monkeypatch.setattr(launch, "MIN_GAIN", 1e9)
     assert bf16_note("fp32", "cpu") is bf16_note("bf16", "cpu") is bf16_note("fp32", "cuda") is None
+
+
+def test_what_the_surroundings_say_about_compilation_and_tf32_does_not_count():
+    code = """if True:
+        import torch
+        from bench.config.schema import Train
+        from bench.train.launch import make_accelerator
+        accelerator, _ = make_accelerator(Train(device="cpu", precision="fp32"))
+        print(accelerator.state.dynamo_plugin.backend.value, torch.get_float32_matmul_precision())
+    """
+    variables = {"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1"}
+    assert command("-c", code, env=variables, check=True, real=True).stdout.split() == ["NO", "highest"]
+
+
+def test_a_teacher_has_the_device_of_the_launcher_and_no_process_group():
+    launched = {"ACCELERATE_USE_CPU": "true", "ACCELERATE_MIXED_PRECISION": "bf16", "WORLD_SIZE": "2", "HOME": "/root"}
+    assert environment_of_teacher(launched) == {"ACCELERATE_USE_CPU": "true", "HOME": "/root"}
 
 
 def test_a_device_that_this_machine_lacks_is_refused(tmp_path):
