@@ -101,6 +101,16 @@ class Suite:
         return tuple(path for values in self.vary for path, _ in values[0])
 
     @property
+    def varied_number(self) -> str | None:
+        """The key that varies, the first of those that vary together, if its values are numbers on a scale."""
+        if len(self.vary) != 1 or len(self.vary[0]) < 2:
+            return None
+        (key, _), *_ = self.vary[0][0]
+        values = [variant[0][1].value for variant in self.vary[0]]
+        is_number = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+        return key if is_number and not key.endswith("seed") else None
+
+    @property
     def reading_order(self) -> tuple[bool, int, bool, str]:
         """What suites are sorted by for a reader: by the number of students x datasets, the most first, and by name.
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from bench.report import tables, teacher_seeds
 from bench.report.figures import figure_name, plots_of_suite
-from bench.report.figures.varied import name_of, varied_number
+from bench.report.figures.varied import name_of
 from bench.report.frame import CELL
 from bench.report.reproductions import NOTE, TITLE, reproduction_notes
 from bench.report.suite_report import FEW_METHODS, SuiteReport
@@ -189,7 +189,7 @@ def _summary(report: SuiteReport, folder: str) -> Iterator[str]:
     """The headline without what is only in table.md, a figure and links to the files of a suite, in Markdown."""
     yield from _headline(report, tables.short_accuracy_note(report), [report.protocol_note, *report.notes])
     suite, name, shows = report.suite, "overview", f"gains of the methods of suite {report.suite.name}"
-    if key := varied_number(suite):
+    if key := suite.varied_number:
         name, shows = "varied", f"gains and accuracies of suite {suite.name} against {name_of(key)}"
     if len(suite.models) == len(suite.datasets) == 1 and not suite.vary and len(suite.methods) <= FEW_METHODS:
         name = f"curves/{figure_name(suite.models[0], suite.datasets[0])}"

@@ -28,10 +28,32 @@ def overall_gains(suite: Suite, pairs: pd.DataFrame) -> pd.Series:
 
 
 def overall_notes(suite: Suite, cells: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
-    """Sentences on the mean of `overall_gains`, on which gains are clear, and on speed-ups; none without such gains.
+    """Sentences on the gains of all cells of a suite together, none where it has nothing to say on them.
+
+    Of several students or datasets: on the mean of `overall_gains`, on which gains are clear, and on speed-ups. Of a suite
+    that varies a number: on how far the gain of the last value differs from that of the first.
 
     cells: see `stats.cells_frame`.
     """
+    return _over_cells(suite, cells, pairs) + (_over_values(pairs, suite.reference) if suite.varied_number else [])
+
+
+def _over_values(pairs: pd.DataFrame, reference: str) -> list[str]:
+    out, others = [], pairs[pairs["method"] != reference]
+    for (model, dataset, method), own in others.groupby(["model", "dataset", "method"], sort=False):
+        gains = own.pivot_table(index="seed", columns="variant", values="gain", sort=False)
+        first, last = gains.columns[[0, -1]]
+        differences = (gains[last] - gains[first]).dropna()
+        if first != last and len(differences) >= MIN_SEEDS:
+            low, high = paired_interval(differences)
+            out.append(
+                f"{method}, {model} on {dataset}: with {last}, the gain minus that with {first} is"
+                f" {differences.mean():+.2f} points ({low:+.2f} to {high:+.2f}, over {count(len(differences), 'seed')})."
+            )
+    return out
+
+
+def _over_cells(suite: Suite, cells: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
     gains, tested = overall_gains(suite, pairs), cells.dropna(subset="p_value")
     if len(gains) < MIN_SEEDS:
         return []
@@ -43,16 +65,15 @@ def overall_notes(suite: Suite, cells: pd.DataFrame, pairs: pd.DataFrame) -> lis
     cell = "student" if is_by_student else "cell"  # a student on a dataset
     names = f": {', '.join(clear['model'])}" if is_by_student and len(clear) else ""
     out = [
-        f"Mean gain of {method} over {count(len(tested), cell)}: {gains.mean():.2f} points ({low:.2f} to {high:.2f}, over"
-        f" {count(len(gains), 'seed')}). Corrected for {len(tested)} comparisons (Holm), {len(clear)} of the gains"
+        f"Mean gain of {method} over {count(len(tested), cell)}: {gains.mean():.2f} points ({low:.2f} to {high:.2f},"
+        f" {count(len(gains), 'seed')}). With Holm's correction for {len(tested)} comparisons, {count(len(clear), 'gain')}"
         f" {'is' if len(clear) == 1 else 'are'} clear{names}."
     ]
     reached = cells[cells["method"] != suite.reference].dropna(subset="speedup_epochs_mean")
     if len(reached):
         ranges = [(reached[name].dropna(), text) for name, text in _SPEEDUPS.items()]
-        said = ", ".join(f"{own.min():.1f} to {own.max():.1f} times as fast {text}" for own, text in ranges if len(own))
+        said = ", ".join(f"{own.min():.1f} to {own.max():.1f} {text}" for own, text in ranges if len(own))
         out.append(
-            f"{method} reaches the final accuracy of {reference} {said} (below 1: slower), for the"
-            f" {count(len(reached), cell)} with such a number."
+            f"Times as fast as {reference} to its final accuracy, {count(len(reached), cell)}: {said} (below 1: slower)."
         )
     return out

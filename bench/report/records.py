@@ -72,7 +72,7 @@ def runs_of_other_suites(registry: Registry, suite: Suite, results: str | Path) 
 
 
 def of_same_images(runs: Iterable[FinishedRun], others: Sequence[FinishedRun]) -> list[FinishedRun]:
-    """Those of `others` that are of the images that `runs` of their recipe have; of a recipe without such, of its first one."""
+    """Those of `others` with the images that `runs` of their recipe have; without such, with those of their first one."""
     images: dict[str, str] = {}
     for run in (*runs, *others):
         images.setdefault(run.record.hash, run.record.dataset.fingerprint)

@@ -96,7 +96,7 @@ class SuiteReport:
         return f"The runs were made with {', '.join([*versions, *code]) or 'unknown code'}."
 
     def dataset_label(self, dataset: str) -> str:
-        """The name of a dataset, and how many classes its runs have if these are not all: "tiny_imagenet, 20 of 200 classes"."""
+        """A dataset's name, and how many classes its runs have if not all: "tiny_imagenet, 20 of 200 classes"."""
         runs = self.runs[self.runs["dataset"] == dataset]
         total = next(recipe.data.classes for one, recipe in self.recipes if split_id(one.id)[1] == dataset)
         some = total and total > runs["classes"].max()  # false without runs
@@ -113,8 +113,8 @@ class SuiteReport:
         chance = " or ".join(f"{100 * value:.2f} %" for value in sorted(guessing(runs).unique()))
         return (
             f"{classes}, {trained} training images, evaluated on {images} {kind} images. Guessing gives"
-            f" {chance}. An accuracy on so many images has a standard error of up to"
-            f" {50 / np.sqrt(runs['test_images'].min()):.1f} points, which intervals over seeds do not include."
+            f" {chance}. The number of test images gives an accuracy a standard error of up to"
+            f" {50 / np.sqrt(runs['test_images'].min()):.1f} points, which intervals do not include."
         )
 
 

@@ -57,7 +57,7 @@ class StepGraph:
     def capture(self) -> None:
         """Capture the step. Raises RuntimeError if it is refused: it does what a graph cannot, or memory is missing."""
         self._graph = torch.cuda.CUDAGraph()
-        # Threads that load data may allocate meanwhile. If a capture is refused, some versions of torch leave its stream current.
+        # Threads that load data may allocate meanwhile. Some versions of torch leave a refused capture's stream current.
         current = torch.cuda.stream(torch.cuda.current_stream(self._stream.device))
         with current, torch.cuda.graph(self._graph, self._pool, self._stream, capture_error_mode="thread_local"):
             self._step(self._inputs)

@@ -20,7 +20,6 @@ from bench.report import documents
 from bench.report.documents import markdown
 from bench.report.figures import DRAW, check_figures, figure_name, plots_of_suite, write_figures
 from bench.report.figures.base import COLOURS, DARK, LIGHT, figure_style, method_colour
-from bench.report.figures.varied import varied_number
 from bench.report.page import render_page
 from bench.report.suite_report import FEW_METHODS, build_suite_report
 from bench.runs.record import GuidanceStop
@@ -275,7 +274,7 @@ def test_gains_are_drawn_against_a_varied_number(tmp_path):
     ],
 )
 def test_what_is_no_single_number_on_a_scale_is_not_drawn_against(tmp_path, vary):
-    assert varied_number(varied_suite(tmp_path, f"vary: {vary}")[1]) is None
+    assert varied_suite(tmp_path, f"vary: {vary}")[1].varied_number is None
 
 
 def test_gains_over_another_reference_are_called_so():

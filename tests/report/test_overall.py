@@ -34,11 +34,15 @@ def test_the_mean_gain_is_over_students_and_its_interval_over_seeds():
     assert overall_gains(suite, one.pairs).tolist() == pytest.approx(by_seed)
     half = t.ppf(0.975, 2) * by_seed.std(ddof=1) / np.sqrt(3)
     low, high = by_seed.mean() - half, by_seed.mean() + half
-    (text, speed), *_ = [[note for note in one.notes if "guided" in note]]
-    assert text.startswith(f"Mean gain of guided over 3 students: {by_seed.mean():.2f} points ({low:.2f} to {high:.2f}, over 3 seeds)")
+    text, speed = one.notes[:2]
+    assert text.startswith(
+        f"Mean gain of guided over 3 students: {by_seed.mean():.2f} points ({low:.2f} to {high:.2f}, 3 seeds)"
+    )
     # pit_tiny is unclear by itself; the others have p = 0.003 and 0.0002, times 2 and 3
-    assert text.endswith("Corrected for 3 comparisons (Holm), 2 of the gains are clear: deit_tiny, cvt_13.")
-    assert speed.endswith("for the 2 students with such a number.")  # a seed of pit_tiny stays below its baseline
+    assert text.endswith("With Holm's correction for 3 comparisons, 2 gains are clear: deit_tiny, cvt_13.")
+    assert speed.startswith(
+        "Times as fast as the baseline to its final accuracy, 2 students: 1.0 to 1.0 in epochs"
+    )  # a seed of pit_tiny stays below its baseline
 
 
 def test_of_seeds_that_not_all_students_have_there_is_no_mean():
@@ -51,3 +55,17 @@ def test_varied_settings_or_a_single_student_have_no_overall_gain(tmp_path):
     for reg, of, count in ((own, varied, 12), (registry, one, 6)):
         pairs = build_suite_report(reg, of, runs_of_suite(reg, of, count)).pairs
         assert len(pairs) and overall_gains(of, pairs).empty
+
+
+def test_the_gain_of_the_last_value_is_compared_with_that_of_the_first(tmp_path):
+    own, varied = varied_suite(tmp_path, "vary: {data.train_limit: [100, 500, 1000]}")
+    gains = {100: [10, 10, 10], 500: [50, 50, 50], 1000: [11, 12, 13]}
+    runs = [
+        make_run(varied.name, recipe.with_seed(seed), [40.0 + bool(recipe.guidance) * gains[recipe.data.train_limit][seed]])
+        for _, recipe in own.suite_recipes(varied)
+        for seed in range(3)
+    ]
+    (note,) = [text for text in build_suite_report(own, varied, runs).notes if "minus" in text]
+    half = t.ppf(0.975, 2) / np.sqrt(3)  # of differences of 1, 2 and 3 points
+    beginning = "guided, deit_micro on digits: with data.train_limit=1000, the gain minus that with data.train_limit=100 is"
+    assert note == f"{beginning} +2.00 points ({2 - half:+.2f} to {2 + half:+.2f}, over 3 seeds)."

@@ -21,7 +21,7 @@ from bench.report.figures.base import figure_name
 from bench.report.figures.cost import draw_cost
 from bench.report.figures.curves import draw_curves, draw_suite
 from bench.report.figures.gains import draw_gains
-from bench.report.figures.varied import draw_varied, name_of, varied_number
+from bench.report.figures.varied import draw_varied, name_of
 from bench.report.frame import CELL, RUN
 from bench.report.suite_report import SuiteReport
 
@@ -45,7 +45,7 @@ def plots_of_suite(report: SuiteReport) -> dict[str, base.Plot]:
         over = base.clean(reference)
         title = f"Gain of {base.clean(methods[1])} over {over}" if len(methods) == 2 else f"Gains over {report.reference}"
         plots["overview"] = replace(whole, title=title, curves=curves.groupby(RUN).tail(1))
-        if key := varied_number(report.suite):
+        if key := report.suite.varied_number:
             plots["varied"] = replace(whole, title=f"Gain against {name_of(key)}", curves=curves.iloc[:0])
     if len(cells[CELL].drop_duplicates()) > 1:
         plots["suite"] = whole

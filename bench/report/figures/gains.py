@@ -35,7 +35,9 @@ def _draw_pairs(plot: base.Plot, width: float, title: str | None) -> Figure:
     datasets = list(gains.groupby("dataset", sort=False))
     row_lines = ROW_LINES + plot.setting_lines
     height = (sum(len(after) * row_lines + 3.3 for _, after in datasets) + 3.5) * base.line_inches()
-    note = f"Left: {plot.measure} of the last epoch, small: of each seed{'; dotted: the teacher' * (len(plot.teachers) == 1)}."
+    note = (
+        f"Left: {plot.measure} of the last epoch, small: of each seed{'; dotted: the teacher' * (len(plot.teachers) == 1)}."
+    )
     note += f" Right: gain over {plot.over} with the same seed. {plot.seeds()}; lines: 95 % confidence intervals; rings: no"
     note += " clear difference, or too few seeds."
     figure = base.new_figure(width, height, title, note, plot.legend(linestyle="", marker="o"))
@@ -60,8 +62,7 @@ def _draw_pairs(plot: base.Plot, width: float, title: str | None) -> Figure:
 
 
 def _draw_accuracies(axes: Axes, before: pd.DataFrame, after: pd.DataFrame, plot: base.Plot) -> None:
-    """Draw the mean accuracies of two methods in a row per cell, joined by a line, with those of the seeds, the first row at
-    the top."""
+    """Draw the accuracies of two methods in a row per cell, the first at the top: means, joined by a line, and seeds."""
     if len(plot.teachers) == 1:
         axes.axvline(plot.teachers[0], **base.teacher_line())
     axes.set_ylim(len(after) - 0.4, -0.6)

@@ -10,23 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-from bench.config.suite import Suite
 from bench.report.figures import base
 from bench.report.figures.gains import gain_limits, gain_mark, interval_ends
 
 HEIGHT = 0.3  # of a panel, of the figure's width
 MAX_TICKS = 6  # values that are written on the axis one by one
 STEP_POINTS = 2.5  # between the marks of methods of one value
-
-
-def varied_number(suite: Suite) -> str | None:
-    """The key that a suite varies, the first of those that vary together, if its values are numbers on a scale."""
-    if len(suite.vary) != 1 or len(suite.vary[0]) < 2:
-        return None
-    (key, _), *_ = suite.vary[0][0]
-    values = [variant[0][1].value for variant in suite.vary[0]]
-    is_number = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
-    return key if is_number and not key.endswith("seed") else None
 
 
 def name_of(key: str) -> str:
