@@ -23,7 +23,6 @@ def add_list_options(parser: argparse.ArgumentParser) -> None:
     """The options of `list`."""
     parser.add_argument("what", nargs="*", metavar="TEXT", help="only ids with one of these texts, or that match a glob")
     parser.add_argument("--suite", metavar="NAME", help="only those of a suite")
-    parser.add_argument("--teachers", action="store_true", help="the teachers that the suites need instead")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--data-dir", metavar="DIR", help=NO_DATA_HELP)
     add_recipes_dir(parser)
@@ -32,11 +31,7 @@ def add_list_options(parser: argparse.ArgumentParser) -> None:
 def run_list(arguments: argparse.Namespace) -> int:
     """Print every id, or those of a suite, of which words select some."""
     registry = Registry(*arguments.recipes_dir)
-    if arguments.teachers:
-        suites = [arguments.suite] if arguments.suite is not None else registry.names("suites")
-        ids = list(dict.fromkeys(teacher for name in suites for teacher in registry.teachers(registry.suite(name))))
-    else:
-        ids = registry.suite(arguments.suite).ids if arguments.suite is not None else registry.ids()
+    ids = registry.suite(arguments.suite).ids if arguments.suite is not None else registry.ids()
     if not (ids := [one for one in ids if matches(one, arguments.what)]):
         texts = ", ".join(map(short_repr, arguments.what))
         raise RecipeError(

@@ -81,7 +81,7 @@ def loaded(code: str, *names: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "words", [["list"], ["list", "--suite", "paper", "--teachers"], ["show", "deit_tiny/cifar100/guided"], ["schema"]]
+    "words", [["list"], ["list", "--suite", "paper"], ["show", "deit_tiny/cifar100/guided"], ["schema"]]
 )
 def test_a_verb_that_answers_at_once_imports_nothing_large(words):
     assert not loaded(f"from bench.__main__ import main; main({words!r})", *LARGE)

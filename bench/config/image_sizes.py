@@ -60,13 +60,9 @@ def size_problem(model: Model) -> str | None:
     if rule is None:
         return None
     takes, why = rule(model)
-    return None if takes(model.image_size) else describe(model, why, takes)
-
-
-def describe(model: Model, why: str, takes: Takes, farthest: int = MAX_SIZE) -> str:
-    """The problem of an image size, with the nearest sizes that a model takes, at most `farthest` px away."""
-    size = model.image_size
-    smaller = next((s for s in range(size - 1, max(0, size - farthest - 1), -1) if takes(s)), None)
-    larger = next((s for s in range(size + 1, min(MAX_SIZE, size + farthest) + 1) if takes(s)), None)
+    if takes(size := model.image_size):
+        return None
+    smaller = next((s for s in range(size - 1, 0, -1) if takes(s)), None)
+    larger = next((s for s in range(size + 1, MAX_SIZE + 1) if takes(s)), None)
     fits = " and ".join(f"{s} px" for s in (smaller, larger) if s is not None) or "none was found"
     return f"got {size} px, but {model.name} {why}; nearest sizes that fit: {fits}"

@@ -111,11 +111,6 @@ class Registry:
         teachers = itertools.product(models["teacher"], self.names("datasets"))
         return ["/".join(parts) for parts in (*students, *teachers)]
 
-    def teachers(self, suite: Suite) -> list[str]:
-        """The ids of the teachers that a suite's recipes need."""
-        recipes = (recipe for _, recipe in self.suite_recipes(suite))
-        return list(dict.fromkeys(recipe.teacher.id for recipe in recipes if recipe.teacher is not None))
-
     def suite_recipes(self, suite: Suite) -> list[tuple[SuiteEntry, Recipe]]:
         """The entries of a suite with their recipes, seed 0.
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-from bench.config.image_sizes import describe
 from bench.config.schema import Model, RecipeError
 
 STAGE_SIZES = ("width", "depth", "heads", "mlp_ratio")
 ALL_SIZES = ("patch_size", *STAGE_SIZES)
-SEARCHED_PX = 32  # farthest from the asked size
 
 
 def check_sizes(model: Model, fixed: Sequence[str]) -> None:
@@ -45,21 +42,3 @@ def sees_every_pixel(network: nn.Module, size: int) -> bool:
     logits = network(images)
     (logits * torch.randn(logits.shape, generator=rng)).sum().backward()
     return bool((images.grad != 0).any(1).any(0).all())
-
-
-def check_pixels(model: Model, network: nn.Module, create: Callable[[Model], nn.Module]) -> None:
-    """Refuse an image size of which a network does not see every pixel, and name the nearest sizes that fit.
-
-    Args:
-        create: builds the network for another image size.
-    """
-
-    def takes(size: int) -> bool:
-        try:
-            return sees_every_pixel(create(replace(model, image_size=size)), size)
-        except Exception:  # architectures refuse sizes in many ways
-            return False
-
-    if not sees_every_pixel(network, model.image_size):
-        why = "does not see every pixel of it"
-        raise RecipeError(f"model.image_size: {describe(model, why, takes, SEARCHED_PX)}")

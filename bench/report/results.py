@@ -42,17 +42,7 @@ def results(
             once, as this machine has it; "reproduction": only runs of published recipes and seeds on other machines.
         recipes_dir: your own recipe files, if the suite is there; one folder or several.
 
-    Columns (all: docs/records.md, In Python):
-        origin: "local", "published" or "reproduction".
-        folder: of a local run, for `bench.load` and `bench.load_pair`; else missing.
-        suite: the names of its suites, joined by ", "; empty for none.
-        variant: the varied keys with their values, as "data.train_limit=500"; empty for none, and for a run of several.
-        model, dataset, method, seed; id, protocol, hash: of the recipe. method is "baseline" without guidance.
-        last_accuracy, best_accuracy: on the test set, in %, after the last and the best epoch; missing if it diverged.
-        best_epoch, epochs, diverged, parameters, flops_per_image, classes, train_images, test_images, evaluated_on.
-        seconds: of training and evaluation. images_per_second, peak_memory_mib, machine, device_hours in device_unit.
-        teacher_id, teacher_seed, teacher_accuracy (%), teacher_epochs, teacher_seconds, …: missing without a teacher.
-        version, commit, dirty, numerics, libraries, settings: of the code. precision, device, processor, threads, ….
+    Columns: docs/records.md, In Python.
 
     Raises:
         RecipeError: nothing is found, the suite is unknown, or a record is damaged.

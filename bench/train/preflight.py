@@ -5,8 +5,6 @@ This is what needs torch; bench/data/preflight.py has the rest.
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -19,7 +17,7 @@ from bench.data.pil_loader import timm_transform
 from bench.data.rand_augment import parse
 from bench.guidance import Outputs
 from bench.models.features import FeatureExtractor
-from bench.models.sizes import check_pixels
+from bench.models.sizes import sees_every_pixel
 from bench.train.launch import check_launch, choose_device, choose_precision
 from bench.train.teacher import load_teacher_weights
 
@@ -39,22 +37,21 @@ def check_recipe(recipe: Recipe, processes: int | None) -> None:
     known = recipe.data.subset or recipe.data.classes  # a teacher's are the same
     classes = known or 2
     student, own, teacher = models.create_student(recipe, classes), recipe.teacher, None
-    _check_network(student, recipe, classes, world)
+    _check_network(student, recipe, world)
     if own is not None:
         teacher = models.create(own.model, classes, own.seed, feature_layers="maps" in recipe.guidance.needs)
         if own.weights is not None and known is not None:  # else the decoded dataset has the number
             load_teacher_weights(teacher.network, own, find_teacher_file(own.weights, own.sha256))
-        _check_network(teacher, own, classes, world=1)
+        _check_network(teacher, own, world=1)
     if recipe.guidance is not None:
         _check_methods(recipe, student, teacher)
 
 
-def _check_network(network: FeatureExtractor, recipe: Recipe, classes: int, world: int) -> None:
-    _check_single_sample(network, recipe, world)
+def _check_network(network: FeatureExtractor, recipe: Recipe, world: int) -> None:
     _check_micro_batch(network, recipe, world)
-    if recipe.model.builder not in RULES:
-        create = functools.partial(models.create_network, classes=classes, seed=recipe.seed)
-        check_pixels(recipe.model, network.network, create)
+    size = recipe.model.image_size
+    if recipe.model.builder not in RULES and not sees_every_pixel(network.network, size):
+        raise RecipeError(f"model.image_size: {recipe.model.name} does not see every pixel of {size} px: set another size")
     if recipe.data.pipeline == "pil":
         timm_transform(recipe)
     elif recipe.augment.rand_augment:
@@ -76,18 +73,6 @@ def _check_methods(recipe: Recipe, student: FeatureExtractor, teacher: FeatureEx
                     logits, maps = teacher.eval()(images[1])
                 theirs = Outputs(logits if "logits" in recipe.guidance.needs else None, maps)
             guidance.check_terms(recipe.guidance, methods, ours, theirs, torch.tensor([0, 1]))
-
-
-def _check_single_sample(network: FeatureExtractor, recipe: Recipe, world: int) -> None:
-    """Refuse one sample per process if batch norm would normalise a single value (CvT's last maps at 32 px)."""
-    if recipe.train.batch_size > world:
-        return
-    size, calls = recipe.model.image_size, len(network.drop_path_rates)
-    try:
-        network.train()(torch.zeros(1, 3, size, size), torch.ones(calls, 1))
-    except ValueError as error:
-        sentence = f"train.batch_size: {recipe.model.name} cannot train on one sample per process: {error}"
-        raise RecipeError(sentence) from error
 
 
 def _check_micro_batch(network: FeatureExtractor, recipe: Recipe, world: int) -> None:
