@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from tabulate import tabulate
 
 from bench.report.figures import base
+from bench.report.stats import MIN_SEEDS, paired_interval
 from bench.storage import write_text
 
 ATTENTION = ["method", "seed", "block", "layer", "head", "distance_px", "uniform_px"]
@@ -32,6 +33,11 @@ ABOUT_ATTENTION = (
 ABOUT_CKA = (
     "CKA: linear, between flattened maps without class tokens, with the unbiased HSIC over minibatches. 1: equal up to a"
     " rotation and a factor."
+)
+
+ABOUT_DIFFERENCES = (
+    "Differences: paired over seeds, with their 95% confidence intervals (Student's t), each by itself, not corrected for"
+    " the number of blocks."
 )
 
 
@@ -85,14 +91,18 @@ def markdown(found: Findings) -> str:
     if len(found.attention):
         rows = _rows(found, found.attention, "distance_px", ".2f")
         uniform = _rows(found, found.attention.assign(method="uniform", seed=0), "uniform_px", ".2f")
-        parts.append(_table("distance (px)", {**rows, **uniform}, found))
+        differences = _differences(found, found.attention, "distance_px", ".2f")
+        parts.append(_table("distance (px)", {**rows, **uniform, **differences}, found))
         parts.append(ABOUT_ATTENTION)
     for layer, own in found.with_teacher.items():
-        parts.append(_table(f"CKA with teacher's {layer}", _rows(found, own, "cka", ".3f"), found))
+        rows = _rows(found, own, "cka", ".3f") | _differences(found, own, "cka", ".3f")
+        parts.append(_table(f"CKA with teacher's {layer}", rows, found))
     if len(found.with_reference):
         parts.append(_table(f"CKA with {found.reference}", _rows(found, found.with_reference, "cka", ".3f"), found))
     if len(found.similarity):
         parts.append(ABOUT_CKA)
+    if any(" to " in part for part in parts):
+        parts.append(ABOUT_DIFFERENCES)
     parts.append(f"Blocks: {', '.join(f'{number} {layer}' for number, layer in _blocks(found).items())}.")
     return "\n\n".join([*parts, *found.notes]) + "\n"
 
@@ -218,6 +228,20 @@ def _rows(found: Findings, frame: pd.DataFrame, column: str, spec: str) -> dict[
         of_block = own.set_index("block").reindex(_blocks(found))
         texts = zip(of_block["mean"], of_block["std"], strict=True)
         out[method] = ["" if pd.isna(m) else f"{m:{spec}}" + ("" if pd.isna(s) else f" ± {s:{spec}}") for m, s in texts]
+    return out
+
+
+def _differences(found: Findings, frame: pd.DataFrame, column: str, spec: str) -> dict[str, list[str]]:
+    """{"method - reference": a text for each block}, of methods that have enough seeds with the reference."""
+    of_runs = frame.groupby(["block", "method", "seed"])[column].mean().unstack("seed")
+    out = {}
+    for method in (name for name in found.methods if name != found.reference):
+        pairs = of_runs.xs(method, level="method") - of_runs.xs(found.reference, level="method")
+        pairs = pairs.dropna(axis="columns", how="all").reindex(_blocks(found))
+        if pairs.shape[1] >= MIN_SEEDS:
+            intervals = [(own.mean(), *paired_interval(own.dropna())) for _, own in pairs.iterrows()]
+            texts = ["" if pd.isna(m) else f"{m:+{spec}} ({low:+{spec}} to {high:+{spec}})" for m, low, high in intervals]
+            out[f"{method} - {found.reference}"] = texts
     return out
 
 

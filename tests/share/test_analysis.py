@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -22,9 +23,10 @@ from bench.models.features import FeatureExtractor, block_names
 from bench.rng import Stream, generator
 from bench.share.analysis import method_labels
 from bench.share.measures import attention_distance, block_distances, centred_gram, cka, grid_distances
-from bench.storage import read_json, sha256, write_json
+from bench.storage import read_json, write_json
 from bench.train.teacher_cache import TeacherCache
 from tests.helpers.networks import REGISTRY, build
+from tests.helpers.synthetic import make_teacher
 
 grids = st.integers(1, 9)
 sides = st.sampled_from([1.0, 16.0, 224.0])
@@ -238,13 +240,13 @@ def test_a_teacher_without_maps_leaves_what_needs_none(untrained, finished, cach
     monkeypatch.setenv("LOCALITY_BENCH_CACHE", str(cache))
     place = TeacherCache(teacher, record["dataset"]["fingerprint"])
     place.folder.mkdir(parents=True)
+    write_json(folder / "record.json", {**record, "teacher": asdict(make_teacher(teacher, key=place.key))})
     for reason in ("are not on this machine", "has no feature map"):
         found = bench.analyze([finished[0], folder], images=16)
         assert set(found.attention["method"]) == {"baseline", "kd"} and set(found.similarity["other"]) == {"baseline"}
         (note,) = found.notes
         assert note.startswith("The similarity to the teacher is missing: ") and reason in note
         save_file(models.create(teacher.model, 10, 0, feature_layers=False).network.state_dict(), place.weights)
-        write_json(place.folder / "record.json", {**record, "weights": sha256(place.weights)})
 
 
 def test_runs_without_a_teacher_have_distances_alone(finished):
