@@ -64,10 +64,12 @@ def _over_cells(suite: Suite, cells: pd.DataFrame, pairs: pd.DataFrame) -> list[
     is_by_student = tested["dataset"].nunique() == 1
     cell = "student" if is_by_student else "cell"  # a student on a dataset
     names = f": {', '.join(clear['model'])}" if is_by_student and len(clear) else ""
+    teachers = tested["teacher_mean"].dropna().unique()
     out = [
         f"Mean gain of {method} over {count(len(tested), cell)}: {gains.mean():.2f} points ({low:.2f} to {high:.2f},"
         f" {count(len(gains), 'seed')}). With Holm's correction for {len(tested)} comparisons, {count(len(clear), 'gain')}"
         f" {'is' if len(clear) == 1 else 'are'} clear{names}."
+        + (f" The teacher has {teachers[0]:.2f} %." if len(teachers) == 1 else "")
     ]
     reached = cells[cells["method"] != suite.reference].dropna(subset="speedup_epochs_mean")
     if len(reached):
