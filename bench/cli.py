@@ -66,11 +66,13 @@ def add_settings(to: argparse.ArgumentParser) -> None:
     to.add_argument("--suite", metavar="NAME", help="use the protocol and settings of this suite")
 
 
-def add_selection(to: argparse.ArgumentParser, metavar: str = "SUITE or ID") -> None:
+def add_selection(to: argparse.ArgumentParser) -> None:
     """Words that name suites or recipes, and the options for them. See `selected_suites`."""
-    to.add_argument("what", nargs="*", metavar=metavar)
+    to.add_argument("what", nargs="*", metavar="SUITE or ID")
     to.add_argument("--protocol", metavar="NAME", help="how recipes of ids are trained (paper); a suite has its own")
     to.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=f"{SET_HELP}, over a suite's settings")
+    to.add_argument("--suite", metavar="NAME", help="recipes of ids have the protocol, settings and seeds of this suite")
+    to.add_argument("--reference", metavar="NAME", help="the method over which gains of recipes of ids are (baseline)")
 
 
 def selected_suites(arguments: argparse.Namespace, registry: Registry) -> list[Suite]:
@@ -87,26 +89,27 @@ def selected_suites(arguments: argparse.Namespace, registry: Registry) -> list[S
         raise RecipeError(f"{arguments.verb}: name suites ({', '.join(registry.names('suites'))}) or recipe ids")
     if (setting := next((word for word in arguments.what if "=" in word), None)) is not None:
         raise RecipeError(f"{setting}: write --set before each setting: --set {setting}")
-    if arguments.protocol is not None and not ids:
-        raise RecipeError(f"--protocol {arguments.protocol}: goes with recipe ids; a suite has its own")
+    for option in ("protocol", "suite", "reference"):
+        if (value := getattr(arguments, option)) is not None and not ids:
+            raise RecipeError(f"--{option} {value}: goes with recipe ids; a suite has its own")
     suites = [_with_settings(registry, registry.suite(name), arguments.set) for name in names]
-    base = unnamed_suite(arguments.protocol).with_settings(arguments.set)
+    base = base_suite(arguments, registry).with_settings(arguments.set)
     parts = [tuple(filter(None, registry.split(one))) for one in ids]
-    return suites + [suite_of_ids(own, base) for size in (3, 2) if (own := [one for one in parts if len(one) == size])]
+    students, teachers = ([one for one in parts if len(one) == size] for size in (3, 2))
+    methods = dict.fromkeys(one[2] for one in students)
+    if arguments.reference is not None and arguments.reference not in methods:
+        allowed = ", ".join(methods)
+        raise RecipeError(f"--reference {arguments.reference}: none of these recipes has this method; they have {allowed}")
+    return suites + [suite_of_ids(own, base, arguments.reference) for own in (students, teachers) if own]
 
 
 def base_suite(arguments: argparse.Namespace, registry: Registry) -> Suite:
     """The suite of `--suite`, else the protocol of `--protocol` as a suite without recipes. Raises RecipeError for both."""
     if arguments.suite is None:
-        return unnamed_suite(arguments.protocol)
+        return Suite("", arguments.protocol or "paper", (), (), (), ADHOC_SEEDS)
     if arguments.protocol is not None:
         raise RecipeError(f"--protocol {arguments.protocol}: suite {arguments.suite} has its own")
     return registry.suite(arguments.suite)
-
-
-def unnamed_suite(protocol: str | None) -> Suite:
-    """The protocol (paper) and seeds of recipes that are in no suite, as a suite without recipes."""
-    return Suite("", protocol or "paper", (), (), (), ADHOC_SEEDS)
 
 
 def suite_of_ids(parts: Sequence[tuple[str, ...]], base: Suite, reference: str | None = None) -> Suite:

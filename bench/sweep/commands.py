@@ -21,11 +21,9 @@ from bench.cli import (
     STOPPED,
     add_folders,
     add_selection,
-    base_suite,
     count,
     matches,
     selected_suites,
-    suite_of_ids,
 )
 from bench.config.parse import short_repr
 from bench.config.registry import Registry
@@ -53,21 +51,8 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_sweep_options(parser: argparse.ArgumentParser) -> None:
-    """The options of `sweep`."""
+    """The options of `sweep` and `compare`."""
     add_selection(parser)
-    _add_sweep_options(parser)
-
-
-def add_compare_options(parser: argparse.ArgumentParser) -> None:
-    """The options of `compare`."""
-    add_selection(parser, metavar="ID")
-    parser.add_argument("--suite", metavar="NAME", help="the protocol, settings and seeds of this suite")
-    parser.add_argument("--reference", metavar="NAME", help="the method over which gains are (baseline)")
-    _add_sweep_options(parser)
-
-
-def _add_sweep_options(parser: argparse.ArgumentParser) -> None:
-    """How runs are run."""
     parser.add_argument("--dry-run", action="store_true", help="print the plan and the commands, and run nothing")
     parser.add_argument("--retries", type=int, default=1, metavar="N", help="of a run that died, from its checkpoint (1)")
     parser.add_argument("--tracker", action="append", default=[], metavar="NAME", help="passed to the runs; may repeat")
@@ -150,22 +135,6 @@ def _named(suites: Sequence[Suite]) -> str:
     return f"suite{'s' if len(names) > 1 else ''} {', '.join(names)}" if names else "these recipes"
 
 
-def run_compare(arguments: argparse.Namespace) -> int:
-    """Run what is missing of recipes, then compare them. Returns what `run_sweep` returns."""
-    registry = Registry(*arguments.recipes_dir)
-    parts = [registry.split(one) for one in dict.fromkeys(arguments.what)]
-    if not parts:
-        raise RecipeError("compare: name recipe ids; `python -m bench list` prints them all")
-    for model, dataset, guidance in parts:
-        if guidance is None:
-            raise RecipeError(f"compare: {model}/{dataset} is a teacher: only students are compared")
-    suite = suite_of_ids(parts, base_suite(arguments, registry).with_settings(arguments.set), arguments.reference)
-    if arguments.reference is not None and arguments.reference not in suite.methods:
-        allowed = ", ".join(suite.methods)
-        raise RecipeError(f"--reference {arguments.reference}: none of these recipes has this method; they have {allowed}")
-    return _run(registry, [suite], arguments)
-
-
 def run_sweep(arguments: argparse.Namespace) -> int:
     """Run what is not finished of suites or recipes, then draw the report. Returns DONE, FAILED or STOPPED."""
     registry = Registry(*arguments.recipes_dir)
@@ -173,6 +142,10 @@ def run_sweep(arguments: argparse.Namespace) -> int:
     if (note := activation_note()) is not None:
         print(note)
     return code
+
+
+# It prints the comparison even if nothing is left to run.
+add_compare_options, run_compare = add_sweep_options, run_sweep
 
 
 def _run(registry: Registry, suites: Sequence[Suite], arguments: argparse.Namespace) -> int:

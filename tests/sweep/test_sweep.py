@@ -179,14 +179,15 @@ def test_recipes_are_compared_without_a_file(cache, tmp_path, capsys, monkeypatc
 
     again = bench("compare", *ids, "--seeds", "1", "--reference", "guided")[1]
     assert "2 runs: 2 finished" in again and "over guided" in again
-    plan = bench("plan", *ids, "--seeds", "1")[1]
+    drawn = bench("report", *ids, "--reference", "guided")[1]
+    assert "over guided" in drawn  # of the same folder, without training
+    plan = bench("plan", *ids, "--seeds", "1", "--reference", "guided")[1]
     assert "2 runs: 2 finished" in plan and "in no suite" not in plan  # no suite was asked about
     suite = call(capsys, "bench", "plan", "quick", "--results-dir", tmp_path / "results")[1]
     assert "2 finished runs here are in no suite" in suite
     code, alone, _ = bench("report", ids[0])
     assert code == 0 and "there is nothing to compare with" in alone and "guided" in alone
     for words, sentence in (
-        (["resnet8/digits"], "is a teacher: only students are compared"),
         (["--reference", "kd"], "--reference kd: none of these recipes has this method; they have guided, baseline"),
         (["--suite", "quick"], "--protocol quick: suite quick has its own"),
     ):
