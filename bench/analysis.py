@@ -83,6 +83,11 @@ def analyze(
     except Exception as error:  # torch raises many kinds for devices that are not here
         raise RecipeError(f"--device {device}: cannot be used ({first_line(error)})") from error
     folders = [Path(run) for run in ([runs] if isinstance(runs, (str, os.PathLike)) else runs)]
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # torch's own default for convolutions is TF32
-        result = analyze_runs(folders, images, Path(data_dir), torch.device(device), recipes_dir, say)
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # torch's own default for convolutions is TF32
+            result = analyze_runs(folders, images, Path(data_dir), torch.device(device), recipes_dir, say)
+    finally:
+        torch.set_float32_matmul_precision(precision)
     return findings(**result._asdict())

@@ -101,7 +101,7 @@ def markdown(found: Findings) -> str:
         parts.append(_table(f"CKA with {found.reference}", _rows(found, found.with_reference, "cka", ".3f"), found))
     if len(found.similarity):
         parts.append(ABOUT_CKA)
-    if any(" to " in part for part in parts):
+    if any(f" - {found.reference} " in part for part in parts):
         parts.append(ABOUT_DIFFERENCES)
     parts.append(f"Blocks: {', '.join(f'{number} {layer}' for number, layer in _blocks(found).items())}.")
     return "\n\n".join([*parts, *found.notes]) + "\n"

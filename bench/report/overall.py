@@ -73,8 +73,8 @@ def _over_cells(suite: Suite, cells: pd.DataFrame, pairs: pd.DataFrame) -> list[
     ]
     reached = cells[cells["method"] != suite.reference].dropna(subset="speedup_epochs_mean")
     if len(reached):
-        ranges = [(reached[name].dropna(), text) for name, text in _SPEEDUPS.items()]
-        said = ", ".join(f"{own.min():.1f} to {own.max():.1f} {text}" for own, text in ranges if len(own))
+        ranges = [(reached[name], text) for name, text in _SPEEDUPS.items() if reached[name].notna().all()]
+        said = ", ".join(f"{own.min():.1f} to {own.max():.1f} {text}" for own, text in ranges)
         out.append(
             f"Times as fast as {reference} to its final accuracy, {count(len(reached), cell)}: {said} (below 1: slower)."
         )

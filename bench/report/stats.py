@@ -269,7 +269,7 @@ def _run_stats(finished: pd.DataFrame) -> pd.DataFrame:
     finished = finished.rename(columns={"last_accuracy": "last", "best_accuracy": "best"})
     groups = finished.groupby(METHOD)
     return _seed_stats(finished, ["last", "best", "seconds", "images_per_second", "peak_memory_mib"]).assign(
-        teacher_mean=groups["teacher_accuracy"].mean(),
+        teacher_mean=groups["teacher_accuracy"].mean().round(4),  # as records have it: means of equal values may differ
         device_hours=groups["device_hours"].sum(),
         **{name: groups[name].first() for name in ("device_unit", "parameters", "flops_per_image")},
         machines=groups["machine"].agg(lambda names: "; ".join(sorted(set(names)))),

@@ -374,3 +374,10 @@ def test_methods_can_be_told_apart_by_everyone(theme):
         seen = [oklab(np.clip(np.array(sight) @ linear(method), 0, 1)) for method in methods]
         distances = [float(np.linalg.norm(one - other)) for one, other in itertools.combinations(seen, 2)]
         assert min(distances) > 0.07 and np.linalg.norm(seen[0] - seen[1]) > 0.2
+
+
+def test_a_student_without_runs_hides_no_curve_of_the_others():
+    suite = dataclasses.replace(registry.suite("paper"), models=("deit_tiny", "cvt_13"), datasets=("cifar100", "chaoyang"))
+    runs = [run for run in runs_of_suite(registry, suite, 24) if run.record.id.startswith("deit_tiny/")]
+    panels = drawn("suite", build_suite_report(registry, suite, runs)).axes
+    assert [axes.get_xlim()[1] for axes in panels[:2]] == [300, 300] and len(panels) == 4

@@ -103,7 +103,8 @@ def draw_suite(plot: base.Plot, width: float, title: str | None) -> Figure:
     if plot.has_many:
         note += " Numbers: the largest gain of the last epoch, in points, of the method in blue; grey: others."
     lengths = plot.curves.groupby(["dataset", "model", "variant"])["epoch"].max()
-    same = (lengths.groupby("dataset").nunique() <= 1).all() and len(panels) == lines * columns  # else each has its epochs
+    # panels share an axis if all of a column have the same epochs, else each has its own; one without runs has none
+    same = (lengths.groupby("dataset").nunique() <= 1).all() and len(panels) == lines * columns == len(lengths)
     panel_height = max(PANEL_INCHES, 1.2 * (1 + plot.setting_lines) * base.line_inches())
     panel_height += ((not same) + is_wrapped * (1 + plot.setting_lines)) * base.line_inches()
     height = lines * panel_height + 3 * base.line_inches()
@@ -123,7 +124,7 @@ def draw_suite(plot: base.Plot, width: float, title: str | None) -> Figure:
     for line, student in zip(grid, students, strict=True):
         line[0].set_ylabel(base.row_label(*student), rotation=0, ha="right", va="center", color=rcParams["text.color"])
     for axes, dataset in zip(grid[0], datasets, strict=True):
-        axes.set_title(plot.label(dataset), size="small", weight="normal")
+        axes.set_title(plot.label(dataset).replace(", ", "\n"), size="small", weight="normal")
     return figure
 
 

@@ -30,7 +30,8 @@ def draw_varied(plot: base.Plot, width: float, title: str | None) -> Figure:
     rows = list(cells.groupby(["model", "dataset"], sort=False))
     note = f"Left: gain in {plot.measure} of the last epoch over {plot.over} with the same seed; lines: 95 % confidence"
     note += " intervals; rings: no clear difference, or too few seeds."
-    note += f" Right: {plot.measure}; bars: ± 1 standard deviation; crosses: the teacher. {plot.seeds()}."
+    crosses = "; crosses: the teacher" if len(plot.teachers) else ""
+    note += f" Right: {plot.measure}; bars: ± 1 standard deviation{crosses}. {plot.seeds()}."
     height = len(rows) * (width * HEIGHT + 2.6 * base.line_inches()) + 1.5 * base.line_inches()
     figure = base.new_figure(width, height, title, note, plot.legend(marker="o", linestyle=""))
     grid = figure.subplots(len(rows), 2, sharex=True, sharey="col", squeeze=False)
@@ -49,7 +50,7 @@ def draw_varied(plot: base.Plot, width: float, title: str | None) -> Figure:
                 _draw_gains(left, line, plot, shift)
             style = {"color": plot.colour(method), "marker": "o", "linewidth": 1.2, "elinewidth": 1.2}
             right.errorbar(line["number"], line["last_mean"], np.nan_to_num(line["last_std"]), **style)
-        teachers = shown.dropna(subset="teacher_mean").drop_duplicates("number")
+        teachers = shown.dropna(subset="teacher_mean").drop_duplicates(["number", "teacher_mean"])
         right.plot(teachers["number"], teachers["teacher_mean"], "x", color=rcParams["axes.labelcolor"])
         for axes in (left, right):
             axes.grid(axis="y")

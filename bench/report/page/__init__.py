@@ -139,8 +139,9 @@ def _suite(report: SuiteReport) -> dict[str, Any]:
         "ticks": MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, max(high, low + 1)).tolist(),
         "complete": sum(all(row["status"] == "complete" for row in rows) for rows in cells.values()),
         "gains": _gains(others),
-        "overall_interval": paired_interval(overall) if len(overall) >= MIN_SEEDS else None,
-        "all_runs": len({(one.id, recipe.hash) for one, recipe in report.recipes}) * len(suite.seeds),
+        "overall": (overall.mean(), *paired_interval(overall), len(overall)) if len(overall) >= MIN_SEEDS else None,
+        "missing": len({(one.id, recipe.hash) for one, recipe in report.recipes}) * len(suite.seeds)
+        - int(report.distinct_runs["seed"].isin(suite.seeds).sum()),
         "hours": report.distinct_runs.groupby("device_unit")["device_hours"].sum().to_dict(),
     }
 
