@@ -214,10 +214,10 @@ def clean(name: str, max_chars: int = 24) -> str:
     return name if len(name) <= max_chars else f"{name[:half]}…{name[half + 1 - max_chars :]}"
 
 
-def row_label(name: str, variant: str) -> str:
-    """A name, and each varied key with its value in a line of its own."""
+def row_label(name: str, variant: str, max_chars: int = 24) -> str:
+    """A name, shortened to a number of characters, and each varied key with its value in a line of its own."""
     settings = re.split(r", (?=[\w.]+=)", variant) if variant else []
-    return "\n".join([clean(name), *(clean(_setting(text), 36) for text in settings)])
+    return "\n".join([clean(name, max_chars), *(clean(_setting(text), 36) for text in settings)])
 
 
 def _setting(text: str) -> str:

@@ -80,8 +80,9 @@ def _draw_accuracies(axes: Axes, before: pd.DataFrame, after: pd.DataFrame, plot
 
 
 def _draw_methods(plot: base.Plot, width: float, title: str | None) -> Figure:
-    """Draw a panel per cell with a row per method, the best on average first."""
-    gains = plot.cells[plot.cells["method"] != plot.reference]
+    """Draw a panel per cell with a row per method that has a run of this student, the best on average first."""
+    every = plot.cells[plot.cells["method"] != plot.reference]
+    gains = every[every["status"] != "not run"]
     datasets = list(gains["dataset"].unique())
     columns = min(len(datasets), MAX_COLUMNS)
     students = [(own, _method_rows(own)) for _, own in gains.groupby(["model", "variant"], sort=False)]
@@ -99,13 +100,15 @@ def _draw_methods(plot: base.Plot, width: float, title: str | None) -> Figure:
     low, high = gain_limits(gains, plot.has_many)
     if low > gains["gain_low"].min() or high < gains["gain_high"].max():
         note += "; lines without a cap are cut off"
+    if len(gains) < len(every):
+        note += "; not shown: what has not been run"
     figure = base.new_figure(width, height, title, f"{note}.")
     grid = figure.subplots(len(lines), columns, sharex=True, squeeze=False)
     for line, (own, rows, shown) in zip(grid, lines, strict=True):
         for axes, dataset in zip(line, shown, strict=False):
             panel = own[own["dataset"] == dataset].set_index("method", drop=False).reindex(rows.index)
             _draw_panel(axes, panel, rows["place"], plot)
-            axes.set_title(base.row_label(dataset, own["variant"].iloc[0]))
+            axes.set_title(base.row_label(plot.label(dataset), own["variant"].iloc[0], 40))
             axes.set_yticks(rows["place"], rows["text"], va="center_baseline")
             axes.tick_params(axis="y", labelleft=axes is line[0], length=0, labelcolor=rcParams["text.color"])
         for label, is_setting in zip(line[0].get_yticklabels(), rows["is_setting"], strict=True):
