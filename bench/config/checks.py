@@ -42,12 +42,22 @@ def check_recipe(recipe: Recipe, fail: Fail) -> None:
     images = None if data.subset or data.holdout else data.train_images  # otherwise known when the dataset is here
     if data.train_limit and images and data.train_limit > images:
         fail("data.train_limit", f"got {data.train_limit}, allowed is at most {images}, the training images of {data.name}")
-    most = data.train_limit or images
     trained = recipe.sha256 is None  # a teacher that is read from a file has no batches
-    if trained and most and (problem := batch_problem(train.batch_size, most)):
+    if trained and (most := most_training_images(data)) is not None and (problem := batch_problem(train.batch_size, most)):
         fail("train.batch_size", problem)
     if recipe.guidance is not None:
         _check_guidance(recipe, fail)
+
+
+def most_training_images(data: Data) -> int | None:
+    """The largest number of images that a run may train on, as far as the recipe alone tells; None: unknown."""
+    count = data.train_images
+    if count is not None and data.subset is not None and data.classes is not None:
+        count -= data.classes - data.subset  # at least one of each class that is left out
+    if count is not None and data.holdout and data.classes is not None:
+        rounded = data.classes  # each class rounds its share, and keeps an image
+        count = min(count, int(count * (1 - data.holdout)) + rounded)
+    return min((n for n in (count, data.train_limit) if n is not None), default=None)
 
 
 def batch_problem(batch: int, images: int) -> str | None:

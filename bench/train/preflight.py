@@ -48,6 +48,7 @@ def check_recipe(recipe: Recipe, processes: int | None) -> None:
 
 
 def _check_network(network: FeatureExtractor, recipe: Recipe, world: int) -> None:
+    _check_single_sample(network, recipe, world)
     _check_micro_batch(network, recipe, world)
     size = recipe.model.image_size
     if recipe.model.builder not in RULES and not sees_every_pixel(network.network, size):
@@ -73,6 +74,18 @@ def _check_methods(recipe: Recipe, student: FeatureExtractor, teacher: FeatureEx
                     logits, maps = teacher.eval()(images[1])
                 theirs = Outputs(logits if "logits" in recipe.guidance.needs else None, maps)
             guidance.check_terms(recipe.guidance, methods, ours, theirs, torch.tensor([0, 1]))
+
+
+def _check_single_sample(network: FeatureExtractor, recipe: Recipe, world: int) -> None:
+    """Refuse one sample per process if batch norm would normalise a single value (CvT's last maps at 32 px)."""
+    if recipe.train.batch_size > world:
+        return
+    size, calls = recipe.model.image_size, len(network.drop_path_rates)
+    try:
+        network.train()(torch.zeros(1, 3, size, size), torch.ones(calls, 1))
+    except ValueError as error:
+        sentence = f"train.batch_size: {recipe.model.name} cannot train on one sample per process: {error}"
+        raise RecipeError(sentence) from error
 
 
 def _check_micro_batch(network: FeatureExtractor, recipe: Recipe, world: int) -> None:

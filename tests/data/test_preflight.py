@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from bench.config.checks import check_processes
+from bench.config.checks import check_processes, most_training_images
 from bench.config.registry import Registry
-from bench.config.schema import RecipeError
+from bench.config.schema import Data, RecipeError
+from bench.data.files import Contents, Item
 from bench.data.preflight import Preflight
+from bench.data.subsets import DecodedDataset, Images
 from tests.helpers.commands import call
 from tests.helpers.generated import write
 
@@ -76,3 +81,21 @@ def test_an_incomplete_dataset_is_refused_before_it_is_decoded(tmp_path):
     (tmp_path / "chaoyang" / "train.json").write_text("[]")
     with pytest.raises(RecipeError, match=r"dataset 'chaoyang': .* lacks .*test\.json"):
         Preflight(tmp_path).check(Registry().compose("deit_tiny/chaoyang/baseline"))
+
+
+@given(
+    st.lists(st.integers(1, 30), min_size=2, max_size=6),
+    st.sampled_from([0.0, 0.05, 0.3, 0.9]),
+    st.integers(2, 6),
+    st.integers(1, 40),
+)
+def test_no_run_trains_on_more_images_than_the_recipe_promises(counts, holdout, subset, limit):
+    items = [Item("", label, bytes) for label in np.repeat(np.arange(len(counts)), counts).tolist()]
+    sizes = {"classes": len(counts), "train_images": len(items), "subset": min(subset, len(counts))}
+    labels = np.array([item.label for item in Contents(items, None, None).spread(sizes["subset"], RecipeError).train])
+    images = Images(np.empty(0, np.uint8), np.empty((0, 2), np.int32), labels, labels.astype(str))
+    data = Data(name="x", holdout=holdout, **sizes)
+    dataset = DecodedDataset(images, images, None, "")
+    training = len(dataset.training(data))
+    assert training <= most_training_images(data)
+    assert most_training_images(Data(name="x", train_limit=limit, **sizes)) <= limit

@@ -119,10 +119,11 @@ def test_micro_batches_add_up_to_the_batch(method):
     [
         ("deit_micro/digits/baseline", "train.micro_batch=5", "5 does not divide a process's batch of 32"),
         ("cvt_13/digits/baseline", "train.micro_batch=8", "cvt_13 has batch norm"),
+        ("cvt_13/digits/baseline", "train.batch_size=1", "cvt_13 cannot train on one sample per process"),
         ("deit_micro/digits/guided-similarity", "train.micro_batch=8", "compares the samples of a whole batch"),
     ],
 )
-def test_micro_batches_that_would_change_the_result_are_refused(recipe_id, setting, words):
+def test_batches_that_cannot_train_or_would_change_the_result_are_refused(recipe_id, setting, words):
     recipe = registry.compose(recipe_id, "quick", [setting, "model.image_size=16"])
     with pytest.raises(RecipeError, match=words):
         check_recipe(recipe, None)
