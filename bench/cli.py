@@ -98,8 +98,8 @@ def selected_suites(arguments: argparse.Namespace, registry: Registry) -> list[S
     students, teachers = ([one for one in parts if len(one) == size] for size in (3, 2))
     methods = dict.fromkeys(one[2] for one in students)
     if arguments.reference is not None and arguments.reference not in methods:
-        allowed = ", ".join(methods) or "none, as teachers"
-        raise RecipeError(f"--reference {arguments.reference}: none of these recipes has this method; they have {allowed}")
+        have = f"none of these recipes has this method; they have {', '.join(methods)}" if methods else "goes with students"
+        raise RecipeError(f"--reference {arguments.reference}: {have}")
     suites += [suite_of_ids(students, base, arguments.reference)] if students else []
     return suites + ([suite_of_ids(teachers, base)] if teachers else [])
 

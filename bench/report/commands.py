@@ -52,7 +52,8 @@ def run_report(arguments: argparse.Namespace) -> int:
     if arguments.check:
         return _check(results, names or stored_suites(results))
     options = {"with_published": arguments.with_published, **figures}
-    if arguments.set or arguments.protocol or any("/" in word for word in names):
+    options_of_ids = arguments.protocol or arguments.suite or arguments.reference
+    if arguments.set or options_of_ids or any("/" in word for word in names):
         suites = selected_suites(arguments, registry)
         reports, pages = write_selection(registry, suites, results, **options)
         drawn = [report.suite.name for report in reports]

@@ -138,7 +138,10 @@ def _named(suites: Sequence[Suite]) -> str:
 def run_sweep(arguments: argparse.Namespace) -> int:
     """Run what is not finished of suites or recipes, then draw the report. Returns DONE, FAILED or STOPPED."""
     registry = Registry(*arguments.recipes_dir)
-    code = _run(registry, selected_suites(arguments, registry), arguments)
+    suites = selected_suites(arguments, registry)
+    if arguments.verb == "compare" and (teachers := [one for suite in suites if not suite.guidance for one in suite.ids]):
+        raise RecipeError(f"compare: {', '.join(teachers)} is a teacher: only students are compared")
+    code = _run(registry, suites, arguments)
     if (note := activation_note()) is not None:
         print(note)
     return code

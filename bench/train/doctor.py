@@ -44,7 +44,8 @@ class Problem(str):
 def run_doctor(arguments: argparse.Namespace) -> int:
     """Print what there is, and problems with their remedies on stderr, each as soon as it is found."""
     registry, data_dir = Registry(*arguments.recipes_dir), data_folder(arguments.data_dir)
-    suites = selected_suites(arguments, registry) if arguments.what else []
+    asks = arguments.what or arguments.set or arguments.protocol or arguments.suite or arguments.reference
+    suites = selected_suites(arguments, registry) if asks else []
     recipes = list(dict.fromkeys(recipe for suite in suites for _, recipe in registry.suite_recipes(suite)))
     said: set[str] = set()
     has_problems = False

@@ -188,6 +188,7 @@ def test_recipes_are_compared_without_a_file(cache, tmp_path, capsys, monkeypatc
     code, alone, _ = bench("report", ids[0])
     assert code == 0 and "there is nothing to compare with" in alone and "guided" in alone
     for words, sentence in (
+        (["resnet8/digits"], "resnet8/digits is a teacher: only students are compared"),
         (["--reference", "kd"], "--reference kd: none of these recipes has this method; they have guided, baseline"),
         (["--suite", "quick"], "--protocol quick: suite quick has its own"),
     ):
