@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from scipy.stats import t
 
 from bench.config.registry import Registry
 from bench.report.overall import overall_gains
+from bench.report.page import render_page
 from bench.report.suite_report import build_suite_report
 from tests.helpers.synthetic import make_run, runs_of_suite, varied_suite
 
@@ -20,8 +22,7 @@ def report(gains, of=suite):
     runs = [
         make_run(of.name, recipe, [20.0, 50.0 + (gains[recipe.id.split("/")[0]][seed] if recipe.guidance else 0)])
         for one in of.ids
-        for seed in range(3)
-        if one.split("/")[0] in gains and seed < len(gains[one.split("/")[0]])
+        for seed in range(len(gains.get(one.split("/")[0], ())))
         for recipe in [registry.compose(one, suite=of, seed=seed)]
     ]
     return build_suite_report(registry, of, runs)
@@ -45,6 +46,21 @@ def test_the_mean_gain_is_over_students_and_its_interval_over_seeds():
     assert speed.startswith(
         "Times as fast as the baseline to its final accuracy, 2 students: 1.0 to 1.0 in epochs"
     )  # a seed of pit_tiny stays below its baseline
+
+
+def test_the_page_has_the_same_mean_and_interval_and_says_what_is_missing():
+    html = render_page([report({"deit_tiny": [10, 11, 12], "cvt_13": [20, 20.5, 21, 90], "pit_tiny": [11, 12, 13]})])
+    text = " ".join(re.sub(r"<[^>]*>", " ", html).split())
+    gains = np.array([[10, 11, 12], [20, 20.5, 21], [11, 12, 13]]).mean(axis=0)  # of the seeds that all have
+    half = t.ppf(0.975, 2) * gains.std(ddof=1) / np.sqrt(3)
+    beginning = f"{gains.mean():+.2f} points mean gain of guided over the baseline, last epoch. 95 % interval"
+    assert (
+        f"{beginning} {gains.mean() - half:+.2f} to {gains.mean() + half:+.2f} over 3 seeds. 3 cells: better in 2, unclear in 1."
+        in text
+    )
+    assert "missing" not in text.partition("Copy")[0]
+    fewer = render_page([report({"deit_tiny": [10, 11, 12], "cvt_13": [20, 20.5]})])
+    assert "8 runs of the suite are missing." in " ".join(fewer.split())
 
 
 def test_of_seeds_that_not_all_students_have_there_is_no_mean():
