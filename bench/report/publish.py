@@ -140,7 +140,7 @@ def _publication(registry: Registry, results: Path, name: str, replace: bool, fo
         _check_code(run, recipe, changed, f"run it again: {sweep}{_DATA}")
     fresh, stale = _by_code(before, {key: recipe for key, (_, recipe) in entries.items()})
     shared = [run for run in shared if run.key[:2] in entries and not is_stale(run.record, entries[run.key[:2]][1])]
-    shared = of_same_images([*local, *fresh] if replace else [*fresh, *local], shared)
+    shared = of_same_images([*local, *fresh], shared)
     order = [*local, *fresh, *shared, *stale] if replace else [*fresh, *local, *shared, *stale]
     replaced = {run.key for run in local} if replace else set()
     advice = "publish --replace takes this machine's runs if they have all seeds that are published"

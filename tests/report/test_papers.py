@@ -18,6 +18,11 @@ def comparable(recipe_id, *settings):
     return published_frame(registry, recipes).dropna(subset="comparable_to").to_dict("records")
 
 
+def test_runs_of_a_part_of_the_classes_stand_beside_no_published_number():
+    whole, part = (registry.compose("deit_tiny/cifar100/guided", "paper", some) for some in ((), ["data.subset=20"]))
+    assert len(published_frame(registry, [whole])) and published_frame(registry, [part]).empty
+
+
 def test_the_papers_own_numbers_come_first():
     baseline, guided = (comparable(f"deit_tiny/cifar100/{method}") for method in ("baseline", "guided"))
     assert (baseline[0]["top1"], guided[0]["top1"], guided[0]["gain"]) == (65.08, 78.15, 13.07)

@@ -249,6 +249,16 @@ def test_a_teacher_without_maps_leaves_what_needs_none(untrained, finished, cach
         save_file(models.create(teacher.model, 10, 0, feature_layers=False).network.state_dict(), place.weights)
 
 
+def test_it_computes_in_fp32_whatever_the_surroundings_say(finished):
+    seen, before = set(), torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")  # as a variable of some containers does
+    try:
+        bench.analyze(finished[0], images=16, say=lambda _: seen.add(torch.get_float32_matmul_precision()))
+        assert seen == {"highest"} and torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def test_runs_without_a_teacher_have_distances_alone(finished):
     found = bench.analyze([finished[0], finished[0]], images=16)
     assert len(found.attention) == 12 and found.similarity.empty and "No run has a teacher" in found.notes[0]
