@@ -61,6 +61,14 @@ class FeatureExtractor(nn.Module):
             self.shapes.append(tuple(to_map(outputs[layer], self._layouts[index]).shape[1:]))
             layer.register_forward_hook(functools.partial(self._collect, index))
 
+    def synchronise_batch_norms(self) -> None:
+        """Let batch norms use the statistics of the samples of all processes, also those that are feature layers."""
+        before = [self.network.get_submodule(name) for name in self.feature_layers]
+        self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)  # replaces them, without their hooks
+        for index, (name, layer) in enumerate(zip(self.feature_layers, before, strict=True)):
+            if (synchronised := self.network.get_submodule(name)) is not layer:
+                synchronised.register_forward_hook(functools.partial(self._collect, index))
+
     def _collect(self, index: int, module: nn.Module, inputs: tuple, output: Tensor) -> None:
         # Evaluation calls the network itself, and must not collect the maps of the whole test set.
         if self._outputs is not None:

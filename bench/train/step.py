@@ -61,8 +61,9 @@ class Step:
             # Flowers-102 would leave 41 % of the initial weights in the average.
             self.ema = ModelEmaV3(student.network, decay=recipe.train.ema, use_warmup=True).to(device).requires_grad_(False)
         if device.type == "cuda" and world > 1:
-            # batch norm of students uses the statistics of the global batch
-            task = torch.nn.SyncBatchNorm.convert_sync_batchnorm(task)
+            student.synchronise_batch_norms()
+            if methods is not None:
+                task.guidance = torch.nn.SyncBatchNorm.convert_sync_batchnorm(methods)
             for parameter in task.parameters():
                 parameter.register_hook(as_stored)
         self.mode = compile_mode(recipe, device, world)

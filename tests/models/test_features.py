@@ -129,3 +129,15 @@ def test_students_without_a_feature_loss_need_no_feature_layers(method):
     student = models.create_student(recipe, 10)
     logits, maps = student(torch.randn(2, 3, 32, 32))
     assert logits.shape == (2, 10) and maps == []
+
+
+def test_batch_norms_that_are_feature_layers_give_their_maps_after_they_are_synchronised():
+    layers = "model.feature_layers=[layer1.1.bn2, layer2, layer3.1.bn2]"
+    student = build("timm:resnet18/cifar10/guided", "model.image_size=32", "model.drop_path_rate=0", layers).eval()
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        logits, maps = student(images)
+        student.synchronise_batch_norms()
+        torch.testing.assert_close(student(images), (logits, maps), rtol=0, atol=0)
+    norms = {type(module) for module in student.network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)}
+    assert norms == {nn.SyncBatchNorm}
