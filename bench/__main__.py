@@ -30,13 +30,13 @@ VERBS = {  # verb: (its module, help)
     "export": ("bench.share.export", "write the network of a run into a folder to share, with a model card"),
     "plan": ("bench.sweep.commands", "the runs of suites or recipes with their states, and the time that is left"),
     "sweep": ("bench.sweep.commands", "train the runs of suites or recipes that are not finished, then draw their report"),
-    "compare": ("bench.sweep.commands", "train what is missing of recipes, and show how they compare"),
+    "compare": ("bench.sweep.commands", "train the missing runs of recipes, and compare the recipes"),
     "report": (
         "bench.report.commands",
-        "draw tables, figures and the page of this machine's runs, or check the published ones",
+        "draw tables, figures and the page of this machine's runs, or check the published results",
     ),
-    "publish": ("bench.report.publish", "take this machine's runs of suites over into the published results"),
-    "merge": ("bench.report.publish", "take records of others over into the published results"),
+    "publish": ("bench.report.publish", "add this machine's runs of suites to the published results"),
+    "merge": ("bench.report.publish", "add other people's records to the published results"),
 }
 
 

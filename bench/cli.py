@@ -23,7 +23,7 @@ DONE, PROBLEMS, BAD_INPUT, FAILED, STOPPED = 0, 1, 2, 3, 75
 
 
 ADHOC_SEEDS = (0, 1, 2)  # of recipes that are in no suite: the least for a confidence interval
-SET_HELP = "as train.epochs=2; may repeat"
+SET_HELP = "for example train.epochs=2; can be given several times"
 TIMESTAMPS = "LOCALITY_BENCH_TIMESTAMPS"  # set by a sweep, whose runs write log files
 
 
@@ -56,7 +56,9 @@ def add_folders(to: argparse.ArgumentParser, *, data: bool = True) -> None:
 
 def add_recipes_dir(to: argparse.ArgumentParser) -> None:
     """The option for the user's own recipe files."""
-    to.add_argument("--recipes-dir", action="append", default=[], metavar="DIR", help="your own recipes; may repeat")
+    to.add_argument(
+        "--recipes-dir", action="append", default=[], metavar="DIR", help="your own recipes; can be given several times"
+    )
 
 
 def add_settings(to: argparse.ArgumentParser) -> None:
@@ -69,16 +71,16 @@ def add_settings(to: argparse.ArgumentParser) -> None:
 def add_selection(to: argparse.ArgumentParser) -> None:
     """Words that name suites or recipes, and the options for them. See `selected_suites`."""
     to.add_argument("what", nargs="*", metavar="SUITE or ID")
-    to.add_argument("--protocol", metavar="NAME", help="how recipes of ids are trained (paper); a suite has its own")
-    to.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=f"{SET_HELP}, over a suite's settings")
-    to.add_argument("--suite", metavar="NAME", help="recipes of ids have the protocol, settings and seeds of this suite")
-    to.add_argument("--reference", metavar="NAME", help="the method over which gains of recipes of ids are (baseline)")
+    to.add_argument("--protocol", metavar="NAME", help="how to train recipe ids (paper); a suite has its own protocol")
+    to.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=f"{SET_HELP}; overrides a suite")
+    to.add_argument("--suite", metavar="NAME", help="use its protocol, settings and seeds for recipe ids")
+    to.add_argument("--reference", metavar="NAME", help="for recipe ids: the method that gains are relative to (baseline)")
 
 
 def selected_suites(arguments: argparse.Namespace, registry: Registry) -> list[Suite]:
-    """The suites that the words of `add_selection` name; recipe ids are suites of their own, students apart from teachers.
+    """The suites that the words of `add_selection` name. Ids of students form one more suite, ids of teachers another.
 
-    A suite whose recipes `--set` changes has a name of its own, since its results are others.
+    If `--set` changes recipes of a suite, the suite gets a new name, since its results are different.
 
     Raises:
         RecipeError: a word names nothing, or an option does not go with it.
@@ -114,11 +116,11 @@ def base_suite(arguments: argparse.Namespace, registry: Registry) -> Suite:
 
 
 def suite_of_ids(parts: Sequence[tuple[str, ...]], base: Suite, reference: str | None = None) -> Suite:
-    """A suite of recipe ids, given as their parts, with the protocol, settings and seeds of another. Its name is short.
+    """A suite of recipe ids, with the protocol, settings and seeds of `base`. Its name ends with a hash of all these.
 
     Args:
-        parts: (model, dataset, guidance) of each, or (model, dataset) of a teacher.
-        reference: the method over which gains are; None: that of `base`.
+        parts: the parts of each id: (model, dataset, guidance) of a student, (model, dataset) of a teacher.
+        reference: the method that gains are relative to; None: the reference of `base`.
     """
     models, datasets = (tuple(dict.fromkeys(one[i] for one in parts)) for i in (0, 1))
     rows = tuple(SuiteMethod(name) for name in dict.fromkeys(one[2] for one in parts if len(one) == 3))
@@ -168,7 +170,7 @@ def say_error(sentence: object) -> None:
 
 
 def input_error(error: Exception) -> str | None:
-    """The sentence for an error that the user's input caused; None for other errors."""
+    """The sentence for invalid input, or for a file or folder that cannot be written; None for other errors."""
     return str(error) if isinstance(error, RecipeError) else unwritable(error)
 
 

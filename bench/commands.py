@@ -29,7 +29,7 @@ def add_list_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_list(arguments: argparse.Namespace) -> int:
-    """Print every id, or those of a suite, of which words select some."""
+    """Print all recipe ids, or the ids of a suite. With words, print only ids that match one of them."""
     registry = Registry(*arguments.recipes_dir)
     ids = registry.suite(arguments.suite).ids if arguments.suite is not None else registry.ids()
     if not (ids := [one for one in ids if matches(one, arguments.what)]):

@@ -36,7 +36,13 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--force", action="store_true", help="run again if finished; the old run is renamed")
     out.add_argument("--stale", action="store_true", help="run again if recorded with other code; the old run is renamed")
     out.add_argument("--teacher-only", action="store_true", help="train only the teacher that the recipe needs")
-    out.add_argument("--tracker", action="append", default=[], metavar="NAME", help="as tensorboard; may repeat")
+    out.add_argument(
+        "--tracker",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="tensorboard, for example; can be given several times",
+    )
     out.add_argument("--num-processes", type=int, metavar="N", help="refuse to run on any other number of processes")
     return out
 

@@ -26,7 +26,7 @@ def disk_full(error: BaseException) -> bool:
 def unwritable(error: BaseException) -> str | None:
     """A sentence for an error that means that a file or folder cannot be written; None for other errors."""
     if isinstance(error, (PermissionError, IsADirectoryError)) or disk_full(error):
-        return f"{error.filename} cannot be written: {error.strerror}"
+        return f"{error.filename or 'output'} cannot be written: {error.strerror}"
     return None
 
 
@@ -91,7 +91,7 @@ def from_json(text: str) -> Any:
     """The content of a JSON text.
 
     Raises:
-        ValueError: it is not JSON, or could not be written again: NaN, numbers beyond floats, halves of characters.
+        ValueError: it is not JSON, or could not be written again: NaN, infinity, overflowing floats, lone surrogates.
     """
     try:
         content = _DECODER.decode(text)

@@ -105,7 +105,7 @@ def check_data(data: Data, fail: Fail) -> None:
 
 
 def _refuse_idle(section: Any, prefix: str, names: tuple[str, ...], when: str, fail: Fail) -> None:
-    """Refuse keys of a section that have no effect but another value than their default."""
+    """Refuse keys of a section that have no effect here, unless they have their default values."""
     for name in names:
         if getattr(section, name) != getattr(type(section)(), name):
             fail(f"{prefix}.{name}", f"has no effect {when}, and must not change the hash then")

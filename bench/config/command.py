@@ -33,7 +33,7 @@ def command(recipe: Recipe, world_size: int = 1, gpu: bool = False) -> str | Non
 
 
 def settings(recipe: Recipe) -> list[str] | None:
-    """The `key=value` texts for `--set` that turn a recipe's id and protocol into it; None if there are none."""
+    """The `key=value` texts for `--set` that give this recipe from its id and protocol; None if no texts give it."""
     registry = Registry()
 
     def composed(texts: Mapping[str, str]) -> Recipe | None:

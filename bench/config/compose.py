@@ -182,7 +182,7 @@ def _method_params(methods: list[str], keys: Keys, known: Known) -> tuple[Method
         fail_at(given, f"got {given.value!r}, in which one method occurs twice")
     values = _under(prefix, keys)
     paths = param_keys({method: [f.name for f in fields(cls)] for method, cls in classes.items() if cls is not None})
-    for method, names in paths.items():  # the method before it may not be here
+    for method, names in paths.items():  # an earlier method with the same parameter may be a plug-in that is not here
         names.update({name: f"{method}_{name}" for name in names if known.is_record and f"{method}_{name}" in values})
     allowed = [path for names in paths.values() for path in names.values()]
     if shared := sorted(path for path in allowed if allowed.count(path) > 1):

@@ -1,6 +1,6 @@
-"""The image sizes that each builder in bench/models takes: those of which its network sees every pixel.
+"""The image sizes that each builder in bench/models accepts: those at which its network sees every pixel.
 
-Without torch, so that a plan knows them too. For other builders bench/models/sizes.py finds out.
+This module does not need torch, so `plan` can use it. Other builders are tested by `sees_every_pixel` in bench/models.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _multiples(step: int) -> Callable[[Model], tuple[Takes, str]]:
 
 TIMM_PATCH = re.compile(r"(?:vit|deit3?|beit|swin)_\w*?patch(\d+)(?:_|$)")  # names of models of timm that do not pad
 
-# By builder, from a model: whether it takes a size, and why not every size. None: it takes every size.
+# {builder: function of a model that returns (test of a size, text that says which sizes fit)}; None: every size fits.
 RULES: dict[str, Callable[[Model], tuple[Takes, str]] | None] = {
     "vit": _patches,
     "convit": _patches,

@@ -41,8 +41,8 @@ def recipe_files_schema(plugins: PluginFiles = NO_PLUGINS) -> dict[str, Any]:
     suite["vary"] = {"anyOf": [varied, {"type": "array", "items": variant, "minItems": 1, "uniqueItems": True}]}
     suite["reference"] = {"type": "string"}
     keys = [path for path in paths if path.startswith(GUIDED_ONLY)]
-    own = {"type": "object", "propertyNames": {"enum": keys}, "minProperties": 1}
-    with_keys = {"type": "object", "additionalProperties": own, "minProperties": 1, "maxProperties": 1}
+    row_keys = {"type": "object", "propertyNames": {"enum": keys}, "minProperties": 1}
+    with_keys = {"type": "object", "additionalProperties": row_keys, "minProperties": 1, "maxProperties": 1}
     rows = {**names, "items": {"anyOf": [names["items"], with_keys]}}
     # `guidance` is a list of methods in a suite and a section elsewhere
     either = {**settings, **suite, "guidance": {"anyOf": [rows, settings["guidance"]]}}

@@ -16,10 +16,10 @@ from bench.config.schema import RecipeError
 MAX_NAME_CHARS = 96  # as on the hub; names become parts of file names
 NAME = f"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{MAX_NAME_CHARS - 1}}}"
 NAME_RULE = f"letters, digits, _, . and -, at most {MAX_NAME_CHARS}, a letter or digit first"
-# The images that a run is evaluated on, as records name them, in words: bench/data/subsets.py.
+# What a run is evaluated on: {text in records, from `DecodedDataset.evaluated_on`: text for people}.
 EVALUATED_ON = {"test": "test", "holdout": "held-out training", "share": "set-aside training"}
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")  # of datasets
-TIMM = "timm:"  # begins the name of a model without a file, a student, or in teacher.model.name a teacher
+TIMM = "timm:"  # prefix of timm's models, which need no file: a student in an id, a teacher in teacher.model.name
 MODEL = rf"({TIMM})?{NAME}"
 DATASET = rf"({NAME}|folder:{NAME}|hub:{NAME}(/{NAME})?)"
 

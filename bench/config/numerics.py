@@ -25,8 +25,8 @@ NOT_HERE = "not here"  # the version of a user's own file that a record names
 def numerics_versions(recipe: Recipe) -> dict[str, object]:
     """{component: version} of all components that a run of a recipe uses, those of its teacher included.
 
-    A version is a whole number or, for a user's own file and for one without a line `NUMERICS = …`, the text "sha256:" and
-    the digest of its source.
+    A version is a whole number. For a user's own file, or a file without a line `NUMERICS = …`, it is "sha256:" and the
+    digest of the source. It is NOT_HERE if the file is missing.
     """
     own = {f"{plugin.kind}.{plugin.name}": plugin.digest for plugin in recipe.plugins}
     return {name: own.get(name) or _version(component_file(name)) for name in components(recipe)}

@@ -68,10 +68,9 @@ def read_plugin(kind: str, name: str, path: Path) -> Plugin:
 
 
 def absent(key: str, name: str) -> RecipeError:
-    """The error for a recipe with a method or builder of somebody's own whose file is not here. key: that names it."""
+    """The error for a recipe whose method or builder `name` is a plug-in that is not here. key: the key that names it."""
     return RecipeError(
-        f"{key}: {name} is a file of its author, which is not here: name its folder with --recipes-dir, in Python with"
-        " recipes_dir"
+        f"{key}: {name} is a plug-in whose file is not here: give its folder with --recipes-dir (in Python: recipes_dir)"
     )
 
 

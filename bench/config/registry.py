@@ -239,13 +239,13 @@ class Registry:
         """The keys of a teacher that do not stand under `teacher.`: its model's, and data and transform of the students."""
         shared, _ = split_teacher(self._layer("datasets", dataset), self._layer("protocols", protocol))
         own = self._layer("models", model)
-        if model.startswith(TIMM):  # without a file: it is a teacher in this place, and has no drop path, as the others
+        if model.startswith(TIMM):  # it has no file, so its role is set here; like other teachers it has no drop path
             fixed = {"model.role": "teacher", "model.drop_path_rate": 0.0}
             own = {**own, **{path: SourcedValue(value, model, path) for path, value in fixed.items()}}
         return {**own, **{p: given for p, given in shared.items() if not p.startswith("train.")}}
 
     def split(self, recipe_id: str) -> tuple[str, str, str | None]:
-        """(model, dataset, guidance) of a recipe id; guidance is None for a teacher. Raises RecipeError if it is none."""
+        """(model, dataset, guidance) of a recipe id; guidance is None for a teacher. Raises RecipeError for a bad id."""
         model, _, rest = recipe_id.partition("/")
         if not re.fullmatch(MODEL, model) or not re.fullmatch(rf"{DATASET}(/{NAME})?", rest):
             raise RecipeError(

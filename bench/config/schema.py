@@ -59,7 +59,7 @@ class Data:
     """A dataset and how its images reach the device."""
 
     name: str = ""
-    # Where it is fetched from if it is not in the data folder: nowhere, torchvision, the hub, this package.
+    # packaged: in this package; else where it is downloaded if it is not in the data folder: nowhere, torchvision, the hub.
     source: Literal["files", "torchvision", "hub", "packaged"] = key("files", hashed=False)
     layout: str = key("parquet", hashed=False)  # of the files: a module in bench/data/layouts
     places: tuple[str, ...] = key((), hashed=False)  # patterns in the data folder; the first with the dataset counts
@@ -136,7 +136,8 @@ class Train:
     ema: float = key(0.0, low=0, high=0.999999)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: Literal["auto", "cpu", "cuda", "mps"] = key("auto", hashed=False)
-    # torch.compile. default: without CUDA graphs; graphs: a step is one; auto: graphs on a GPU where they work, else off.
+    # torch.compile. default: no CUDA graphs; graphs: one CUDA graph per step; auto: off on a CPU; on a GPU graphs, or
+    # default where graphs are not possible.
     compile: Literal["auto", "off", "default", "graphs"] = key("auto", hashed=False)
     test_batch_size: int = key(200, low=1, high=1_000_000, hashed=False)
     evaluate_every: int = key(1, low=1, high=100_000)  # epochs between two evaluations; the last epoch is always evaluated
@@ -156,7 +157,7 @@ class Schedule:
     adaptive: Literal["none", "paper", "researcher"] = "none"
     window: int = key(50, low=1, scaled=True)
     threshold: float = -0.02  # change of the loss per epoch
-    first_test: int = key(20, low=1, scaled=True)  # the first epoch that may be the last; researcher
+    first_test: int = key(20, low=1, scaled=True)  # researcher: no adaptive stop before this many guided epochs
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ class Guidance:
 
     @property
     def keys(self) -> list[tuple[str, MethodParams, str]]:
-        """Every parameter: its key below `guidance.params`, the parameters that it is one of, and its name there."""
+        """All parameters, as (key below `guidance.params`, `Params` of the method, name of the parameter in it)."""
         params = dict(zip(self.method.split("+"), self.params, strict=True))
         names = param_keys({method: [f.name for f in fields(own)] for method, own in params.items()})
         return [(key, params[method], name) for method, own in names.items() for name, key in own.items()]
@@ -266,13 +267,13 @@ class Recipe:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def _method_params(self, plain: Callable[[MethodParams], dict[str, Any]]) -> dict[str, Any]:
-        """What a function makes of the parameters of the methods, under their keys."""
+        """{key: value} of the methods' parameters. plain: {name: value} of one method, perhaps without some names."""
         values = ((key, name, plain(own)) for key, own, name in self.guidance.keys)
         return {key: of_method[name] for key, name, of_method in values if name in of_method}
 
     @property
     def plugins(self) -> list[Plugin]:
-        """The user's own files that a run executes, for its teacher too. They are not hashed, and written nowhere."""
+        """The user's own files that a run executes, for its teacher too. They are not in `hash` and not in `to_dict`."""
         used = [self.model.params, *(self.guidance.params if self.guidance is not None else ())]
         own = [params.plugin for params in used if params.plugin is not None]
         return list(dict.fromkeys(own + (self.teacher.plugins if self.teacher is not None else [])))

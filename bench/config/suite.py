@@ -41,8 +41,8 @@ class SuiteMethod:
 class SuiteEntry:
     """A recipe of a suite: an id with settings.
 
-    method: the label of its row. variant: the varied keys with one of their values each, the first of keys that vary
-        together; "" in a suite that varies nothing.
+    method: the label of its row. variant: the varied keys with their values here, as text; of keys that vary together,
+        only the first. It is "" if the suite varies nothing.
     overrides: the keys of its row and the varied ones.
     """
 
@@ -121,7 +121,7 @@ class Suite:
 
     @property
     def ids(self) -> list[str]:
-        """The recipe ids; those of one student and dataset are neighbours."""
+        """The recipe ids: `recipes` as given; else the product, in which one student and dataset are neighbours."""
         product = ("/".join(parts) for parts in itertools.product(self.models, self.datasets, self.guidance))
         return list(self.recipes or product)
 
@@ -183,7 +183,7 @@ def check_override(given: SourcedValue) -> None:
     if given.path == "seed":
         fail_at(given, "is given by --seed, or by the seeds of a suite")
     if given.path == "select":
-        fail_at(given, "is a key of teachers; a student keeps its last epoch, and its teacher is teacher.select")
+        fail_at(given, "is a key of teachers; a student keeps its last epoch; for its teacher, set teacher.select")
 
 
 def changes_results(path: str) -> bool:

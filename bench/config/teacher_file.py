@@ -45,7 +45,7 @@ def check_teacher_keys(keys: Mapping[str, SourcedValue]) -> bool:
     """Whether the keys under `teacher.`, given without that prefix, name a file.
 
     Raises:
-        RecipeError: `weights` and `sha256` are not both given, or the latter is none.
+        RecipeError: only one of `weights` and `sha256` is given, or `sha256` is not a SHA-256 in hex.
     """
     weights, checksum = (given.value if (given := keys.get(name)) else None for name in ("weights", "sha256"))
     if weights is None and checksum is None:

@@ -192,7 +192,7 @@ class BatchTransform:
         return out
 
     def augment(self, pixels: Tensor, params: AugmentParams, cropped: bool = False) -> Tensor:
-        """The first part of `train`, all but erasing: [batch, 3, size, size] uint8."""
+        """The first part of `train`, before normalising and erasing: [batch, 3, size, size] uint8."""
         if cropped:
             images = pixels.permute(0, 3, 1, 2)
             images = torch.where(params.flips[:, None, None, None], images.flip(3), images).contiguous()

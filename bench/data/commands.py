@@ -39,7 +39,11 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         if action != "list":
             options.add_argument("dataset", metavar="ID", help="as cifar100, folder:photos, hub:owner/name")
             options.add_argument(
-                "--set", action="append", default=[], metavar="KEY=VALUE", help="as data.subset=20; may repeat"
+                "--set",
+                action="append",
+                default=[],
+                metavar="KEY=VALUE",
+                help="for example data.subset=20; can be given several times",
             )
         options.add_argument("--data-dir", default="data", metavar="DIR", help="local datasets (data)")
         add_recipes_dir(options)
@@ -69,7 +73,7 @@ def table(datasets: Sequence[Data], registry: Registry, data_dir: str | Path) ->
     for data in _own_folders(datasets, registry, data_dir):
         try:
             counts = _counts(data, data_dir)
-        except RecipeError as error:  # names and folders of another kind are no datasets, which need not be said
+        except RecipeError as error:  # warn, unless the folder or archive is simply not a dataset
             if not isinstance(error, IncompleteDataset):
                 LOG.warning(error)
             continue

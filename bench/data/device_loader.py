@@ -72,8 +72,8 @@ class DeviceLoader:
     ) -> Generator[Tensor, None, None]:
         """The images of each step from its pixels.
 
-        On a GPU those of several steps are augmented at once, which takes as many launches as those of one, on a stream of
-        its own, while the steps before train.
+        On a GPU one call augments the images of several steps, with as many kernel launches as for one step. It runs on a
+        separate stream, while earlier steps train.
         """
         transform, cropped = self._transform, self._native is None
         if self._device.type != "cuda":
@@ -86,7 +86,7 @@ class DeviceLoader:
         groups = [steps[first : first + at_once] for first in range(0, len(steps), at_once)]
 
         def augment(group: list[slice]) -> list[Tensor]:
-            # It may take the memory of images that the steps so far have read, so it waits for them.
+            # New images may take memory that the steps so far still read, so wait for these steps.
             ahead.wait_stream(main)
             with torch.cuda.stream(ahead):
                 native = torch.cat(list(itertools.islice(pixels, len(group))))
@@ -101,7 +101,7 @@ class DeviceLoader:
                 following = augment(later) if later else []
                 yield from map(transform.normalise, levels, (params[r] for r in group))
         finally:
-            main.wait_stream(ahead)  # which may still read what is free once this ends
+            main.wait_stream(ahead)  # `ahead` may still read tensors that are freed when this generator ends
 
     def _from_host(self, indices: np.ndarray, boxes: Tensor) -> Tensor:
         """[batch, height, width, 3] uint8 on the host: native pixels or, if sizes differ, cropped and resized ones."""

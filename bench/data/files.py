@@ -50,7 +50,7 @@ class Contents:
 
         Of 200 classes, 20 are every tenth, from the first on. A copy that holds only these gives the same images.
 
-        An image whose label no training image has raises `error` with a sentence, when the images are iterated over.
+        If an image has a label that no training image has, `error` is raised: at once for lists, else during iteration.
         """
         present = self.present()
         chosen = {present[k * len(present) // count]: k for k in range(count)}
@@ -68,7 +68,7 @@ class Contents:
 def _relabelled(
     items: Iterable[Item], number: Mapping[int, int | None], error: Callable[[str], RecipeError]
 ) -> Iterable[Item]:
-    """The items with their new labels, without those of labels that have none; a list of a list."""
+    """The items of the chosen classes, with their new labels: a list if `items` is a list, else an iterator."""
 
     def kept() -> Iterator[Item]:
         for item in items:
@@ -95,7 +95,7 @@ class Files:
 
     @cached_property
     def _contents(self) -> tuple[dict[str, Callable[[], bytes]], list[str]]:
-        """The functions that return the content of a file, by its name; names of folders, every empty one."""
+        """({name of a file: function that returns its content}, names of folders, among them all empty folders)."""
         try:
             if self.path.is_dir():
                 found = {path.relative_to(self.path).as_posix(): path.read_bytes for path in _walk(self.path)}

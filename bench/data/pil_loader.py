@@ -49,7 +49,7 @@ class PilLoader:
 
 
 def _ignore_stop_signals(worker: int) -> None:
-    """Schedulers and terminals send them to workers as well, and a run whose workers end cannot save its state."""
+    """Ignore stop signals, which schedulers and terminals send to workers too; without workers a run cannot be saved."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 

@@ -1,6 +1,6 @@
-"""What speaks against a run before its dataset is decoded, without torch: `plan`, `sweep`, `doctor` and `run` ask here.
+"""Checks of a run before its dataset is decoded, without torch, for `plan`, `sweep`, `doctor` and bench/run.py.
 
-What needs torch, to build the networks, is in bench/train/preflight.py.
+The checks that build networks, and so need torch, are in bench/train/preflight.py.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Preflight:
             check_dataset(recipe, found)
 
     def training_images(self, of: Data, data: Data) -> int | None:
-        """The number of images that a run on `data` trains on: `of` a checked recipe, or its teacher's. None: unknown."""
+        """The number of training images of a run on `data`. of: the data of a recipe that was checked. None: unknown."""
         found = self._seen.get(of)
         return len(found.training(data)) if isinstance(found, DecodedDataset) else None
 

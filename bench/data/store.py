@@ -102,7 +102,7 @@ def _open_split(folder: Path, split: str) -> Images:
 
 
 def check_counts(source: Source, dataset: DecodedDataset) -> None:
-    """Raise RecipeError unless labels and class names are as the recipe says."""
+    """Raise RecipeError unless the numbers of images and classes are those of the recipe and all labels are in range."""
     data = source.data
     train, test = dataset.train.labels, None if dataset.test is None else dataset.test.labels
     classes, wanted = len(np.unique(train)), data.subset or data.classes

@@ -106,7 +106,7 @@ class DecodedDataset:
         return Subset(self.train, indices)
 
     def _divide(self, data: Data) -> tuple[np.ndarray, np.ndarray]:
-        """Indices of the training split: (to train on, to evaluate on). The latter are empty with a test set of its own."""
+        """Indices of the training split: (to train on, to evaluate on). The second are empty if the test set is used."""
         indices, evaluated = np.arange(len(self.train)), np.array([], int)
         if self.test is None:
             evaluated = _stratified(indices, self.train, data.test_share, Stream.TEST_SHARE)

@@ -1,4 +1,4 @@
-"""What depends on the batch of all processes, with the gradients of one process."""
+"""Operations on the global batch of all processes, with the gradients that one process with this batch would have."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def _gather(own: Tensor) -> Tensor:
 def gather(own: Tensor) -> Tensor:
     """The rows of all processes, in the order of the global batch: [batch of a process, ...] to [global batch, ...].
 
-    The gradient is the sum over the losses of all processes. Data parallelism divides it by their number, so it is that of
-    the mean loss, whether each process has a loss of its own samples or of the global batch.
+    Its backward pass sums the gradients of the losses of all processes. Data parallelism then divides by the number of
+    processes. The result is the gradient of the mean loss, whether a loss is of local samples or of the global batch.
     """
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     return _gather(own) if distributed and torch.distributed.get_world_size() > 1 else own

@@ -9,7 +9,8 @@ over the whole map (c = 1) and its averages on 4 x 4, 2 x 2 and 1 x 1 cells (c h
 than the map are left out). `up` is nearest. The teacher's maps are resized bilinearly to the student's grids.
 
 As published for CNNs: weight 5, ramp 20 (megvii-research/mdistiller). The defaults are those of a rerun on DeiT-Ti, weight
-0.6, ramp 20, width 192, which took its blocks 3, 7 and 11: --set model.feature_layers=[blocks.3,blocks.7,blocks.11].
+0.6, ramp 20, which took its blocks 3, 7 and 11: --set model.feature_layers=[blocks.3,blocks.7,blocks.11]. The width of the
+fused maps is that of the student's last map, at most 512; it is 192 for DeiT-Ti, as in the rerun.
 """
 
 from __future__ import annotations

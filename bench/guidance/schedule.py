@@ -3,7 +3,7 @@
     δ_e = (L_e - mean(L_1 … L_{e-1})) / e   for 2 ≤ e ≤ window,   (L_e - L_{e-window}) / window   after that
     s_e = mean of δ_i over i = max(2, e - window + 1) … e
 
-L_e is the mean of the unweighted guidance loss over epoch e, counted from 1. Guidance ends for good after the first epoch
+L_e is the mean unweighted guidance loss of the e-th epoch with guidance. Guidance ends for good after the first epoch
 with s_e ≥ threshold (`paper`), or with s_e > threshold and e ≥ first_test (`researcher`, in later code). It can be set for
 any method. As published: window 50, threshold -0.02, first test 20, and weight 2.5 of locality guidance. Source: the
 folders methods/ALG of bapedragon/IBAM_KD_H200_V2 (core.py) and bapedragon/iBKD.

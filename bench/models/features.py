@@ -124,7 +124,7 @@ def layout_of(output: object, network: nn.Module) -> Layout:
 
 
 def prefix_tokens(count: int, network: nn.Module) -> int | None:
-    """How many of `count` tokens are class tokens and the like, before those of a square map; None if the rest is none."""
+    """The number of class, distillation and register tokens before a square map; None if `count` allows no square."""
     # Not every block sees all tokens that the network has at its end: ConViT's and CaiT's class token enters late.
     for prefix in (getattr(network, "num_prefix_tokens", 1), 0, 1):
         if count > prefix and math.isqrt(count - prefix) ** 2 == count - prefix:

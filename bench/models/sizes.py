@@ -1,4 +1,4 @@
-"""Checks of the sizes that a recipe asks an architecture for. Each raises RecipeError for one that it does not have."""
+"""Checks of the sizes in a recipe. `check_...` raise RecipeError for a wrong size; `sees_every_pixel` returns a bool."""
 
 from __future__ import annotations
 

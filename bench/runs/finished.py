@@ -118,7 +118,7 @@ def is_stale(record: Record, recipe: Recipe | None = None) -> bool:
 
 
 def seedless_recipe(record: Record) -> Recipe:
-    """The recipe of a record with seed 0. The seed is not hashed, and all that the recipes of one method differ in."""
+    """The recipe of a record, but with seed 0: the seed is not hashed, so all seeds share one recipe in the cache."""
     return _read_recipe(json.dumps({**record.recipe, "seed": 0}))
 
 

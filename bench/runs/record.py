@@ -117,10 +117,10 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Compilation:
-    """What torch.compile and CUDA graphs made of the training steps, in the last process of a run."""
+    """What torch.compile and CUDA graphs made of the training steps, since the run was last started or resumed."""
 
     expected: int  # graphs of torch.compile: of the teacher, and of student and loss for each kind of step, guided or not
-    found: int  # those of the step that there are; more than expected if graphs were split
+    found: int  # graphs of the step that were compiled; more than expected if graphs were split
     breaks: int  # places where torch.compile split a graph
     captured: int  # CUDA graphs
     fell_back: tuple[str, ...]  # what runs uncompiled, or without a CUDA graph, and why
@@ -273,11 +273,11 @@ def record_from_dict(content: object, where: str) -> Record:
             f"{where}: written by {age} version of the suite (schema {schema}, this one reads {RECORD_SCHEMA}): {advice}"
         )
     record = _read(Record, content, where)
-    for name, limit in (("last_accuracy", 100), ("best_accuracy", 100), ("best_epoch", record.epochs)):
+    for name, low, high in (("last_accuracy", 0, 100), ("best_accuracy", 0, 100), ("best_epoch", 1, record.epochs)):
         value = getattr(record, name)
         if record.diverged and value is not None:
             raise RecipeError(f"{where}: not a record: it diverged and has accuracies")
-        if not record.diverged and (value is None or not 0 <= value <= limit):
+        if not record.diverged and (value is None or not low <= value <= high):
             raise RecipeError(f"{where}: not a record: {name} is {short_repr(value)}")
     names, classes = record.dataset.class_names, record.dataset.classes
     if names is not None and len(names) != classes:
@@ -333,7 +333,7 @@ def check_same_images(record: Record, fingerprint: str | None) -> None:
 def stale_parts(record: Record, recipe: Recipe) -> list[str]:
     """The components whose numerics version has changed since a record was made, as "guidance.kd 1, now 2".
 
-    Of a user's own file that is not here, nobody knows.
+    A user's own file that is not here is left out.
 
     Args:
         recipe: the record's, as it is composed now.

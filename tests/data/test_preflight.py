@@ -1,4 +1,4 @@
-"""What speaks against a run before its dataset is decoded: the same sentence from `plan`, `sweep`, `doctor` and `run`."""
+"""Checks of a run before its dataset is decoded: `plan`, `sweep`, `doctor` and bench/run.py say the same sentence."""
 
 from __future__ import annotations
 

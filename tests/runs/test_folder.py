@@ -47,6 +47,7 @@ def test_a_record_is_read_back_from_its_file(tmp_path):
         ("last_accuracy", None, "last_accuracy is None"),
         ("last_accuracy", 101, "last_accuracy is 101"),
         ("best_epoch", 21, "best_epoch is 21"),
+        ("best_epoch", 0, "best_epoch is 0"),
         ("diverged", True, "it diverged and has accuracies"),
         ("teacher", {}, "teacher.key is None"),
         ("teacher.seconds", "long", "teacher.seconds is 'long'"),

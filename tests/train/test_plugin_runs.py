@@ -60,7 +60,7 @@ def test_a_network_is_loaded_where_its_file_is_named(trained, tmp_path, caplog):
     _, folder = run_folder(trained / "results", trained / "DIR")
     images = torch.randn(2, 3, 16, 16)
     for run in (folder.path, tmp_path / "out"):
-        with pytest.raises(RecipeError, match="convnet is a file of its author"):
+        with pytest.raises(RecipeError, match="convnet is a plug-in whose file is not here"):
             bench.load(run)
         if run == folder.path:
             export(run, tmp_path / "out", [trained / "DIR"])
