@@ -121,7 +121,7 @@ def _counts(data: Data, data_dir: str | Path) -> tuple[str, ...]:
             sizes = np.array([size for size in found if size is not None], int).reshape(-1, 2)
     classes, training, test = ("" if number is None else f"{number:,}" for number in numbers)
     if training and not test:
-        test = f"{data.test_share:.0%} of these"
+        test = f"{100 * data.test_share:.0f} % of these"
     return data.name, classes, training, test, _pixels(sizes)
 
 

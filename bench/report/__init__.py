@@ -6,5 +6,6 @@ suite_report (all of one suite) > tables, documents (Markdown, LaTeX), figures/,
 
 Two places are written: local, this machine's `results/local/`, and committed, the published results in `results/`.
 The verbs are in commands (`report`) and publish (`publish`, `merge`); results is `bench.results` and `bench.curves`.
-Published: in `results/<suite>/`, written by `publish` or `merge` and committed to git. Origin: "local" or "published".
+Published: in `results/<suite>/`, written by `publish` or `merge` and committed to git. The origin of a run is "local",
+"published" or "reproduction".
 """

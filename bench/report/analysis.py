@@ -36,7 +36,7 @@ ABOUT_CKA = (
 )
 
 ABOUT_DIFFERENCES = (
-    "Differences: paired over seeds, with their 95% confidence intervals (Student's t), each by itself, not corrected for"
+    "Differences: paired over seeds, with their 95 % confidence intervals (Student's t), each by itself, not corrected for"
     " the number of blocks."
 )
 

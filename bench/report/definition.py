@@ -86,15 +86,15 @@ def suite_recipes(registry: Registry, suite: Suite, runs: Iterable[FinishedRun] 
 
 
 def recipes_by_key(registry: Registry, suite: Suite, runs: Iterable[FinishedRun] = ()) -> dict[tuple[str, str], Recipe]:
-    """{(id, hash): recipe} of `suite_recipes`, in their order. Entries of one recipe are one."""
+    """{(id, hash): recipe} of `suite_recipes`, in the same order. Entries with the same recipe appear once."""
     return {(recipe.id, recipe.hash): recipe for _, recipe in suite_recipes(registry, suite, runs)}
 
 
 def _recipe(registry: Registry, suite: Suite, entry: SuiteEntry, runs: Sequence[FinishedRun]) -> Recipe | None:
     """The recipe of an entry; None if neither the registry nor a record has it.
 
-    The registry's if a run is of it, else that of the first run that may be of the entry, else the registry's. Where the
-    registry has one, a run that is in no report of the suite has other settings.
+    It is the registry's if a run has its hash, else that of the first run that fits the entry, else the registry's. If the
+    registry can compose the entry, only runs that carry the name of the suite are tried.
     """
     composed = None
     with suppress(RecipeError):
@@ -106,7 +106,7 @@ def _recipe(registry: Registry, suite: Suite, entry: SuiteEntry, runs: Sequence[
         if composed is not None and run.suite != suite.name:
             continue
         record = run.record
-        # a row without keys of its own has no run of a row with some
+        # a run that also fits a row with more settings belongs to that row
         of_others = any(len(one.overrides) > len(entry.overrides) and _is_of(record.recipe, one) for one in rows)
         is_of = (record.id, record.protocol) == (entry.id, suite.protocol) and _is_of(record.recipe, entry)
         if is_of and not of_others:

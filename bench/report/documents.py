@@ -186,7 +186,7 @@ def _accuracy_tables(report: SuiteReport) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def _summary(report: SuiteReport, folder: str) -> Iterator[str]:
-    """The headline without what is only in table.md, a figure and links to the files of a suite, in Markdown."""
+    """The part of a suite in a README, in Markdown: a shorter headline, a figure, and links to the suite's files."""
     yield from _headline(report, tables.short_accuracy_note(report), [report.protocol_note, *report.notes])
     suite, name, shows = report.suite, "overview", f"gains of the methods of suite {report.suite.name}"
     if key := suite.varied_number:

@@ -118,7 +118,9 @@ def write_selection(
     with_published: bool = False,
     **figures: Unpack[FigureOptions],
 ) -> tuple[list[SuiteReport], list[Path]]:
-    """Write the results of suites that a command selects. Those of no suite's file have a folder and a page of their own.
+    """Write the results of suites that a command selects.
+
+    A suite without a file of its name (recipe ids, or a suite that `--set` changes) has its own folder and page.
 
     with_published: see `write_local`.
 

@@ -17,10 +17,10 @@ _SPEEDUPS = {
 
 
 def overall_gains(suite: Suite, pairs: pd.DataFrame) -> pd.Series:
-    """The gain of each seed in points, its mean over the cells of a suite, by seed.
+    """The mean gain over the cells of a suite in points, by seed.
 
-    Of the seeds that all cells with a gain have. Empty unless the suite has two methods, no varied keys and several cells:
-    else there is no one gain that a mean would be of. pairs: see `stats.pairs_frame`.
+    Only seeds that all cells with a gain have count. Empty unless the suite has two methods, no varied keys and several
+    cells: other suites have more than one kind of gain, or one cell. pairs: see `stats.pairs_frame`.
     """
     gains = pairs[pairs["method"] != suite.reference].pivot_table(index=CELL, columns="seed", values="gain")
     has_one = len(suite.methods) == 2 and not suite.vary and len(gains) > 1
@@ -77,7 +77,5 @@ def _over_cells(suite: Suite, cells: pd.DataFrame, pairs: pd.DataFrame) -> list[
     if len(reached):
         ranges = [(reached[name], text) for name, text in _SPEEDUPS.items() if reached[name].notna().all()]
         said = ", ".join(f"{own.min():.1f} to {own.max():.1f} {text}" for own, text in ranges)
-        out.append(
-            f"Times as fast as {reference} to its final accuracy, {count(len(reached), cell)}: {said} (below 1: slower)."
-        )
+        out.append(f"Speed-up to the final accuracy of {reference}, {count(len(reached), cell)}: {said} (below 1: slower).")
     return out

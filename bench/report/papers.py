@@ -35,7 +35,7 @@ def numbers() -> pd.DataFrame:
 def published_frame(registry: Registry, recipes: Iterable[Recipe]) -> pd.DataFrame:
     """The published numbers of the students and datasets of these recipes, of any method, in the order of `numbers`.
 
-    None for recipes of a part of the classes.
+    Recipes that use only a part of the classes add no numbers.
 
     comparable_to, hash: of the recipe that reproduces the number, or missing. A recipe reproduces none unless its hash is
     that of the same id under the protocol `paper`: any difference in what is hashed (teacher, resolution, epochs, pixels …)

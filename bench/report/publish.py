@@ -92,7 +92,10 @@ def _write(
 
 @dataclass(frozen=True)
 class _Change:
-    """What becomes of the published records of a suite. before: they as they are, reproductions included."""
+    """A change of the published records of a suite.
+
+    before: the records that are published now, with their reproductions. given: the runs to add. after: the result.
+    """
 
     suite: Suite
     before: list[FinishedRun]
@@ -172,7 +175,7 @@ def _merged(registry: Registry, results: Path, name: str, files: Sequence[Path])
 
 
 def _check_code(run: FinishedRun, recipe: Recipe, changed: str, stale: str) -> None:
-    """Raise RecipeError for a run whose code nobody can get from its record, or computes something else than this code.
+    """Raise RecipeError if a run's code is unknown or was not committed, or if it computes something else than this code.
 
     changed, stale: what to do then.
     """
@@ -187,7 +190,7 @@ def _check_code(run: FinishedRun, recipe: Recipe, changed: str, stale: str) -> N
 def _by_code(
     runs: Sequence[FinishedRun], recipes: Mapping[tuple[str, str], Recipe]
 ) -> tuple[list[FinishedRun], list[FinishedRun]]:
-    """Runs of this code, and those that other code has recorded, which give way. recipes: of `is_stale`, by id and hash."""
+    """Split runs into those of this code and those of other code, which new runs may replace. recipes: by id and hash."""
     stale = [run for run in runs if is_stale(run.record, recipes.get(run.key[:2]))]
     return [run for run in runs if run not in stale], stale
 

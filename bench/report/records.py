@@ -72,7 +72,7 @@ def runs_of_other_suites(registry: Registry, suite: Suite, results: str | Path) 
 
 
 def of_same_images(runs: Iterable[FinishedRun], others: Sequence[FinishedRun]) -> list[FinishedRun]:
-    """Those of `others` with the images that `runs` of their recipe have; without such, with those of their first one."""
+    """The runs of `others` that have the same images as the first run of their recipe, in `runs` or else in `others`."""
     images: dict[str, str] = {}
     for run in (*runs, *others):
         images.setdefault(run.record.hash, run.record.dataset.fingerprint)

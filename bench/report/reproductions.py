@@ -66,7 +66,7 @@ def reproduction_notes(frame: pd.DataFrame) -> list[str]:
     runs = int(frame["seeds"].sum()) + diverged
     text = f"{count(runs, 'run')} {'was' if runs == 1 else 'were'} repeated on other machines"
     text += "" if pd.isna(largest) else f"; the largest difference is {largest:.2f} points"
-    text += f"; of {diverged} of them, one of the two runs diverged" if diverged else ""
+    text += f"; {diverged} of them cannot be compared, since a run diverged" if diverged else ""
     return [f"{text}."]
 
 

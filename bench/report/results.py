@@ -103,7 +103,7 @@ def _find(suite: str | None, results: Path, origin: str | None, recipes_dir: Fol
     for run in published:  # also those whose suite has other recipes now
         entries_of[run.suite].setdefault((run.record.id, run.record.hash), set())
     found = {}
-    for run, of, folder in (
+    for run, run_origin, folder in (
         *((run, committed, None) for run in published if origin != "local"),
         *((run, "local", str(folder)) for folder, run in local.items()),
     ):
@@ -111,12 +111,12 @@ def _find(suite: str | None, results: Path, origin: str | None, recipes_dir: Fol
         if suite is None or of_suites:
             entries = set().union(*of_suites.values())
             run = dataclasses.replace(run, suite=", ".join(of_suites))
-            machine = str(run.record.environment) if of == "reproduction" else ""
-            found[*run.key, machine] = _Found(run, of, folder, _entry(run, entries))
+            machine = str(run.record.environment) if run_origin == "reproduction" else ""
+            found[*run.key, machine] = _Found(run, run_origin, folder, _entry(run, entries))
     if not found:
         what = "no finished run" if suite is None else f"no finished run of suite {suite}"
         raise RecipeError(
-            f"{results.absolute()}: {what}{f' that is {origin}' if origin else ''}: is this the results folder"
+            f"{results.absolute()}: {what}{f' of origin {origin}' if origin else ''}: is this the results folder"
             " (results_dir)?"
         )
     return [found[key] for key in sorted(found)]

@@ -115,7 +115,7 @@ def pairs_frame(runs: pd.DataFrame, curves: pd.DataFrame, reference: str) -> pd.
     epochs_to_reach: the first epoch, from 1, with at least the reference's final accuracy; missing if there is none.
     speedup_epochs: the reference's own epochs_to_reach over the run's, so the reference against itself has exactly 1.
     speedup_seconds: the same in wall time; missing if the runs had different hardware.
-    speedup_seconds_with_teacher: with the whole training of the run's teacher added, and to the reference's of its own.
+    speedup_seconds_with_teacher: the same; each run's time includes the whole training of its own teacher, if it has one.
     """
     paired, key = with_reference(runs, reference), [*CELL, "seed"]
     paired = paired[paired["differs"] == ""].reset_index(drop=True)
@@ -143,7 +143,7 @@ def pairs_frame(runs: pd.DataFrame, curves: pd.DataFrame, reference: str) -> pd.
 def guessing(runs: pd.DataFrame) -> pd.Series:
     """The accuracy of always naming the most frequent class of the evaluated images, 0 to 1.
 
-    Of equal classes for records that do not have the share of that class.
+    If a record does not have the share of that class, all classes count as equally frequent.
     """
     return np.maximum(1 / runs["classes"], runs["largest_class"].fillna(0))
 
@@ -175,7 +175,7 @@ def cells_frame(
 
     suite, id, model, dataset, variant, method, hash: of the recipe; variant: the varied values, or "".
     status: "complete": every seed of the suite has a run; "incomplete": some have; "not run"; "diverged": all runs did;
-        "no pair": it has runs, but none with a seed that the reference has too, so there is no gain.
+        "no pair": it has finished runs, but none that pairs with a run of the reference, so there is no gain.
     seeds, diverged_seeds: numbers of runs that finished, and that diverged.
     gain_seeds: number of pairs. reached_seeds: of those, in how many the run reaches a final accuracy of the reference that
         is above chance.
@@ -186,10 +186,10 @@ def cells_frame(
     seconds_*: wall time per run. images_per_second_*: of training. peak_memory_mib_*.
     device_hours: of all finished runs together, in device_unit, "GPU-hours" or "core-hours".
     parameters, flops_per_image: of the student. machines: the hardware in words.
-    gain_*, best_gain_*: over the reference, see `pairs_frame`, as all that follows; missing for the reference.
-    epochs_to_reach_*, speedup_*: missing unless all seeds reach a final accuracy of the reference above chance; for it,
-        epochs_to_reach_* says when it first has its own. speedup_seconds_with_teacher_* adds the teacher's training to
-        every run, though all seeds share one teacher.
+    gain_*, best_gain_*: over the reference, see `pairs_frame`; missing for the reference itself.
+    epochs_to_reach_*, speedup_*: missing unless all seeds reach a final accuracy of the reference above chance. For the
+        reference, epochs_to_reach_* is when it first has its own, and speedup_* is missing. speedup_seconds_with_teacher_*
+        adds the teacher's training to every run, though all seeds share one teacher.
     gain_low, gain_high: confidence interval of the mean gain; missing below MIN_SEEDS seeds.
     verdict: "better", "worse", "unclear" (the interval includes zero), "too few seeds"; missing without a gain.
     p_value: of the paired t test of the gain. comparisons: how many methods of the cell have one.
@@ -280,7 +280,7 @@ def _pair_stats(pairs: pd.DataFrame, reference: str) -> pd.DataFrame:
     """The columns of `cells_frame` that compare a method with the reference, the reference with itself too."""
     groups = pairs.groupby(METHOD)
     stats = _seed_stats(pairs, ["gain", "best_gain", *REACH])
-    for name in REACH:  # a mean over the seeds that reach it would flatter a method that some seeds do not
+    for name in REACH:  # a mean over only the seeds that reach the accuracy would flatter the method
         stats.loc[groups[name].count() < groups.size(), [f"{name}_mean", f"{name}_std"]] = np.nan
     stats["p_value"] = groups["gain"].agg(paired_p_value)
     tested = stats.assign(hash=groups["hash"].first()).loc[stats.index.get_level_values("method") != reference]

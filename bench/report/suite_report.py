@@ -119,9 +119,9 @@ class SuiteReport:
 
 
 def by_gain(gains: pd.Series) -> np.ndarray:
-    """The places in which gains, by method, are to be read: the largest first, missing ones last.
+    """The positions that sort gains by method: the largest first, missing ones last.
 
-    Those of one guidance are neighbours in their own order, placed by the largest of them.
+    Methods of one guidance stay together in their given order. Their largest gain decides where the group stands.
     """
     names = gains.index.map(guidance_of)
     best = gains.groupby(names, sort=False).max().sort_values(ascending=False, kind="stable")

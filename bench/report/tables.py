@@ -22,7 +22,7 @@ def accuracy_table(report: SuiteReport) -> pd.DataFrame:
     columns = {
         "last epoch": lambda row: _mean_std(row, "last") or row["status"],
         "gain": lambda row: "no pair" if row["status"] == "no pair" else _mean_std(row, "gain", "+.2f"),
-        f"{CONFIDENCE:.0%} interval": _interval,
+        f"{100 * CONFIDENCE:.0f} % interval": _interval,
         "verdict": _value("verdict"),
         "Holm": _holm,
         "seeds": _seeds,
@@ -36,7 +36,7 @@ def short_accuracy_note(report: SuiteReport) -> str:
     note = f"{report.measure.capitalize()} in %, mean ± standard deviation over seeds."
     if report.cells["gain_mean"].isna().all():
         return note
-    interval = f"{CONFIDENCE:.0%} confidence interval"
+    interval = f"{100 * CONFIDENCE:.0f} % confidence interval"
     return f"{note} Gain: over {report.reference}, in points, paired over seeds, with its {interval}."
 
 
@@ -48,7 +48,7 @@ def accuracy_note(report: SuiteReport) -> str:
     return (
         f"{note} The runs of a row share their images and, if they have one, their teacher: the interval covers the seeds"
         " of training alone. Better, worse: the interval excludes zero; unclear: it includes zero; too few seeds: fewer"
-        f" than {MIN_SEEDS}. Each comparison by itself, not corrected for the number of"
+        f" than {MIN_SEEDS}. Each comparison is by itself, not corrected for the number of"
         f" comparisons{holm_note(report.cells)}."
     )
 
@@ -63,8 +63,8 @@ def holm_note(cells: pd.DataFrame) -> str:
     alone, corrected = (half_width_in_std(seeds, 1 - (1 - CONFIDENCE) / tests) for tests in (1, most))
     return (
         f"; Holm: corrected for the {fewest if fewest == most else f'{fewest} to {most}'} comparisons in a cell, so that"
-        f" a method without effect is called better or worse in at most {1 - CONFIDENCE:.0%} of cells. With"
-        f" {count(seeds, 'seed')} and {most} comparisons this asks for much: no method passes unless a gain is over"
+        f" a method without effect is called better or worse in at most {100 * (1 - CONFIDENCE):.0f} % of cells. With"
+        f" {count(seeds, 'seed')} and {most} comparisons this test is strict: no method passes unless a gain is over"
         f" {corrected:.1f} times its standard deviation (by itself: {alone:.1f} times). Unclear does not mean equal"
     )
 

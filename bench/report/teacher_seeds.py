@@ -77,7 +77,7 @@ class SeedTable:
 
     @property
     def complete(self) -> pd.DataFrame:
-        """The rows, or the columns, without a missing run: what leaves more runs."""
+        """The table without the rows, or without the columns, that lack a run: whichever has more runs left."""
         return max(self.accuracies.dropna(), self.accuracies.dropna(axis=1), key=lambda table: table.size)
 
     @property
@@ -118,7 +118,7 @@ class SeedTable:
         teachers, students = whole.shape
         has_test = not np.isnan(found.p)
         has_limit = has_test and found.variance_teacher_limit > 0  # it is 0 where F is so small that it is no estimate
-        limit = f" (up to {_deviation(found.variance_teacher_limit)}, {CONFIDENCE:.0%} limit)" if has_limit else ""
+        limit = f" (up to {_deviation(found.variance_teacher_limit)}, {100 * CONFIDENCE:.0f} % limit)" if has_limit else ""
         out = (
             f"Standard deviations of {count(teachers, 'teacher')} x {count(students, 'student seed')}:"
             f" {_deviation(found.variance_teacher)} points over teachers{limit}, {_deviation(found.variance_student)} over"

@@ -29,10 +29,10 @@ class United:
 
 
 def unite(runs: Iterable[FinishedRun]) -> United:
-    """Runs of one suite from several places, the first of each recipe and seed counts.
+    """Unite the runs of one suite from several places: the first run of each recipe and seed counts.
 
-    A later one is a reproduction if its machine is another one, and is left out if that machine is already there. The
-    numerics versions of the first run of a recipe are those of all its runs: others are left out, whatever their seed.
+    A later run is a reproduction if its `Record.environment` is new, and is left out if a run of that environment is there.
+    Runs with other numerics versions than the first run of their recipe are left out, whatever their seed.
 
     Raises:
         RecipeError: two runs of one recipe have other images.
@@ -67,7 +67,7 @@ def unite(runs: Iterable[FinishedRun]) -> United:
 
 
 def code_difference(run: FinishedRun, first: FinishedRun, whose: str) -> str:
-    """What code two runs of one recipe used, as "guidance.kd 1, the published runs have 2". whose: the first."""
+    """How the code of two runs differs, as "guidance.kd 1, the published runs have 2". whose: "the published runs have"."""
     return "; ".join(differences(run.record.numerics, first.record.numerics, whose))
 
 
@@ -76,7 +76,7 @@ def other_code_notes(united: United) -> list[str]:
     if not united.other_code:
         return []
     firsts = {run.key[:2]: run for run in reversed(united.runs)}
-    texts = [code_difference(run, firsts[run.key[:2]], "the others") for run in united.other_code]
+    texts = [code_difference(run, firsts[run.key[:2]], "the others have") for run in united.other_code]
     number = len(united.other_code)
     total = count(number + len(united.runs), "run")
     verb = "is" if number == 1 else "are"
@@ -84,5 +84,5 @@ def other_code_notes(united: United) -> list[str]:
 
 
 def _numbers(run: FinishedRun) -> object:
-    """The numbers of a run that one machine gives again."""
+    """The numbers that a repeated run in the same environment must give again: test accuracies, and whether it diverged."""
     return run.record.diverged, run.history["test_accuracy"]

@@ -1,1 +1,1 @@
-"""Trained networks after their run: load, verify, export, model card."""
+"""Trained networks after their run: load, compare, verify, export, model card."""

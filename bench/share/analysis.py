@@ -93,8 +93,8 @@ def analyze_runs(
     """Attention distances and CKA of runs of one student on one dataset, in fp32, on images that they were evaluated on.
 
     Runs without a trained network are left out. The teacher is that of the first run that has one. The images are the same
-    for all runs, in a fixed random order, in minibatches of about the training batch of that run, by which a teacher with
-    `bn: batch` normalises them.
+    for all runs, in a fixed random order. A minibatch is about as large as the training batch of the run with that teacher,
+    since a teacher with `bn: batch` uses the statistics of the minibatch.
 
     Args:
         say: receives progress messages.
@@ -159,7 +159,7 @@ def analyze_runs(
 def _load(folders: Sequence[Path], device: torch.device, recipes_dir: Folders) -> tuple[list[_Run], list[str]]:
     """The runs, each once, and a sentence on each that has no trained network.
 
-    Raises RecipeError if there is no other, or if they are not of one student and the same images.
+    Raises RecipeError if no run has a trained network, or if the runs are not of one student and the same images.
     """
     found, left_out = {}, []
     for folder in folders:

@@ -1,7 +1,7 @@
 """The model card of an exported run: front matter for the Hugging Face hub, then Markdown from model_card.md.jinja.
 
-Records come from others, so none of their texts may end its place: each is one line, in the YAML of the library, in a code
-span, or in a code block whose fence is longer than any row of backticks in it.
+Strangers may write records, so no text from a record may break the Markdown around it. Each text is on one line in the YAML
+that the library writes, in a code span, or in a code block whose fence is longer than any row of backticks in the text.
 """
 
 from __future__ import annotations

@@ -67,7 +67,8 @@ def export(run: Path, to: Path, recipes_dir: Folders = ()) -> list[str]:
     write_text(to / "README.md", model_card(record, recipe, timm_call))
     said = [
         f"{recipe.id} seed {recipe.seed}: {'an earlier export was replaced' if is_replaced else 'written'} in {to}",
-        f"README.md shows how to load it with {'timm' if timm_call else 'bench.load'}; read its licence before sharing it",
+        f"README.md shows how to load it with {'timm' if timm_call else 'bench.load'}; before you share it, read there the"
+        " licence of the dataset",
     ]
     if recipe.model.role == "teacher":
         said += [

@@ -161,7 +161,7 @@ def teacher_weights(folder: Path, recipe: Recipe, record: Record) -> Path:
     repeat = command(recipe)
     trains = f"`{repeat} --teacher-only` trains it"
     way = "run it again with --force" if places or repeat is None or recipe.teacher.sha256 else trains
-    found = "here are the weights of another training of" if places else "the weights are not on this machine of"
+    found = "the weights here are from another training of" if places else "this machine does not have the weights of"
     which = f"seed {recipe.teacher.seed}" if recipe.teacher.sha256 is None else f"SHA-256 {recipe.teacher.sha256}"
     raise RecipeError(f"{folder}: {found} its teacher {recipe.teacher.id}, {which}: {way}")
 

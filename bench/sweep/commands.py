@@ -54,7 +54,7 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
     """The options of `sweep` and `compare`."""
     add_selection(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the plan and the commands, and run nothing")
-    parser.add_argument("--retries", type=int, default=1, metavar="N", help="of a run that died, from its checkpoint (1)")
+    parser.add_argument("--retries", type=int, default=1, metavar="N", help="how often a run that died is retried (1)")
     parser.add_argument("--tracker", action="append", default=[], metavar="NAME", help="passed to the runs; may repeat")
     _add_run_options(parser)
     add_slurm_options(parser)
@@ -62,13 +62,13 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
     """Which runs, where they are, and how they share the machine."""
-    gpus = "one process on each (1; on a cluster 0 for none)"
+    gpus = "GPUs of a run, with one process on each (1); on a cluster also 0"
     seeds = f"seeds 0 to N - 1 (those of the suite; for ids {len(ADHOC_SEEDS)})"
     share = "runs that share a GPU (1); without a GPU, runs at a time (one per core)"
     parser.add_argument("--seeds", type=int, metavar="N", help=seeds)
     parser.add_argument("--filter", action="append", default=[], metavar="TEXT", help="only ids with this text or glob")
     parser.add_argument("--skip-published", action="store_true", help="leave out runs whose results are published")
-    parser.add_argument("--stale", action="store_true", help="also what is recorded with other code; the old is renamed")
+    parser.add_argument("--stale", action="store_true", help="also run what other code recorded; old runs are renamed")
     parser.add_argument("--gpus-per-run", type=int, default=1, metavar="N", help=gpus)
     parser.add_argument("--runs-per-gpu", type=int, metavar="K", help=share)
     add_folders(parser)

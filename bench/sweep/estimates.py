@@ -1,4 +1,4 @@
-"""What runs will cost, from the times of finished ones: of this machine, and where none is similar, of published ones."""
+"""Estimates of what runs will cost, from similar finished runs: of this machine or, if it has none, published runs."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _Times = dict[str | tuple[Any, ...], list[_Measured]]
 class Estimates:
     """The measured times by recipe hash and by (model, dataset, image size). Runs that diverged are left out.
 
-    published: records, which count for what nothing similar was measured of here.
+    published: records of published runs, used for a recipe if nothing similar was measured here.
     """
 
     def __init__(self, published: Iterable[Record] = ()) -> None:
@@ -77,6 +77,11 @@ class Estimates:
         return self._known[key]
 
 
+def _kind(recipe: Recipe) -> tuple[str, str, int]:
+    """(model, dataset, image size) of a recipe: recipes that have them in common are similar."""
+    return (*split_id(recipe.id, recipe.model.role)[:2], recipe.model.image_size)
+
+
 def _add(times: _Times, record: Record, machine: str = "") -> None:
     """Add a run and its teacher, unless it diverged or its recipe cannot be read here."""
     if record.diverged:
@@ -95,13 +100,13 @@ def _add(times: _Times, record: Record, machine: str = "") -> None:
         images = None if images is None else images // recipe.train.batch_size * recipe.train.batch_size
         measured = _Measured(run.seconds / max(1, run.epochs), images, processes * per_process, unit, machine)
         times[run.hash].append(measured)
-        times[(*split_id(run.id)[:2], recipe.model.image_size)].append(measured)
+        times[_kind(recipe)].append(measured)
 
 
 def _estimate(times: _Times, recipe: Recipe, images: int | None) -> Estimate | None:
     """The median of the times of a recipe, else of similar ones; None if there are none."""
     exact = recipe.hash in times
-    measured = times.get(recipe.hash if exact else (*split_id(recipe.id)[:2], recipe.model.image_size))
+    measured = times.get(recipe.hash if exact else _kind(recipe))
     if not measured:
         return None
     last = measured[-1]

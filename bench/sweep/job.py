@@ -16,6 +16,8 @@ from bench.runs.folder import RunFolder
 from bench.runs.record import Record, stale_parts
 from bench.sweep.estimates import Estimate, Estimates
 
+SIGNALS = {one.value: one.name for one in signal.Signals}  # without those that have no name of their own
+
 
 class State(StrEnum):
     """The state of a run in a plan."""
@@ -172,9 +174,9 @@ def read_result(job: Job, code: int | None, log: Path | None = None, log_start: 
     if is_held(job.folder.path):
         return None
     if code is not None and code < 0:
-        reason = f"ended by {signal.Signals(-code).name}"
+        reason = f"ended by {SIGNALS.get(-code, f'signal {-code}')}"
     else:
-        reason = _last_words(log, log_start) or "it printed nothing"
+        reason = _error_in_log(log, log_start) or "it printed nothing"
     outcome = Outcome.REFUSED if code == BAD_INPUT or diverged_teacher else Outcome.DIED
     return JobResult(job, outcome, f"{reason} (see {log})" if log else reason)
 
@@ -186,10 +188,10 @@ def read_attached_result(job: Job) -> JobResult | None:
     return result if result.outcome is Outcome.DONE else JobResult(job, Outcome.ABANDONED, result.error)
 
 
-def _last_words(log: Path | None, start: int) -> str:
+def _error_in_log(log: Path | None, start: int) -> str:
     """The first error in a log, else its last line.
 
-    Of several processes the first that fails knows the cause, and launchers print a traceback of their own after it.
+    If several processes fail, the first one knows the cause. Launchers print their own traceback later.
     """
     if log is None:
         return ""

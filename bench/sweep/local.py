@@ -1,8 +1,8 @@
 """The executor of one machine: one run per GPU, or without a GPU one run per core.
 
-A run has a session of its own, so that Ctrl-C at the terminal reaches only the sweep. Launchers give one to each process
-that they start, so the processes of a run are found by an environment variable, which all of them inherit. The runs of a
-sweep that is killed go on; the next sweep sees the locks on their folders, and keeps the slots of their GPUs free.
+Each run has its own session, so that Ctrl-C at the terminal reaches only the sweep. Launchers start every process in a new
+session, so the processes of a run are found by an environment variable, which all of them inherit. If a sweep is killed,
+its runs go on. The next sweep sees the locks on their folders, and starts no other run in the slots of their GPUs.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def make_slots(gpus_per_run: int = 1, runs_per_gpu: int | None = None) -> list[S
         runs_per_gpu: slots that share GPUs (1). Without a GPU: number of slots, at most and by default one per core.
 
     Raises:
-        RecipeError: there are fewer GPUs.
+        RecipeError: a number is below 1, or there are fewer GPUs.
     """
     for option, value in (("--gpus-per-run", gpus_per_run), ("--runs-per-gpu", runs_per_gpu)):
         if value is not None and value < 1:
@@ -101,7 +101,7 @@ def make_slots(gpus_per_run: int = 1, runs_per_gpu: int | None = None) -> list[S
 
 @dataclass(eq=False)
 class _ActiveJob:
-    """A started job, or without a process one of another sweep, which is only watched.
+    """A job that this sweep has started or, if `process` is None, a job of another sweep, which is only watched.
 
     run_id: the value of RUN_VARIABLE in its processes.
     stop_times: when each of its processes was asked to end, by process id.
@@ -149,7 +149,6 @@ class LocalExecutor:
             job.folder.log.parent.mkdir(parents=True, exist_ok=True)
             with open(job.folder.log, "ab") as log:
                 active = _ActiveJob(job, slot, log_start=log.tell())
-                self._active.append(active)
                 active.process = subprocess.Popen(
                     launch_command(job, len(slot.gpus), self._options),
                     env={**slot.environment(), RUN_VARIABLE: active.run_id},
@@ -158,6 +157,7 @@ class LocalExecutor:
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                 )
+                self._active.append(active)
             if hasattr(os, "sched_setaffinity"):  # runs do not wander to the cores of others
                 with contextlib.suppress(ProcessLookupError):
                     os.sched_setaffinity(active.process.pid, slot.cores)

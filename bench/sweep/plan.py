@@ -27,8 +27,8 @@ from bench.sweep.job import Job, State, job_key
 from bench.sweep.squeue import read_queue_states
 from bench.train.teacher_cache import cached_teacher_record
 
-OF_TEACHER = ("teacher.", "data.", "augment.")  # begin the varied keys that a teacher's recipe may have
-OF_ITS_USE = tuple(f"teacher.{name}=" for name in TEACHER_PASS_KEYS)  # begin those that it does not have
+TEACHER_PREFIXES = ("teacher.", "data.", "augment.")  # of varied keys that a teacher's recipe may have too
+TEACHER_USE_PREFIXES = tuple(f"teacher.{name}=" for name in TEACHER_PASS_KEYS)  # of keys for the use of a teacher
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def make_plan(
         stale: whether runs that are recorded with other code are to be run again.
         published: records; what is not finished here and has one of the same images is left out.
         processes: of a run.
-        measured: published records, whose times count for what nothing similar is finished of here.
+        measured: published records, whose times are used for runs if no similar run is finished here.
 
     Raises:
         RecipeError: a record is damaged, or of other images than its dataset has now.
@@ -149,7 +149,8 @@ def _take_record(job: Job, record: Record, stale: bool) -> None:
 def _teacher_job(run: PlannedRun, results: str | Path, estimates: Estimates) -> Job:
     """The teacher of a run: finished if it is in the cache."""
     teacher = run.recipe.teacher
-    own = [text for text in run.settings if text.startswith(OF_TEACHER) and not text.startswith(OF_ITS_USE)]
+    settings = [text for text in run.settings if text.startswith(TEACHER_PREFIXES)]
+    own = [text for text in settings if not text.startswith(TEACHER_USE_PREFIXES)]
     job = Job(run.recipe, True, RunFolder(results, teacher), estimates, run.options, own)
     if (record := cached_teacher_record(teacher)) is None:
         _read_status(job)

@@ -45,9 +45,10 @@ class Executor(Protocol):
         """Give up started jobs whose teacher failed. `poll` does not report them."""
 
     def stop(self, stop_requests: Callable[[], int]) -> None:
-        """End the jobs that it started, and return when they have ended; at two `stop_requests()` they are killed.
+        """End the jobs that it started, and return when they have ended.
 
-        Without a request, a cluster keeps its jobs.
+        At two `stop_requests()`, jobs of this machine are killed, and jobs of a cluster are not waited for. Without a
+        request, a cluster keeps its jobs.
         """
 
 
@@ -96,7 +97,10 @@ class Scheduler:
         return chosen
 
     def end(self, result: JobResult) -> list[JobResult]:
-        """Take in a result. Returns what is final: it, unless the job is tried again, and the runs of a failed teacher."""
+        """Take in a result. Returns the final results: none if the job is tried again, else this one.
+
+        If a teacher fails, the results of the runs that need it are returned too.
+        """
         job, key, outcome = result.job, result.job.key, result.outcome
         del self.running[key]
         if outcome is Outcome.DONE:

@@ -29,8 +29,8 @@ def add_slurm_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("--executor slurm", "docs/cluster.md")
     detach = "submit and exit; the same command without it follows the jobs"
     group.add_argument("--detach", action="store_true", help=detach)
-    group.add_argument("--time", metavar="T", help="limit, then a run is requeued: minutes, H:MM, D-HH:MM (4:00)")
-    group.add_argument("--lead-time", type=int, metavar="S", help="seconds before it at which a run saves its state (120)")
+    group.add_argument("--time", metavar="T", help="time after which a run is requeued: minutes, H:MM, D-HH:MM (4:00)")
+    group.add_argument("--lead-time", type=int, metavar="S", help="a run saves its state S seconds before --time (120)")
     group.add_argument("--cpus-per-run", type=int, metavar="N", help="(the cluster's default)")
     group.add_argument("--memory", type=float, metavar="GB", help="(the cluster's default)")
     group.add_argument("--array-parallelism", type=int, metavar="N", help="most runs of an array at the same time")

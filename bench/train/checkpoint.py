@@ -44,7 +44,7 @@ class Checkpoints:
     """The checkpoints of one run, in its folder.
 
     Args:
-        identity: of the run: recipe hash, seed, dataset, teacher, precision. A checkpoint of another run is never used.
+        identity: of the run: recipe hash, seed, dataset, teacher, precision, code. A checkpoint of another run is not used.
         interval: least number of seconds between two, so that short epochs do not spend their time writing.
     """
 
@@ -84,7 +84,7 @@ class Checkpoints:
                 continue
             if identity == self._identity:
                 return state
-            LOG.warning(f"{path.name} is from a run with other images, precision or teacher: not used")
+            LOG.warning(f"{path.name} is from a run with other images, precision, teacher or code: not used")
             self._rejected.add(path)
         return None
 

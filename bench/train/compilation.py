@@ -26,9 +26,9 @@ MAX_REASON_CHARS = 200
 
 
 def fall_back_quietly(auto: bool) -> None:
-    """What torch.compile does with an error: with `auto` it computes without, else the error ends the run.
+    """Set what torch.compile does on an error: with `auto` the part runs uncompiled, else the error ends the run.
 
-    Torch would print a hundred lines for each layer, as it does if TORCH_LOGS is set; `compilation` has the reason.
+    With `auto`, torch's hundred lines per layer are hidden unless TORCH_LOGS is set; `compilation` has the reason.
     """
     torch._dynamo.config.suppress_errors = auto
     utils.set_compilation_metrics_limit(MAX_FRAMES)
@@ -77,7 +77,7 @@ def compilation(
 def attention_kernel(accelerator: Accelerator) -> str:
     """The kernel that `scaled_dot_product_attention` takes in training here: cudnn, flash, efficient or math.
 
-    For a head of DeiT-Ti; torch chooses by size too.
+    Asked for the 3 heads and 197 tokens of DeiT-Ti at 224 px, since torch's choice depends on the size too.
     """
     kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
     kind = kinds.get(accelerator.mixed_precision, torch.float32)

@@ -116,7 +116,7 @@ def _devices(recipes: Sequence[Recipe]) -> Iterator[str]:
             if (note := launch.bf16_note(precision, device)) is not None:
                 yield note
         except RecipeError as error:
-            if not recipes:  # of recipes it is said with their ids
+            if not recipes:  # else check_recipe finds it, and it is printed with the id of the recipe
                 yield Problem(error)
 
 

@@ -1,4 +1,4 @@
-"""Test accuracy. Each test image is counted once, on any number of processes."""
+"""Accuracy on test or held-out images, each counted once on any number of processes; and the FLOPs of a network."""
 
 from __future__ import annotations
 

@@ -30,9 +30,9 @@ class Inputs(NamedTuple):
 class StepGraph:
     """A training step that is captured once, and then replayed.
 
-    The first calls train without a graph, on a stream beside. The call after them captures the step, which trains nothing,
-    and replays it, as all later calls do. So each call is one step of training. If the capture is refused, all calls train
-    as the first ones.
+    The first WARM_UP_STEPS calls train without a graph, on another stream. Then the caller calls `capture`, which trains
+    nothing, and all later calls replay the graph. So each call is one step of training. If the capture is refused, later
+    calls train as the first ones do.
 
     Args:
         step: the work of a step; it may neither wait for the device nor depend on values of the host that change.
@@ -89,10 +89,10 @@ def place(inputs: Inputs, places: Inputs | None) -> Inputs:
     return places
 
 
-def beside(work: Callable[[], T], stream: torch.cuda.Stream) -> Callable[[], T]:
+def on_stream(work: Callable[[], T], stream: torch.cuda.Stream) -> Callable[[], T]:
     """Start work on another stream. Returns a function that lets the current stream wait for it, and returns its result.
 
-    No work may begin on that stream but here: then memory of one result is used again only after all that read it.
+    Only this function may start work on that stream. Then memory of a result is reused only after all work that reads it.
     """
     stream.wait_stream(torch.cuda.current_stream(stream.device))
     with torch.cuda.stream(stream):

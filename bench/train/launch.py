@@ -89,14 +89,14 @@ def choose_threads(train: Train) -> int:
 def set_arithmetic(train: Train) -> None:
     """Let this process compute as a run does: its threads, fp32 without TF32, and deterministic operations if asked."""
     torch.set_num_threads(choose_threads(train))
-    # fp32 means fp32, also in every evaluation; torch would advise against it, and name another way to say it
+    # fp32 means no TF32, in every evaluation too; hide torch's advice to use TF32, and its note on a newer setting
     warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores|Please use the new API settings to control TF32")
     torch.backends.cudnn.allow_tf32 = False
     torch.set_float32_matmul_precision("highest")  # the default, which a variable of some containers changes
     if train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by torch; read when cuBLAS is first used
         torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # a search for errors, with a launch per tensor
+        torch.utils.deterministic.fill_uninitialized_memory = False  # only helps to find bugs; costs a launch per tensor
         torch.backends.cudnn.benchmark = False
 
 
@@ -122,14 +122,14 @@ def make_accelerator(
         )
     if accelerator.device.type != device:
         raise RecipeError(f"train.device: {device} was chosen, but accelerate runs on {accelerator.device.type}")
-    if device == "cuda" and precision.used != "fp32" and torch.backends.cuda.cudnn_sdp_enabled():  # not tried before
-        _try_cudnn_attention(accelerator.device)
+    if device == "cuda" and precision.used != "fp32" and torch.backends.cuda.cudnn_sdp_enabled():  # no earlier try failed
+        _try_cudnn_attention(accelerator.device, torch.bfloat16 if precision.used == "bf16" else torch.float16)
     return accelerator, precision
 
 
-def _try_cudnn_attention(device: torch.device) -> None:
+def _try_cudnn_attention(device: torch.device, dtype: torch.dtype) -> None:
     """Turn cuDNN's attention off if it fails: torch prefers it on some GPUs, and takes flash attention without it."""
-    tokens = torch.zeros(1, 3, 197, 64, dtype=torch.float16, device=device, requires_grad=True)
+    tokens = torch.zeros(1, 3, 197, 64, dtype=dtype, device=device, requires_grad=True)
     try:
         with warnings.catch_warnings(), sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
             warnings.simplefilter("ignore")  # of kernels that do not fit

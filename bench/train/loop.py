@@ -60,7 +60,8 @@ class Training:
         teacher: the recipe's frozen teacher, or its stored features with `teacher.offline`; None without a teacher.
         after_epoch: called on every process with the history after each epoch, and once on resume.
         checkpoints: None saves none.
-        stop: asked after every step whether to save and stop. If it is true on one process, all stop.
+        stop: whether to save and stop. It is called after every step; with several processes after every STOP_CHECK_STEPS
+            steps and after every epoch. If it returns true on one process, all stop.
     """
 
     def __init__(

@@ -70,7 +70,7 @@ def _exit_code(error: Exception) -> int:
     if isinstance(error, RunLocked):
         code = STOPPED
     elif (problem := unwritable(error)) is not None:
-        sentence = f"{problem}: the same command continues once it can"
+        sentence = f"{problem}: once this is fixed, the same command continues"
     elif (problem := input_error(error)) is not None:
         sentence, code = problem, BAD_INPUT
     elif out_of_memory(error):

@@ -75,9 +75,9 @@ def run(request: RunRequest, stop: StopSignals) -> None:
 def _ensure_teacher(cache: TeacherCache, request: RunRequest) -> None:
     """Return once the teacher is in the cache.
 
-    One that is read from a file is copied there, by any process. Another one is trained by one process in an environment
-    without the launcher's variables, which belongs to no process group. The first process of each machine starts it. The
-    others wait for the finished teacher, not in a collective operation, which would time out.
+    A teacher from a file is copied there by every process that does not find it. Any other teacher is trained by a separate
+    process, which the first process of each machine starts without the launcher's variables, so that it joins no process
+    group. The other processes wait for the finished teacher, not in a collective operation, which would time out.
     """
     if cache.exists():
         return

@@ -39,7 +39,7 @@ def add_speed_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_speed(arguments: argparse.Namespace) -> int:
-    """Time a recipe beside its baseline, and beside the plain way if asked."""
+    """Time a recipe, its baseline and, if asked, the plain way; with `--methods`, all guidance methods and the baseline."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RecipeError(f"WORLD_SIZE={os.environ['WORLD_SIZE']}: bench speed measures one process: use no launcher")
     if arguments.steps < 1:

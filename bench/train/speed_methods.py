@@ -62,7 +62,7 @@ class MethodsReport:
         yield from headline(self.baseline, self.methods[BASELINE], self.environment, self.steps)
         width = max(map(len, self.methods))
         ms = "CPU ms per step" if self.environment.hardware.device == "cpu" else "ms per step"
-        yield f"  {'method':<{width}}  {ms:>15}  over the baseline, and turns  peak MiB  parameters"
+        yield f"  {'method':<{width}}  {ms:>15}  ratio to baseline, and range  peak MiB  parameters"
         for name, speed in self.methods.items():
             low, high = speed.ratio_range
             yield (
@@ -76,7 +76,7 @@ class MethodsReport:
 def recipes_of_methods(arguments: argparse.Namespace) -> dict[str, Recipe | RecipeError]:
     """The recipe of every guidance file for a student and dataset: the baseline, that of `--recipe`, then the others.
 
-    A recipe that is not possible with these settings is its error. Keys of the teacher do not concern those without one.
+    The value is the error if a recipe is impossible with these settings. Recipes without a teacher ignore teacher keys.
     """
     registry = Registry(*arguments.recipes_dir)
     model, dataset, asked = registry.split(arguments.recipe)

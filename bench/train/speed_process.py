@@ -149,7 +149,7 @@ def described(recipe: Recipe, steps: int) -> dict[str, object]:
 
 
 def headline(recipe: Recipe, usage: Usage, environment: Environment, steps: int) -> Iterator[str]:
-    """What was measured and where, and what was compiled if anything was. usage: or what has its fields."""
+    """Lines that say what was measured, where, and what was compiled, if anything. usage: may be of a subclass."""
     yield (
         f"{recipe.id}  batch {recipe.train.batch_size}  {recipe.model.image_size} px  {usage.precision}  compile"
         f" {usage.compile}  on {environment.hardware}, {steps} steps"

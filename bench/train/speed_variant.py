@@ -143,6 +143,8 @@ class Variant:
     def _wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
 
     def _prepared(self) -> tuple[Inputs, Signals | None]:
         """What a step reads, and what guides the student there."""

@@ -22,7 +22,7 @@ from bench.runs.record import Compilation
 from bench.storage import first_line
 from bench.train.compilation import compilation, fall_back_quietly
 from bench.train.feature_cache import FeatureCache
-from bench.train.graph import Inputs, StepGraph, beside, read_rate_from_memory
+from bench.train.graph import Inputs, StepGraph, on_stream, read_rate_from_memory
 from bench.train.task import Task, make_optimizer
 from bench.train.teacher import Teacher
 
@@ -41,8 +41,8 @@ class Step:
         capture_refused: why a step could not be captured in a CUDA graph; None if none was refused.
         ema: the average of the student's network over the steps (`train.ema`), or None.
         updates: number of steps so far; a resumed run sets it.
-        losses: [2] on the device, the sums over the steps of the loss and of the unweighted guidance terms. Who reads them
-            sets them to zero.
+        losses: [2] on the device, the sums over the steps of the loss and of the unweighted guidance terms. `Training` sets
+            them when an epoch starts.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Step:
         signals = None
         if inputs.draws is not None:
             in_graph = self.mode == "graphs"
-            signals = beside(lambda: self.signals(inputs), self._teacher_stream) if in_graph else self.signals(inputs)
+            signals = on_stream(lambda: self.signals(inputs), self._teacher_stream) if in_graph else self.signals(inputs)
         self.losses += self.backward(inputs, signals)
         if self.task.guidance is not None and inputs.draws is None:
             for parameter in self.task.guidance.parameters():
@@ -135,7 +135,7 @@ class Step:
                 graph.capture()
             except RuntimeError as error:
                 self.optimizer.zero_grad()
-                # ending a capture that was refused something is an error too, which says less
+                # after a refused operation, ending the capture fails too, with a less clear error
                 first = error.__context__ if isinstance(error.__context__, RuntimeError) else error
                 self.capture_refused = first_line(first)
                 if not self._auto:
@@ -241,9 +241,9 @@ class Step:
 
 
 def as_stored(gradient: Tensor) -> Tensor:
-    """A gradient with the strides of a contiguous parameter, without a copy where it is one but for axes of length 1.
+    """A contiguous gradient with standard strides on axes of length 1 too, without a copy; any other gradient unchanged.
 
-    cuDNN gives gradients of 1x1 convolutions other strides on these axes; data parallelism would copy each one, and warn.
+    cuDNN gives gradients of 1x1 convolutions other strides on such axes; data parallelism would copy each one and warn.
     """
     return gradient.reshape(-1).view(gradient.shape) if gradient.is_contiguous() else gradient
 

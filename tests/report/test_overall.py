@@ -44,7 +44,7 @@ def test_the_mean_gain_is_over_students_and_its_interval_over_seeds():
         "With Holm's correction for 3 comparisons, 2 gains are clear: deit_tiny, cvt_13. The teacher has 70.00 %."
     )
     assert speed.startswith(
-        "Times as fast as the baseline to its final accuracy, 2 students: 1.0 to 1.0 in epochs"
+        "Speed-up to the final accuracy of the baseline, 2 students: 1.0 to 1.0 in epochs"
     )  # a seed of pit_tiny stays below its baseline
 
 

@@ -96,7 +96,7 @@ def test_the_tables_say_what_the_seeds_do(tmp_path):
     limit = np.sqrt((variances[3] / f_distribution.ppf(0.05, 2, 4) - 1) * variances[2] / 3)
     assert table.sentence == (
         f"Standard deviations of 3 teachers x 3 student seeds: {texts[0]} points over teachers (up to {limit:.2f},"
-        f" 95% limit), {texts[1]} over student seeds, {texts[2]} the rest. Do teachers differ: F(2, 4) ="
+        f" 95 % limit), {texts[1]} over student seeds, {texts[2]} the rest. Do teachers differ: F(2, 4) ="
         f" {variances[3]:.2f}, p = {f_distribution.sf(variances[3], 2, 4):.2g}."
     )
     files, page = table_files(built), render_page([built])

@@ -75,6 +75,6 @@ def test_runs_of_other_code_stand_in_no_row_with_the_first():
     united = unite(runs)
     assert (united.runs, united.other_code) == ([runs[0], runs[3]], runs[1:3]) and not united.reproductions
     assert other_code_notes(united) == [
-        "2 of 4 runs are left out, recorded with other code (guidance.locality 1, the others sha256:01234567)."
+        "2 of 4 runs are left out, recorded with other code (guidance.locality 1, the others have sha256:01234567)."
     ]
     assert other_code_notes(unite(runs[1:])) == []

@@ -148,7 +148,7 @@ def test_the_teacher_comes_from_the_cache_and_must_be_that_of_the_run(pair_of, m
     assert all(torch.equal(value, expected[name]) for name, value in found.items())
     write_json(place / "record.json", {**record, "teacher": {**record["teacher"], "weights": "0" * 64}})
     with pytest.raises(
-        RecipeError, match=r"here are the weights of another training of its teacher resnet8/digits, seed 0"
+        RecipeError, match=r"the weights here are from another training of its teacher resnet8/digits, seed 0"
     ):
         bench.load_pair(place)
     shutil.rmtree(kept)

@@ -136,7 +136,7 @@ def test_a_run_of_other_code_is_run_again_with_stale_only(recipes, tmp_path):
     kept = command(*words, check=True).stdout
     assert "recorded with other code: 1 run; --stale runs them again" in kept and "[" not in kept
     table = (tmp_path / "local/short/table.md").read_text()
-    assert "- 1 of 2 runs is left out, recorded with other code (models.vit 0, the others 1)." in table
+    assert "- 1 of 2 runs is left out, recorded with other code (models.vit 0, the others have 1)." in table
     again = command(*words, "--stale", check=True).stdout
     assert "[1/1] deit_micro/digits/baseline seed 1: " in again
     assert paths[0].read_text() == before[0]

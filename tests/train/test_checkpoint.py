@@ -52,7 +52,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, capl
 def test_a_checkpoint_of_another_run_is_not_used(tmp_path, caplog):
     save(tmp_path, (1, 0))
     assert newest_epoch(tmp_path, "another run") is None
-    assert "with other images, precision or teacher: not used" in caplog.text
+    assert "with other images, precision, teacher or code: not used" in caplog.text
 
 
 def test_foreign_and_damaged_checkpoints_do_not_replace_those_of_this_run(tmp_path):

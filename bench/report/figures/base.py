@@ -102,7 +102,7 @@ class Plot:
         return method_colour(self.methods, method, self.reference)
 
     def legend(self, **look: Any) -> list[Line2D]:
-        """The entries of a legend of the methods, of all but the reference in one where these are many."""
+        """The entries of a legend: one per method; if there are many, one for the reference and one for all others."""
         names = {clean(name): self.colour(name) for name in self.methods}
         if self.has_many:
             names = {clean(self.reference): "C0", "other methods": "C1"}

@@ -139,7 +139,7 @@ def _method_rows(gains: pd.DataFrame) -> pd.DataFrame:
 
 
 def gain_limits(gains: pd.DataFrame, crowded: bool) -> tuple[float, float]:
-    """The gains that are shown: all with their intervals; if crowded, intervals may go out of what their means need."""
+    """The range of gains in a figure: all means and intervals; if crowded, all means, while intervals may be cut off."""
     ends, means = gains[["gain_mean", "gain_low", "gain_high"]], gains["gain_mean"]
     low, high = min(0, ends.min(axis=None)), max(0, ends.max(axis=None))
     if crowded:

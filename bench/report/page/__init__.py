@@ -214,7 +214,7 @@ def _curves(report: SuiteReport) -> list[list[int | None]]:
 
 
 def _figure(row: Row) -> Row:
-    """What curves.js draws of a method. colour: the number of its CSS variable; None: of those that are free."""
+    """What curves.js draws of a method. colour: the number of its CSS variable; None: the page picks one that is free."""
     runs = [{name: run[name] for name in ("diverged", "epochs", "seconds", "curve")} for run in row["runs"]]
     for one, run in zip(runs, row["runs"], strict=True):
         if run["guidance_stop_epoch"] is not None:

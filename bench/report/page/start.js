@@ -19,7 +19,7 @@ function showTheme() {
   for (const { redraw } of [...figures.values()]) redraw();
 }
 
-/** Copy the text of a button, or without one that of the code beside it, which is selected if the browser forbids copying. */
+/** Copy the text in a button's data-copy, else the code beside it. If the browser forbids copying, select that code. */
 async function copy(button) {
   const code = button.parentElement.querySelector("pre, code");
   let result = "Copied";
