@@ -10,6 +10,7 @@ The method is from "Locality Guidance for Improving Vision Transformers on Tiny 
     maps = pair.feature_maps(image)
     attention = bench.attention_maps(loaded.model, loaded.transform(image)[None])
     inside = bench.analyze(folders)    # attention distances and CKA of runs
+    images = bench.predictions(folder) # label and predicted class of each evaluated image
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bench.analysis import analyze
+    from bench.evaluated_images import predictions
     from bench.models.attention import attention_maps
     from bench.report.results import curves, results
     from bench.share.load import load
     from bench.share.pair import load_pair
 
 __version__ = "0.2.0"
-__all__ = ["__version__", "analyze", "attention_maps", "curves", "load", "load_pair", "results"]
+__all__ = ["__version__", "analyze", "attention_maps", "curves", "load", "load_pair", "predictions", "results"]
 
 _MODULES = {  # imported on first use, since they import torch or pandas
     "analyze": "bench.analysis",
@@ -33,6 +35,7 @@ _MODULES = {  # imported on first use, since they import torch or pandas
     "curves": "bench.report.results",
     "load": "bench.share.load",
     "load_pair": "bench.share.pair",
+    "predictions": "bench.evaluated_images",
     "results": "bench.report.results",
 }
 

@@ -154,7 +154,8 @@ def check(data: Data, data_dir: str | Path) -> tuple[list[str], list[str]]:
         problems.append(f"the decoded pixels are of other images (fingerprint {other}): remove {folder}")
     if left_out := contents.left_out:
         more = " …" if len(left_out) > LISTED_FILES else ""
-        lines.append(f"left out, not images by their extensions: {', '.join(left_out[:LISTED_FILES])}{more}")
+        names = ", ".join(left_out[:LISTED_FILES])
+        lines.append(f"left out, not images by their extensions or outside the folders that are used: {names}{more}")
     if not problems:
         lines.append(_use(dataset, data))
     return [*lines, f"fingerprint {dataset.fingerprint}"], problems

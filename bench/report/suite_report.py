@@ -113,8 +113,8 @@ class SuiteReport:
         chance = " or ".join(f"{100 * value:.2f} %" for value in sorted(guessing(runs).unique()))
         return (
             f"{classes}, {trained} training images, evaluated on {images} {kind} images. Guessing gives"
-            f" {chance}. The number of test images gives an accuracy a standard error of up to"
-            f" {50 / np.sqrt(runs['test_images'].min()):.1f} points, which intervals do not include."
+            f" {chance}. With this many test images, an accuracy has a standard error of up to"
+            f" {50 / np.sqrt(runs['test_images'].min()):.1f} points; intervals leave it out."
         )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from torch import nn
 
 from bench import models
@@ -123,6 +124,18 @@ def recorded_dataset(folder: Path, record: Record, recipe: Recipe, data_dir: str
             f" has here ({dataset.fingerprint[:8]})"
         )
     return dataset
+
+
+def recorded_predictions(folder: Path, images: int) -> np.ndarray:
+    """The predicted class of each evaluated image of a run, [images] int64. Raises RecipeError without such a file."""
+    path = folder / "predictions.npy"
+    try:
+        predictions = np.load(path, allow_pickle=False)
+    except Exception as error:  # numpy raises many kinds for files that are not its own
+        raise RecipeError(f"{path}: cannot be read ({type(error).__name__})") from error
+    if len(predictions) != images:
+        raise RecipeError(f"{folder}: {len(predictions)} predictions for {images} images")
+    return predictions
 
 
 def trained_network(folder: Path, recipe: Recipe, classes: int, checksum: str | None = None) -> nn.Module:

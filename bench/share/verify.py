@@ -7,14 +7,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from bench.cli import DONE, PROBLEMS, add_recipes_dir
-from bench.config.schema import RecipeError
 from bench.data.loaders import EvalLoader
 from bench.runs import environment
-from bench.share.load import Folders, read_run, recorded_dataset, trained_network
+from bench.share.load import Folders, read_run, recorded_dataset, recorded_predictions, trained_network
 from bench.train.evaluate import predict
 from bench.train.launch import choose_device, hardware, set_arithmetic
 
@@ -59,16 +57,11 @@ def verify(run: Path, data_dir: str | Path, recipes_dir: Folders = ()) -> tuple[
     threads = record.hardware.threads if device.type == record.hardware.device == "cpu" else recipe.train.threads
     set_arithmetic(replace(recipe.train, threads=threads))
     network = network.to(device)
-    try:
-        recorded = np.load(run / "predictions.npy", allow_pickle=False)
-    except Exception as error:  # numpy raises many kinds for files that are not its own
-        raise RecipeError(f"{run / 'predictions.npy'}: cannot be read ({type(error).__name__})") from error
+    subset = dataset.evaluation(recipe.data)
+    recorded = recorded_predictions(run, len(subset.indices))
     predictions, targets = (t.cpu().numpy() for t in predict(network, EvalLoader(recipe, dataset, device), device))
-    if len(recorded) != len(predictions):
-        raise RecipeError(f"{run}: {len(recorded)} predictions for {len(predictions)} images")
     accuracy = round(100 * float((predictions == targets).mean()), 4)
     expected = record.accuracy
-    subset = dataset.evaluation(recipe.data)
     differing = [str(name) for name in subset.images.names[subset.indices[recorded != predictions]]]
     there, here = record.hardware, hardware(device)
     same_machine = there == here if device.type == "cpu" else there.device == here.device

@@ -29,7 +29,7 @@ def add_slurm_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("--executor slurm", "docs/cluster.md")
     detach = "submit and exit; the same command without it follows the jobs"
     group.add_argument("--detach", action="store_true", help=detach)
-    group.add_argument("--time", metavar="T", help="time after which a run is requeued: minutes, H:MM, D-HH:MM (4:00)")
+    group.add_argument("--time", metavar="T", help="time until a run is requeued, as for sbatch: minutes, H:MM:SS, … (240)")
     group.add_argument("--lead-time", type=int, metavar="S", help="a run saves its state S seconds before --time (120)")
     group.add_argument("--cpus-per-run", type=int, metavar="N", help="(the cluster's default)")
     group.add_argument("--memory", type=float, metavar="GB", help="(the cluster's default)")
@@ -123,8 +123,12 @@ def _sbatch_option(text: str) -> tuple[str, str | bool]:
 
 
 def parse_minutes(text: str) -> int:
-    """The minutes of a time limit: minutes, H:MM or D-HH:MM."""
-    found = re.fullmatch(r"(?:(?:(\d{1,3})-)?(\d{1,4}):(?=\d\d$))?(\d{1,6})", text)
-    if not found or not (total := sum(int(n or 0) * unit for n, unit in zip(found.groups(), (1440, 60, 1), strict=True))):
-        raise RecipeError(f"--time {text}: must be minutes, H:MM or D-HH:MM")
-    return total
+    """The minutes of a time limit in a format of sbatch: M, M:SS, H:MM:SS, D-H, D-H:MM or D-H:MM:SS; seconds round up."""
+    found = re.fullmatch(r"(?:(\d{1,3})-)?(\d{1,6})(?::(\d\d))?(?::(\d\d))?", text)
+    days, *parts = (int(part) for part in found.groups("0")) if found else (0, 0)
+    if found and found[1] is None and found[4] is None:
+        parts = [0, *parts[:2]]  # without days, one or two numbers begin with minutes
+    seconds = days * 86400 + sum(number * unit for number, unit in zip(parts, (3600, 60, 1), strict=False))
+    if not seconds:
+        raise RecipeError(f"--time {text}: must be minutes, M:SS, H:MM:SS, D-H or D-H:MM, as for sbatch")
+    return -(-seconds // 60)

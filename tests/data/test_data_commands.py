@@ -73,7 +73,7 @@ def test_own_folders_are_listed_with_their_numbers_and_sizes(tmp_path, data):
     listed = data("list", "--data-dir", tmp_path / "data", check=True)
     assert "notes" not in listed.stdout and "bad.zip: cannot be read as an archive" in listed.stderr
     assert row(listed, "folder:photos.v2")[1:4] == ["3", "12", "3"]
-    assert row(listed, "folder:alone")[1:4] == ["3", "12", "20% of these"] and row(listed, "folder:alone")[5] == "yes"
+    assert row(listed, "folder:alone")[1:4] == ["3", "12", "20 % of these"] and row(listed, "folder:alone")[5] == "yes"
     assert row(listed, "folder:zipped-1.0")[1:5] == ["3", "12", "3", "yes"]
     before = row(listed, PHOTOS)
     assert before[1:4] == ["3", "12", "3"] and "to 512 px wide" in before[4] and "to 1024 px high" in before[4]
@@ -140,7 +140,7 @@ def test_check_names_the_files_that_are_left_out(tmp_path, data):
     for name in ("photo.heic", "notes.txt"):
         (top / "train" / "class_00" / name).write_bytes(b"x")
     done = data("check", PHOTOS, "--data-dir", tmp_path, check=True)
-    assert "left out, not images by their extensions: train/class_00/notes.txt, train/class_00/photo.heic" in done.stdout
+    assert "outside the folders that are used: train/class_00/notes.txt, train/class_00/photo.heic\n" in done.stdout
 
 
 def test_a_palette_with_transparency_prints_no_warning(tmp_path):

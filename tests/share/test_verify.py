@@ -7,8 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import bench
 from bench.__main__ import main
 from bench.config.schema import RecipeError
+from bench.data.store import open_dataset
 from bench.share.verify import verify
 from bench.storage import read_json, write_json
 from bench.train.evaluate import predict
@@ -31,6 +33,14 @@ def test_other_weights_are_found_and_the_images_named(copy, capsys):
     assert main(["verify", str(copy)]) == 1
     done = capsys.readouterr()
     assert "predictions differ: image " in done.out and "do not give what is recorded" in done.err
+
+
+def test_predictions_stand_beside_the_labels_of_their_images(finished):
+    folder, recipe = finished
+    found = bench.predictions(folder)
+    assert 100 * (found["label"] == found["predicted"]).mean() == pytest.approx(bench.load(folder).record.last_accuracy)
+    subset = open_dataset(recipe.data, "data").evaluation(recipe.data)
+    assert found["image"].tolist() == [subset.images.names[index] for index in subset.indices]
 
 
 def test_one_other_prediction_counts_only_on_the_same_machine(copy):
@@ -78,5 +88,7 @@ def test_what_cannot_be_compared_is_refused(copy):
     write_json(copy / "record.json", record)
     np.save(copy / "predictions.npy", np.zeros(3, np.int64))
     refused("3 predictions for 360 images")
+    with pytest.raises(RecipeError, match="3 predictions for 360 images"):
+        bench.predictions(copy)
     (copy / "predictions.npy").write_bytes(b"x")
     refused(r"predictions\.npy: cannot be read")

@@ -29,6 +29,7 @@ SEEDS = (0, 1)
 
 def arguments(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
+    parser.set_defaults(verb="sweep")  # as bench/__main__.py does
     add_sweep_options(parser)
     return parser.parse_args(["quick", *words])
 
@@ -38,7 +39,7 @@ def request(*words: str) -> SlurmRequest:
 
 
 def test_options_become_parameters_of_submitit():
-    words = ["--gpus-per-run", "2", "--cpus-per-run", "8", "--memory", "1.5", "--time", "1:30", "--lead-time", "60"]
+    words = ["--gpus-per-run", "2", "--cpus-per-run", "8", "--memory", "1.5", "--time", "1:30:00", "--lead-time", "60"]
     words += ["--array-parallelism", "4", "--slurm-setup", "module load cuda"]
     words += ["--slurm", "partition=gpu", "--slurm=--exclusive", "--slurm", "gpus-per-node=a100:2"]
     asked = request(*words)
@@ -55,7 +56,8 @@ def test_options_become_parameters_of_submitit():
     bare = request("--gpus-per-run", "0").parameters("quick-3", is_teacher=False, after=None)
     assert f"export {CORES}=${{SLURM_CPUS_ON_NODE:-1}}" in bare["setup"] and bare["time"] == 240
     assert not {"gpus_per_node", "mem", "cpus_per_task", "srun_args"} & set(bare)
-    assert [parse_minutes(text) for text in ("90", "1:30", "12:00", "2-01:05")] == [90, 90, 720, 2945]
+    texts = ("90", "1:30", "12:00", "12:00:00", "2-1", "2-01:05", "0-0:00:01")  # as sbatch reads them
+    assert [parse_minutes(text) for text in texts] == [90, 2, 12, 720, 2940, 2945, 1]
 
 
 def test_submitit_knows_every_parameter():
@@ -73,6 +75,7 @@ def test_submitit_knows_every_parameter():
         (["--time", "2"], "--lead-time 120: a limit of 2 min"),
         (["--time", "1:5"], "--time 1:5: must be minutes"),
         (["--time", "0"], "--time 0: must be"),
+        (["--time", "4h"], "--time 4h: must be"),
         (["--slurm", "array=1"], "--slurm array=1: must be"),
         (["--slurm", "kill-on-invalid-dep=no"], "except those that the sweep sets"),
         (["--slurm", "a b=1"], "--slurm a b=1"),
