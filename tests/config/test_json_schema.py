@@ -42,8 +42,8 @@ def test_the_schema_of_a_folder_with_plug_ins_adds_their_parameters_alone(tmp_pa
     check = jsonschema.Draft202012Validator(schema)
     for path in [*FILES, *own.glob("*/*.yaml")]:
         check.validate(yaml.safe_load(path.read_text()))
-    kernel = schema["$defs"]["model"]["properties"]["params"]["properties"].pop("kernel")
-    assert kernel["maximum"] == 7 and schema["$defs"] == recipe_files_schema()["$defs"]
+    registers = schema["$defs"]["model"]["properties"]["params"]["properties"].pop("registers")
+    assert registers["maximum"] == 7 and schema["$defs"] == recipe_files_schema()["$defs"]
 
 
 @pytest.mark.parametrize(

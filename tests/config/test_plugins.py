@@ -19,8 +19,8 @@ from bench.config.schema import RecipeError
 from tests.helpers.own import documented_files, write_own
 from tests.helpers.process import ROOT
 
-OWN, BASELINE = "convnet_16/digits/logit_mse", "convnet_16/digits/baseline"
-METHOD, BUILDER = "guidance/logit_mse.py", "models/convnet.py"
+OWN, BASELINE = "my_vit/digits/logit_mse", "my_vit/digits/baseline"
+METHOD, BUILDER = "guidance/logit_mse.py", "models/my_vit.py"
 SOURCES = documented_files()
 
 
@@ -39,11 +39,11 @@ def as_recorded(recipe):
 
 
 def test_a_method_and_a_builder_are_found_and_their_parameters_are_typed(own):
-    recipe = composed(own, OWN, "guidance.params.weight=2", "model.params.kernel=3")
-    assert (recipe.guidance.params[0].weight, recipe.model.params.kernel) == (2.0, 3)
+    recipe = composed(own, OWN, "guidance.params.weight=2", "model.params.registers=3")
+    assert (recipe.guidance.params[0].weight, recipe.model.params.registers) == (2.0, 3)
     assert recipe.guidance.needs == {"logits"} and not recipe.guidance.student_maps
     assert {(p.kind, p.name, p.path) for p in recipe.plugins} == {
-        ("models", "convnet", own / BUILDER),
+        ("models", "my_vit", own / BUILDER),
         ("guidance", "logit_mse", own / METHOD),
     }
     assert str(own) not in json.dumps(recipe.to_dict())  # a record names no file
@@ -52,7 +52,7 @@ def test_a_method_and_a_builder_are_found_and_their_parameters_are_typed(own):
     joined = composed(own, "deit_micro/digits/kd", "guidance.method=kd+logit_mse", "guidance.params.weight=3")
     assert [type(params).own for params in joined.guidance.params] == [False, True]
     properties = recipe_files_schema(Registry(own).plugins)["$defs"]["model"]["properties"]
-    assert properties["params"]["properties"]["kernel"]["maximum"] == 7
+    assert properties["params"]["properties"]["registers"]["maximum"] == 7
 
 
 def test_composing_runs_nothing_of_a_file_but_its_params_and_imports_no_torch(own):
@@ -72,7 +72,7 @@ def test_the_last_folder_wins(own, tmp_path):
 
 PARAMS = {
     "guidance.params.weight": st.floats(1e-3, 1e3),
-    "model.params.kernel": st.integers(1, 7),
+    "model.params.registers": st.integers(1, 7),
     "guidance.params.alpha": st.floats(0.01, 1),
     "model.feature_layers": st.just(["0", "1", "2"]),
 }
@@ -101,7 +101,7 @@ def test_all_parameters_are_hashed_with_their_defaults(own):
     before, baseline = composed(own).hash, composed(own, BASELINE).hash
     assert composed(own, OWN, "guidance.params.weight=0.1").hash == before  # as in the YAML file
     assert composed(own, OWN, "guidance.params.weight=0.2").hash != before
-    assert composed(own, BASELINE, "model.params.kernel=3").hash != baseline
+    assert composed(own, BASELINE, "model.params.registers=3").hash != baseline
     unset = (own / "guidance" / "logit_mse.yaml").write_text("guidance: {method: logit_mse}\n") and composed(own).hash
     (own / METHOD).write_text(SOURCES[METHOD].replace("key(1.0,", "key(1,"))
     assert composed(own).hash == unset  # 1 and 1.0 are one value of a float
@@ -115,7 +115,7 @@ def test_the_versions_of_a_recipe_hold_the_digests_of_its_files(own):
     (own / METHOD).write_text(SOURCES[METHOD] + "# changed\n")
     now = numerics_versions(composed(own))
     assert [name for name in now if now[name] != before[name]] == ["guidance.logit_mse"]
-    assert str(now["models.convnet"]).startswith("sha256:") and now["train"] == before["train"]
+    assert str(now["models.my_vit"]).startswith("sha256:") and now["train"] == before["train"]
 
 
 def changed(name, *changes):
@@ -190,12 +190,12 @@ def test_a_file_that_cannot_be_used_is_refused_with_its_place(own, files, words)
         (OWN, "guidance.params.wieght=1", ["guidance.params.wieght: is not a parameter of logit_mse", "'weight'"]),
         (OWN, "guidance.params.weight=0", ["guidance.params.weight: got 0, allowed is from"]),
         (OWN, "guidance.method=logit_mes", ["allowed: none, dist, ", "logit_mse; did you mean 'logit_mse'?"]),
-        (OWN, "model.builder=convnte", ["vit, convnet; did you mean 'convnet'?"]),
-        (OWN, "model.params.kernel=8", ["model.params.kernel: got 8, allowed is from 1 to 7"]),
-        (OWN, "model.params.kernle=3", ["model.params.kernle: is not a parameter of convnet", "'kernel'"]),
+        (OWN, "model.builder=my_vti", ["vit, my_vit; did you mean 'my_vit'?"]),
+        (OWN, "model.params.registers=8", ["model.params.registers: got 8, allowed is from 1 to 7"]),
+        (OWN, "model.params.registres=3", ["model.params.registres: is not a parameter of my_vit", "'registers'"]),
         (OWN, "model.params=3", ["model.params: is not a key", "params.<name>"]),
-        (OWN, "teacher.model.params.kernel=3", ["teacher.model.params.kernel: is not a parameter of resnet_cifar"]),
-        ("deit_micro/digits/kd", "model.params.kernel=3", ["is not a parameter of vit; it has no parameters"]),
+        (OWN, "teacher.model.params.registers=3", ["teacher.model.params.registers: is not a parameter of resnet_cifar"]),
+        ("deit_micro/digits/kd", "model.params.registers=3", ["is not a parameter of vit; it has no parameters"]),
     ],
 )
 def test_parameters_that_a_file_does_not_have_are_refused(own, recipe_id, assignment, words):

@@ -294,7 +294,7 @@ def test_a_fresh_clone_stays_clean_after_a_sweep(tmp_path, cache):
 def test_results_of_a_method_of_ones_own_are_drawn_without_its_file(tmp_path, results, capsys):
     own = write_own(tmp_path / "DIR")
     (own / "suites").mkdir()
-    suite = "protocol: quick\nmodels: [convnet_16]\ndatasets: [digits]\nguidance: [baseline, logit_mse]\nseeds: [0]\n"
+    suite = "protocol: quick\nmodels: [my_vit]\ndatasets: [digits]\nguidance: [baseline, logit_mse]\nseeds: [0]\n"
     (own / "suites" / "mine.yaml").write_text(suite)
     for _, recipe in Registry(own).suite_recipes(Registry(own).suite("mine")):
         finish(results, make_run("mine", recipe, [50.0, 60.0]), recipe)

@@ -18,8 +18,8 @@ from tests.helpers.commands import assert_sentence, call
 from tests.helpers.own import documented_files, write_own
 from tests.helpers.process import ROOT, TINY, Started, launch_variables
 
-OWN = "convnet_16/digits/logit_mse"
-METHOD, BUILDER = "guidance/logit_mse.py", "models/convnet.py"
+OWN = "my_vit/digits/logit_mse"
+METHOD, BUILDER = "guidance/logit_mse.py", "models/my_vit.py"
 SOURCES = documented_files()
 RUN = ["--recipe", OWN, "--protocol", "quick", *TINY]
 
@@ -42,9 +42,9 @@ def test_the_documented_method_and_model_run_and_their_digests_are_recorded(trai
     recipe, folder = run_folder(trained / "results", trained / "DIR")
     record = folder.record(recipe)
     assert record.numerics["guidance.logit_mse"] == recipe.guidance.params[0].plugin.digest
-    assert record.numerics["models.convnet"] == recipe.model.params.plugin.digest
+    assert record.numerics["models.my_vit"] == recipe.model.params.plugin.digest
     assert read_history(folder.path / "history.csv")[0]["guidance_loss"] > 0
-    assert all(len(text.splitlines()) <= 30 for text in SOURCES.values())
+    assert len(SOURCES[METHOD].splitlines()) <= 30 and len(SOURCES[BUILDER].splitlines()) <= 45
     assert not list((trained / "DIR").rglob("__pycache__"))
 
 
@@ -60,7 +60,7 @@ def test_a_network_is_loaded_where_its_file_is_named(trained, tmp_path, caplog):
     _, folder = run_folder(trained / "results", trained / "DIR")
     images = torch.randn(2, 3, 16, 16)
     for run in (folder.path, tmp_path / "out"):
-        with pytest.raises(RecipeError, match="convnet is a plug-in whose file is not here"):
+        with pytest.raises(RecipeError, match="my_vit is a plug-in whose file is not here"):
             bench.load(run)
         if run == folder.path:
             export(run, tmp_path / "out", [trained / "DIR"])
@@ -70,7 +70,7 @@ def test_a_network_is_loaded_where_its_file_is_named(trained, tmp_path, caplog):
     (own / BUILDER).write_text(SOURCES[BUILDER] + "# changed\n")
     logging.getLogger("bench").propagate = True
     bench.load(folder.path, recipes_dir=own)
-    assert "convnet.py has changed since this run" in caplog.text
+    assert "my_vit.py has changed since this run" in caplog.text
 
 
 def test_a_run_with_an_own_method_loads_without_its_file(tmp_path):
@@ -97,7 +97,7 @@ def broken(name, old, new):
 
 
 TERM = "return F.mse_loss(student.logits.float(), teacher.logits.float())"
-NETWORK = "return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(model.width, classes))"
+NETWORK, HEAD = "return MyViT(model, classes)", "nn.Linear(model.width, classes)"
 
 
 @pytest.mark.parametrize(
@@ -114,17 +114,17 @@ NETWORK = "return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), 
         (broken(METHOD, TERM, f"{TERM} * float('nan')"), "line 23: forward returned nan for random images"),
         (broken(METHOD, TERM, f"{TERM}.detach()"), "line 23: forward returned a term without a gradient"),
         (broken(METHOD, TERM, "return student.maps[0].mean()"), "line 24: IndexError"),
-        (broken(BUILDER, NETWORK, "return 1 / 0"), "line 22: "),
-        (broken(BUILDER, NETWORK, "return None"), "line 15: build returned NoneType, allowed is a torch.nn.Module"),
+        (broken(BUILDER, NETWORK, "return 1 / 0"), "line 41: "),
+        (broken(BUILDER, NETWORK, "return None"), "line 40: build returned NoneType, allowed is a torch.nn.Module"),
         (
-            broken(BUILDER, ", nn.Linear(model.width, classes)", ""),
-            "gives [1, 16] for one image, allowed are logits [1, 10]",
+            broken(BUILDER, HEAD, "nn.Identity()"),
+            "gives [1, 32] for one image, allowed are logits [1, 10]",
         ),
         (
-            broken(BUILDER, "nn.Flatten()", "nn.Flatten(), nn.Dropout(0.1)"),
-            "line 15: build returned a network with dropout",
+            broken(BUILDER, HEAD, f"nn.Sequential(nn.Dropout(0.1), {HEAD})"),
+            "line 40: build returned a network with dropout",
         ),
-        (broken(BUILDER, "nn.Flatten()", "nn.Identity()"), "RuntimeError"),
+        (broken(BUILDER, ".transpose(1, 2)", ""), "RuntimeError"),
     ],
 )
 def test_a_file_that_does_not_work_is_refused_before_a_teacher_is_trained(tmp_path, capsys, file, words):
