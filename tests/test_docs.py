@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import re
+import shlex
+import shutil
+import subprocess
+import textwrap
 from dataclasses import fields
 
 import pytest
 
 from bench import models
+from bench.__main__ import VERBS
+from bench.cli import compose, selected_suites
 from bench.config.registry import Registry
 from bench.config.schema import SECTIONS
+from bench.run import parser as run_parser
+from tests.helpers.own import write_own
 from tests.helpers.process import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -27,6 +37,46 @@ def test_the_recipe_files_in_the_docs_compose(tmp_path):
     assert [r.id for r in recipes] == ["deit_wide/birds/baseline", "deit_wide/birds/gentle"]
     assert recipes[1].guidance.params[0].weight == 1 and recipes[1].teacher.train.batch_size == 32
     assert len(models.create(recipes[1].model, 5, 0).shapes) == 3
+
+
+def documented_commands() -> list[list[str]]:
+    """The words of each command in a block of bash, from bench/run.py or the verb on, but for those with placeholders."""
+    out = []
+    for page in PAGES:
+        for block in re.findall(r"^ *```bash\n(.*?)^ *```", page.read_text(), re.M | re.S):
+            for line in block.replace("\\\n", " ").splitlines():
+                found = re.search(r"(?:bench/run\.py|-m bench) [^|]*", line.partition(" #")[0])
+                if found and not re.search(r"[…$]", found[0]):
+                    words = subprocess.run(["bash", "-fc", f"printf '%s\\0' {found[0]}"], capture_output=True, text=True)
+                    out.append(words.stdout.rstrip("\0").removeprefix("-m\0bench\0").split("\0"))
+    return out
+
+
+@pytest.fixture(scope="module")
+def folder_of_the_docs(tmp_path_factory):
+    """A folder for `--recipes-dir` with the files that the pages show."""
+    own = write_own(tmp_path_factory.mktemp("own"))
+    shutil.copy(own / "guidance" / "logit_mse.yaml", own / "guidance" / "my_method.yaml")
+    pets = re.search(r"mine/suites/pets\.yaml.*?```yaml\n(.*?)```", (ROOT / "docs" / "data.md").read_text(), re.S)
+    (own / "suites").mkdir()
+    (own / "suites" / "pets.yaml").write_text(textwrap.dedent(pets[1]))
+    (own / "suites" / "mine.yaml").write_text(textwrap.dedent(pets[1]))
+    return own
+
+
+@pytest.mark.parametrize("words", documented_commands(), ids=shlex.join)
+def test_the_commands_in_the_docs_are_accepted_and_their_recipes_compose(words, folder_of_the_docs):
+    first, *rest = [str(folder_of_the_docs) if word in ("DIR", "mine") else word for word in words]
+    if first == "bench/run.py":
+        assert compose(run_parser().parse_args([*rest, "--recipes-dir", str(folder_of_the_docs)])).id in rest
+        return
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    parser.set_defaults(verb=first)
+    getattr(importlib.import_module(VERBS[first][0]), f"add_{first}_options")(parser)
+    arguments = parser.parse_args(rest)
+    if first in ("plan", "sweep", "compare", "doctor"):
+        registry = Registry(*arguments.recipes_dir)
+        assert all(registry.suite_recipes(suite) for suite in selected_suites(arguments, registry))
 
 
 @pytest.mark.parametrize("section", SECTIONS)
