@@ -21,7 +21,8 @@ def predictions(path: str | os.PathLike[str], data_dir: str | os.PathLike[str] =
     their `class_names`).
 
     Raises:
-        RecipeError: the folder has no finished run, or the dataset is missing or has other images.
+        RecipeError: the folder has no finished run with predictions (an export has none), the run diverged, or the dataset
+            is missing or has other images.
     """
     folder = Path(path)
     record, recipe = read_run(folder)

@@ -136,7 +136,7 @@ class Train:
     ema: float = key(0.0, low=0, high=0.999999)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: Literal["auto", "cpu", "cuda", "mps"] = key("auto", hashed=False)
-    # torch.compile. default: no CUDA graphs; graphs: one CUDA graph per step; auto: off on a CPU; on a GPU graphs, or
+    # torch.compile. default: no CUDA graphs; graphs: one CUDA graph per step; auto: off without CUDA, else graphs, or
     # default where graphs are not possible.
     compile: Literal["auto", "off", "default", "graphs"] = key("auto", hashed=False)
     test_batch_size: int = key(200, low=1, high=1_000_000, hashed=False)

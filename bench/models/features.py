@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from bench.config.plugins import place
@@ -64,7 +65,8 @@ class FeatureExtractor(nn.Module):
     def synchronise_batch_norms(self) -> None:
         """Let batch norms use the statistics of the samples of all processes, also those that are feature layers."""
         before = [self.network.get_submodule(name) for name in self.feature_layers]
-        self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)  # replaces them, without their hooks
+        # timm's knows its own layers, which are batch norm and activation in one; hooks are lost
+        self.network = convert_sync_batchnorm(self.network)
         for index, (name, layer) in enumerate(zip(self.feature_layers, before, strict=True)):
             if (synchronised := self.network.get_submodule(name)) is not layer:
                 synchronised.register_forward_hook(functools.partial(self._collect, index))

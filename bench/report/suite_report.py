@@ -92,7 +92,7 @@ class SuiteReport:
         libraries, commits = self.runs["libraries"], self.runs["commit"].dropna().str[:7].unique()
         used = {name: libraries.str[name].dropna().astype(str).unique() for name in ("torch", "timm")}
         versions = [f"{name} {' and '.join(found)}" for name, found in used.items() if len(found)]
-        code = [f"code {' and '.join(commits)}"] if len(commits) else []
+        code = [f"code {', '.join(commits)}"] if len(commits) else []
         return f"The runs were made with {', '.join([*versions, *code]) or 'unknown code'}."
 
     def dataset_label(self, dataset: str) -> str:

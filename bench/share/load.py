@@ -133,8 +133,8 @@ def recorded_predictions(folder: Path, images: int) -> np.ndarray:
         predictions = np.load(path, allow_pickle=False)
     except Exception as error:  # numpy raises many kinds for files that are not its own
         raise RecipeError(f"{path}: cannot be read ({type(error).__name__})") from error
-    if len(predictions) != images:
-        raise RecipeError(f"{folder}: {len(predictions)} predictions for {images} images")
+    if predictions.shape != (images,) or predictions.dtype.kind != "i":
+        raise RecipeError(f"{path}: {predictions.dtype} {list(predictions.shape)}, allowed are whole numbers [{images}]")
     return predictions
 
 

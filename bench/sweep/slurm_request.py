@@ -124,11 +124,11 @@ def _sbatch_option(text: str) -> tuple[str, str | bool]:
 
 def parse_minutes(text: str) -> int:
     """The minutes of a time limit in a format of sbatch: M, M:SS, H:MM:SS, D-H, D-H:MM or D-H:MM:SS; seconds round up."""
-    found = re.fullmatch(r"(?:(\d{1,3})-)?(\d{1,6})(?::(\d\d))?(?::(\d\d))?", text)
+    found = re.fullmatch(r"(?:(\d{1,3})-)?(\d{1,6})(?::(\d{1,2}))?(?::(\d{1,2}))?", text)
     days, *parts = (int(part) for part in found.groups("0")) if found else (0, 0)
     if found and found[1] is None and found[4] is None:
         parts = [0, *parts[:2]]  # without days, one or two numbers begin with minutes
     seconds = days * 86400 + sum(number * unit for number, unit in zip(parts, (3600, 60, 1), strict=False))
     if not seconds:
-        raise RecipeError(f"--time {text}: must be minutes, M:SS, H:MM:SS, D-H or D-H:MM, as for sbatch")
+        raise RecipeError(f"--time {text}: must be M, M:SS, H:MM:SS, D-H, D-H:MM or D-H:MM:SS, as for sbatch")
     return -(-seconds // 60)

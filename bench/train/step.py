@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 from accelerate import Accelerator
+from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 from torch import Tensor
 
@@ -63,7 +64,7 @@ class Step:
         if device.type == "cuda" and world > 1:
             student.synchronise_batch_norms()
             if methods is not None:
-                task.guidance = torch.nn.SyncBatchNorm.convert_sync_batchnorm(methods)
+                task.guidance = convert_sync_batchnorm(methods)
             for parameter in task.parameters():
                 parameter.register_hook(as_stored)
         self.mode = compile_mode(recipe, device, world)

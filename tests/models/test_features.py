@@ -131,13 +131,20 @@ def test_students_without_a_feature_loss_need_no_feature_layers(method):
     assert logits.shape == (2, 10) and maps == []
 
 
-def test_batch_norms_that_are_feature_layers_give_their_maps_after_they_are_synchronised():
-    layers = "model.feature_layers=[layer1.1.bn2, layer2, layer3.1.bn2]"
-    student = build("timm:resnet18/cifar10/guided", "model.image_size=32", "model.drop_path_rate=0", layers).eval()
-    images = torch.randn(2, 3, 32, 32)
+@pytest.mark.parametrize(
+    ("name", "size", "layers"),
+    [
+        ("resnet18", 32, "layer1.1.bn2, layer2, layer3.1.bn2"),
+        ("mobilevit_xxs", 64, "stages.0, stages.1, stages.3.0.conv1_1x1.bn"),
+    ],
+)
+def test_synchronised_batch_norms_compute_the_same_and_give_their_maps(name, size, layers):
+    sizes = f"model.image_size={size}", "model.drop_path_rate=0", f"model.feature_layers=[{layers}]"
+    student = build(f"timm:{name}/cifar10/guided", *sizes).eval()
+    images = torch.randn(2, 3, size, size)
     with torch.no_grad():
         logits, maps = student(images)
         student.synchronise_batch_norms()
         torch.testing.assert_close(student(images), (logits, maps), rtol=0, atol=0)
-    norms = {type(module) for module in student.network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)}
-    assert norms == {nn.SyncBatchNorm}
+    norms = [module for module in student.network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    assert norms and all(isinstance(module, nn.SyncBatchNorm) for module in norms)

@@ -241,7 +241,7 @@ def test_a_teacher_without_maps_leaves_what_needs_none(untrained, finished, cach
     place = TeacherCache(teacher, record["dataset"]["fingerprint"])
     place.folder.mkdir(parents=True)
     write_json(folder / "record.json", {**record, "teacher": asdict(make_teacher(teacher, key=place.key))})
-    for reason in ("are not on this machine", "has no feature map"):
+    for reason in ("this machine does not have the weights", "has no feature map"):
         found = bench.analyze([finished[0], folder], images=16)
         assert set(found.attention["method"]) == {"baseline", "kd"} and set(found.similarity["other"]) == {"baseline"}
         (note,) = found.notes

@@ -152,7 +152,7 @@ def test_the_teacher_comes_from_the_cache_and_must_be_that_of_the_run(pair_of, m
     ):
         bench.load_pair(place)
     shutil.rmtree(kept)
-    with pytest.raises(RecipeError, match="the weights are not on this machine") as caught:
+    with pytest.raises(RecipeError, match="this machine does not have the weights") as caught:
         bench.load_pair(place)
     words = shlex.split(str(caught.value).split("`")[1])  # the command trains exactly this teacher
     request = read_request(run.parser().parse_args(words[2:]))

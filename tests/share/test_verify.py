@@ -38,7 +38,8 @@ def test_other_weights_are_found_and_the_images_named(copy, capsys):
 def test_predictions_stand_beside_the_labels_of_their_images(finished):
     folder, recipe = finished
     found = bench.predictions(folder)
-    assert 100 * (found["label"] == found["predicted"]).mean() == pytest.approx(bench.load(folder).record.last_accuracy)
+    accuracy = 100 * (found["label"] == found["predicted"]).mean()
+    assert accuracy == pytest.approx(bench.load(folder).record.last_accuracy, abs=1e-4)
     subset = open_dataset(recipe.data, "data").evaluation(recipe.data)
     assert found["image"].tolist() == [subset.images.names[index] for index in subset.indices]
 
@@ -87,8 +88,8 @@ def test_what_cannot_be_compared_is_refused(copy):
     refused("recorded for other images")
     write_json(copy / "record.json", record)
     np.save(copy / "predictions.npy", np.zeros(3, np.int64))
-    refused("3 predictions for 360 images")
-    with pytest.raises(RecipeError, match="3 predictions for 360 images"):
+    refused(r"int64 \[3\], allowed are whole numbers \[360\]")
+    with pytest.raises(RecipeError, match=r"allowed are whole numbers \[360\]"):
         bench.predictions(copy)
     (copy / "predictions.npy").write_bytes(b"x")
     refused(r"predictions\.npy: cannot be read")

@@ -56,8 +56,8 @@ def test_options_become_parameters_of_submitit():
     bare = request("--gpus-per-run", "0").parameters("quick-3", is_teacher=False, after=None)
     assert f"export {CORES}=${{SLURM_CPUS_ON_NODE:-1}}" in bare["setup"] and bare["time"] == 240
     assert not {"gpus_per_node", "mem", "cpus_per_task", "srun_args"} & set(bare)
-    texts = ("90", "1:30", "12:00", "12:00:00", "2-1", "2-01:05", "0-0:00:01")  # as sbatch reads them
-    assert [parse_minutes(text) for text in texts] == [90, 2, 12, 720, 2940, 2945, 1]
+    texts = ("90", "1:30", "1:5", "12:00", "12:00:00", "2-1", "2-01:05", "0-0:00:01")  # as sbatch reads them
+    assert [parse_minutes(text) for text in texts] == [90, 2, 2, 12, 720, 2940, 2945, 1]
 
 
 def test_submitit_knows_every_parameter():
@@ -73,7 +73,7 @@ def test_submitit_knows_every_parameter():
     [
         (["--time", "1", "--lead-time", "31"], "--lead-time 31: a limit of 1 min"),
         (["--time", "2"], "--lead-time 120: a limit of 2 min"),
-        (["--time", "1:5"], "--time 1:5: must be minutes"),
+        (["--time", "1:5:5:5"], "--time 1:5:5:5: must be M"),
         (["--time", "0"], "--time 0: must be"),
         (["--time", "4h"], "--time 4h: must be"),
         (["--slurm", "array=1"], "--slurm array=1: must be"),

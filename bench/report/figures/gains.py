@@ -88,11 +88,10 @@ def _draw_methods(plot: base.Plot, width: float, title: str | None) -> Figure:
     students = [(own, _method_rows(own)) for _, own in gains.groupby(["model", "variant"], sort=False)]
     lines = [(*student, datasets[i : i + columns]) for student in students for i in range(0, len(datasets), columns)]
     # the student's name is written upwards beside its methods
-    panel_lines = max(
-        *(ROW_LINES * (rows["place"].iloc[-1] + 1) for _, rows in students),
-        0.5 * gains["model"].map(base.clean).str.len().max(),
-    )
-    height = (len(lines) * (panel_lines + plot.setting_lines + 1.6) + 3) * base.line_inches()
+    panel_lines = [
+        max(ROW_LINES * (rows["place"].iloc[-1] + 1), 0.5 * len(base.clean(own["model"].iloc[0]))) for own, rows, _ in lines
+    ]
+    height = (sum(panel_lines) + len(lines) * (plot.setting_lines + 1.6) + 3) * base.line_inches()
     note = f"Gain in {plot.measure} of the last epoch over {plot.over} with the same seed. {plot.seeds()}"
     note += "; lines: 95 % confidence intervals; rings: no clear difference, or too few seeds"
     if (most := gains["comparisons"].max()) > 1:
@@ -103,7 +102,7 @@ def _draw_methods(plot: base.Plot, width: float, title: str | None) -> Figure:
     if len(gains) < len(every):
         note += "; not shown: what has not been run"
     figure = base.new_figure(width, height, title, f"{note}.")
-    grid = figure.subplots(len(lines), columns, sharex=True, squeeze=False)
+    grid = figure.subplots(len(lines), columns, sharex=True, squeeze=False, height_ratios=panel_lines)
     for line, (own, rows, shown) in zip(grid, lines, strict=True):
         for axes, dataset in zip(line, shown, strict=False):
             panel = own[own["dataset"] == dataset].set_index("method", drop=False).reindex(rows.index)
