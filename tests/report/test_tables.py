@@ -222,7 +222,7 @@ def test_latex_has_no_character_that_it_would_read_as_a_command():
     text = documents.latex(report(three_seeds()))
     assert r"deit\_micro & baseline & 82.00 $\pm$ 2.00 &  &  &  & 3 \\" in text
     assert r" & guided & 92.00 $\pm$ 2.00 & $+$10.00 $\pm$ 2.00 & $+$5.03 to $+$14.97 & better & 3 \\" in text
-    assert r"95\% confidence" in text and text.count(r"\toprule") == 1 and r"\label{tab:quick-digits}" in text
+    assert r"95 \% confidence" in text and text.count(r"\toprule") == 1 and r"\label{tab:quick-digits}" in text
 
 
 def test_text_of_others_is_shown_as_text():
