@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import bench
+from bench import models
 from bench.config.registry import Registry
 from bench.config.schema import RecipeError
 from bench.runs.folder import RunFolder
@@ -125,6 +126,10 @@ NETWORK, HEAD = "return MyViT(model, classes)", "nn.Linear(model.width, classes)
             "line 40: build returned a network with dropout",
         ),
         (broken(BUILDER, ".transpose(1, 2)", ""), "RuntimeError"),
+        (
+            broken(BUILDER, "    def no_weight", "    @property\n    def no_weight"),
+            "TypeError: 'set' object is not callable",
+        ),
     ],
 )
 def test_a_file_that_does_not_work_is_refused_before_a_teacher_is_trained(tmp_path, capsys, file, words):
@@ -135,6 +140,13 @@ def test_a_file_that_does_not_work_is_refused_before_a_teacher_is_trained(tmp_pa
     assert code == 2 and words in errors, errors
     assert_sentence(errors, str(own / name))
     assert "trained first" not in out
+
+
+def test_names_without_weight_decay_need_no_parameter_as_in_networks_of_timm(tmp_path):
+    own = write_own(tmp_path / "DIR")
+    (own / BUILDER).write_text(SOURCES[BUILDER].replace('"registers"}', '"registers", "dist_token"}'))
+    model = Registry(own).compose(OWN, "quick").model
+    assert "dist_token" in models.create_network(model, 10, 0).no_weight_decay()
 
 
 def test_a_method_that_fails_in_training_ends_the_run_with_its_place(tmp_path, capsys):
