@@ -16,12 +16,13 @@ from bench.report.records import runs_in_no_suite
 from bench.runs.record import Hardware, run_key
 from bench.sweep import commands
 from bench.sweep.display import beside_published
+from bench.sweep.estimates import Estimates
 from bench.sweep.job import Outcome, read_result
 from bench.sweep.plan import PlannedRun, as_dict, as_text, least_seconds, make_plan, summary
 from tests.helpers.commands import call
 from tests.helpers.generated import write
 from tests.helpers.process import command
-from tests.helpers.synthetic import make_teacher
+from tests.helpers.synthetic import make_run, make_teacher
 
 
 def states(plan) -> list[tuple[str, str]]:
@@ -169,6 +170,23 @@ def test_estimates_come_from_the_same_recipe_else_from_a_similar_one(quick):
     for path in cache_folder().rglob("record.json"):
         path.unlink()
     assert [job.seconds_left for job in quick.plan([0, 1], [guided]).teachers] == [7.5]  # from the record of its student
+
+
+def test_teachers_on_datasets_of_one_owner_are_not_similar():
+    teachers = {
+        (name, epochs): Registry().compose(f"resnet8/hub:owner/{name}", "quick", [f"train.epochs={epochs}"])
+        for name, epochs in (("birds", 30), ("birds", 20), ("cars", 20))
+    }
+    measured = Estimates([make_run("", teachers["birds", 30], [50.0]).record])
+    assert measured.of(teachers["birds", 20], None) is not None
+    assert measured.of(teachers["cars", 20], None) is None
+
+
+def test_a_run_that_a_signal_ended_names_it(quick):
+    run = quick.plan().runs[0]
+    ends = {code: read_result(run, code) for code in (-9, -35)}  # 35: a real-time signal without a name of its own
+    assert [end.outcome for end in ends.values()] == [Outcome.DIED] * 2
+    assert [end.error for end in ends.values()] == ["ended by SIGKILL", "ended by signal 35"]
 
 
 def test_times_of_published_runs_count_until_a_similar_one_is_finished_here(quick):
