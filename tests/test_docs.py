@@ -12,11 +12,13 @@ from dataclasses import fields
 
 import pytest
 
+import bench
 from bench import models
 from bench.__main__ import VERBS
 from bench.cli import compose, selected_suites
 from bench.config.registry import Registry
 from bench.config.schema import SECTIONS
+from bench.report.stats import paired_interval
 from bench.run import parser as run_parser
 from tests.helpers.own import write_own
 from tests.helpers.process import ROOT
@@ -115,3 +117,15 @@ def test_every_number_of_what_was_found_is_in_the_tables_that_its_section_links(
         tables = "\n".join((ROOT / "docs" / link).read_text() for link in links)
         numbers = set(re.findall(r"\d+\.\d+", section)) if links else set()
         assert not {number for number in numbers if not re.search(rf"(?<![\d.]){number}(?!\d)", tables)}, section[:60]
+
+
+def test_the_comparison_of_methods_on_photographs_is_that_of_the_published_runs():
+    runs = bench.results("methods-photos", results_dir=ROOT / "results", origin="published")
+    accuracies = runs[runs["model"] == "pvt_v2_b0"].pivot_table(index="seed", columns="method", values="last_accuracy")
+    section = (ROOT / "docs" / "guidance.md").read_text().split("## What methods-photos found")[1].split("\n## ")[0]
+    rows = dict(re.findall(r"^\| `(\S+)` \| (\S+ \(.*?\)) \|", section, re.M))
+    assert set(rows) == set(accuracies) - {"guided", "baseline"}
+    for method, row in rows.items():
+        differences = accuracies[method] - accuracies["guided"]
+        low, high = paired_interval(differences)
+        assert row == f"{differences.mean():+.2f} ({low:.2f} to {high:.2f})", method
