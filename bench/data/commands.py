@@ -37,7 +37,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     for action, text in ACTIONS.items():
         options = actions.add_parser(action, help=text, description=text)
         if action != "list":
-            options.add_argument("dataset", metavar="ID", help="as cifar100, folder:photos, hub:owner/name")
+            options.add_argument("dataset", metavar="ID", help="for example cifar100, folder:photos, hub:owner/name")
             options.add_argument(
                 "--set",
                 action="append",

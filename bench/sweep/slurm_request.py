@@ -34,7 +34,10 @@ def add_slurm_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--cpus-per-run", type=int, metavar="N", help="(the cluster's default)")
     group.add_argument("--memory", type=float, metavar="GB", help="(the cluster's default)")
     group.add_argument("--array-parallelism", type=int, metavar="N", help="most runs of an array at the same time")
-    sbatch, setup = "any option of sbatch, as partition=gpu", "shell line before a run, as 'module load cuda'"
+    sbatch, setup = (
+        "any option of sbatch, for example partition=gpu",
+        "shell line before a run, for example 'module load cuda'",
+    )
     group.add_argument("--slurm", action="append", default=[], metavar="KEY[=VALUE]", help=sbatch)
     group.add_argument("--slurm-setup", action="append", default=[], metavar="LINE", help=setup)
 
